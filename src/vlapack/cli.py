@@ -1,0 +1,62 @@
+"""The `vlapack` command: a table of contents. Each subcommand is a function in `commands/`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+
+import tyro
+
+from vlapack import __version__
+from vlapack.console import say
+from vlapack.errors import InputError, WorkError
+
+COMMANDS = {
+    "inspect": "which layers a recipe quantizes, and the bytes before and after; loads no weights",
+    "quantize": "checkpoint + recipe + observations -> one self-contained 4-bit pack folder",
+    "verify": "check every checksum and the format of a pack",
+    "eval": "a policy and its float parent on the same LIBERO episodes, with intervals and a paired test",
+    "clean": "list or remove what interrupted runs left behind",
+}
+
+EPILOG = "Exit codes: 0 good, 1 the work failed, 2 the input cannot be used. `vlapack COMMAND --help` explains each."
+
+
+def _load(name: str) -> Callable[..., int]:
+    command: Callable[..., int] = getattr(importlib.import_module(f"vlapack.commands.{name}"), name)
+    return command
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {name:10s} {text}" for name, text in COMMANDS.items())
+    return f"usage: vlapack COMMAND [...]\n\nvlapack {__version__}\n\n{rows}\n\n{EPILOG}\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand; return the exit code."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(_usage())
+        return 0 if args else 2
+    if args[0] == "--version":
+        sys.stdout.write(f"{__version__}\n")
+        return 0
+    if args[0] not in COMMANDS:
+        say(f"error: there is no command {args[0]!r}; commands: {', '.join(COMMANDS)}")
+        return 2
+    try:
+        return int(tyro.cli(_load(args[0]), prog=f"vlapack {args[0]}", args=args[1:]))
+    except InputError as error:
+        say(f"error: {error}")
+        return 2
+    except WorkError as error:
+        say(f"failed: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; the same command again continues where this one stopped")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
