@@ -1,0 +1,278 @@
+"""A recipe: everything that decides what a pack contains, in one frozen dataclass with a JSON form.
+
+A recipe says *which* linears are touched (`scope`, `include`, `exclude`, `layers`, `overrides`) and *how* (bits,
+transform, rounding, activation scales). Two methods exist. `vlapack` is ours: linears that share an input (q/k/v,
+gate/up) share one transform. `guide` is the recipe of the DuQuant scripts guide: every linear is treated by itself,
+with its own permutation and its own SVD blocks, and its smoothing constant λ has no effect (the guide's affine map of
+channel energies keeps their order, so the permutation that it enters is the same for every λ).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vlapack.errors import InputError
+
+TYPE = "vlapack.recipe"
+VERSION = 1
+
+# Without it the widest scope would also take adaRMS's dense layers.
+DEFAULT_INCLUDE = (
+    r"(q_proj|k_proj|v_proj|o_proj|out_proj|fc1|fc2|gate_proj|up_proj|down_proj|multi_modal_projector\.linear)$"
+)
+
+# What is built, and what the design names but no release has yet: the second is refused in its own words.
+_CHOICES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
+    "weight_bits": ((4, 8, 16), ()),
+    "act_bits": ((8, 16), (4,)),
+    "method": (("vlapack", "guide"), ()),
+    "rotation": (("none", "hadamard", "svd", "svd_hadamard"), ("greedy",)),
+    "row_rot": (("0", "restore"), ()),
+    "order": (("permute_rotate",), ("rotate_permute_rotate",)),
+    "group_size": ((None,), (32, 64, 128)),
+    "rounding": (("rtn",), ("gptq",)),
+    "clip": (("mse",), ()),
+    "act_scale": (("per_token", "static"), ()),
+    "embedding_bits": ((16, 8), ()),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is quantized and how; every field has its value from a preset, a variable, a flag or a file.
+
+    Raises:
+        InputError: A value is outside the rule of its field (the message names field, value, rule).
+    """
+
+    preset: str | None = None
+    """The preset it began as; a label only, not part of the digest."""
+    scope: str = "paligemma_with_expert."
+    """Prefix of the dotted layer names; `paligemma.X` and `paligemma.model.X` mean the same place."""
+    include: str = DEFAULT_INCLUDE
+    """Regular expression (`re.search`) that a layer's name must match."""
+    exclude: str | None = None
+    """Regular expression that a layer's name must not match."""
+    layers: tuple[str, ...] = ()
+    """Exact names: if given, exactly these layers within the scope, whatever include and exclude say."""
+    overrides: tuple[tuple[str, int], ...] = ()
+    """(regular expression, weight bits 4/8/16) per layer; the first match wins; 16 leaves the layer float."""
+    weight_bits: int = 4
+    act_bits: int = 8
+    """8, or 16: activations are not quantized."""
+    method: Literal["vlapack", "guide"] = "vlapack"
+    rotation: Literal["none", "hadamard", "svd", "svd_hadamard"] = "svd_hadamard"
+    """How the blocks of input channels are rotated."""
+    block: int = 64
+    """Channels per rotation block, a power of two; it shrinks to a divisor of the layer's input width."""
+    shared_block: bool = True
+    """One rotation block for all of a layer's channels, instead of K/B distinct ones."""
+    permute: bool = True
+    """Deal the channels over the blocks by importance (zigzag) before they are rotated."""
+    row_rot: Literal["0", "restore"] = "0"
+    """`restore`: rotate output rows before rounding and rotate the result back."""
+    block_out: int | None = None
+    """Rows per block of the row rotation; None: as `block`."""
+    smooth: float = 0.0
+    """λ of max|x|^λ / max|W|^(1−λ); 0: no smoothing step."""
+    order: Literal["permute_rotate"] = "permute_rotate"
+    group_size: None = None
+    """None: one weight scale per output channel."""
+    rounding: Literal["rtn"] = "rtn"
+    clip: Literal["mse"] = "mse"
+    act_scale: Literal["per_token", "static"] = "per_token"
+    act_percentile: float = 99.9
+    """Percentile of transformed activations that sets the static scale; unused with per-token scales."""
+    calib_steps: int = 32
+    """Observations used for calibration, each one action chunk with its denoise steps."""
+    embedding_bits: int = 16
+    """16: embedding rows as the parent holds them; 8: one int8 row and one scale per token."""
+    atm: bool = False
+    """QuantVLA's attention temperature matching."""
+    ohb: bool = False
+    """QuantVLA's output head balancing."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        for field, (built, planned) in _CHOICES.items():
+            check_choice(field, getattr(self, field), built, planned)
+        for field in ("scope", "include"):
+            _require(isinstance(getattr(self, field), str), field, getattr(self, field), "it must be a string")
+        for field in ("shared_block", "permute", "atm", "ohb"):
+            _require(isinstance(getattr(self, field), bool), field, getattr(self, field), "it must be true or false")
+        for field in ("include", "exclude"):
+            _check_pattern(field, getattr(self, field))
+        for pattern, bits in self.overrides:
+            _check_pattern("overrides", pattern)
+            check_choice("overrides", bits, (4, 8, 16), ())
+        for field in ("block", "block_out"):
+            value = getattr(self, field)
+            fits = (field == "block_out" and value is None) or (
+                _is_int(value) and value >= 4 and value.bit_count() == 1
+            )
+            _require(fits, field, value, "it must be a power of two, 4 or more")
+        _require(_is_number(self.smooth) and 0 <= self.smooth <= 1, "smooth", self.smooth, "λ lies in [0, 1]")
+        percentile = self.act_percentile
+        _require(_is_number(percentile) and 0 < percentile <= 100, "act_percentile", percentile, "it lies in (0, 100]")
+        _require(_is_int(self.calib_steps) and self.calib_steps > 0, "calib_steps", self.calib_steps, "1 or more")
+        _require(_is_int(self.seed) and self.seed >= 0, "seed", self.seed, "it must be an integer, 0 or more")
+        if self.act_bits == 16 and self.act_scale == "static":
+            raise InputError(
+                "act_bits = 16 leaves activations unquantized, so a static activation scale has nothing to do: "
+                "choose act_bits = 8, or per-token scales (unset OPENPI_DUQUANT_ACT_PCT, or --act-scale per_token)"
+            )
+
+    @property
+    def shares_transform(self) -> bool:
+        """Whether linears that share an input (`wiring.shared_inputs`) share one transform; the guide's never do."""
+        return self.method == "vlapack"
+
+    @property
+    def smoothing(self) -> float:
+        """The λ of the smoothing *step*: 0 (no step) under the guide's method, whose constant has no effect."""
+        return self.smooth if self.method == "vlapack" else 0.0
+
+    @property
+    def distinct_blocks(self) -> bool:
+        """Whether K/B rotation blocks are stored; Hadamard blocks are all equal, so one always suffices."""
+        return not self.shared_block and self.rotation in ("svd", "svd_hadamard")
+
+    @property
+    def distinct_row_blocks(self) -> bool:
+        """Whether N/B row blocks are stored (the SVD's U of each block of rows); else one Hadamard block."""
+        return self.rotation == "svd"
+
+    def require_buildable(self) -> None:
+        """Refuse to quantize with what can be selected and sized, but not yet computed.
+
+        Raises:
+            InputError: The recipe asks for attention temperature matching or output head balancing.
+        """
+        if self.atm or self.ohb:
+            raise InputError(
+                "this recipe asks for ATM/OHB (QuantVLA's attention temperature matching and output head balancing), "
+                "which are not built yet: `inspect` sizes it; to quantize without them set atm and ohb to false"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form: `type`, `version` and every field."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["layers"] = list(self.layers)
+        fields["overrides"] = [list(override) for override in self.overrides]
+        return {"type": TYPE, "version": VERSION, **fields}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Recipe:
+        """Read the JSON form; absent fields take their defaults.
+
+        Raises:
+            InputError: Wrong type or version, an unknown key (the nearest known one is named), or a bad value.
+        """
+        if document.get("type") != TYPE:
+            raise InputError(f'a recipe says "type": "{TYPE}"; this one says {document.get("type")!r}')
+        version = document.get("version")
+        if version != VERSION:
+            raise InputError(f"recipe version {version!r} is unknown: this vlapack reads version {VERSION}")
+        values = {key: value for key, value in document.items() if key not in ("type", "version")}
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise InputError(f"a recipe has no key {key!r}{nearest(key, known)}; keys: {', '.join(known)}")
+        if "layers" in values:
+            values["layers"] = _names(values["layers"])
+        if "overrides" in values:
+            values["overrides"] = _pairs(values["overrides"])
+        return cls(**values)
+
+    def digest(self) -> str:
+        """Return a SHA-256 over every field but `preset`: equal for recipes that give the same pack."""
+        document = self.to_dict()
+        del document["preset"]
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        InputError: The file is missing, is no JSON object, or holds a bad recipe; the message names the file.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the recipe {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"the recipe {path} holds a JSON {type(document).__name__}; it must be an object")
+    try:
+        return Recipe.from_dict(document)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return `; did you mean 'X'?` for the known word nearest to `word`, or nothing if none is near."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def check_choice(field: str, value: Any, built: tuple[Any, ...], planned: tuple[Any, ...]) -> None:
+    """Refuse a `value` outside `built`, saying of a `planned` one that it is not built yet.
+
+    Raises:
+        InputError: Always when `value` is not among `built`.
+    """
+
+    def same(choice: Any) -> bool:
+        return type(choice) is type(value) and choice == value
+
+    if any(map(same, built)):
+        return
+    choices = ", ".join(repr(choice) for choice in built)
+    if any(map(same, planned)):
+        raise InputError(f"{field} = {value!r} is not built yet; built: {choices}")
+    raise InputError(f"{field} = {value!r} is not known; choose from {choices}")
+
+
+def _require(good: bool, field: str, value: Any, rule: str) -> None:
+    if not good:
+        raise InputError(f"{field} = {value!r}: {rule}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_pattern(field: str, pattern: str | None) -> None:
+    if pattern is None:
+        return
+    _require(isinstance(pattern, str), field, pattern, "it must be a regular expression")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{field} = {pattern!r} is no regular expression: {error}") from error
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    _require(
+        isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value), "layers", value, "a list of names"
+    )
+    return tuple(value)
+
+
+def _pairs(value: Any) -> tuple[tuple[str, int], ...]:
+    good = isinstance(value, (list, tuple)) and all(isinstance(x, (list, tuple)) and len(x) == 2 for x in value)
+    _require(good, "overrides", value, "a list of [pattern, bits] pairs")
+    return tuple((pattern, bits) for pattern, bits in value)
