@@ -33,7 +33,7 @@ def task_sentences() -> list[str]:
 def train(sentences: list[str]) -> bytes:
     """Return the serialized model; equal sentences give equal bytes.
 
-    The words and state bins are given, not learned: a byte-pair search would spend its few hundred merges on word halves.
+    The words and state bins are given, not learned: a byte-pair search would spend its few merges on word halves.
     """
     words = sorted({f"\u2581{word}" for sentence in sentences for word in sentence.split()})
     # Wrapped as the prompt wraps them, so that the frame's own words become pieces too.

@@ -1,0 +1,1 @@
+"""Folders that hold policies, each opened as one Checkpoint."""

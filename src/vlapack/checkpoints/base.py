@@ -1,0 +1,250 @@
+"""What every kind of checkpoint folder is opened as: weights by name, and all that turns an observation into actions.
+
+openpi spreads this over a Python `TrainConfig`, a weights file and an assets folder; here it is one value, so that
+quantization, evaluation and serving read float folders and packs through the same few names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+
+from vlapack.errors import InputError
+from vlapack.pi0.config import Pi0Config
+
+LayoutName = Literal["libero", "droid", "aloha"]
+NormalizationKind = Literal["mean_std", "quantile"]
+
+# openpi adds this to every divisor (transforms.Normalize).
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Everything about a policy that its weights do not prove.
+
+    Attributes:
+        name: openpi's configuration name, or the user's own.
+        architecture: sizes of the network.
+        layout: which robot's observation keys and action dimensions.
+        discrete_state_input: the state is written into the prompt (π0.5 as it was pre-trained).
+        normalization: how state and actions were scaled in training.
+        asset_id: folder below `assets/` that holds `norm_stats.json`.
+        delta_mask: True for the action dimensions that were trained as differences to the state; empty for none.
+        default_prompt: used where an observation brings no prompt.
+        policy_metadata: what a policy server sends on connect, unchanged.
+    """
+
+    name: str
+    architecture: Pi0Config
+    layout: LayoutName
+    discrete_state_input: bool
+    normalization: NormalizationKind
+    asset_id: str | None = None
+    delta_mask: tuple[bool, ...] = ()
+    default_prompt: str | None = None
+    policy_metadata: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse values that no runtime of ours could mean."""
+        for key, allowed in (("layout", LayoutName), ("normalization", NormalizationKind)):
+            value = getattr(self, key)
+            if value not in get_args(allowed):
+                raise InputError(f"policy configuration: {key} is {value!r}; it must be one of {get_args(allowed)}")
+        if self.discrete_state_input and self.architecture.variant == "pi0":
+            raise InputError(
+                "policy configuration: discrete_state_input is true for variant pi0, "
+                "which reads the state as a vector; set discrete_state_input to false"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready dictionary; `from_dict` reads it back."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return plain | {"architecture": self.architecture.to_dict(), "delta_mask": list(self.delta_mask)}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> PolicyConfig:
+        """Read `to_dict`'s form; an unknown or missing key is an InputError that names it."""
+        known = {f.name for f in fields(cls)}
+        required = ("name", "architecture", "layout", "discrete_state_input", "normalization")
+        for key in document:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+                raise InputError(f"policy configuration: unknown key {key!r}; the nearest known key is {near!r}")
+        if missing := [key for key in required if key not in document]:
+            raise InputError(f"policy configuration: missing {', '.join(missing)}")
+        if not isinstance(document["discrete_state_input"], bool):
+            raise InputError(
+                f"policy configuration: discrete_state_input is {document['discrete_state_input']!r}; "
+                "it must be true or false"
+            )
+        mask = document.get("delta_mask") or ()
+        if not all(isinstance(flag, bool) for flag in mask):
+            raise InputError(f"policy configuration: delta_mask is {mask!r}; it must be a list of true and false")
+        return cls(
+            **{
+                **document,
+                "architecture": Pi0Config.from_dict(document["architecture"]),
+                "delta_mask": tuple(mask),
+                "policy_metadata": dict(document.get("policy_metadata") or {}),
+            }
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Per-dimension statistics of one key, float64 [D] each; what a file does not hold is None."""
+
+    mean: np.ndarray | None = None
+    std: np.ndarray | None = None
+    q01: np.ndarray | None = None
+    q99: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Normalization:
+    """openpi's Normalize and Unnormalize for the keys `state` and `actions`."""
+
+    kind: NormalizationKind
+    stats: Mapping[str, Statistics]
+
+    def __post_init__(self) -> None:
+        """Refuse statistics that lack what `kind` needs."""
+        needed = ("mean", "std") if self.kind == "mean_std" else ("q01", "q99")
+        for key in ("state", "actions"):
+            if key not in self.stats:
+                raise InputError(f"norm_stats: no entry {key!r}; found {sorted(self.stats)}")
+            for name in needed:
+                if getattr(self.stats[key], name) is None:
+                    raise InputError(f"norm_stats: {key} has no {name!r}, which {self.kind} normalization needs")
+
+    def _pair(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        stats = self.stats[key]
+        first, second = (stats.mean, stats.std) if self.kind == "mean_std" else (stats.q01, stats.q99)
+        if first is None or second is None:
+            raise AssertionError(f"__post_init__ let {key} pass without {self.kind} statistics")
+        return first, second
+
+    def normalize(self, key: str, x: np.ndarray) -> np.ndarray:
+        """Scale x [..., D]: z-scores, or [q01, q99] to [-1, 1]. Statistics longer than D are cut to D."""
+        first, second = (values[: x.shape[-1]] for values in self._pair(key))
+        if len(first) < x.shape[-1]:
+            raise InputError(f"norm_stats: {key} has {len(first)} dimensions, the data {x.shape[-1]}")
+        if self.kind == "mean_std":
+            return np.asarray((x - first) / (second + EPSILON))
+        return np.asarray((x - first) / (second - first + EPSILON) * 2.0 - 1.0)
+
+    def unnormalize(self, key: str, x: np.ndarray) -> np.ndarray:
+        """Undo `normalize` on x [..., D]; dimensions beyond the statistics are padding.
+
+        openpi multiplies padding by 1 + 1e-6 under mean_std and leaves it alone under quantile; so do we.
+        """
+        first, second = self._pair(key)
+        dim = len(first)
+        if dim > x.shape[-1]:
+            raise InputError(f"norm_stats: {key} has {dim} dimensions, the data only {x.shape[-1]}")
+        if self.kind == "mean_std":
+            padding = (0, x.shape[-1] - dim)
+            return np.asarray(x * (np.pad(second, padding, constant_values=1.0) + EPSILON) + np.pad(first, padding))
+        scaled = (x[..., :dim] + 1.0) / 2.0 * (second - first + EPSILON) + first
+        return np.concatenate([scaled, x[..., dim:]], axis=-1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """openpi's norm_stats.json document."""
+        return {
+            "norm_stats": {
+                key: {f.name: getattr(s, f.name).tolist() for f in fields(s) if getattr(s, f.name) is not None}
+                for key, s in self.stats.items()
+            }
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], kind: NormalizationKind) -> Normalization:
+        """Read openpi's norm_stats.json document; statistics of other keys are kept."""
+        entries = document.get("norm_stats", document)
+        try:
+            stats = {
+                key: Statistics(
+                    **{
+                        f.name: None if entry.get(f.name) is None else np.asarray(entry[f.name], dtype=np.float64)
+                        for f in fields(Statistics)
+                    }
+                )
+                for key, entry in entries.items()
+            }
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"norm_stats: not openpi's format (key -> mean, std, q01, q99): {error}") from error
+        return cls(kind, stats)
+
+    @classmethod
+    def load(cls, path: Path, kind: NormalizationKind) -> Normalization:
+        """Read a norm_stats.json file."""
+        try:
+            return cls.from_dict(read_json(path), kind)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+class Checkpoint(Protocol):
+    """A folder opened for reading: its weights by name and all that belongs to them."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+    @property
+    def config(self) -> PolicyConfig:
+        """What the policy is."""
+        ...
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """Statistics of state and actions; None where none were found."""
+        ...
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """SentencePiece model; None where none was found."""
+        ...
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a policy server sends on connect."""
+        ...
+
+    def names(self) -> list[str]:
+        """Every tensor's name, as the file spells it."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor, without reading it."""
+        ...
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Element type of one tensor, without reading it."""
+        ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, in memory of its own."""
+        ...
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object from a file; anything else is an InputError that names the file."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(document).__name__}")
+    return document
