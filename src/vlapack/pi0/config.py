@@ -1,0 +1,185 @@
+"""The sizes of a π0 / π0.5 network, and the sizes that have names.
+
+Frozen dataclasses without torch, so that `vlapack inspect NAME` starts quickly. The full-size numbers are
+openpi's (`openpi.models.gemma.get_config("gemma_2b" | "gemma_300m")` and the vision tower that its PyTorch
+class takes from PaliGemma's default configuration).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from vlapack.errors import InputError
+
+Variant = Literal["pi0", "pi05"]
+Part = TypeVar("Part", bound="VisionConfig | GemmaConfig | Pi0Config")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The SigLIP tower: square images of `image_size` pixels cut into patches of `patch_size`."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    patch_size: int
+    image_size: int
+
+    def __post_init__(self) -> None:
+        """Refuse sizes of which no network can be built."""
+        _require_positive(self)
+        _require_multiple(self, "width", "num_heads")
+        _require_multiple(self, "image_size", "patch_size")
+
+    @property
+    def num_patches(self) -> int:
+        """How many tokens one image becomes."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class GemmaConfig:
+    """One Gemma transformer: the language model, or the action expert."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    def __post_init__(self) -> None:
+        """Refuse sizes of which no network can be built."""
+        _require_positive(self)
+        _require_multiple(self, "num_heads", "num_kv_heads")
+        if self.head_dim % 2:
+            raise InputError(f"GemmaConfig: head_dim is {self.head_dim}; rotary positions need an even number.")
+
+
+@dataclass(frozen=True)
+class Pi0Config:
+    """A whole policy network.
+
+    `variant` "pi0" feeds the state as a token of the action expert and mixes the flow time into the action
+    tokens; "pi05" feeds the time through adaptive norms (adaRMS) and the state, if at all, through the prompt.
+    The language model and the expert attend to each other layer by layer, so depth, heads and head size agree.
+    """
+
+    variant: Variant
+    vision: VisionConfig
+    llm: GemmaConfig
+    expert: GemmaConfig
+    vocab_size: int
+    action_dim: int
+    action_horizon: int
+    max_token_len: int
+    num_cameras: int
+
+    def __post_init__(self) -> None:
+        """Refuse sizes of which no network can be built."""
+        if self.variant not in get_args(Variant):
+            raise InputError(
+                f"Pi0Config: variant is {self.variant!r}; it must be one of {', '.join(get_args(Variant))}."
+            )
+        _require_positive(self)
+        for field in ("depth", "num_heads", "num_kv_heads", "head_dim"):
+            llm, expert = getattr(self.llm, field), getattr(self.expert, field)
+            if llm != expert:
+                raise InputError(
+                    f"Pi0Config: llm.{field} is {llm} and expert.{field} is {expert}; they must be equal, because the "
+                    "expert attends to the language model's keys and values layer by layer."
+                )
+
+    @property
+    def adaptive_norms(self) -> bool:
+        """Whether the expert's norms are modulated by the flow time (adaRMS), which is π0.5."""
+        return self.variant == "pi05"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain dicts, the form `from_dict` reads and JSON holds."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Pi0Config:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            InputError: A key is unknown or missing, or a value has the wrong type; the message names it.
+        """
+        parts = {"vision": VisionConfig, "llm": GemmaConfig, "expert": GemmaConfig}
+        values = {key: _read(parts[key], value, key) if key in parts else value for key, value in document.items()}
+        return _read(cls, values, "architecture")
+
+
+def _read(cls: type[Part], document: Any, place: str) -> Part:
+    if not isinstance(document, Mapping):
+        raise InputError(f"{place}: expected an object of {cls.__name__}'s fields, found {document!r}.")
+    expected = {field.name: field.type for field in dataclasses.fields(cls)}
+    unknown = sorted(set(document) - set(expected))
+    missing = [name for name in expected if name not in document]
+    if unknown or missing:
+        raise InputError(
+            f"{place}: "
+            + "; ".join(
+                f"{what} key{'s' if len(keys) > 1 else ''} {', '.join(keys)}"
+                for what, keys in (("unknown", unknown), ("missing", missing))
+                if keys
+            )
+            + f". {cls.__name__} has exactly the keys {', '.join(expected)}."
+        )
+    for name, kind in expected.items():
+        if kind == "int" and type(document[name]) is not int:
+            raise InputError(f"{place}.{name}: expected a whole number, found {document[name]!r}.")
+    return cls(**document)
+
+
+def _require_positive(config: VisionConfig | GemmaConfig | Pi0Config) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, int) and value < 1:
+            raise InputError(f"{type(config).__name__}: {field.name} is {value}; it must be at least 1.")
+
+
+def _require_multiple(config: VisionConfig | GemmaConfig, field: str, divisor: str) -> None:
+    value, unit = getattr(config, field), getattr(config, divisor)
+    if value % unit:
+        raise InputError(f"{type(config).__name__}: {field} is {value}; it must be a multiple of {divisor}, {unit}.")
+
+
+_SIGLIP = VisionConfig(width=1152, depth=27, mlp_dim=4304, num_heads=16, patch_size=14, image_size=224)
+_GEMMA_2B = GemmaConfig(width=2048, depth=18, mlp_dim=16384, num_heads=8, num_kv_heads=1, head_dim=256)
+_GEMMA_300M = GemmaConfig(width=1024, depth=18, mlp_dim=4096, num_heads=8, num_kv_heads=1, head_dim=256)
+_PI0 = Pi0Config(
+    variant="pi0",
+    vision=_SIGLIP,
+    llm=_GEMMA_2B,
+    expert=_GEMMA_300M,
+    vocab_size=257152,
+    action_dim=32,
+    action_horizon=50,
+    max_token_len=48,
+    num_cameras=3,
+)
+_PI05 = dataclasses.replace(_PI0, variant="pi05", max_token_len=200)
+
+CONFIGS: dict[str, Pi0Config] = {
+    "pi0": _PI0,
+    "pi05": _PI05,
+    "pi05_libero": dataclasses.replace(_PI05, action_horizon=10),
+    "tiny": Pi0Config(
+        variant="pi05",
+        vision=VisionConfig(width=128, depth=4, mlp_dim=512, num_heads=4, patch_size=14, image_size=112),
+        llm=GemmaConfig(width=192, depth=4, mlp_dim=768, num_heads=8, num_kv_heads=1, head_dim=32),
+        expert=GemmaConfig(width=128, depth=4, mlp_dim=512, num_heads=8, num_kv_heads=1, head_dim=32),
+        vocab_size=512,
+        action_dim=32,
+        action_horizon=10,
+        max_token_len=48,
+        num_cameras=3,
+    ),
+}
+"""Network sizes by name. openpi's training configurations, which say more than sizes, are in `checkpoints`."""

@@ -1,0 +1,200 @@
+"""The Gemma transformer (arXiv 2403.08295), plain for the language model and with adaptive norms for π0.5's expert.
+
+Both stacks run in step: the language model's keys and values of a layer are what the expert's same layer attends to.
+So a layer here takes the keys and values that came before it, and `keys_values` alone is enough where nobody reads
+a layer's output (the last layer of the language model).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlapack.linear import project
+from vlapack.pi0.attention import attend, rotary_table, rotate
+from vlapack.pi0.config import GemmaConfig
+
+NORM_EPS = 1e-6
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys after RoPE and values of one layer, each [B, kv heads, T, head_dim]."""
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x), computed in fp32, times 1 + weight.
+
+    With `cond_dim` it is adaptive (adaRMS, as DiT's adaLN, arXiv 2212.09748): a linear of the condition gives scale,
+    shift and the gate of the residual that follows, and there is no weight of its own.
+    """
+
+    def __init__(self, width: int, cond_dim: int | None = None) -> None:
+        """Allocate on the current default device; meta works."""
+        super().__init__()
+        self.dense: nn.Linear | None = None
+        if cond_dim is None:
+            self.weight = nn.Parameter(torch.zeros(width))
+        else:
+            self.dense = nn.Linear(cond_dim, 3 * width)
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Normalize [B, T, width], with the condition [B, cond_dim] if adaptive; returns (y, gate [B, 1, width])."""
+        normed = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS)
+        if self.dense is None:
+            return (normed * (1.0 + self.weight.float())).to(x.dtype), None
+        scale, shift, gate = self.dense(cond)[:, None, :].float().chunk(3, dim=-1)
+        return torch.addcmul(shift, normed, 1.0 + scale).to(x.dtype), gate.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-query attention: `num_heads` queries share `num_kv_heads` keys and values."""
+
+    def __init__(self, config: GemmaConfig) -> None:
+        """Allocate on the current default device; meta works."""
+        super().__init__()
+        self.config = config
+        width, head_dim = config.width, config.head_dim
+        self.q_proj = nn.Linear(width, config.num_heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(width, config.num_kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(width, config.num_kv_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(config.num_heads * head_dim, width, bias=False)
+
+    def keys_values(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> KeysValues:
+        """Only the keys and values of [B, T, width]."""
+        return self._keys_values(*project(x, self.k_proj, self.v_proj), rope)
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
+        """Attend from [B, T, width] to `past` and to itself.
+
+        Args:
+            x: [B, T, width].
+            rope: The table of the positions of x.
+            mask: [B, 1, T or 1, S] over past and own keys together, or None.
+            past: Keys and values to attend to before its own.
+
+        Returns:
+            [B, T, width], and its own keys and values.
+        """
+        query, *own = project(x, self.q_proj, self.k_proj, self.v_proj)
+        query = rotate(query.unflatten(-1, (self.config.num_heads, -1)), rope)
+        key, value = own_keys_values = self._keys_values(*own, rope)
+        if past is not None:
+            key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
+
+        # The queries that share a key are rows of one product: [B, T, G·R, D] → [B, G, T·R, D]. With one kv head
+        # this moves no memory, and the keys are never repeated per head.
+        groups, tokens = self.config.num_kv_heads, x.shape[1]
+        rows = query.unflatten(2, (groups, -1)).transpose(1, 2).flatten(2, 3)
+        if mask is not None and mask.shape[2] > 1:
+            mask = mask.repeat_interleave(self.config.num_heads // groups, dim=2)
+        mixed = attend(rows, key, value, mask)
+        mixed = mixed.unflatten(2, (tokens, -1)).transpose(1, 2).flatten(2)
+        return self.o_proj(mixed), own_keys_values
+
+    def _keys_values(self, key: Tensor, value: Tensor, rope: tuple[Tensor, Tensor]) -> KeysValues:
+        heads = (self.config.num_kv_heads, self.config.head_dim)
+        return rotate(key.unflatten(-1, heads), rope).transpose(1, 2), value.unflatten(-1, heads).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """Gated: down(gelu(gate(x)) · up(x)), GELU by its tanh approximation."""
+
+    def __init__(self, config: GemmaConfig) -> None:
+        """Allocate on the current default device; meta works."""
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.mlp_dim, bias=False)
+        self.up_proj = nn.Linear(config.width, config.mlp_dim, bias=False)
+        self.down_proj = nn.Linear(config.mlp_dim, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, width] → [B, T, width]."""
+        gate, up = project(x, self.gate_proj, self.up_proj)
+        y: Tensor = self.down_proj(F.gelu(gate, approximate="tanh") * up)
+        return y
+
+
+class Layer(nn.Module):
+    """One pre-norm layer."""
+
+    def __init__(self, config: GemmaConfig, cond_dim: int | None) -> None:
+        """Allocate on the current default device; meta works."""
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.width, cond_dim)
+        self.post_attention_layernorm = RMSNorm(config.width, cond_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor | None = None,
+        past: KeysValues | None = None,
+        cond: Tensor | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """[B, T, width] → the same, and the layer's own keys and values; arguments as in `Attention.forward`."""
+        normed, gate = self.input_layernorm(x, cond)
+        mixed, keys_values = self.self_attn(normed, rope, mask, past)
+        x = _gated_sum(x, mixed, gate)
+        normed, gate = self.post_attention_layernorm(x, cond)
+        return _gated_sum(x, self.mlp(normed), gate), keys_values
+
+
+class GemmaModel(nn.Module):
+    """A stack of layers and a final norm; the language model's also holds the token embedding."""
+
+    def __init__(self, config: GemmaConfig, *, vocab_size: int | None = None, cond_dim: int | None = None) -> None:
+        """Allocate on the current default device; meta works.
+
+        Args:
+            config: Sizes.
+            vocab_size: Rows of the token embedding; None for the expert, which has none.
+            cond_dim: Width of the condition that modulates the norms; None for plain norms.
+        """
+        super().__init__()
+        self.config = config
+        if vocab_size is not None:
+            self.embed_tokens = nn.Embedding(vocab_size, config.width)
+        self.layers = nn.ModuleList(Layer(config, cond_dim) for _ in range(config.depth))
+        self.norm = RMSNorm(config.width, cond_dim)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token ids [B, L] → [B, L, width], scaled by √width as Gemma does."""
+        rows: Tensor = self.embed_tokens(tokens)
+        return rows * self.config.width**0.5
+
+    def keys_values(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> list[KeysValues]:
+        """Run the stack for what others attend to: the keys and values of every layer.
+
+        The last layer stops at its keys and values, since nothing reads its output.
+
+        Args:
+            x: [B, T, width].
+            positions: [B, T].
+            mask: [B, 1, 1, T] boolean, true for tokens that exist, or None when all do.
+        """
+        rope = rotary_table(positions, self.config.head_dim, x.dtype)
+        collected = []
+        for layer in self.layers[:-1]:
+            x, own = layer(x, rope, mask)
+            collected.append(own)
+        last = self.layers[-1]
+        normed, _ = last.get_submodule("input_layernorm")(x)
+        collected.append(last.self_attn.keys_values(normed, rope))  # type: ignore[union-attr, operator]
+        return collected
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None, past: list[KeysValues], cond: Tensor | None = None
+    ) -> Tensor:
+        """Run the stack on [B, T, width], each layer attending to `past` of its index, then the final norm."""
+        rope = rotary_table(positions, self.config.head_dim, x.dtype)
+        for layer, keys_values in zip(self.layers, past, strict=True):
+            x, _ = layer(x, rope, mask, keys_values, cond)
+        y: Tensor = self.norm(x, cond)[0]
+        return y
+
+
+def _gated_sum(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
+    return x + y if gate is None else torch.addcmul(x, y, gate)
