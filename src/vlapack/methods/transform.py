@@ -1,0 +1,88 @@
+"""A change of basis on a linear's input channels that leaves the product as it is.
+
+For y = x Wᵀ, a transform T gives the inputs x T and the weights W T⁻ᵀ, and `x T (W T⁻ᵀ)ᵀ = x Wᵀ`. It is made of steps
+whose inverses are known in advance (divide by d, reorder, rotate blocks by orthogonal matrices), so nothing is ever
+inverted numerically. What changes is only how hard the two factors are to round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+UINT16_CHANNELS = 65536
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The steps on K channels, applied in the order scale, permute, rotate; a step that is None is skipped.
+
+    Attributes:
+        scale: d [K], positive. Inputs are divided by it, the weight's columns multiplied.
+        permutation: p [K] int64. Channel i of the result is channel p[i] of the input.
+        rotation: R [1, B, B] (one block shared by all) or [K/B, B, B], each block orthogonal. Every B consecutive
+            channels, as a row vector, are multiplied by their block from the right.
+    """
+
+    scale: Tensor | None = None
+    permutation: Tensor | None = None
+    rotation: Tensor | None = None
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Return x T for activations `x` [..., K], in the dtype of `x`."""
+        return self._reorder_and_rotate(x if self.scale is None else x / self.scale)
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """Return W T⁻ᵀ for a `weight` [N, K], in its dtype. Reordering and rotating are their own inverse transpose."""
+        return self._reorder_and_rotate(weight if self.scale is None else weight * self.scale)
+
+    def _reorder_and_rotate(self, x: Tensor) -> Tensor:
+        if self.permutation is not None:
+            x = x.index_select(-1, self.permutation)
+        return x if self.rotation is None else rotate_blocks(x, self.rotation)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the steps under their names in a pack, each in the smallest form that a run needs.
+
+        `smooth` fp32 [K]; `permutation` uint16 [K] (int32 above 65536 channels); `rotation` fp32 [1 or K/B, B, B].
+        """
+        tensors = {}
+        if self.scale is not None:
+            tensors["smooth"] = self.scale.float()
+        if self.permutation is not None:
+            small = len(self.permutation) <= UINT16_CHANNELS
+            tensors["permutation"] = self.permutation.to(torch.uint16 if small else torch.int32)
+        if self.rotation is not None:
+            tensors["rotation"] = self.rotation.float()
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Transform:
+        """Read back what `tensors` wrote; other names in the mapping (a layer's weights) are ignored."""
+        permutation = tensors.get("permutation")
+        return cls(
+            scale=tensors.get("smooth"),
+            permutation=None if permutation is None else permutation.to(torch.int64),
+            rotation=tensors.get("rotation"),
+        )
+
+
+def rotate_blocks(x: Tensor, blocks: Tensor) -> Tensor:
+    """Multiply every B consecutive channels of `x` [..., K] by their block, from the right.
+
+    Args:
+        x: Activations, or a weight whose rows are rotated.
+        blocks: [1, B, B], shared by all K/B groups of channels, or [K/B, B, B].
+
+    Returns:
+        The rotated tensor, in the shape and dtype of `x`. The products are computed in float64: it costs little beside
+        the linear itself, and neither `torch.set_float32_matmul_precision` nor autocast can round it.
+    """
+    count, block, _ = blocks.shape
+    grouped = x.double().reshape(*x.shape[:-1], x.shape[-1] // block, block)
+    wide = blocks.double()
+    rotated = grouped @ wide[0] if count == 1 else torch.einsum("...gi,gij->...gj", grouped, wide)
+    return rotated.reshape(x.shape).to(x.dtype)
