@@ -1,0 +1,151 @@
+"""The one way from a command line and its environment to a recipe, with the source of every value.
+
+Precedence: preset or guide's defaults < variables < flags. A recipe file stands alone: together with variables it is
+an error, since nobody could say which was meant; flags still change single fields of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from vlapack.errors import InputError
+from vlapack.recipe.environment import (
+    GUIDE,
+    PREFIX,
+    Options,
+    names,
+    options_from_environment,
+    overrides,
+    fields_from_environment,
+    variables_set,
+)
+from vlapack.recipe.presets import PRESETS, preset
+from vlapack.recipe.recipe import Recipe, read_recipe
+
+
+@dataclass(frozen=True)
+class RecipeFlags:
+    """Single fields of the recipe; each one goes before the preset and the variables.
+
+    Args:
+        scope: Prefix of the dotted layer names.
+        include: Regular expression that a layer's name must match.
+        exclude: Regular expression that a layer's name must not match.
+        layers: Exact layer names, separated by commas; include and exclude do not count then.
+        weight_overrides: Bits per layer, `pattern:bits,…` (4, 8, or 16: stays float); the first match wins.
+        weight_bits: Bits of all other selected weights.
+        act_bits: 8, or 16: activations are not quantized.
+        rotation: How blocks of input channels are rotated.
+        block: Channels per rotation block, a power of two.
+        shared_block: One rotation block per input instead of K/B distinct ones.
+        permute: Deal channels over the blocks by importance.
+        row_rot: `restore`: rotate output rows before rounding, and the result back.
+        block_out: Rows per block of the row rotation.
+        smooth: λ of the smoothing step; 0: none.
+        act_scale: One activation scale per token, or one per layer from calibration.
+        act_percentile: Percentile that sets the static scale.
+        calib_steps: How many observations calibrate.
+        embedding_bits: 8: the embedding's rows as int8.
+        seed: Seed of what is random in a method.
+    """
+
+    scope: str | None = None
+    include: str | None = None
+    exclude: str | None = None
+    layers: str | None = None
+    weight_overrides: str | None = None
+    weight_bits: Literal[4, 8, 16] | None = None
+    act_bits: Literal[8, 16] | None = None
+    rotation: Literal["none", "hadamard", "svd", "svd_hadamard"] | None = None
+    block: int | None = None
+    shared_block: bool | None = None
+    permute: bool | None = None
+    row_rot: Literal["0", "restore"] | None = None
+    block_out: int | None = None
+    smooth: float | None = None
+    act_scale: Literal["per_token", "static"] | None = None
+    act_percentile: float | None = None
+    calib_steps: int | None = None
+    embedding_bits: Literal[8, 16] | None = None
+    seed: int | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Return the recipe's fields that were given.
+
+        Raises:
+            InputError: `--weight-overrides` does not parse.
+        """
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        if "layers" in given:
+            given["layers"] = names(given["layers"])
+        if "weight_overrides" in given:
+            text = given.pop("weight_overrides")
+            try:
+                given["overrides"] = overrides(text)
+            except ValueError as error:
+                raise InputError(f"--weight-overrides {text!r} does not parse: {error}") from error
+        return given
+
+
+class Resolved(NamedTuple):
+    """A recipe, the source of each of its fields, and the options of the run."""
+
+    recipe: Recipe
+    sources: dict[str, str]
+    options: Options
+
+
+def resolve(
+    preset_name: str | None, recipe_file: Path | None, flags: RecipeFlags, environ: Mapping[str, str]
+) -> Resolved:
+    """Put a recipe together.
+
+    Args:
+        preset_name: `--preset`.
+        recipe_file: `--recipe`.
+        flags: The flags for single fields.
+        environ: The process's environment.
+
+    Raises:
+        InputError: No source of a recipe, two that exclude each other, or a value that breaks its rule.
+    """
+    options = options_from_environment(environ)
+    variables = variables_set(environ)
+    if recipe_file is not None and preset_name is not None:
+        raise InputError(f"--recipe {recipe_file} and --preset {preset_name} exclude each other: give one")
+    if recipe_file is not None and variables:
+        raise InputError(
+            f"--recipe {recipe_file} stands alone, but these variables are set: {', '.join(variables)}; "
+            "unset them, or leave --recipe out"
+        )
+    if recipe_file is not None:
+        base, origin = read_recipe(recipe_file), f"recipe {recipe_file}"
+    elif preset_name is not None:
+        base, origin = preset(preset_name), f"preset {preset_name}"
+    elif variables or options != Options():
+        base, origin = GUIDE, "the guide's default"
+    else:
+        raise InputError(
+            f"no recipe is named: give --preset ({', '.join(PRESETS)}), --recipe FILE, or {PREFIX}SCOPE and its "
+            "companions"
+        )
+    values: dict[str, Any] = {}
+    sources = {field.name: origin for field in dataclasses.fields(Recipe)}
+    if recipe_file is None and (variables or base is GUIDE):
+        values, from_variables = fields_from_environment(environ, None if base is GUIDE else base)
+        sources.update(from_variables)
+    chosen = flags.values()
+    if "overrides" in chosen:
+        chosen["overrides"] += values.get("overrides", base.overrides)
+    if "act_percentile" in chosen and "act_scale" not in chosen:
+        chosen["act_scale"] = "static"
+    sources.update({field: f"--{_flag(field)}" for field in chosen})
+    return Resolved(dataclasses.replace(base, **{**values, **chosen}), sources, options)
+
+
+def _flag(field: str) -> str:
+    return "weight-overrides" if field == "overrides" else field.replace("_", "-")
