@@ -1,0 +1,192 @@
+"""Episodes on this machine: worker processes hold simulators, this process infers for all of them.
+
+One observation at a time, in the order in which they arrive: a policy exists once in memory however many workers
+render, and since every episode has its own noise generator, results do not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
+from typing import Any
+
+import numpy as np
+
+from vlapack.console import say
+from vlapack.errors import InputError, WorkError
+from vlapack.evaluate.plan import Case
+from vlapack.evaluate.worker import Crashed, Factory, Finished, Job, Observed, Refused, serve
+
+ATTEMPTS = 2
+"""A case whose simulator fails is tried once more in a fresh process, then recorded as an error."""
+
+FAILURES_IN_A_ROW = 6
+"""So many failures without one finished episode mean that the simulator does not work here at all."""
+
+SECONDS_TO_END = 5.0
+
+Actor = Callable[[dict[str, Any]], np.ndarray]
+"""observation → actions [≥ replan, 7]; made anew for every attempt at an episode, so that its noise starts over."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one job; `success` is None where `error` says why there is no result."""
+
+    job: Job
+    success: bool | None
+    steps: int
+    seconds: float
+    infer_ms: tuple[float, ...]
+    error: str | None = None
+
+
+class _Worker:
+    """One worker process, the job it is on, and what its policy answered so far."""
+
+    def __init__(self, context: SpawnContext, factory: Factory) -> None:
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, factory), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the end of the process closes the pipe
+        self.job: Job | None = None
+        self.task: str | None = None
+        self.last_words: str | None = None
+        self.infer_ms: list[float] = []
+
+    def give(self, job: Job, actor: Actor) -> None:
+        self.job, self.task, self.actor, self.infer_ms = job, job.case.task, actor, []
+        self._send(job)
+
+    def answer(self, observation: dict[str, Any]) -> None:
+        start = time.perf_counter()
+        actions = self.actor(observation)
+        self.infer_ms.append(round((time.perf_counter() - start) * 1e3, 3))
+        self._send(actions)
+
+    def cause_of_death(self) -> str:
+        self.process.join(SECONDS_TO_END)
+        return self.last_words or f"the simulator's process ended with exit code {self.process.exitcode}"
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.terminate()
+        self.process.join(SECONDS_TO_END)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+    def _send(self, message: object) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has died: the next `recv` says so
+            self.connection.send(message)
+
+
+def play(
+    jobs: Sequence[Job], begin: Callable[[Case], Actor], *, factory: Factory, workers: int
+) -> Generator[Outcome, None, None]:
+    """Run all jobs and yield each outcome as it comes.
+
+    Args:
+        jobs: the episodes; those of one task go to one worker as far as that keeps everyone busy.
+        begin: called at the start of every attempt at a case; returns what acts in it.
+        factory: makes a simulator, in the worker's process.
+        workers: how many processes hold one.
+
+    Raises:
+        InputError: a worker says that no episode can run with this input.
+        WorkError: the simulator failed several times in a row without one finished episode.
+    """
+    crew = _Crew(jobs, begin, factory, workers)
+    try:
+        while busy := crew.busy():
+            for connection in wait(list(busy)):
+                outcome = crew.attend(busy[connection])  # type: ignore[index]  # `wait` returns what it was given
+                if outcome is not None:
+                    yield outcome
+    finally:
+        crew.end()
+
+
+class _Crew:
+    """The workers and the jobs they have not been given yet."""
+
+    def __init__(self, jobs: Sequence[Job], begin: Callable[[Case], Actor], factory: Factory, workers: int) -> None:
+        # A forked process would inherit torch's locks and GL's contexts: spawn.
+        self._context = multiprocessing.get_context("spawn")
+        self._waiting = list(jobs)
+        self._begin = begin
+        self._factory = factory
+        self._failures: Counter[Case] = Counter()
+        self._in_a_row = 0
+        self._workers = [_Worker(self._context, factory) for _ in range(min(workers, len(jobs)))]
+        for worker in self._workers:
+            self._give_next(worker)
+
+    def busy(self) -> dict[Connection, _Worker]:
+        """Workers on a job, by their connections; empty: everything is done."""
+        return {worker.connection: worker for worker in self._workers if worker.job is not None}
+
+    def end(self) -> None:
+        for worker in self._workers:
+            worker.end()
+
+    def attend(self, worker: _Worker) -> Outcome | None:
+        """Read one message of a busy worker and act on it; return the outcome if it ends a job for good."""
+        assert worker.job is not None
+        try:
+            message = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            return self._replace(worker, worker.job)
+        match message:
+            case Observed(observation):
+                worker.answer(observation)
+            case Crashed(text):
+                worker.last_words = text
+            case Refused(text):
+                raise InputError(text)
+            case Finished(success, steps, seconds):
+                outcome = Outcome(worker.job, success, steps, seconds, tuple(worker.infer_ms))
+                self._in_a_row = 0
+                self._give_next(worker)
+                return outcome
+        return None
+
+    def _replace(self, worker: _Worker, job: Job) -> Outcome | None:
+        """Put a fresh process in the place of a dead one; its job is tried again, or given up."""
+        cause = worker.cause_of_death()
+        worker.end()
+        self._in_a_row += 1
+        if self._in_a_row == FAILURES_IN_A_ROW:
+            raise WorkError(
+                f"the simulator failed {self._in_a_row} times in a row, the last time with: {cause}; "
+                "if memory is short, try --workers 1"
+            )
+        self._failures[job.case] += 1
+        again = self._failures[job.case] < ATTEMPTS
+        say(f"{job.case}: {cause}; {'tried again in a fresh process' if again else 'given up'}")
+        if again:
+            self._waiting.insert(0, job)
+        fresh = _Worker(self._context, self._factory)
+        self._workers[self._workers.index(worker)] = fresh
+        self._give_next(fresh)
+        return None if again else Outcome(job, None, 0, 0.0, (), error=cause)
+
+    def _give_next(self, worker: _Worker) -> None:
+        """Give a job of the task whose scene the worker has; else of a task nobody is on; else any."""
+        worker.job = None
+        if not self._waiting:
+            return
+        elsewhere = {other.task for other in self._workers if other is not worker and other.job is not None}
+
+        def cost(job: Job) -> int:
+            return 0 if job.case.task == worker.task else 1 if job.case.task not in elsewhere else 2
+
+        job = min(self._waiting, key=cost)
+        self._waiting.remove(job)
+        worker.give(job, self._begin(job.case))

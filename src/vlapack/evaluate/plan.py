@@ -1,0 +1,95 @@
+"""Which episodes an evaluation consists of: data that is written down before the first one runs.
+
+Every policy of a plan gets the same cases, with the same simulator seed and the same flow noise, so that outcomes can
+be compared in pairs. A plan is stored in the output folder, and a later run may continue there only if it means the
+same thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vlapack.errors import InputError
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """One episode to run: a task of a suite, started from one of its official init states."""
+
+    suite: str
+    task_id: int
+    init_state: int
+
+    @property
+    def task(self) -> str:
+        """The task's name in tables and folders, as LeRobot writes it: `<suite>_<task id>`."""
+        return f"{self.suite}_{self.task_id}"
+
+    def __str__(self) -> str:
+        """Name the case in a sentence."""
+        return f"{self.suite} task {self.task_id} init state {self.init_state}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides an episode's course, apart from the machine it runs on.
+
+    Attributes:
+        tasks: (suite, task id) pairs in the order in which they run.
+        init_states: indices of official init states, the same for every task.
+        policies: role ("policy", "baseline", …) → what acts there, as name and digest of its weights.
+        seed: the simulator's seed, and the root of every episode's flow noise.
+        replan: how many actions of a chunk are carried out before the next is asked for (openpi: 5).
+        hard_reset: rebuild the scene before every episode, as openpi does, instead of the equal, faster soft reset.
+        engine: the engine of the packed layers; engines may round differently, so they do not mix in one folder.
+    """
+
+    tasks: tuple[tuple[str, int], ...]
+    init_states: tuple[int, ...]
+    policies: Mapping[str, Mapping[str, str]]
+    seed: int = 7
+    replan: int = 5
+    hard_reset: bool = False
+    engine: str = "reference"
+
+    def __post_init__(self) -> None:
+        """Refuse a plan without episodes, or with one twice."""
+        for what, values in (("task", self.tasks), ("init state", self.init_states)):
+            if not values:
+                raise InputError(f"the plan has no {what}: at least one is needed")
+            if len(set(values)) != len(values):
+                raise InputError(f"the plan names a {what} twice: {list(values)}; each may stand there once")
+        if self.replan < 1:
+            raise InputError(f"replan is {self.replan}; at least one action of a chunk must be carried out")
+
+    def cases(self) -> list[Case]:
+        """All episodes of one policy, task by task."""
+        return [Case(suite, task, state) for suite, task in self.tasks for state in self.init_states]
+
+    def noise_seed(self, case: Case) -> int:
+        """Seed of the episode's own noise generator, 63 bits.
+
+        It depends on nothing but (seed, suite, task, init state): not on which worker runs the episode, in which
+        order, or which policy acts. So two policies see the same noise, and results do not depend on `--workers`.
+        """
+        text = f"{self.seed}/{case.suite}/{case.task_id}/{case.init_state}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as flat JSON, one key for each thing that may differ between two of them."""
+        return {
+            "type": "vlapack.evaluation",
+            "version": PLAN_VERSION,
+            "tasks": [list(task) for task in self.tasks],
+            "init_states": list(self.init_states),
+            "seed": self.seed,
+            "replan": self.replan,
+            "hard_reset": self.hard_reset,
+            "engine": self.engine,
+            **{f"{role}.{key}": value for role, keys in self.policies.items() for key, value in keys.items()},
+        }

@@ -1,0 +1,153 @@
+"""The evaluation itself: one policy after another on the episodes of one plan."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from vlapack.console import say
+from vlapack.errors import InputError
+from vlapack.evaluate.local import Actor, Outcome, play
+from vlapack.evaluate.memory import require_memory
+from vlapack.evaluate.plan import Case, Plan
+from vlapack.evaluate.store import Record, Store
+from vlapack.evaluate.worker import Factory, Job, libero
+
+
+class Acting(Protocol):
+    """What evaluation asks of a policy; `policy.Policy` has it, a fake in a test too."""
+
+    def infer(self, obs: dict[str, Any], *, generator: torch.Generator | None = None) -> dict[str, Any]:
+        """Return `{"actions": [horizon, robot dims], …}`, with noise drawn from `generator`."""
+        ...
+
+    def held_bytes(self) -> int:
+        """Bytes of the weights in memory."""
+        ...
+
+    def mapped_bytes(self) -> int:
+        """Bytes of weights that are read from the mapped file instead."""
+        ...
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A policy that takes part, not yet loaded.
+
+    Attributes:
+        role: its name within the evaluation: "policy", "baseline".
+        name: what the user called it.
+        identity: what must be the same for a run to continue: digests of weights and configuration.
+        needed_bytes: memory that loading and running it takes, about.
+        load: loads it.
+    """
+
+    role: str
+    name: str
+    identity: Mapping[str, str]
+    needed_bytes: int
+    load: Callable[[], Acting]
+
+
+def evaluate(
+    plan: Plan,
+    contenders: Sequence[Contender],
+    out: Path,
+    *,
+    workers: int = 2,
+    videos: bool = True,
+    factory: Factory = libero,
+) -> dict[str, list[Record]]:
+    """Run what `out` does not have yet, and return all records by role.
+
+    Policies run one after another: each is loaded, plays all its episodes, and is freed before the next.
+
+    Args:
+        plan: which episodes; its `policies` are those of `contenders`.
+        contenders: the policies, in the order in which they run.
+        out: the output folder; an interrupted evaluation of the same plan continues there.
+        workers: processes that hold a simulator each; no result depends on it.
+        videos: write one video per episode.
+        factory: makes a simulator; LIBERO's unless a test brings its own.
+
+    Raises:
+        InputError: `out` belongs to another plan, too little memory, or an input no episode can run with.
+        WorkError: another run writes to `out`, or the simulator does not work at all.
+    """
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; at least one process must hold a simulator")
+    with Store(out, plan) as store:
+        unfinished = [contender for contender in contenders if store.missing(contender.role)]
+        require_memory({contender.name: contender.needed_bytes for contender in unfinished}, workers)
+        for contender in unfinished:
+            _run_one(plan, contender, store, workers=workers, videos=videos, factory=factory)
+            gc.collect()  # the policy is in a cycle of modules and hooks: free it before the next is loaded
+        return {contender.role: store.records(contender.role) for contender in contenders}
+
+
+def _run_one(plan: Plan, contender: Contender, store: Store, *, workers: int, videos: bool, factory: Factory) -> None:
+    cases = store.missing(contender.role)
+    total = len(plan.cases())
+    done = total - len(cases)
+    resumed = f", {done} of {total} already there" if done else ""
+    say(f"{contender.role} {contender.name}: loading{resumed}")
+    policy = contender.load()
+
+    def begin(case: Case) -> Actor:
+        generator = torch.Generator().manual_seed(plan.noise_seed(case))
+
+        def act(observation: dict[str, Any]) -> np.ndarray:
+            return np.asarray(policy.infer(observation, generator=generator)["actions"])
+
+        return act
+
+    def video(case: Case) -> Path | None:
+        return store.out / video_path(contender.role, case) if videos else None
+
+    jobs = [Job(case, plan.seed, plan.hard_reset, plan.replan, video(case)) for case in cases]
+    start = time.monotonic()
+    with closing(play(jobs, begin, factory=factory, workers=workers)) as outcomes:  # workers end whatever happens
+        for number, outcome in enumerate(outcomes, 1):
+            record = _record(contender.role, outcome, policy, store.out)
+            store.append(record)
+            left = (time.monotonic() - start) / number * (len(jobs) - number)
+            say(f"[{done + number}/{total}] {contender.role}: {_line(record)}; about {left / 60:.0f} min left")
+
+
+def video_path(role: str, case: Case) -> Path:
+    """Where the video of an episode lies below the output folder; the policy's own stand at the top."""
+    folder = Path("videos") if role == "policy" else Path("videos") / role
+    return folder / case.task / f"eval_episode_{case.init_state}.mp4"
+
+
+def _record(role: str, outcome: Outcome, policy: Acting, out: Path) -> Record:
+    case = outcome.job.case
+    video = outcome.job.video if outcome.error is None else None
+    return Record(
+        role=role,
+        suite=case.suite,
+        task_id=case.task_id,
+        init_state=case.init_state,
+        success=outcome.success,
+        steps=outcome.steps,
+        infer_ms=outcome.infer_ms,
+        seconds=round(outcome.seconds, 3),
+        held_bytes=policy.held_bytes(),
+        mapped_bytes=policy.mapped_bytes(),
+        video=str(video.relative_to(out)) if video else None,
+        error=outcome.error,
+    )
+
+
+def _line(record: Record) -> str:
+    if record.error is not None:
+        return f"{record.case}: simulator error ({record.error}); no result"
+    return f"{record.case}: {'success' if record.success else 'failure'} after {record.steps} steps"

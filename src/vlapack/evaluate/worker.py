@@ -1,0 +1,155 @@
+"""The process that holds simulators: it plays one episode at a time and asks the main process for every chunk.
+
+Crash-only: whatever the simulator raises is reported and ends the process, and the main process starts a fresh one.
+So an exception, a segmentation fault in the renderer and the kernel's out-of-memory killer are one path, and no
+episode runs in a simulator that has failed before.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vlapack.errors import InputError
+from vlapack.evaluate.plan import Case
+
+FRAMES_PER_SECOND = 20  # LIBERO's control frequency is 20 Hz; a frame is kept per rendered step
+
+
+class Environment(Protocol):
+    """What a simulator offers; `libero.env.LiberoEnv` does."""
+
+    prompt: str
+    max_steps: int
+
+    def reset(self, init_state: int) -> dict[str, Any]:
+        """Put an official init state and return the first observation."""
+        ...
+
+    def step(self, action: np.ndarray, *, render: bool = True) -> tuple[dict[str, Any], bool]:
+        """Carry out one action; return the observation and whether the goal is reached."""
+        ...
+
+    def close(self) -> None:
+        """Free the scene."""
+        ...
+
+
+Factory = Callable[[str, int, int, bool], Environment]
+"""(suite, task id, seed, hard reset) → environment; a module-level function, since it travels to other processes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode for a worker: `video` is the file to write, or None."""
+
+    case: Case
+    seed: int
+    hard_reset: bool
+    replan: int
+    video: Path | None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Worker → main: the policy is to act on this observation."""
+
+    observation: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Worker → main: the episode is over."""
+
+    success: bool
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Worker → main: no episode can run with this input (no EGL, an unknown task); nothing was lost."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """Worker → main, its last word: the simulator raised."""
+
+    message: str
+
+
+def libero(suite: str, task_id: int, seed: int, hard_reset: bool) -> Environment:
+    """The real simulator."""
+    from vlapack.libero.env import LiberoEnv
+
+    return LiberoEnv(suite, task_id, seed=seed, hard_reset=hard_reset)
+
+
+def serve(connection: Connection, factory: Factory) -> None:
+    """Play the jobs that come in until the other side closes the connection.
+
+    The environment of the last task is kept: building a scene costs seconds. Run as a spawned process.
+    """
+    # Ctrl-C reaches every process of the terminal; the main process decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("MUJOCO_GL", "egl")  # before anything imports mujoco
+    environment: Environment | None = None
+    held: tuple[str, int, bool] | None = None
+    try:
+        while True:
+            job: Job = connection.recv()
+            wanted = (job.case.suite, job.case.task_id, job.hard_reset)
+            if environment is None or held != wanted:
+                if environment is not None:
+                    environment.close()
+                environment, held = factory(job.case.suite, job.case.task_id, job.seed, job.hard_reset), wanted
+            connection.send(_play(connection, environment, job))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the main process is done, or gone
+    except InputError as error:
+        connection.send(Refused(str(error)))
+    except Exception as error:
+        connection.send(Crashed(f"{type(error).__name__}: {error}"))
+        raise
+    finally:
+        connection.close()
+
+
+def _play(connection: Connection, environment: Environment, job: Job) -> Finished:
+    from vlapack.libero.rollout import rollout
+
+    def act(observation: dict[str, Any]) -> np.ndarray:
+        connection.send(Observed(observation))
+        actions: np.ndarray = connection.recv()
+        return actions
+
+    start = time.monotonic()
+    episode = rollout(environment, act, job.case.init_state, replan=job.replan, video=job.video is not None)
+    if job.video is not None:
+        write_video(job.video, episode.frames)
+    return Finished(bool(episode.success), int(episode.steps), time.monotonic() - start)
+
+
+def write_video(path: Path, frames: Sequence[np.ndarray]) -> None:
+    """Write uint8 RGB frames [H, W, 3] as H.264; a file of this name is a whole video, never a part."""
+    import imageio_ffmpeg
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial.mp4")  # ffmpeg chooses the container by the suffix
+    height, width, _ = frames[0].shape
+    writer = imageio_ffmpeg.write_frames(str(partial), (width, height), fps=FRAMES_PER_SECOND, ffmpeg_log_level="error")
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    partial.replace(path)
