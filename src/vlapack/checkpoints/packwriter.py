@@ -1,0 +1,212 @@
+"""Write a pack piece by piece, so that a kill at any moment costs one piece and the end is the same bytes.
+
+The work lies in `PACK.partial/` until it is whole:
+
+    plan.json       what this work is: the fingerprint, and the versions that compute it
+    journal.jsonl   one line per finished piece: its tensors' checksums, and a note (the piece's rounding error)
+    ...             what a step before the walk wants to keep (the calibration's statistics)
+    pack/           becomes PACK by one rename
+
+Nothing in the journal is believed: a resumed run hashes each finished piece again, and makes again what differs.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from vlapack.checkpoints.packfile import TensorSpec, digest_of, encode_header, place, tensor_bytes
+from vlapack.errors import InputError, WorkError
+from vlapack.fingerprint import differences, digest
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+SPARE_BYTES = 8 * 2**20  # the small files beside the weights
+
+
+def partial_path(out: Path) -> Path:
+    """Where the unfinished work of the pack `out` lies."""
+    return out.with_name(out.name + ".partial")
+
+
+class PackWriter:
+    """The unfinished pack `out`, begun or taken up again; a context manager that keeps others away.
+
+    Args:
+        out: the folder that shall appear; it must not exist, or be empty.
+        plan: what decides the bytes (JSON). Unfinished work of another plan is refused, never mixed.
+        specs: every tensor of the pack.
+
+    Raises:
+        InputError: unfinished work of another plan, another process at work, or too little free disk.
+    """
+
+    def __init__(self, out: Path, plan: Mapping[str, Any], specs: Iterable[TensorSpec]) -> None:
+        """Claim `PACK.partial/` and find out what an earlier run finished."""
+        self.out = out
+        self.partial = partial_path(out)
+        self._placed = place(specs)
+        self._blank = encode_header(self._placed, {})
+        self._done: dict[str, dict[str, Any]] = {}
+        self._sums: dict[str, str] = {}
+
+        with self._disk():
+            self._pack = self.partial / "pack"
+            self._pack.mkdir(parents=True, exist_ok=True)
+            self._file = (self._pack / WEIGHTS).open("r+b" if (self._pack / WEIGHTS).exists() else "w+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise InputError(
+                f"another process is writing {self.partial}; wait for it, or choose another --out"
+            ) from None
+        try:
+            self._claim(dict(plan))
+            self._check_free_disk()
+            with self._disk():
+                self._file.truncate(self._end)
+                self._journal = self._resume()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> PackWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go; what is finished stays in `PACK.partial/` unless `finish` has moved it."""
+        self._journal.close()
+        self._file.close()
+
+    def note(self, piece: str) -> dict[str, Any] | None:
+        """Return what was noted with a finished piece, None where it is still to be made."""
+        return self._done.get(piece)
+
+    def write(self, piece: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
+        """Write the tensors of one piece of work, then say in the journal that it is finished."""
+        sums = {}
+        with self._disk():
+            for name, tensor in tensors.items():
+                spec, offset = self._placed[name]
+                assert (tensor.dtype, tuple(tensor.shape)) == (spec.dtype, spec.shape), (
+                    spec,
+                    tensor.dtype,
+                    tensor.shape,
+                )
+                values = tensor_bytes(tensor)
+                self._file.seek(len(self._blank) + offset)
+                self._file.write(values)
+                sums[name] = hashlib.sha256(values).hexdigest()
+            self._file.flush()
+            line = json.dumps({"piece": piece, "sha256": sums, "note": dict(note)}) + "\n"
+            self._journal.write(line.encode())
+            self._journal.flush()
+        self._sums |= sums
+        self._done[piece] = dict(note)
+
+    def finish(self, config: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """Fill in the checksums, add `config.json` and the small `files`, and let the pack appear by one rename."""
+        missing = self._placed.keys() - self._sums.keys()
+        assert not missing, f"never written: {sorted(missing)[:5]}"
+        header = encode_header(self._placed, self._sums)
+        with self._disk():
+            self._file.seek(0)
+            self._file.write(header)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            for name, content in files.items():
+                (self._pack / name).write_bytes(content)
+            sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != "README.md"}
+            sums[WEIGHTS] = hashlib.sha256(header[8:]).hexdigest()
+            (self._pack / CONFIG).write_bytes(seal({**config, "files": sums}))
+            os.replace(self._pack, self.out)
+        shutil.rmtree(self.partial)
+
+    @property
+    def _end(self) -> int:
+        return len(self._blank) + sum(spec.nbytes for spec, _ in self._placed.values())
+
+    def _claim(self, plan: dict[str, Any]) -> None:
+        path = self.partial / "plan.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            if rows := differences(found, plan):
+                raise InputError(
+                    f"{self.partial} holds unfinished work of another run ({'; '.join(rows)}); finish it as it began, "
+                    f"remove it with `vlapack clean {self.partial} --yes`, or choose another --out"
+                )
+            return
+        with self._disk():
+            write_atomically(path, json.dumps(plan, indent=1).encode())
+
+    def _check_free_disk(self) -> None:
+        held = (self._pack / WEIGHTS).stat().st_blocks * 512
+        need = self._end - held + SPARE_BYTES
+        free = shutil.disk_usage(self.partial).free
+        if free < need:
+            raise InputError(
+                f"{self.out} needs {need / 1e9:.3f} GB more and its disk has {free / 1e9:.3f} GB free; "
+                "free some, or choose an --out on another disk"
+            )
+
+    def _resume(self) -> Any:
+        """Believe the journal's lines as far as they can be read and their tensors are whole; cut off the rest."""
+        path = self.partial / "journal.jsonl"
+        content = path.read_bytes() if path.exists() else b""
+        believed = b""
+        for line in content.split(b"\n")[:-1]:  # what follows the last newline was being written when the kill came
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if all(self._intact(name, digest) for name, digest in entry["sha256"].items()):
+                believed += line + b"\n"
+                self._sums |= entry["sha256"]
+                self._done[entry["piece"]] = entry["note"]
+        if believed != content:
+            write_atomically(path, believed)
+        return path.open("ab")
+
+    def _intact(self, name: str, digest: str) -> bool:
+        spec, offset = self._placed[name]
+        self._file.seek(len(self._blank) + offset)
+        return digest_of(self._file, spec.nbytes) == digest
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise WorkError(
+                f"the disk of {self.out} is full; what is finished stays in {self.partial}: "
+                "free some space and give the same command again"
+            ) from None
+
+
+def seal(config: Mapping[str, Any]) -> bytes:
+    """Return `config.json` with a checksum of itself, so that no flipped byte in it goes unseen."""
+    return (json.dumps({**config, "checksum": digest(config)}, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that a kill leaves the old one or the new one."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_bytes(content)
+    os.replace(draft, path)

@@ -1,0 +1,90 @@
+"""What decides a pack's bytes, as one value: two packs of one fingerprint hold the same network.
+
+It covers the parent's weights, what the folder says about them (configuration, normalisation, tokenizer), the recipe
+and the calibration observations. It is compared field by field, so that a conflict can say what differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vlapack.checkpoints.packfile import tensor_bytes
+
+WEIGHTS_ONLY = "weights-only"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The four hashes (SHA-256, hexadecimal) and the pack format."""
+
+    format_version: int
+    weights: str
+    """Every tensor of the parent: name, dtype, shape, bytes."""
+    policy: str
+    """Configuration, normalisation statistics and tokenizer."""
+    recipe: str
+    calibration: str
+    """The observations used, or `weights-only`."""
+
+    @property
+    def hex(self) -> str:
+        """One SHA-256 over all fields."""
+        return digest(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "format_version": self.format_version,
+            "weights": self.weights,
+            "policy": self.policy,
+            "recipe": self.recipe,
+            "calibration": self.calibration,
+        }
+
+
+def digest(document: Any) -> str:
+    """Return the SHA-256 of a JSON document; the order of keys does not matter."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_weights(names: Iterable[str], read: Callable[[str], Tensor]) -> str:
+    """Hash every tensor of a checkpoint, one in memory at a time."""
+    total = hashlib.sha256()
+    for name in sorted(names):
+        tensor = read(name)
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        total.update(hashlib.sha256(tensor_bytes(tensor)).digest())
+    return total.hexdigest()
+
+
+def digest_observations(observations: Sequence[Mapping[str, Any]]) -> str:
+    """Hash observation dictionaries: pictures and states by their values, prompts by their text, order included."""
+    total = hashlib.sha256()
+    for observation in observations:
+        for key in sorted(observation):
+            value = observation[key]
+            if isinstance(value, str):
+                total.update(f"{key} text {len(value)} {value} ".encode())
+            else:
+                array = np.ascontiguousarray(value)
+                total.update(f"{key} {array.dtype} {array.shape} ".encode())
+                total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Name the fields in which two JSON documents differ, with both values; long hashes are shortened."""
+
+    def show(value: Any) -> str:
+        return f"{value[:10]}…" if isinstance(value, str) and len(value) == 64 else repr(value)
+
+    keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    return [f"{key}: {show(found.get(key))} there, {show(wanted.get(key))} here" for key in keys]
