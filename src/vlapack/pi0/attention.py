@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import scaled_dot_product_attention
 
 ROPE_BASE = 10_000.0
 
@@ -24,9 +24,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
         [B, G, Q, D] in the dtype of `value`.
     """
     if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask).to(value.dtype)
+        return scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask).to(value.dtype)
 
 
 def rotary_table(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 from vlapack.errors import InputError
 
 Variant = Literal["pi0", "pi05"]
-Part = TypeVar("Part", bound="VisionConfig | GemmaConfig | Pi0Config")
+Sizes = TypeVar("Sizes", "VisionConfig", "GemmaConfig", "Pi0Config")
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,16 @@ class Pi0Config:
         Raises:
             InputError: A key is unknown or missing, or a value has the wrong type; the message names it.
         """
-        parts = {"vision": VisionConfig, "llm": GemmaConfig, "expert": GemmaConfig}
-        values = {key: _read(parts[key], value, key) if key in parts else value for key, value in document.items()}
-        return _read(cls, values, "architecture")
+        values = dict(document)
+        if "vision" in values:
+            values["vision"] = _read(VisionConfig, values["vision"], "architecture.vision")
+        for key in ("llm", "expert"):
+            if key in values:
+                values[key] = _read(GemmaConfig, values[key], f"architecture.{key}")
+        return _read(Pi0Config, values, "architecture")
 
 
-def _read(cls: type[Part], document: Any, place: str) -> Part:
+def _read(cls: type[Sizes], document: Any, place: str) -> Sizes:
     if not isinstance(document, Mapping):
         raise InputError(f"{place}: expected an object of {cls.__name__}'s fields, found {document!r}.")
     expected = {field.name: field.type for field in dataclasses.fields(cls)}

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import mse_loss, pad, silu
 
 from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config
@@ -130,8 +130,8 @@ class Pi0(nn.Module):
         self._check_prefix(images, image_masks, tokens, token_masks)
         seen, used = image_masks.any(dim=0), token_masks.any(dim=0)
         image_tokens = self._embed_images(images[:, seen])
-        prompt = self.llm.embed(tokens[:, used]).to(image_tokens.dtype)
-        x = torch.cat((image_tokens, prompt), dim=1)
+        prompt = self.llm.embed(tokens[:, used])
+        x = torch.cat((image_tokens.to(prompt.dtype), prompt), dim=1)
         per_camera = self.config.vision.num_patches
         exists = torch.cat((image_masks[:, seen].repeat_interleave(per_camera, dim=1), token_masks[:, used]), dim=1)
         mask = None if bool(exists.all()) else exists
@@ -241,7 +241,7 @@ class Pi0(nn.Module):
         velocity = self.denoise_step(
             prefix.repeat(samples), state.repeat(samples, 1), x_t.flatten(0, 1), time.flatten()
         )
-        return F.mse_loss(velocity, (noise - actions).flatten(0, 1), reduction="none").unflatten(0, (samples, -1))
+        return mse_loss(velocity.view_as(noise), noise - actions, reduction="none")
 
     def _embed_images(self, images: Tensor) -> Tensor:
         """[B, cameras, 3, H, W] → [B, cameras · patches, llm width], all pictures in one batch."""
@@ -251,14 +251,13 @@ class Pi0(nn.Module):
 
     def _embed_suffix(self, state: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the expert's input tokens and, for π0.5, the condition of its norms."""
-        time = sinusoidal_embedding(t, self.config.expert.width)
-        actions = self.action_in_proj(x_t.to(self.action_in_proj.weight.dtype))
-        time = time.to(actions.dtype)
+        time = sinusoidal_embedding(t, self.config.expert.width).float()
+        actions = self.action_in_proj(x_t.float())
         if self.config.adaptive_norms:
-            return actions, F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(time))))
+            return actions, silu(self.time_mlp_out(silu(self.time_mlp_in(time))))
         mixed = torch.cat((actions, time[:, None].expand_as(actions)), dim=-1)
-        mixed = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(mixed)))
-        first = self.state_proj(state.to(actions.dtype))
+        mixed = self.action_time_mlp_out(silu(self.action_time_mlp_in(mixed)))
+        first = self.state_proj(state.float())
         return torch.cat((first[:, None], mixed), dim=1), None
 
     def _suffix_mask(self, prefix: Prefix, length: int) -> Tensor | None:
@@ -268,7 +267,7 @@ class Pi0(nn.Module):
         if self.config.adaptive_norms:
             if prefix.mask is None:
                 return None
-            return F.pad(prefix.mask, (0, length), value=True)[:, None, None, :]
+            return pad(prefix.mask, (0, length), value=True)[:, None, None, :]
         mask = torch.ones(batch, 1, length, prefix_length + length, dtype=torch.bool, device=keys.device)
         if prefix.mask is not None:
             mask[:, 0, :, :prefix_length] = prefix.mask[:, None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import gelu, rms_norm
 
 from vlapack.linear import project
 from vlapack.pi0.attention import attend, rotary_table, rotate
@@ -39,7 +39,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Normalize [B, T, width], with the condition [B, cond_dim] if adaptive; returns (y, gate [B, 1, width])."""
-        normed = F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS)
+        normed = rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS)
         if self.dense is None:
             return (normed * (1.0 + self.weight.float())).to(x.dtype), None
         scale, shift, gate = self.dense(cond)[:, None, :].float().chunk(3, dim=-1)
@@ -61,7 +61,8 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> KeysValues:
         """Only the keys and values of [B, T, width]."""
-        return self._keys_values(*project(x, self.k_proj, self.v_proj), rope)
+        key, value = project(x, self.k_proj, self.v_proj)
+        return self._split(key, value, rope)
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, past: KeysValues | None
@@ -77,25 +78,26 @@ class Attention(nn.Module):
         Returns:
             [B, T, width], and its own keys and values.
         """
-        query, *own = project(x, self.q_proj, self.k_proj, self.v_proj)
-        query = rotate(query.unflatten(-1, (self.config.num_heads, -1)), rope)
-        key, value = own_keys_values = self._keys_values(*own, rope)
+        batch, tokens = x.shape[:2]
+        query, key, value = project(x, self.q_proj, self.k_proj, self.v_proj)
+        query = rotate(query.view(batch, tokens, self.config.num_heads, -1), rope)
+        key, value = own = self._split(key, value, rope)
         if past is not None:
             key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
 
         # The queries that share a key are rows of one product: [B, T, G·R, D] → [B, G, T·R, D]. With one kv head
         # this moves no memory, and the keys are never repeated per head.
-        groups, tokens = self.config.num_kv_heads, x.shape[1]
-        rows = query.unflatten(2, (groups, -1)).transpose(1, 2).flatten(2, 3)
+        groups, shared = self.config.num_kv_heads, self.config.num_heads // self.config.num_kv_heads
+        rows = query.view(batch, tokens, groups, shared, -1).transpose(1, 2).flatten(2, 3)
         if mask is not None and mask.shape[2] > 1:
-            mask = mask.repeat_interleave(self.config.num_heads // groups, dim=2)
-        mixed = attend(rows, key, value, mask)
-        mixed = mixed.unflatten(2, (tokens, -1)).transpose(1, 2).flatten(2)
-        return self.o_proj(mixed), own_keys_values
+            mask = mask.repeat_interleave(shared, dim=2)
+        mixed = attend(rows, key, value, mask).view(batch, groups, tokens, shared, -1)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2)), own
 
-    def _keys_values(self, key: Tensor, value: Tensor, rope: tuple[Tensor, Tensor]) -> KeysValues:
-        heads = (self.config.num_kv_heads, self.config.head_dim)
-        return rotate(key.unflatten(-1, heads), rope).transpose(1, 2), value.unflatten(-1, heads).transpose(1, 2)
+    def _split(self, key: Tensor, value: Tensor, rope: tuple[Tensor, Tensor]) -> KeysValues:
+        """Cut [B, T, kv heads · D] into heads and turn the keys."""
+        heads = (*key.shape[:2], self.config.num_kv_heads, self.config.head_dim)
+        return rotate(key.view(heads), rope).transpose(1, 2), value.view(heads).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -111,7 +113,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, width] → [B, T, width]."""
         gate, up = project(x, self.gate_proj, self.up_proj)
-        y: Tensor = self.down_proj(F.gelu(gate, approximate="tanh") * up)
+        y: Tensor = self.down_proj(gelu(gate, approximate="tanh") * up)
         return y
 
 
@@ -163,7 +165,8 @@ class GemmaModel(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [B, L] → [B, L, width], scaled by √width as Gemma does."""
         rows: Tensor = self.embed_tokens(tokens)
-        return rows * self.config.width**0.5
+        scaled: Tensor = rows * self.config.width**0.5
+        return scaled
 
     def keys_values(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> list[KeysValues]:
         """Run the stack for what others attend to: the keys and values of every layer.

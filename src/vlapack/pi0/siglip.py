@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import gelu
 
 from vlapack.linear import project
 from vlapack.pi0.attention import attend
@@ -43,12 +43,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, width] → [B, T, width]."""
-        heads = (y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y in self._project(x))
-        mixed: Tensor = self.out_proj(attend(*heads).transpose(1, 2).flatten(2))
+        heads = (*x.shape[:2], self.num_heads, -1)
+        query, key, value = (y.view(heads).transpose(1, 2) for y in project(x, self.q_proj, self.k_proj, self.v_proj))
+        mixed: Tensor = self.out_proj(attend(query, key, value).transpose(1, 2).flatten(2))
         return mixed
-
-    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
-        return project(x, self.q_proj, self.k_proj, self.v_proj)
 
 
 class MLP(nn.Module):
@@ -62,7 +60,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, width] → [B, T, width]."""
-        y: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        y: Tensor = self.fc2(gelu(self.fc1(x), approximate="tanh"))
         return y
 
 

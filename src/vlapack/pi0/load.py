@@ -1,0 +1,81 @@
+"""Filling the network from a checkpoint: built on meta, every tensor assigned, never half-initialised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from vlapack.errors import InputError
+from vlapack.pi0.config import Pi0Config
+from vlapack.pi0.flow import Pi0
+from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical, kept_in_fp32, never_executed
+
+SHOWN = 5
+
+
+def build(config: Pi0Config) -> Pi0:
+    """Return the network with every parameter on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        return Pi0(config).eval()
+
+
+def load_weights(
+    model: Pi0, read: Callable[[str], Tensor], names: Iterable[str], dtype: torch.dtype = torch.float32
+) -> None:
+    """Assign every parameter of `model` that acting reads; what it never reads stays on meta and is not read here.
+
+    A tensor that already has the wanted dtype is assigned as it is, so one mapped from a file stays mapped.
+
+    Args:
+        model: From `build`, possibly with some linears replaced by modules without parameters.
+        read: Name, in the file's spelling → tensor.
+        names: Every tensor of the file, `paligemma.` or `paligemma.model.` spelling. The lm_heads may be among them:
+            the language model's is the token embedding where that has no name of its own (tied weights), and the
+            expert's is never read.
+        dtype: Of the weights; with bf16 (or fp16), norms, patch embeddings, action and time projections stay fp32.
+
+    Raises:
+        InputError: A tensor is missing, unexpected, there twice, or of another shape; the message names it.
+    """
+    stored = _by_canonical_name(names)
+    if EMBEDDING not in stored and TIED_EMBEDDING in stored:
+        stored[EMBEDDING] = stored[TIED_EMBEDDING]
+    unread = never_executed(model.config)
+    wanted = {name: parameter for name, parameter in model.named_parameters() if name.rpartition(".")[0] not in unread}
+    _check_names(model, set(wanted), set(stored))
+    for name, parameter in wanted.items():
+        tensor = read(stored[name])
+        if tensor.shape != parameter.shape:
+            raise InputError(
+                f"{stored[name]}: expected shape {list(parameter.shape)}, found {list(tensor.shape)}. "
+                "The weights belong to another configuration than the one given."
+            )
+        tensor = tensor.to(torch.float32 if kept_in_fp32(name) else dtype)
+        module, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def _by_canonical_name(names: Iterable[str]) -> dict[str, str]:
+    stored: dict[str, str] = {}
+    for name in names:
+        other = stored.setdefault(canonical(name), name)
+        if other != name:
+            raise InputError(f"The checkpoint holds one tensor under two names: {other} and {name}.")
+    return stored
+
+
+def _check_names(model: Pi0, wanted: set[str], stored: set[str]) -> None:
+    known = {name for name, _ in model.named_parameters()} | {EMBEDDING, TIED_EMBEDDING, EXPERT_HEAD}
+    problems = []
+    for what, keys in (("lacks", wanted - stored), ("has no place for", stored - known)):
+        if keys:
+            listed = ", ".join(sorted(keys)[:SHOWN]) + (", …" if len(keys) > SHOWN else "")
+            problems.append(f"{what} {len(keys)} tensor{'s' if len(keys) > 1 else ''}: {listed}")
+    if problems:
+        shape = "π0.5" if model.config.adaptive_norms else "π0"
+        raise InputError(
+            f"The weights do not fit this {shape} network of {len(wanted)} tensors: the checkpoint "
+            f"{', and '.join(problems)}. Check that the configuration is the checkpoint's own and the file complete."
+        )
