@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from vlapack.errors import InputError
 from vlapack.recipe.recipe import Recipe
 from vlapack.select import Part, Selected, groups, part_of
 
@@ -113,7 +114,13 @@ def account(
         selected: The layers that `recipe` packs.
         recipe: How they are packed.
         never_executed: Names of modules that inference never calls.
+
+    Raises:
+        InputError: A selected layer's weight is not among `tensors`.
     """
+    for layer in selected:
+        if f"{layer.name}.weight" not in tensors:
+            raise InputError(f"{layer.name}.weight is to be packed, and the checkpoint does not have it")
     packed = {
         layer.name: layer_bytes(layer, recipe, stores_transform=layer is group[0])
         for group in groups(selected, recipe)

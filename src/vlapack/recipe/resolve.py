@@ -17,10 +17,10 @@ from vlapack.recipe.environment import (
     GUIDE,
     PREFIX,
     Options,
+    fields_from_environment,
     names,
     options_from_environment,
     overrides,
-    fields_from_environment,
     variables_set,
 )
 from vlapack.recipe.presets import PRESETS, preset
@@ -35,7 +35,7 @@ class RecipeFlags:
         scope: Prefix of the dotted layer names.
         include: Regular expression that a layer's name must match.
         exclude: Regular expression that a layer's name must not match.
-        layers: Exact layer names, separated by commas; include and exclude do not count then.
+        only_layers: Exact layer names, separated by commas; include and exclude do not count then.
         weight_overrides: Bits per layer, `pattern:bits,…` (4, 8, or 16: stays float); the first match wins.
         weight_bits: Bits of all other selected weights.
         act_bits: 8, or 16: activations are not quantized.
@@ -56,7 +56,7 @@ class RecipeFlags:
     scope: str | None = None
     include: str | None = None
     exclude: str | None = None
-    layers: str | None = None
+    only_layers: str | None = None
     weight_overrides: str | None = None
     weight_bits: Literal[4, 8, 16] | None = None
     act_bits: Literal[8, 16] | None = None
@@ -80,9 +80,9 @@ class RecipeFlags:
             InputError: `--weight-overrides` does not parse.
         """
         given = {key: value for key, value in vars(self).items() if value is not None}
-        if "layers" in given:
-            given["layers"] = names(given["layers"])
-        if "weight_overrides" in given:
+        if self.only_layers is not None:
+            given["layers"] = names(given.pop("only_layers"))
+        if self.weight_overrides is not None:
             text = given.pop("weight_overrides")
             try:
                 given["overrides"] = overrides(text)
@@ -148,4 +148,4 @@ def resolve(
 
 
 def _flag(field: str) -> str:
-    return "weight-overrides" if field == "overrides" else field.replace("_", "-")
+    return {"overrides": "weight-overrides", "layers": "only-layers"}.get(field, field.replace("_", "-"))

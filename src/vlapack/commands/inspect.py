@@ -1,0 +1,246 @@
+"""`vlapack inspect`: which layers a recipe quantizes, and the bytes before and after; loads no weights."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from vlapack.console import emit_json, stdout
+from vlapack.errors import InputError
+from vlapack.recipe.presets import PRESETS
+from vlapack.recipe.recipe import Recipe
+from vlapack.recipe.resolve import RecipeFlags, resolve
+from vlapack.select import Selected, select
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vlapack.sizes import Sizes, Tensors
+
+COUNTED = ("vision", "projector", "llm", "expert")
+SHIPPED = "tiny-libero"
+WIDTH = 200
+
+
+@dataclass(frozen=True)
+class Network:
+    """What there is to inspect, without a single weight."""
+
+    tensors: Tensors
+    linears: Mapping[str, tuple[int, int]]
+    never_executed: frozenset[str]
+
+    def pack(self, recipe: Recipe) -> tuple[list[Selected], Sizes]:
+        """Select the recipe's layers and add up the bytes."""
+        from vlapack.sizes import account
+
+        selected = select(self.linears, recipe, never_executed=self.never_executed)
+        return selected, account(self.tensors, selected, recipe, never_executed=self.never_executed)
+
+
+def inspect(
+    target: tyro.conf.Positional[str],
+    *,
+    preset: str | None = None,
+    recipe: Path | None = None,
+    config: str | None = None,
+    layers: bool = False,
+    json: bool = False,
+    fields: tyro.conf.OmitArgPrefixes[RecipeFlags] = RecipeFlags(),  # noqa: B008  (frozen)
+) -> int:
+    """Show which layers a recipe quantizes and what that saves, from names and shapes alone.
+
+    A configuration name needs no files; of a folder only the headers are read. The OPENPI_DUQUANT_* variables count
+    as they do in `quantize` (docs/configuration.md): preset or guide's defaults < variables < flags.
+
+        vlapack inspect pi05_libero --preset full
+        vlapack inspect CHECKPOINT --config pi05_libero --preset llm --layers
+
+    Args:
+        target: A checkpoint folder, or the name of a configuration (pi05_libero, pi0_aloha, …).
+        preset: A named recipe: dit-fast, dit, llm, full, vision, llm-dit, attention, mlp, quantvla, everything.
+        recipe: A recipe file (JSON) instead of a preset; it excludes the variables.
+        config: What the policy in an openpi folder is: a configuration's name or JSON file.
+        layers: One row per layer (also with OPENPI_DUQUANT_DEBUG=1).
+        json: Write one JSON document to stdout instead of tables.
+        fields: Single fields of the recipe; each goes before preset and variables.
+    """
+    resolved = resolve(preset, recipe, fields, os.environ)
+    network = open_network(target, config)
+    selected, sizes = network.pack(resolved.recipe)
+    notes = list(_notes(network, selected, resolved.recipe))
+    if json:
+        emit_json(_document(target, resolved.recipe, resolved.sources, sizes, notes))
+        return 0
+    for line in _settings(resolved.recipe, resolved.sources):
+        stdout.print(line, markup=False, soft_wrap=True)
+    tables = [_layers(sizes)] if layers or resolved.options.debug else []
+    for table in [*tables, _parts(target, sizes)]:
+        # Off a terminal rich would fold names into 80 columns.
+        stdout.print(table, width=None if stdout.is_terminal else WIDTH, crop=False)
+    for note in notes:
+        stdout.print(f"* {note}", markup=False, soft_wrap=True)
+    return 0
+
+
+def open_network(target: str, config: str | None) -> Network:
+    """Describe a checkpoint folder by its headers, or a configuration by its name.
+
+    Raises:
+        InputError: There is neither such a folder nor such a name; or the folder holds a pack.
+    """
+    import torch
+
+    from vlapack.checkpoints.configs import policy_config
+    from vlapack.pi0.config import CONFIGS
+    from vlapack.pi0.names import canonical, linears, never_executed, openpi_tensors
+
+    if target == SHIPPED or Path(target).is_dir():
+        from vlapack.checkpoints import open_checkpoint
+
+        checkpoint = open_checkpoint(target, config=config)
+        architecture = checkpoint.config.architecture
+        names = checkpoint.names()
+        if any(name.endswith(".weight_packed") for name in names):
+            raise InputError(
+                f"{target} is a pack already: inspect its parent, or check it by `vlapack verify {target}`"
+            )
+        tensors = {canonical(name): (tuple(checkpoint.shape(name)), checkpoint.dtype(name)) for name in names}
+    elif os.sep in target:
+        raise InputError(f"there is no folder {target}; give a checkpoint folder or a configuration name")
+    else:
+        architecture = CONFIGS[target] if target in CONFIGS else policy_config(target).architecture
+        tensors = {
+            name: (shape, getattr(torch, dtype)) for name, (shape, dtype) in openpi_tensors(architecture).items()
+        }
+    return Network(tensors, linears(architecture), never_executed(architecture))
+
+
+def _document(
+    target: str, recipe: Recipe, sources: Mapping[str, str], sizes: Sizes, notes: list[str]
+) -> dict[str, Any]:
+    counts = Counter(size.layer.part if size.layer.part in COUNTED else "other" for size in sizes.layers)
+    return {
+        "target": target,
+        "preset": recipe.preset,
+        "recipe": recipe.to_dict(),
+        "sources": dict(sources),
+        "layers": [
+            {**vars(size.layer), "bytes_before": size.before, "bytes_after": size.after} for size in sizes.layers
+        ],
+        "counts": {part: counts[part] for part in (*COUNTED, "other")},
+        "bytes": {
+            "before": sizes.before,
+            "after": sizes.after,
+            "saved_fraction": sizes.saved_fraction,
+            "held": sizes.held,
+            "mapped": sizes.mapped,
+        },
+        "notes": notes,
+    }
+
+
+def _notes(network: Network, selected: list[Selected], recipe: Recipe) -> Iterator[str]:
+    shrunk = Counter(note for layer in selected for note in _shrunk(layer, recipe))
+    for what, count in shrunk.items():
+        yield f"{what}: {count} layers"
+    idle = [name for name in network.linears if name in network.never_executed]
+    if idle:
+        packed = sum(not layer.executed for layer in selected)
+        yield (
+            f"{len(idle)} layers never run, because nothing reads their output: {', '.join(idle)}; {packed} of them "
+            "are packed, by their weights alone, and none is held in memory"
+        )
+    if recipe.atm or recipe.ohb:
+        yield "this recipe asks for ATM/OHB, not built yet: `quantize` refuses it, and the sizes are without them"
+    yield _guide(network)
+
+
+def _shrunk(layer: Selected, recipe: Recipe) -> Iterator[str]:
+    kind = layer.name.rpartition(".")[2]
+    wanted_out = recipe.block_out or recipe.block
+    if 0 < layer.block < recipe.block:
+        yield f"{layer.part} {kind}: block {recipe.block} → {layer.block}, which divides K = {layer.in_features}"
+    if 0 < layer.block_out < wanted_out:
+        yield f"{layer.part} {kind}: row block {wanted_out} → {layer.block_out}, which divides N = {layer.out_features}"
+
+
+def _guide(network: Network) -> str:
+    packed = {name: network.pack(PRESETS[name]) for name in ("dit", "llm", "full")}
+    everywhere = [layer.part for layer in packed["full"][0]]
+    vision, projector = everywhere.count("vision"), everywhere.count("projector")
+    saved = ", ".join(f"{100 * sizes.saved_fraction:.1f} % ({name})" for name, (_, sizes) in packed.items())
+    return (
+        "the DuQuant scripts guide counts ~108 vision layers and ~360 in all and promises savings of 20 % (DiT), "
+        f"40 % (LLM), 60 % (all); in this network there are really {vision} and {len(everywhere)} "
+        f"({len(everywhere) - projector} inside the transformers, and the projector), and the presets save {saved}"
+    )
+
+
+def _settings(recipe: Recipe, sources: Mapping[str, str]) -> Iterator[str]:
+    for source in dict.fromkeys(sources.values()):
+        fields = [field for field in sources if sources[field] == source and field != "preset"]
+        yield f"{source}: {', '.join(f'{field} = {_shown(getattr(recipe, field))}' for field in fields)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(":".join(map(str, item)) if isinstance(item, tuple) else item for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", overflow="fold")
+    return table
+
+
+def _layers(sizes: Sizes) -> Table:
+    columns = ("layer", "K → N", "bits", "block", "permute", "row rotation", "MB before", "after", "runs")
+    table = _table(f"{len(sizes.layers)} layers", *columns)
+    for size in sizes.layers:
+        layer = size.layer
+        table.add_row(
+            layer.name,
+            f"{layer.in_features} → {layer.out_features}",
+            f"W{layer.weight_bits}A{layer.act_bits}",
+            f"{layer.block or '–'}{' (shrunk)' if layer.block_shrunk else ''}",
+            "yes" if layer.permute else "no",
+            f"{layer.row_rot}{f' {layer.block_out}' if layer.block_out else ''}",
+            f"{size.before / 1e6:.3f}",
+            f"{size.after / 1e6:.3f}",
+            "yes" if layer.executed else "never",
+        )
+    return table
+
+
+def _parts(target: str, sizes: Sizes) -> Table:
+    table = _table(
+        f"{target}: bytes by part", "part", "packed layers", "MB before", "MB after", "saved of all", right=1
+    )
+    counts = Counter(size.layer.part for size in sizes.layers)
+    for part, size in sizes.parts.items():
+        saved = (size.before - size.after) / sizes.before
+        table.add_row(part, str(counts[part]), f"{size.before / 1e6:.1f}", f"{size.after / 1e6:.1f}", f"{saved:.1%}")
+    table.add_section()
+    table.add_row(
+        "total",
+        str(len(sizes.layers)),
+        f"{sizes.before / 1e6:.1f}",
+        f"{sizes.after / 1e6:.1f}",
+        f"{sizes.saved_fraction:.1%}",
+    )
+    held, mapped = f"{sizes.held / 1e6:.1f} MB", f"{sizes.mapped / 1e6:.1f} MB"
+    table.caption = f"our runtime holds {held} in memory and maps {mapped} of embedding rows from the file"
+    return table
