@@ -1,1 +1,56 @@
 """Folders that hold policies, each opened as one Checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlapack.checkpoints.base import Checkpoint, read_json
+from vlapack.checkpoints.configs import POLICIES, refuse_fast
+from vlapack.checkpoints.openpi import CONFIG_FILE, OpenpiCheckpoint
+from vlapack.errors import InputError
+
+SHIPPED = {"tiny-libero": Path(__file__).parent.parent / "assets" / "tiny-libero"}
+
+
+def open_checkpoint(
+    target: str | Path,
+    *,
+    config: str | Path | None = None,
+    norm_stats: Path | None = None,
+    tokenizer: Path | None = None,
+) -> Checkpoint:
+    """Open a float folder or a pack.
+
+    Args:
+        target: a folder, or `tiny-libero`, the policy that comes with the package (a folder so called: ./tiny-libero).
+        config: openpi's configuration name or a JSON file; needed where the folder does not say what it is.
+        norm_stats: norm_stats.json or its folder, instead of the one in the folder.
+        tokenizer: SentencePiece model, instead of the one that is found.
+
+    Raises:
+        InputError: nothing usable; the message says what was found and which flag helps.
+    """
+    folder = SHIPPED.get(str(target), Path(target))
+    if not folder.exists() and str(target) in POLICIES:
+        raise InputError(f"{target}: the name of a configuration, not of a folder; weights are needed here")
+    document = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    kind = document.get("type")
+    if kind == "vlapack":
+        if given := [name for name, value in _flags(config, norm_stats, tokenizer) if value is not None]:
+            raise InputError(f"{folder}: a pack holds its own configuration; drop {', '.join(given)}")
+        from vlapack.checkpoints.packed import PackedCheckpoint
+
+        return PackedCheckpoint.open(folder)
+    if kind is not None:
+        refuse_fast(str(kind), f"{folder}: type {kind!r}")
+        raise InputError(
+            f"{folder}: config.json says type {kind!r}: a LeRobot policy, whose folders are not read yet; "
+            "give an openpi PyTorch folder"
+        )
+    return OpenpiCheckpoint.open(folder, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+
+
+def _flags(
+    config: str | Path | None, norm_stats: Path | None, tokenizer: Path | None
+) -> tuple[tuple[str, str | Path | None], ...]:
+    return ("--config", config), ("--norm-stats", norm_stats), ("--tokenizer", tokenizer)

@@ -10,6 +10,7 @@ one's own is described by a JSON file, in full or as changes to a named one:
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ FAST = (
     "paligemma_fast_specialist_droid",
     "paligemma_vq_droid",
 )
+FAST_NAME = re.compile(r"pi0[-_]?fast|(^|[-_])fast([-_]|$)")
 LORA = ("pi0_libero_low_mem_finetune",)
 
 
@@ -128,25 +130,30 @@ def policy_config(name_or_path: str | Path) -> PolicyConfig:
     text = str(name_or_path)
     if text in POLICIES:
         return POLICIES[text]
-    if text in FAST or "fast" in text.lower().split("_"):
-        raise InputError(
-            f"--config {text}: an autoregressive policy (π0-FAST and its kin), which decodes its actions as tokens; "
-            "vlapack runs the flow-matching policies π0 and π0.5"
-        )
-    if text in LORA:
-        raise InputError(
-            f"--config {text}: a LoRA fine-tune, which openpi's PyTorch model does not hold; "
-            "merge the adapters, export it as pi0_libero and name that"
-        )
     if text.endswith(".json"):
         path = Path(text)
         try:
             return config_from_document(read_json(path))
         except InputError as error:
             raise error if str(error).startswith(text) else InputError(f"{path}: {error}") from error
+    refuse_fast(text, f"--config {text}")
+    if text in LORA:
+        raise InputError(
+            f"--config {text}: a LoRA fine-tune, which openpi's PyTorch model does not hold; "
+            "merge the adapters, export it as pi0_libero and name that"
+        )
     near = difflib.get_close_matches(text, POLICIES, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(POLICIES)}"
     raise InputError(f"--config {text}: no configuration of this name ({hint}); a file's name ends in .json")
+
+
+def refuse_fast(name: str, place: str) -> None:
+    """Raise an InputError where `name` is one of π0-FAST or its kin; `place` says where the name stood."""
+    if name in FAST or FAST_NAME.search(name.lower()):
+        raise InputError(
+            f"{place}: an autoregressive policy (π0-FAST and its kin), which decodes its actions as tokens; "
+            "vlapack runs the flow-matching policies π0 and π0.5"
+        )
 
 
 def config_from_document(document: Mapping[str, Any]) -> PolicyConfig:

@@ -1,0 +1,90 @@
+"""Where a policy's tokenizer and statistics are looked for: given, in the folder, in openpi's and HF's caches.
+
+Nothing is downloaded. What is found is returned; what is missing becomes an error that lists the places.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vlapack.errors import InputError
+
+TOKENIZER_FILE = "tokenizer.model"
+NORM_STATS_FILE = "norm_stats.json"
+PALIGEMMA_FILE = "paligemma_tokenizer.model"
+HUB_PATTERN = "models--google--paligemma*/snapshots/*/tokenizer.model"
+
+
+def _openpi_cache() -> Path:
+    return Path(os.environ.get("OPENPI_DATA_HOME") or "~/.cache/openpi").expanduser()
+
+
+def _hub_cache() -> Path:
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+
+
+def _tokenizer_places(folder: Path) -> list[Path]:
+    openpi = _openpi_cache() / "big_vision" / PALIGEMMA_FILE
+    return [folder / TOKENIZER_FILE, folder / PALIGEMMA_FILE, openpi, *sorted(_hub_cache().glob(HUB_PATTERN))]
+
+
+def find_tokenizer(folder: Path, given: Path | None) -> Path | None:
+    """The SentencePiece model that belongs to `folder`; `given` (--tokenizer) goes before every search.
+
+    Raises:
+        InputError: `given` does not exist.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise InputError(f"--tokenizer {given}: no such file; it names a SentencePiece model (tokenizer.model)")
+        return given
+    return next((place for place in _tokenizer_places(folder) if place.is_file()), None)
+
+
+def missing_tokenizer(folder: Path) -> InputError:
+    """The error of a policy that needs a tokenizer and has none."""
+    hub = _hub_cache() / HUB_PATTERN
+    places = [*_tokenizer_places(folder), hub]
+    return InputError(
+        f"{folder}: no tokenizer. Searched {', '.join(map(str, dict.fromkeys(places)))}. Give --tokenizer PATH; "
+        "π0's and π0.5's is PaliGemma's (gs://big_vision/paligemma_tokenizer.model), which Gemma's terms do not let "
+        "us ship"
+    )
+
+
+def _norm_stats_places(folder: Path, asset_id: str | None) -> list[Path]:
+    named = [folder / "assets" / asset_id / NORM_STATS_FILE] if asset_id else []
+    return [*named, folder / NORM_STATS_FILE]
+
+
+def asset_ids(folder: Path) -> list[str]:
+    """The asset ids for which the folder holds statistics."""
+    assets = folder / "assets"
+    return sorted(path.parent.relative_to(assets).as_posix() for path in assets.rglob(NORM_STATS_FILE))
+
+
+def find_norm_stats(folder: Path, asset_id: str | None, given: Path | None) -> Path | None:
+    """The norm_stats.json that belongs to `folder`; `given` (--norm-stats: the file or its folder) goes first.
+
+    Raises:
+        InputError: `given` does not exist.
+    """
+    if given is not None:
+        path = given / NORM_STATS_FILE if given.is_dir() else given
+        if not path.is_file():
+            raise InputError(f"--norm-stats {given}: no such file; it names openpi's norm_stats.json or its folder")
+        return path
+    return next((place for place in _norm_stats_places(folder, asset_id) if place.is_file()), None)
+
+
+def missing_norm_stats(folder: Path, asset_id: str | None) -> InputError:
+    """The error of a policy that needs statistics and has none."""
+    places = ", ".join(map(str, _norm_stats_places(folder, asset_id)))
+    others = asset_ids(folder)
+    held = f" The folder holds statistics for {', '.join(others)}: is another --config meant?" if others else ""
+    return InputError(
+        f"{folder}: no normalization statistics for asset id {asset_id!r}. Searched {places}.{held} "
+        "Give --norm-stats PATH (openpi's checkpoints keep it in assets/<asset id>/norm_stats.json)"
+    )

@@ -1,0 +1,92 @@
+"""Writing a checkpoint folder: under a temporary name, then renamed, so that no reader meets half of one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE
+from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
+from vlapack.checkpoints.openpi import CONFIG_FILE, WEIGHTS_FILE, OpenpiCheckpoint
+from vlapack.errors import InputError, WorkError
+
+
+def write_folder(
+    path: Path,
+    config: PolicyConfig,
+    weights: Path | Mapping[str, torch.Tensor],
+    *,
+    normalization: Normalization | None,
+    tokenizer: Path | None,
+) -> None:
+    """Write an openpi folder that opens without `--config`.
+
+    Args:
+        path: the folder to make.
+        config: goes into config.json.
+        weights: a safetensors file to copy, or tensors under openpi's names.
+        normalization: goes to assets/<asset id>/norm_stats.json.
+        tokenizer: a SentencePiece model, goes to tokenizer.model.
+
+    Raises:
+        InputError: `path` exists.
+        WorkError: the disk is full or cannot be written.
+    """
+    with _new_folder(path) as folder:
+        folder.mkdir(parents=True)
+        if isinstance(weights, Path):
+            shutil.copyfile(weights, folder / WEIGHTS_FILE)
+        else:
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
+        _write_json(folder / CONFIG_FILE, {"policy_config": config.to_dict()})
+        if normalization is not None:
+            place = folder / "assets" / config.asset_id if config.asset_id else folder
+            place.mkdir(parents=True, exist_ok=True)
+            _write_json(place / NORM_STATS_FILE, normalization.to_dict())
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer, folder / TOKENIZER_FILE)
+
+
+def copy_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Copy a checkpoint, so that the copy opens by itself.
+
+    A float folder takes its configuration, statistics and tokenizer along, wherever they were found; a pack holds
+    all of them already and is copied file by file. Errors as in `write_folder`.
+    """
+    if isinstance(checkpoint, OpenpiCheckpoint):
+        write_folder(
+            path,
+            checkpoint.config,
+            checkpoint.weights.path,
+            normalization=checkpoint.normalization,
+            tokenizer=checkpoint.tokenizer,
+        )
+        return
+    with _new_folder(path) as folder:
+        shutil.copytree(checkpoint.path, folder)
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes `path` when all went well, and disappears when not."""
+    if path.exists():
+        raise InputError(f"{path}: exists already; name a new folder")
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        partial.rename(path)
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_json(path: Path, document: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
