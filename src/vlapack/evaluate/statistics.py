@@ -72,7 +72,7 @@ class Paired:
         disagreements = self.only_policy + self.only_baseline
         fewer = min(self.only_policy, self.only_baseline)
         tail = sum(math.comb(disagreements, k) for k in range(fewer + 1))
-        return min(1.0, 2.0 * tail / math.pow(2.0, disagreements))
+        return min(1.0, 2 * tail / (1 << disagreements))
 
     @property
     def difference(self) -> float:

@@ -1,0 +1,43 @@
+"""A policy whose every answer is known in advance, and plans that use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from vlapack.evaluate.plan import Plan
+from vlapack.evaluate.run import Contender
+
+
+@dataclass
+class Drunkard:
+    """Walks with `drift` plus the flow noise, so that its course tells which noise it was given."""
+
+    drift: float = 0.1
+    held: int = 1000
+    seen: list[float] = field(default_factory=list)
+
+    def infer(self, obs: dict[str, object], *, generator: torch.Generator | None = None) -> dict[str, object]:
+        noise = torch.randn(10, 7, generator=generator).numpy()
+        self.seen.append(float(noise[0, 0]))
+        return {"actions": self.drift + 0.2 * noise}
+
+    def held_bytes(self) -> int:
+        return self.held
+
+    def mapped_bytes(self) -> int:
+        return 0
+
+
+def contender(role: str, policy: Drunkard, digest: str = "d") -> Contender:
+    return Contender(role=role, name=role, identity={"weights": digest}, needed_bytes=1, load=lambda: policy)
+
+
+def plan(contenders: list[Contender], tasks: int = 2, trials: int = 3, seed: int = 7) -> Plan:
+    return Plan(
+        tasks=tuple(("libero_spatial", task) for task in range(tasks)),
+        init_states=tuple(range(trials)),
+        policies={contender.role: contender.identity for contender in contenders},
+        seed=seed,
+    )

@@ -1,0 +1,84 @@
+"""Simulators whose every outcome is known in advance; workers import this module by its name, so it stays light."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+
+from vlapack.errors import InputError
+
+
+class Walk:
+    """A point on a line: each action moves it, and 3.0 is the goal; the init state is where it starts."""
+
+    max_steps = 30
+
+    def __init__(self, task_id: int) -> None:
+        self.prompt = f"walk {task_id}"
+        self.position = 0.0
+
+    def reset(self, init_state: int) -> dict[str, object]:
+        self.position = 0.1 * init_state
+        return self._observe()
+
+    def step(self, action: np.ndarray, *, render: bool = True) -> tuple[dict[str, object], bool]:
+        self.position += float(action[0])
+        return self._observe(), self.position >= 3.0
+
+    def close(self) -> None:
+        pass
+
+    def _observe(self) -> dict[str, object]:
+        picture = np.full((32, 32, 3), int(20 * abs(self.position)) % 256, dtype=np.uint8)
+        state = np.array([self.position] + [0.0] * 7)
+        return {
+            "observation/image": picture,
+            "observation/wrist_image": picture,
+            "observation/state": state,
+            "prompt": self.prompt,
+        }
+
+
+def walk(suite: str, task_id: int, seed: int, hard_reset: bool) -> Walk:
+    return Walk(task_id)
+
+
+class Failing(Walk):
+    """Init state 1 raises, init state 2 kills its process, as a renderer's segmentation fault would."""
+
+    def reset(self, init_state: int) -> dict[str, object]:
+        if init_state == 1:
+            raise RuntimeError("the physics exploded")
+        if init_state == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().reset(init_state)
+
+
+def failing(suite: str, task_id: int, seed: int, hard_reset: bool) -> Failing:
+    return Failing(task_id)
+
+
+class FailingOnce(Walk):
+    """Dies on init state 1 the first time; the second time a file remembers that it did."""
+
+    def step(self, action: np.ndarray, *, render: bool = True) -> tuple[dict[str, object], bool]:
+        mark = Path(os.environ["FAKE_MARK"])
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action, render=render)
+
+
+def failing_once(suite: str, task_id: int, seed: int, hard_reset: bool) -> FailingOnce:
+    return FailingOnce(task_id)
+
+
+def never(suite: str, task_id: int, seed: int, hard_reset: bool) -> Walk:
+    raise OSError("no display at all")
+
+
+def blind(suite: str, task_id: int, seed: int, hard_reset: bool) -> Walk:
+    raise InputError("the simulator cannot render without a screen")

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from fakes import Drunkard, contender, plan
+
+from vlapack.evaluate.statistics import Paired
+from vlapack.evaluate.store import Record
+from vlapack.evaluate.summary import eval_info, summarize, verdict
+
+PLAN = plan([contender("policy", Drunkard()), contender("baseline", Drunkard())], tasks=2, trials=2)
+
+CONTRACT = {
+    "policy", "baseline", "suite", "task_ids", "trials", "seed", "episodes", "success_rate", "ci95",
+    "baseline_success_rate", "baseline_ci95", "paired", "bytes", "ms_per_chunk", "per_task", "errors", "verdict",
+    "reset", "versions",
+}  # fmt: skip
+
+
+def records(role: str, successes: Sequence[bool | None], ms: float, held: int) -> list[Record]:
+    return [
+        Record(
+            role=role,
+            suite=case.suite,
+            task_id=case.task_id,
+            init_state=case.init_state,
+            success=success,
+            steps=10 if success else 30,
+            infer_ms=(ms, ms, 99 * ms),
+            seconds=2.0,
+            held_bytes=held,
+            mapped_bytes=0,
+            video=f"videos/{case.task}/eval_episode_{case.init_state}.mp4",
+            error="died" if success is None else None,
+        )
+        for case, success in zip(PLAN.cases(), successes, strict=True)
+    ]
+
+
+def test_summary_follows_the_contract_and_is_json() -> None:
+    ours = records("policy", [True, True, False, True], ms=40.0, held=10)
+    theirs = records("baseline", [True, True, True, False], ms=30.0, held=70)
+    summary = summarize(PLAN, ours, theirs, names=("pack", "float"))
+    assert set(summary) >= CONTRACT
+    json.dumps(summary, allow_nan=False)
+    assert (summary["suite"], summary["task_ids"], summary["trials"]) == ("libero_spatial", [0, 1], 2)
+    assert (summary["success_rate"], summary["baseline_success_rate"]) == (0.75, 0.75)
+    assert summary["paired"]["only_policy"] == summary["paired"]["only_baseline"] == 1
+    assert summary["bytes"] == {"policy": 10, "baseline": 70}
+    assert summary["ms_per_chunk"] == {"policy": 40.0, "baseline": 30.0}
+    assert summary["steps"] == {"policy": 10.0, "baseline": 10.0}
+    assert summary["per_task"]["libero_spatial_1"]["policy"]["successes"] == 1
+    assert summary["verdict"] == "inconclusive"
+
+
+def test_a_simulator_error_is_no_failure_of_the_policy() -> None:
+    ours = records("policy", [True, None, True, True], ms=1.0, held=1)
+    theirs = records("baseline", [True, True, True, True], ms=1.0, held=1)
+    summary = summarize(PLAN, ours, theirs, names=("pack", "float"))
+    assert (summary["success_rate"], summary["episodes"], summary["errors"]) == (1.0, 3, 1)
+    assert summary["paired"]["both"] == 3
+    assert summary["verdict"] == "errors"
+
+
+def test_one_policy_alone_has_no_comparison() -> None:
+    summary = summarize(PLAN, records("policy", [True] * 4, 1.0, 1), None, names=("pack", None))
+    assert set(summary) >= CONTRACT
+    assert summary["paired"] is summary["baseline_success_rate"] is None
+    assert summary["verdict"] == "no_baseline"
+
+
+@pytest.mark.parametrize(
+    ("table", "errors", "expected"),
+    [
+        ((0, 0, 0, 60), 0, "baseline_failed"),
+        ((0, 9, 1, 10), 0, "baseline_failed"),  # 1 of 20: the policy looks better, and nothing is known
+        ((60, 0, 0, 0), 3, "errors"),
+        ((50, 0, 12, 0), 0, "drop"),
+        ((50, 12, 0, 0), 0, "no_drop_measured"),
+        ((55, 1, 1, 3), 0, "no_drop_measured"),
+        ((12, 0, 0, 0), 0, "inconclusive"),  # twelve episodes cannot exclude a drop of ten points
+        ((50, 2, 7, 3), 0, "inconclusive"),
+    ],
+)
+def test_verdicts(table: tuple[int, int, int, int], errors: int, expected: str) -> None:
+    paired = Paired(*table)
+    baseline_rate = (paired.both + paired.only_baseline) / paired.episodes
+    assert verdict(paired, baseline_rate, errors) == expected
+
+
+def test_eval_info_has_lerobots_form() -> None:
+    info = eval_info(records("policy", [True, None, False, True], ms=1.0, held=1))
+    assert [(row["task_group"], row["task_id"]) for row in info["per_task"]] == [
+        ("libero_spatial", 0),
+        ("libero_spatial", 1),
+    ]
+    assert info["per_task"][1]["metrics"]["sum_rewards"] == [0.0, 1.0]
+    assert info["overall"]["pc_success"] == info["per_group"]["libero_spatial"]["pc_success"]
+    assert info["overall"]["n_episodes"] == 3
+    assert info["overall"]["eval_ep_s"] == pytest.approx(2.0)
+    assert len(info["overall"]["video_paths"]) == 3
