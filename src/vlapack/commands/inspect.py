@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 
 from vlapack.console import emit_json, stdout
 from vlapack.errors import InputError
@@ -19,8 +21,6 @@ from vlapack.recipe.resolve import RecipeFlags, resolve
 from vlapack.select import Selected, select
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from vlapack.sizes import Sizes, Tensors
 
 COUNTED = ("vision", "projector", "llm", "expert")
@@ -83,7 +83,7 @@ def inspect(
     tables = [_layers(sizes)] if layers or resolved.options.debug else []
     for table in [*tables, _parts(target, sizes)]:
         # Off a terminal rich would fold names into 80 columns.
-        stdout.print(table, width=None if stdout.is_terminal else WIDTH, crop=False)
+        (stdout if stdout.is_terminal else Console(width=WIDTH, highlight=False)).print(table)
     for note in notes:
         stdout.print(f"* {note}", markup=False, soft_wrap=True)
     return 0
@@ -103,11 +103,12 @@ def open_network(target: str, config: str | None) -> Network:
 
     if target == SHIPPED or Path(target).is_dir():
         from vlapack.checkpoints import open_checkpoint
+        from vlapack.checkpoints.packed import PackedCheckpoint
 
         checkpoint = open_checkpoint(target, config=config)
         architecture = checkpoint.config.architecture
         names = checkpoint.names()
-        if any(name.endswith(".weight_packed") for name in names):
+        if isinstance(checkpoint, PackedCheckpoint):
             raise InputError(
                 f"{target} is a pack already: inspect its parent, or check it by `vlapack verify {target}`"
             )
@@ -198,11 +199,9 @@ def _shown(value: Any) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    from rich.table import Table
-
     table = Table(title=title, title_justify="left", caption_justify="left")
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", overflow="fold")
+        table.add_column(column, justify="right" if place else "left", no_wrap=bool(place), overflow="fold")
     return table
 
 
@@ -226,9 +225,7 @@ def _layers(sizes: Sizes) -> Table:
 
 
 def _parts(target: str, sizes: Sizes) -> Table:
-    table = _table(
-        f"{target}: bytes by part", "part", "packed layers", "MB before", "MB after", "saved of all", right=1
-    )
+    table = _table(f"{target}: bytes by part", "part", "packed layers", "MB before", "MB after", "saved of all")
     counts = Counter(size.layer.part for size in sizes.layers)
     for part, size in sizes.parts.items():
         saved = (size.before - size.after) / sizes.before
