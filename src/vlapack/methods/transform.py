@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 UINT16_CHANNELS = 65536
+ELEMENTS_AT_ONCE = 1 << 20
+"""Elements rotated at a time, 8 MB of float64: a 16384 x 2048 weight is never doubled as a whole."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,17 @@ def rotate_blocks(x: Tensor, blocks: Tensor) -> Tensor:
         blocks: [1, B, B], shared by all K/B groups of channels, or [K/B, B, B].
 
     Returns:
-        The rotated tensor, in the shape and dtype of `x`. The products are computed in float64: it costs little beside
+        The rotated tensor, in the shape and dtype of `x`. The products are computed in float64: that costs little beside
         the linear itself, and neither `torch.set_float32_matmul_precision` nor autocast can round it.
     """
     count, block, _ = blocks.shape
-    grouped = x.double().reshape(*x.shape[:-1], x.shape[-1] // block, block)
+    channels = x.shape[-1]
     wide = blocks.double()
-    rotated = grouped @ wide[0] if count == 1 else torch.einsum("...gi,gij->...gj", grouped, wide)
-    return rotated.reshape(x.shape).to(x.dtype)
+    rows = x.reshape(-1, channels)
+    rotated = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
+    rows_at_once = max(1, ELEMENTS_AT_ONCE // channels)
+    for source, target in zip(torch.split(rows, rows_at_once), torch.split(rotated, rows_at_once), strict=True):
+        grouped = source.double().reshape(len(source), channels // block, block)
+        product = grouped @ wide[0] if count == 1 else torch.einsum("mgi,gij->mgj", grouped, wide)
+        target.copy_(product.reshape(source.shape))
+    return rotated.reshape(x.shape)

@@ -51,10 +51,10 @@ def quantize_activation(
     """
     y = transform_activation(x, smooth, permutation, rotation)
     peak = y.abs().amax(-1, keepdim=True)
-    sane = peak.isfinite()
     step = step_size(peak, LARGEST_ACTIVATION) if scale is None else scale
-    quantized = (y / step).round_().clamp_(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
-    return torch.where(sane, quantized, 0.0).to(torch.int8), torch.where(sane, step, torch.nan)
+    step = torch.where(peak.isfinite(), step, torch.nan)
+    rounded = (y / step).round_().clamp_(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
+    return rounded.nan_to_num_(nan=0.0).to(torch.int8), step
 
 
 def int_linear(  # noqa: PLR0917 - torch's custom ops take tensors by position
