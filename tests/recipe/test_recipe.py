@@ -1,0 +1,98 @@
+"""A recipe must survive its file, and refuse what it cannot mean."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vlapack.errors import InputError
+from vlapack.recipe.presets import PRESETS, SUMMARIES, preset
+from vlapack.recipe.recipe import Recipe, read_recipe
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_its_json_form(name: str) -> None:
+    document = json.loads(json.dumps(PRESETS[name].to_dict()))
+    assert Recipe.from_dict(document) == PRESETS[name]
+    assert PRESETS[name].preset == name
+    assert name in SUMMARIES
+
+
+def test_digest_tells_recipes_apart_and_ignores_the_label() -> None:
+    recipe = preset("full")
+    assert replace(recipe, preset=None).digest() == recipe.digest()
+    others = [replace(recipe, **change) for change in ({"block": 32}, {"seed": 1}, {"exclude": "x"}, {"smooth": 0.1})]
+    assert len({recipe.digest(), *(other.digest() for other in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weight_bit": 4}, "weight_bits"),
+        ({"version": 2}, "version"),
+        ({"type": "vlapack.plan"}, "vlapack.plan"),
+        ({"weight_bits": 5}, "weight_bits = 5"),
+        ({"weight_bits": "4"}, "weight_bits = '4'"),
+        ({"weight_bits": True}, "weight_bits = True"),
+        ({"permute": 1}, "permute = 1"),
+        ({"block": 48}, "power of two"),
+        ({"block": 2}, "4 or more"),
+        ({"block_out": 0}, "block_out = 0"),
+        ({"include": "(q_proj"}, "include"),
+        ({"exclude": 3}, "exclude"),
+        ({"layers": "q_proj"}, "layers"),
+        ({"layers": [1]}, "layers"),
+        ({"overrides": ["q_proj:8"]}, "overrides"),
+        ({"overrides": [["q_proj", 5]]}, "overrides = 5"),
+        ({"overrides": [["(", 8]]}, "overrides"),
+        ({"smooth": 1.5}, "smooth"),
+        ({"smooth": float("nan")}, "smooth"),
+        ({"act_percentile": 0}, "act_percentile"),
+        ({"act_percentile": 100.5}, "act_percentile"),
+        ({"calib_steps": 0}, "calib_steps"),
+        ({"seed": -1}, "seed"),
+        ({"act_bits": 16, "act_scale": "static"}, "static"),
+    ],
+)
+def test_a_bad_value_is_refused_by_field_and_value(change: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said.replace("(", r"\(")):
+        Recipe.from_dict({**Recipe().to_dict(), **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rotation": "greedy"},
+        {"rounding": "gptq"},
+        {"group_size": 64},
+        {"act_bits": 4},
+        {"order": "rotate_permute_rotate"},
+    ],
+)
+def test_what_is_planned_is_refused_as_not_built_yet(change: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="not built yet"):
+        Recipe.from_dict({**Recipe().to_dict(), **change})
+
+
+def test_quantvla_can_be_sized_but_not_quantized() -> None:
+    with pytest.raises(InputError, match="ATM/OHB"):
+        preset("quantvla").require_buildable()
+    preset("full").require_buildable()
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'dit-fast'"):
+        preset("dit_fast")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"type": "vlapack.recipe", "version": 1, "blok": 16}'])
+def test_a_bad_file_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"recipe\.json"):
+        read_recipe(path)
+    with pytest.raises(InputError, match=r"absent\.json"):
+        read_recipe(tmp_path / "absent.json")
