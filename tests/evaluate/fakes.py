@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from vlapack.evaluate.contender import Contender
 from vlapack.evaluate.plan import Plan
-from vlapack.evaluate.run import Contender
 
 
 @dataclass
@@ -18,7 +18,9 @@ class Drunkard:
     held: int = 1000
     seen: list[float] = field(default_factory=list)
 
-    def infer(self, obs: dict[str, object], *, generator: torch.Generator | None = None) -> dict[str, object]:
+    def infer(
+        self, observation: dict[str, object], /, *, generator: torch.Generator | None = None
+    ) -> dict[str, object]:
         noise = torch.randn(10, 7, generator=generator).numpy()
         self.seen.append(float(noise[0, 0]))
         return {"actions": self.drift + 0.2 * noise}

@@ -4,57 +4,23 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from vlapack.console import say
 from vlapack.errors import InputError
+from vlapack.evaluate.contender import Acting, Contender
 from vlapack.evaluate.local import Actor, Outcome, play
 from vlapack.evaluate.memory import require_memory
 from vlapack.evaluate.plan import Case, Plan
-from vlapack.evaluate.store import Record, Store
+from vlapack.evaluate.store import Record, Store, write_json
+from vlapack.evaluate.summary import eval_info, summarize
 from vlapack.evaluate.worker import Factory, Job, libero
-
-
-class Acting(Protocol):
-    """What evaluation asks of a policy; `policy.Policy` has it, a fake in a test too."""
-
-    def infer(self, obs: dict[str, Any], *, generator: torch.Generator | None = None) -> dict[str, Any]:
-        """Return `{"actions": [horizon, robot dims], …}`, with noise drawn from `generator`."""
-        ...
-
-    def held_bytes(self) -> int:
-        """Bytes of the weights in memory."""
-        ...
-
-    def mapped_bytes(self) -> int:
-        """Bytes of weights that are read from the mapped file instead."""
-        ...
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A policy that takes part, not yet loaded.
-
-    Attributes:
-        role: its name within the evaluation: "policy", "baseline".
-        name: what the user called it.
-        identity: what must be the same for a run to continue: digests of weights and configuration.
-        needed_bytes: memory that loading and running it takes, about.
-        load: loads it.
-    """
-
-    role: str
-    name: str
-    identity: Mapping[str, str]
-    needed_bytes: int
-    load: Callable[[], Acting]
 
 
 def evaluate(
@@ -91,6 +57,33 @@ def evaluate(
             _run_one(plan, contender, store, workers=workers, videos=videos, factory=factory)
             gc.collect()  # the policy is in a cycle of modules and hooks: free it before the next is loaded
         return {contender.role: store.records(contender.role) for contender in contenders}
+
+
+def conclude(
+    plan: Plan,
+    records: Mapping[str, Sequence[Record]],
+    out: Path,
+    *,
+    names: tuple[str, str | None],
+    role: str = "policy",
+) -> dict[str, Any]:
+    """Write `summary.json` and LeRobot's `eval_info.json` files, and return the summary.
+
+    Args:
+        plan: what was played.
+        records: by role, as `evaluate` returns them; the role "baseline" is what the policy is compared with.
+        out: the output folder. Another role than "policy" gets a folder of its own in it.
+        names: what the user called the policy and its baseline.
+        role: whose summary it is.
+    """
+    summary = summarize(plan, records[role], records.get("baseline"), names=names)
+    folder = out if role == "policy" else out / role
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "eval_info.json", eval_info(records[role]))
+    if "baseline" in records:
+        write_json(out / "eval_info_baseline.json", eval_info(records["baseline"]))
+    write_json(folder / "summary.json", summary)
+    return summary
 
 
 def _run_one(plan: Plan, contender: Contender, store: Store, *, workers: int, videos: bool, factory: Factory) -> None:

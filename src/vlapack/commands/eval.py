@@ -1,0 +1,106 @@
+"""`vlapack eval`: a policy and its float parent on the same LIBERO episodes, with intervals and a paired test."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import tyro
+
+from vlapack.console import emit_json, say, stdout
+
+
+def eval(
+    policy: tyro.conf.Positional[str],
+    *,
+    baseline: str | None = None,
+    suite: str | None = None,
+    task_ids: str | None = None,
+    trials: int | None = None,
+    init_states: str | None = None,
+    seed: int = 7,
+    replan: int = 5,
+    hard_reset: bool = False,
+    workers: int = 2,
+    videos: bool = True,
+    out: Path | None = None,
+    config: str | None = None,
+    norm_stats: Path | None = None,
+    tokenizer: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Play LIBERO episodes with a policy, and with a baseline on the same ones.
+
+    Both get the same init states, simulator seeds and flow noise, so that outcomes are compared in pairs (exact
+    McNemar test). OUT collects episodes.jsonl, videos/, eval_info.json (LeRobot's form) and summary.json. After
+    Ctrl-C or a kill, the same command with the same --out plays only the episodes that are missing.
+
+        vlapack eval PACK --baseline tiny-libero --trials 20 --out outputs/eval/full
+        vlapack eval PACK --baseline CHECKPOINT --config pi05_libero --suite libero_spatial --task-ids 0,3,7
+
+    Args:
+        policy: A pack, a checkpoint folder, or tiny-libero.
+        baseline: The float parent to compare with, a folder or tiny-libero; without it the policy plays alone.
+        suite: libero_spatial, libero_object, libero_goal, libero_10, libero_90, or several with commas. Default:
+            the suites that the policy says it was trained for.
+        task_ids: Ids and ranges within the suite, such as 0,3,6-7. Default: the tasks that the policy says it was
+            trained for, else all of the suite.
+        trials: Episodes per task, from the official init states 0 to trials-1. Default: 10.
+        init_states: The init states themselves, such as 0-4,10, instead of --trials.
+        seed: Root of the simulator's seed and of every episode's flow noise.
+        replan: Actions carried out of each chunk before the next is asked for.
+        hard_reset: Build the scene again for every episode, as openpi does; slower.
+        workers: Processes that hold a simulator. No result depends on it.
+        videos: Write a video of every episode.
+        out: Output folder. Default: outputs/eval/<date>/<time>_<policy>.
+        config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
+        norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
+        tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
+        json: Write summary.json to stdout instead of a table.
+    """
+    from vlapack.evaluate.contender import contender
+    from vlapack.evaluate.plan import Plan
+    from vlapack.evaluate.run import conclude, evaluate
+    from vlapack.evaluate.summary import FAILED_VERDICTS
+    from vlapack.evaluate.table import sentence, table
+    from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks
+    from vlapack.libero.suites import num_tasks
+    from vlapack.ops.engine import active
+
+    states = choose_init_states(trials, init_states)
+    ours, metadata = contender("policy", policy, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+    contenders = [ours]
+    if baseline is not None:
+        theirs, _ = contender("baseline", baseline, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+        contenders.insert(0, theirs)
+    plan = Plan(
+        tasks=choose_tasks(suite, task_ids, listed_tasks(metadata), num_tasks),
+        init_states=states,
+        policies={entry.role: entry.identity for entry in contenders},
+        seed=seed,
+        replan=replan,
+        hard_reset=hard_reset,
+        engine=active(),
+    )
+    out = default_out(policy) if out is None else out
+    tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)
+    say(f"{len(plan.cases())} episodes per policy ({tasks}; init states {list(states)}), engine {plan.engine}")
+    say(f"results go to {out}; after an interruption, the same command with --out {out} continues there")
+    records = evaluate(plan, contenders, out, workers=workers, videos=videos)
+    summary = conclude(plan, records, out, names=(policy, baseline))
+    if json:
+        emit_json(summary)
+    else:
+        stdout.print(table(f"{summary['suite']}, {summary['episodes']} episodes", {policy: summary}))
+        stdout.print(f"{sentence(summary)}\n{out}", markup=False, soft_wrap=True)
+    if (remedy := FAILED_VERDICTS.get(summary["verdict"])) is not None:
+        say(f"failed: {remedy}")
+        return 1
+    return 0
+
+
+def default_out(policy: str) -> Path:
+    """Return `outputs/eval/<date>/<time>_<policy>`, as LeRobot names its folders."""
+    now = datetime.datetime.now()
+    name = Path(policy).resolve().name
+    return Path("outputs") / "eval" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}_{name}"

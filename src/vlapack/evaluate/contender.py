@@ -1,0 +1,123 @@
+"""A folder on disk as a contender of an evaluation: what identifies it, what it needs, how it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from vlapack.checkpoints import open_checkpoint
+from vlapack.checkpoints.base import Checkpoint, read_json
+from vlapack.checkpoints.packconfig import FILE, TYPE
+from vlapack.checkpoints.packed import PackedCheckpoint
+from vlapack.fingerprint import digest, digest_weights
+
+FLOAT_BYTES = 4
+"""Float policies compute in fp32, whatever the precision of their file."""
+
+
+class Acting(Protocol):
+    """What evaluation asks of a policy; `policy.Policy` has it, a fake in a test too."""
+
+    def infer(self, observation: dict[str, Any], /, *, generator: torch.Generator | None = None) -> dict[str, Any]:
+        """Return `{"actions": [horizon, robot dims], …}`, with noise drawn from `generator`."""
+        ...
+
+    def held_bytes(self) -> int:
+        """Bytes of the weights in memory."""
+        ...
+
+    def mapped_bytes(self) -> int:
+        """Bytes of weights that are read from the mapped file instead."""
+        ...
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A policy that takes part, not yet loaded.
+
+    Attributes:
+        role: its name within the evaluation: "policy", "baseline".
+        name: what the user called it.
+        identity: what must be the same for a run to continue: digests of weights and configuration.
+        needed_bytes: memory that loading and running it takes, about.
+        load: loads it.
+    """
+
+    role: str
+    name: str
+    identity: Mapping[str, str]
+    needed_bytes: int
+    load: Callable[[], Acting]
+
+
+def is_pack(target: str) -> bool:
+    """Whether a target is a pack folder, which takes no flags."""
+    path = Path(target) / FILE
+    return path.is_file() and read_json(path).get("type") == TYPE
+
+
+def contender(
+    role: str,
+    target: str,
+    *,
+    config: str | None = None,
+    norm_stats: Path | None = None,
+    tokenizer: Path | None = None,
+) -> tuple[Contender, dict[str, Any]]:
+    """Open `target` for evaluation; its weights are hashed now and loaded when its turn comes.
+
+    Args:
+        role: its part in the evaluation.
+        target: a pack, a checkpoint folder, or `tiny-libero`.
+        config, norm_stats, tokenizer: what an openpi folder does not say itself (`checkpoints.open_checkpoint`). Packs
+            and our own folders say it, so that one set of flags serves a pack and its parent.
+
+    Returns:
+        The contender and its policy's metadata.
+
+    Raises:
+        InputError: the folder cannot be opened; the message names what is missing.
+    """
+    from vlapack.policy.policy import Policy
+
+    if is_pack(target):
+        checkpoint = open_checkpoint(target)
+    else:
+        checkpoint = open_checkpoint(target, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+
+    def load() -> Acting:
+        return Policy.from_checkpoint(checkpoint)
+
+    identity = {"name": target, "weights": _weights(checkpoint), "policy": _policy(checkpoint)}
+    return Contender(role, target, identity, _needed(checkpoint), load), checkpoint.metadata
+
+
+def _weights(checkpoint: Checkpoint) -> str:
+    if isinstance(checkpoint, PackedCheckpoint):
+        return checkpoint.fingerprint
+    return digest_weights(checkpoint.names(), checkpoint.read)
+
+
+def _policy(checkpoint: Checkpoint) -> str:
+    stats, tokenizer = checkpoint.normalization, checkpoint.tokenizer
+    return digest(
+        {
+            "config": checkpoint.config.to_dict(),
+            "norm_stats": None if stats is None else stats.to_dict(),
+            "tokenizer": None if tokenizer is None else hashlib.sha256(tokenizer.read_bytes()).hexdigest(),
+        }
+    )
+
+
+def _needed(checkpoint: Checkpoint) -> int:
+    packed = isinstance(checkpoint, PackedCheckpoint)
+    return sum(
+        math.prod(checkpoint.shape(name)) * (checkpoint.dtype(name).itemsize if packed else FLOAT_BYTES)
+        for name in checkpoint.names()
+    )

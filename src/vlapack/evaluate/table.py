@@ -1,0 +1,77 @@
+"""The few lines that a person reads after an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+VERDICTS = {
+    "no_drop_measured": "no drop measured: a loss of 10 points or more is excluded with 95 % confidence",
+    "drop": "drop: worse than the baseline, McNemar's p < 0.05",
+    "inconclusive": "inconclusive: too few episodes to exclude a loss of 10 points; more --trials would tell",
+    "baseline_failed": "the baseline hardly ever succeeds: nothing can be said about the policy",
+    "errors": "some episodes have no result because the simulator failed",
+    "no_baseline": "evaluated alone; --baseline compares it with its float parent on the same episodes",
+}
+
+
+def table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Lay out policies that were played on the same episodes, the baseline they share first.
+
+    Args:
+        title: what was played.
+        summaries: row label → the policy's summary (`evaluate.summary.summarize`).
+    """
+    out = Table(title=title, title_justify="left")
+    out.add_column("policy")
+    for column in ("success", "95 % interval", "against baseline", "MB in memory", "ms per chunk", "steps"):
+        out.add_column(column, justify="right")
+    first = next(iter(summaries.values()))
+    if first["baseline"] is not None:
+        out.add_row(
+            f"{first['baseline']} (baseline)",
+            *_success(first["baseline_success_rate"], first["baseline_ci95"]),
+            "",
+            *_costs(first, "baseline"),
+        )
+    for label, summary in summaries.items():
+        out.add_row(
+            label,
+            *_success(summary["success_rate"], summary["ci95"]),
+            _against(summary["paired"]),
+            *_costs(summary, "policy"),
+        )
+    return out
+
+
+def sentence(summary: Mapping[str, Any]) -> str:
+    """Say the verdict in words, with the pairs it rests on."""
+    text = VERDICTS[summary["verdict"]]
+    if (paired := summary["paired"]) is None:
+        return text
+    return (
+        f"{text} (both {paired['both']}, only policy {paired['only_policy']}, only baseline "
+        f"{paired['only_baseline']}, neither {paired['neither']}; p = {paired['p_value']:.2g})"
+    )
+
+
+def _success(rate: float | None, interval: list[float]) -> tuple[str, str]:
+    return ("-" if rate is None else f"{100 * rate:.1f} %"), f"{100 * interval[0]:.0f}-{100 * interval[1]:.0f} %"
+
+
+def _against(paired: Mapping[str, Any] | None) -> str:
+    if paired is None:
+        return ""
+    low, high = paired["difference_ci95"]
+    return f"{100 * paired['difference']:+.1f} ({100 * low:+.0f} to {100 * high:+.0f})"
+
+
+def _costs(summary: Mapping[str, Any], who: str) -> tuple[str, str, str]:
+    held, ms, steps = summary["bytes"][who], summary["ms_per_chunk"][who], summary["steps"][who]
+    return (
+        "-" if held is None else f"{held / 1e6:.2f}",
+        "-" if ms is None else f"{ms:.0f}",
+        "-" if steps is None else f"{steps:.0f}",
+    )

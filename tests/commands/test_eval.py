@@ -1,0 +1,98 @@
+"""`vlapack eval` from its command line to its exit code, on a fake simulator and fake policies."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlapack.cli import main
+from vlapack.evaluate import contender as contender_module
+from vlapack.evaluate import run as run_module
+from vlapack.libero import suites
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    # Spawned workers import the simulators by name, and inherit this path.
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "evaluate"))
+    fakes, simulators = importlib.import_module("fakes"), importlib.import_module("simulators")
+    drifts = {"good": 0.5, "bad": -5.0}
+
+    def contender(role: str, target: str, **flags: object) -> tuple[object, dict[str, Any]]:
+        held = 10 if role == "policy" else 70
+        metadata = {"tasks": {"libero_spatial": [0, 3]}}
+        return fakes.contender(role, fakes.Drunkard(drifts[target], held), digest=target), metadata
+
+    monkeypatch.setattr(contender_module, "contender", contender)
+    monkeypatch.setattr(suites, "num_tasks", lambda suite: 10)
+    monkeypatch.setattr(run_module, "evaluate", functools.partial(run_module.evaluate, factory=simulators.walk))
+    return fakes
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["eval", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.usefixtures("fakes")
+def test_json_is_the_summary_and_stands_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    code, stdout, stderr = run(
+        capsys, "good", "--baseline", "good", "--trials", "2", "--workers", "1", "--out", str(out), "--json"
+    )
+    assert code == 0
+    summary = json.loads(stdout)
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert summary["task_ids"] == [0, 3]
+    assert summary["bytes"] == {"policy": 10, "baseline": 70}
+    assert "[4/4]" in stderr
+    for name in ("eval_info.json", "eval_info_baseline.json", "episodes.jsonl", "plan.json"):
+        assert (out / name).exists()
+    assert len(list((out / "videos").rglob("eval_episode_*.mp4"))) == 8
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_baseline_that_never_succeeds_is_exit_1_and_never_no_drop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, stdout, stderr = run(
+        capsys, "good", "--baseline", "bad", "--trials", "2", "--out", str(tmp_path / "out"), "--no-videos"
+    )
+    assert code == 1
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["verdict"] == "baseline_failed"
+    assert "no drop" not in stdout
+    assert "check its checkpoint" in stderr
+
+
+@pytest.mark.usefixtures("fakes")
+def test_another_plan_in_the_folder_is_exit_2_and_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("good", "--out", str(tmp_path / "out"), "--no-videos")
+    assert run(capsys, *arguments, "--trials", "1")[0] == 0
+    before = (tmp_path / "out" / "episodes.jsonl").read_bytes()
+    code, _, stderr = run(capsys, *arguments, "--trials", "2")
+    assert code == 2
+    assert "init_states: [0] there, [0, 1] here" in stderr
+    assert (tmp_path / "out" / "episodes.jsonl").read_bytes() == before
+
+
+def test_libero_missing_is_exit_2_with_the_line_to_type(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fakes: Any
+) -> None:
+    monkeypatch.undo()
+    suites._suite.cache_clear()
+    monkeypatch.setattr(
+        contender_module, "contender", lambda role, target, **_: (fakes.contender(role, fakes.Drunkard()), {})
+    )
+    monkeypatch.setitem(sys.modules, "libero", None)
+    code, _, stderr = run(capsys, "tiny-libero", "--suite", "libero_spatial")
+    assert code == 2
+    assert "pip install 'vlapack[libero]'" in stderr
