@@ -35,7 +35,8 @@ def emit_json(document: Any) -> None:
 class Advance(Protocol):
     """Call after each piece of work; `note` is shown beside the bar (a layer's name, a running error)."""
 
-    def __call__(self, note: str = "", steps: int = 1) -> None: ...
+    def __call__(self, note: str = "", steps: int = 1) -> None:
+        """Count `steps` more."""
 
 
 @contextmanager

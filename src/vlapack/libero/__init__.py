@@ -1,0 +1,1 @@
+"""The LIBERO simulator: environments, episodes, a scripted expert, recordings. Knows no policy."""

@@ -1,0 +1,249 @@
+"""Collect demonstrations of the scripted expert in LIBERO, for training `tiny-libero`.
+
+    python scripts/collect_demos.py --out data/demos --episodes 250
+
+Each episode starts from one of the official initial states 20-49 (0-19 are kept for evaluation), disturbed: target and
+goal by up to 1.2 cm, other things by 0.6 cm, the arm's joints by a little. The executed actions carry
+Ornstein-Uhlenbeck noise and short bursts; the recorded ones are the expert's own, so that the data shows how to
+come back. One `.npz` an episode, written atomically; the same command again continues.
+
+With `--policy FOLDER` the policy drives for a random while before the expert takes over, from whatever state that
+led to (DAgger: Ross, Gordon and Bagnell 2011); only the expert's part is recorded.
+
+Pictures are rendered at 224 px without multisampling, every `--stride` steps, and kept as JPEG at the policy's size.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from vlapack.console import progress, say
+from vlapack.errors import InputError
+from vlapack.libero.env import LiberoEnv
+from vlapack.libero.expert import Expert
+from vlapack.policy.images import resize_with_pad
+
+TRAINING_STATES = range(20, 50)
+RENDER = 224
+CAMERAS = {"image": "agentview", "wrist_image": "robot0_eye_in_hand"}
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to collect.
+
+    Attributes:
+        out: folder of the demonstrations; one folder a task in it.
+        tasks: `suite:index` each, comma-separated.
+        episodes: how many successful episodes to have per task.
+        first: index of the first episode (a takeover round starts behind the demonstrations).
+        stride: render every so many steps.
+        size: side of the stored pictures, pixels.
+        workers: processes.
+        policy: a policy folder that drives before the expert takes over.
+    """
+
+    out: Path
+    tasks: str = "libero_spatial:0,libero_spatial:7,libero_spatial:8,libero_object:6"
+    episodes: int = 250
+    first: int = 0
+    stride: int = 3
+    size: int = 112
+    workers: int = 2
+    policy: Path | None = None
+
+
+def main(args: Args) -> None:
+    tasks = [(suite, int(index)) for suite, index in (task.split(":") for task in args.tasks.split(","))]
+    if any(TRAINING_STATES.start > state for state in TRAINING_STATES):
+        raise InputError("the evaluation's initial states 0-19 must not enter training")
+    wanted = {task: [path(args.out, task, i) for i in range(args.first, args.first + args.episodes)] for task in tasks}
+    files = [file for paths in wanted.values() for file in paths]
+    missing = [file for file in files if not file.exists()]
+    if not missing:
+        say(f"{len(files)} episodes are there already in {args.out}")
+        return
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work, args=(args, tasks[i :: args.workers])) for i in range(args.workers)]
+    for worker in workers:
+        worker.start()
+    with progress("demonstrations", len(files), done=len(files) - len(missing)) as advance:
+        while missing:
+            time.sleep(1.0)
+            left = [file for file in missing if not file.exists()]
+            if len(left) < len(missing):
+                advance(steps=len(missing) - len(left))
+            missing = left
+            if missing and not any(worker.is_alive() for worker in workers):
+                raise SystemExit(f"the workers stopped with {len(missing)} episodes missing; run the command again")
+    for worker in workers:
+        worker.join()
+
+
+def path(out: Path, task: tuple[str, int], episode: int) -> Path:
+    return out / f"{task[0]}_{task[1]}" / f"{episode:05d}.npz"
+
+
+def work(args: Args, tasks: list[tuple[str, int]]) -> None:
+    """Collect the episodes of some tasks, taking turns, so that an early stop leaves all of them served."""
+    scenes = {task: fast_scene(task) for task in tasks}
+    driver = Driver(args.policy) if args.policy else None
+    for episode in range(args.first, args.first + args.episodes):
+        for task, env in scenes.items():
+            file = path(args.out, task, episode)
+            if file.exists():
+                continue
+            for attempt in range(5):
+                rng = np.random.default_rng([hash_task(task), episode, attempt])
+                record = demonstrate(env, rng, args, driver)
+                if record is not None:
+                    write(file, record)
+                    break
+            else:
+                say(
+                    f"{task} episode {episode}: the expert failed five times; skipped, collecting more instead is no use"
+                )
+                write(file, {"failed": np.array(True)})
+
+
+def hash_task(task: tuple[str, int]) -> int:
+    return int.from_bytes(task[0].encode()[-4:], "big") * 100 + task[1]
+
+
+def write(file: Path, record: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    with part.open("wb") as stream:
+        np.savez(stream, **record)
+    part.rename(file)
+
+
+def fast_scene(task: tuple[str, int]) -> LiberoEnv:
+    """Build a task whose renderer does not multisample: half the time, and 112 px pictures hardly show it."""
+    import mujoco  # noqa: F401  # after LiberoEnv has set MUJOCO_GL
+
+    env = LiberoEnv(*task)
+    context = env.sim_env.sim._render_context_offscreen
+    context.con.free()
+    env.sim_env.sim.model._model.vis.quality.offsamples = 0
+    context._set_mujoco_context_and_buffers()
+    return env
+
+
+def pictures(env: LiberoEnv, size: int) -> dict[str, np.ndarray]:
+    """Both cameras as the policy will see them: turned, [size, size, 3] uint8."""
+    raw = {
+        key: env.sim_env.sim.render(camera_name=camera, width=RENDER, height=RENDER)[::-1, ::-1]
+        for key, camera in CAMERAS.items()
+    }
+    return {key: resize_with_pad(picture, size) for key, picture in raw.items()}
+
+
+def jpeg(picture: np.ndarray) -> np.ndarray:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "JPEG", quality=95, subsampling=0)
+    return np.frombuffer(stream.getvalue(), dtype=np.uint8)
+
+
+def disturb(env: LiberoEnv, state: np.ndarray, expert: Expert, rng: np.random.Generator) -> np.ndarray:
+    """Move things and joints of a flattened state [1 + positions + velocities] a little."""
+    state = state.copy()
+    model = env.sim_env.sim.model
+    for name, item in env.sim_env.objects_dict.items():
+        start, _ = model.get_joint_qpos_addr(item.joints[0])
+        reach = 0.012 if name in (expert.object, expert.target) else 0.006
+        state[1 + start : 3 + start] += rng.uniform(-reach, reach, 2)
+    joints = np.array(env.sim_env.robots[0]._ref_joint_pos_indexes)
+    state[1 + joints] += rng.normal(0.0, 0.02, len(joints))
+    return state
+
+
+def disturbances(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield action noise [7]: Ornstein-Uhlenbeck, and now and then a short push."""
+    strength = rng.uniform(0.0, 0.45)
+    noise, push, left = np.zeros(6), np.zeros(6), 0
+    scale = np.array([1.0, 1.0, 0.8, 0.12, 0.12, 0.12])
+    while True:
+        noise += -0.25 * noise + 0.5 * strength * rng.normal(size=6) * scale
+        if left == 0 and rng.random() < 0.025:
+            left = int(rng.integers(3, 8))
+            push = rng.normal(size=6) * scale * np.array([1.0, 1.0, 0.7, 0.5, 0.5, 0.5])
+        yield np.append(noise + (push if left else 0.0), 0.0)
+        left = max(left - 1, 0)
+
+
+class Driver:
+    """The policy that drives before the expert takes over."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+
+        from vlapack.policy.policy import Policy
+
+        torch.set_num_threads(1)
+        self.policy = Policy.from_pretrained(folder)
+
+    def __call__(
+        self, env: LiberoEnv, observation: dict[str, Any], steps: int, size: int
+    ) -> tuple[dict[str, Any], bool]:
+        done = False
+        for step in range(steps):
+            if step % 5 == 0:
+                seen = {f"observation/{key}": picture for key, picture in pictures(env, size).items()}
+                chunk = self.policy.infer({**observation, **seen})["actions"]
+            observation, done = env.step(chunk[step % 5], render=False)
+            if done:
+                break
+        return observation, done
+
+
+def demonstrate(env: LiberoEnv, rng: np.random.Generator, args: Args, driver: Driver | None) -> dict[str, Any] | None:
+    """Run one episode; return its record, or None if the expert did not succeed in time."""
+    init_state = int(rng.choice(TRAINING_STATES))
+    expert = Expert(env)
+    start = disturb(env, env.task.init_states[init_state], expert, rng)
+    observation = env.reset_to(start, render=False)
+    if driver is not None:
+        driver.policy.reset(int(rng.integers(2**31)))
+        observation, done = driver(env, observation, int(rng.integers(10, 130)), args.size)
+        if done:
+            return None
+    states, actions, frames, shots = [], [], [], {key: [] for key in CAMERAS}
+    phase = int(rng.integers(args.stride))
+    noise = disturbances(rng)
+    for step in range(env.max_steps):
+        action = expert()
+        if step % args.stride == phase:
+            frames.append(step)
+            for key, picture in pictures(env, args.size).items():
+                shots[key].append(jpeg(picture))
+        states.append(observation["observation/state"])
+        actions.append(action)
+        push = next(noise) if driver is None else np.zeros(7)
+        observation, done = env.step(np.clip(action + push, -1.0, 1.0), render=False)
+        if done:
+            lengths = {f"{key}_lengths": np.array([len(shot) for shot in kept]) for key, kept in shots.items()}
+            return {
+                "states": np.array(states, dtype=np.float32),
+                "actions": np.array(actions, dtype=np.float32),
+                "frames": np.array(frames),
+                **{key: np.concatenate(kept) for key, kept in shots.items()},
+                **lengths,
+                "prompt": np.array(env.prompt),
+                "init_state": np.array(init_state),
+            }
+    return None
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

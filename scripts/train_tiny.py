@@ -1,0 +1,338 @@
+"""Train `tiny-libero`, the shipped policy, from the demonstrations of `collect_demos.py`.
+
+    python scripts/train_tiny.py --demos data/demos --work data/train --steps 6000
+    python scripts/train_tiny.py --demos data/demos --work data/train --steps 6000 --export FOLDER
+
+A π0.5-architecture network (configuration `tiny_libero`) from random weights, by flow matching. The state of the run
+is saved every few minutes; the same command again continues at the very step and would end in the same weights.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
+from vlapack.checkpoints.configs import policy_config
+from vlapack.console import progress, say
+from vlapack.errors import InputError
+from vlapack.pi0.flow import Pi0
+from vlapack.pi0.init import init_weights
+from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, openpi_tensors
+from vlapack.policy.prompt import PromptTokenizer
+
+TOKENIZER = Path(__file__).parent.parent / "src/vlapack/assets/tiny-libero/tokenizer.model"
+ROBOT_DIMS = 7
+PADDING_WEIGHT = 0.1  # the unused action dimensions need to be predicted, not to be good
+CAMERAS = ("image", "wrist_image")
+
+
+@dataclass(frozen=True)
+class Args:
+    """A training run.
+
+    Attributes:
+        demos: folder written by `collect_demos.py`.
+        work: where checkpoint, log and loss curve go.
+        steps: optimizer steps; the cosine schedule ends there.
+        batch: observations a step.
+        samples: flow times per observation; they share one pass of the prefix.
+        lr: peak learning rate.
+        warmup: steps of linear warm-up.
+        ema: decay of the averaged weights, which are the ones exported.
+        seed: of initial weights, batches and noise.
+        threads: torch threads; 0 leaves torch's choice.
+        save_every: steps between checkpoints.
+        minutes: stop (and save) after so long; 0 runs to the end.
+        init: start from the averaged weights of another run's checkpoint (a takeover round).
+        export: write the averaged weights as a policy folder here once the steps are done.
+    """
+
+    demos: Path
+    work: Path
+    steps: int = 6000
+    batch: int = 64
+    samples: int = 4
+    lr: float = 1.2e-3
+    warmup: int = 200
+    ema: float = 0.999
+    seed: int = 0
+    threads: int = 0
+    save_every: int = 250
+    minutes: float = 0.0
+    init: Path | None = None
+    export: Path | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All demonstrations in memory; a sample is (episode, picture index).
+
+    Attributes:
+        pictures: [F, 2, S, S, 3] uint8.
+        tokens: [F, L] int64, with the state of that moment written into the prompt.
+        masks: [F, L] bool.
+        chunks: [F, horizon, 7] float32, normalized.
+        weights: [F] chance of being drawn; every task has the same.
+    """
+
+    pictures: np.ndarray
+    tokens: np.ndarray
+    masks: np.ndarray
+    chunks: np.ndarray
+    weights: np.ndarray
+
+
+def main(args: Args) -> None:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    config = policy_config("tiny_libero")
+    args.work.mkdir(parents=True, exist_ok=True)
+    episodes = read_episodes(args.demos)
+    normalization = fit_normalization(episodes)
+    data = build_dataset(episodes, config, normalization)
+    say(f"{len(episodes)} demonstrations, {len(data.weights)} observations; {precision_note()}")
+    model, average = train(args, config, data)
+    plot_loss(args.work)
+    if args.export:
+        export(args.export, config, normalization, average or dict(model.named_parameters()), episodes)
+        say(f"wrote {args.export}")
+
+
+def read_episodes(folder: Path) -> list[dict[str, Any]]:
+    """Read every demonstration; failures are marked files without states."""
+    files = sorted(folder.glob("*/*.npz"))
+    if not files:
+        raise InputError(f"{folder} holds no demonstrations (*/*.npz); collect some with scripts/collect_demos.py")
+    episodes = []
+    for file in files:
+        with np.load(file) as record:
+            if "states" in record:
+                episodes.append({**record, "task": file.parent.name})
+    return episodes
+
+
+def fit_normalization(episodes: list[dict[str, Any]]) -> Normalization:
+    """Quantile statistics over all steps of all demonstrations, as openpi's compute_norm_stats."""
+    stats = {}
+    for key, source in (("state", "states"), ("actions", "actions")):
+        values = np.concatenate([episode[source] for episode in episodes]).astype(np.float64)
+        q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
+        stats[key] = Statistics(values.mean(axis=0), values.std(axis=0), q01, q99)
+    return Normalization("quantile", stats)
+
+
+def build_dataset(episodes: list[dict[str, Any]], config: PolicyConfig, normalization: Normalization) -> Dataset:
+    network = config.architecture
+    tokenizer = PromptTokenizer(TOKENIZER, max_len=network.max_token_len, vocab_size=network.vocab_size)
+    count = sum(len(episode["frames"]) for episode in episodes)
+    size = network.vision.image_size
+    pictures = np.empty((count, len(CAMERAS), size, size, 3), dtype=np.uint8)
+    tokens, masks, chunks, tasks = [], [], [], []
+    at = 0
+    with progress("reading", len(episodes)) as advance:
+        for episode in episodes:
+            for camera, key in enumerate(CAMERAS):
+                ends = np.cumsum(episode[f"{key}_lengths"])
+                for k, (stop, length) in enumerate(zip(ends, episode[f"{key}_lengths"], strict=True)):
+                    data = episode[key][stop - length : stop].tobytes()
+                    pictures[at + k, camera] = np.asarray(Image.open(io.BytesIO(data)))
+            # After the last step nothing moves and the gripper stays as it was.
+            rest = np.concatenate([np.zeros(6, np.float32), episode["actions"][-1, 6:]])
+            padded = np.concatenate([episode["actions"], np.tile(rest, (network.action_horizon, 1))])
+            for step in episode["frames"]:
+                state = normalization.normalize("state", episode["states"][step])
+                token, mask = tokenizer.tokenize(str(episode["prompt"]), state)
+                tokens.append(token)
+                masks.append(mask)
+                chunks.append(padded[step : step + network.action_horizon])
+                tasks.append(episode["task"])
+            at += len(episode["frames"])
+            advance()
+    names, index, counts = np.unique(tasks, return_inverse=True, return_counts=True)
+    weights = 1.0 / (len(names) * counts[index])
+    actions = normalization.normalize("actions", np.stack(chunks)).astype(np.float32)
+    return Dataset(pictures, np.stack(tokens), np.stack(masks), actions, weights)
+
+
+def draw(data: Dataset, rng: np.random.Generator, args: Args, config: PolicyConfig) -> dict[str, Tensor]:
+    """One batch: pictures shifted by up to 4 pixels and changed in brightness and contrast."""
+    network = config.architecture
+    rows = rng.choice(len(data.weights), size=args.batch, p=data.weights)
+    pictures = torch.from_numpy(data.pictures[rows]).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
+    shift = 4
+    padded = torch.nn.functional.pad(pictures.flatten(0, 1), (shift,) * 4, mode="replicate").view(
+        args.batch, len(CAMERAS), 3, network.vision.image_size + 2 * shift, -1
+    )
+    images = torch.zeros(args.batch, network.num_cameras, *pictures.shape[2:])
+    for row in range(args.batch):
+        for camera in range(len(CAMERAS)):
+            top, left = rng.integers(0, 2 * shift + 1, size=2)
+            crop = padded[row, camera, :, top : top + pictures.shape[-2], left : left + pictures.shape[-1]]
+            gain, offset = rng.uniform(0.8, 1.2), rng.uniform(-0.15, 0.15)
+            images[row, camera] = (crop * gain + offset).clamp(-1.0, 1.0)
+    present = torch.zeros(args.batch, network.num_cameras, dtype=torch.bool)
+    present[:, : len(CAMERAS)] = True
+    actions = torch.zeros(args.batch, network.action_horizon, network.action_dim)
+    actions[..., :ROBOT_DIMS] = torch.from_numpy(data.chunks[rows])
+    shape = (args.samples, *actions.shape)
+    return {
+        "images": images,
+        "image_masks": present,
+        "tokens": torch.from_numpy(data.tokens[rows]),
+        "token_masks": torch.from_numpy(data.masks[rows]),
+        "state": torch.zeros(args.batch, network.action_dim),  # π0.5 reads it from the prompt
+        "actions": actions,
+        "noise": torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)),
+        "time": torch.from_numpy((0.001 + 0.999 * rng.beta(1.5, 1.0, size=shape[:2])).astype(np.float32)),
+    }
+
+
+def fast_bf16() -> bool:
+    """Whether this machine multiplies bf16 faster than fp32: AVX-512 bf16 or AMX; elsewhere torch emulates it."""
+    return torch.cuda.is_available() or bool(
+        torch.backends.cpu.get_cpu_capability() == "AVX512" and _has_flag("avx512_bf16")
+    )
+
+
+def _has_flag(flag: str) -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and flag in cpuinfo.read_text()
+
+
+def precision_note() -> str:
+    return f"{'bf16 autocast' if fast_bf16() else 'fp32'} on {torch.get_num_threads()} threads"
+
+
+def learning_rate(step: int, args: Args) -> float:
+    if step < args.warmup:
+        return args.lr * (step + 1) / args.warmup
+    return args.lr * 0.5 * (1.0 + math.cos(math.pi * (step - args.warmup) / max(args.steps - args.warmup, 1)))
+
+
+def train(args: Args, config: PolicyConfig, data: Dataset) -> tuple[Pi0, dict[str, Tensor]]:
+    """Run to `args.steps` or out of `args.minutes`; return the network and its averaged weights."""
+    model = Pi0(config.architecture)
+    init_weights(model, torch.Generator().manual_seed(args.seed))
+    if args.init:
+        model.load_state_dict(torch.load(args.init, weights_only=True)["average"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    average = {name: value.detach().clone() for name, value in model.named_parameters()}
+    saved, log = args.work / "state.pt", args.work / "loss.jsonl"
+    first = 0
+    if saved.exists():
+        state = torch.load(saved, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, first = state["average"], state["step"]
+        kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < first]
+        log.write_text("".join(f"{line}\n" for line in kept))
+        say(f"continuing at step {first} of {args.steps}")
+    start = time.monotonic()
+    with progress("training", args.steps, done=first) as advance, log.open("a") as lines:
+        for step in range(first, args.steps):
+            batch = draw(data, np.random.default_rng([args.seed, step]), args, config)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, args)
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=fast_bf16()):
+                error = model.flow_matching_loss(**{key: value.to(device) for key, value in batch.items()})
+            loss = error[..., :ROBOT_DIMS].mean()
+            optimizer.zero_grad(set_to_none=True)
+            (loss + PADDING_WEIGHT * error[..., ROBOT_DIMS:].mean()).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            decay = min(args.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for name, value in model.named_parameters():
+                    average[name].lerp_(value, 1.0 - decay)
+            lines.write(json.dumps({"step": step, "loss": loss.item(), "seconds": time.monotonic() - start}) + "\n")
+            lines.flush()
+            advance(note=f"loss {loss.item():.4f}")
+            out_of_time = args.minutes and time.monotonic() - start > 60 * args.minutes
+            if (step + 1) % args.save_every == 0 or step + 1 == args.steps or out_of_time:
+                save_state(saved, step + 1, model, optimizer, average)
+            if out_of_time:
+                say(f"out of time at step {step + 1}; the same command continues")
+                break
+    return model, average
+
+
+def save_state(
+    file: Path, step: int, model: Pi0, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]
+) -> None:
+    part = file.with_suffix(".part")
+    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": dict(average)}
+    torch.save(state, part)
+    part.rename(file)
+
+
+def plot_loss(work: Path) -> None:
+    """Draw the smoothed loss over the steps."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [json.loads(line) for line in (work / "loss.jsonl").read_text().splitlines()]
+    losses = np.array([row["loss"] for row in rows])
+    window = min(100, len(losses))
+    smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+    figure, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    axis.plot([row["step"] for row in rows], losses, alpha=0.2, label="batch")
+    axis.plot(np.arange(len(smooth)) + window - 1, smooth, label=f"mean of {window}")
+    axis.set(xlabel="step", ylabel="flow-matching loss (7 action dimensions)", yscale="log")
+    axis.legend()
+    axis.grid(alpha=0.3)
+    figure.savefig(work / "loss.png", dpi=130)
+
+
+def export(
+    folder: Path, config: PolicyConfig, normalization: Normalization, weights: Mapping[str, Tensor], episodes: list[Any]
+) -> None:
+    """Write openpi's PyTorch folder: every tensor that its class holds, in the precision in which it holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, (shape, dtype) in openpi_tensors(config.architecture).items():
+        source = EMBEDDING if name == TIED_EMBEDDING else name
+        value = torch.zeros(shape) if name == EXPERT_HEAD else weights[source].detach().cpu()
+        tensors[name] = value.to(getattr(torch, dtype)).reshape(shape).contiguous()
+    save_file(tensors, folder / "model.safetensors")
+    tasks: dict[str, list[int]] = {}
+    for task in sorted({episode["task"] for episode in episodes}):
+        suite, _, index = task.rpartition("_")
+        tasks.setdefault(suite, []).append(int(index))
+    config = replace(config, policy_metadata={"tasks": tasks})
+    network = config.architecture
+    document = {
+        "action_dim": network.action_dim,
+        "action_horizon": network.action_horizon,
+        "paligemma_variant": "tiny",
+        "action_expert_variant": "tiny",
+        "precision": "bfloat16",
+        "policy_config": config.to_dict(),
+    }
+    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n")
+    assets = folder / "assets" / str(config.asset_id)
+    assets.mkdir(parents=True, exist_ok=True)
+    (assets / "norm_stats.json").write_text(json.dumps(normalization.to_dict(), indent=2) + "\n")
+    if not (folder / "tokenizer.model").exists():
+        (folder / "tokenizer.model").write_bytes(TOKENIZER.read_bytes())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

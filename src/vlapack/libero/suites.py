@@ -1,0 +1,90 @@
+"""The LIBERO suites, their episode lengths, and where their files lie."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlapack.errors import InputError
+
+# The longest demonstration of each suite and a little more: openpi's examples/libero/main.py.
+MAX_STEPS = {
+    "libero_spatial": 220,
+    "libero_object": 280,
+    "libero_goal": 300,
+    "libero_10": 520,
+    "libero_90": 400,
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a suite: its instruction, its scene file and its official initial states [n, state]."""
+
+    suite: str
+    index: int
+    prompt: str
+    bddl_file: pathlib.Path
+    init_states: np.ndarray
+
+    @property
+    def max_steps(self) -> int:
+        """Steps that openpi's protocol allows after the idle ones."""
+        return MAX_STEPS[self.suite]
+
+
+def check_suite(suite: str) -> None:
+    """Raise InputError if `suite` is not one of LIBERO's five."""
+    if suite not in MAX_STEPS:
+        raise InputError(f"unknown LIBERO suite {suite!r}; suites: {', '.join(MAX_STEPS)}")
+
+
+def import_libero() -> Any:
+    """Import the simulator's `libero.libero` package, headless, or say what to install."""
+    # mujoco reads this once, when it is imported.
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        from libero import libero
+        from libero.libero import benchmark, envs  # noqa: F401  # the sub-packages are reached as attributes
+    except ImportError as error:
+        raise InputError(
+            f"LIBERO cannot be imported ({error}); install it with `pip install 'vlapack[libero]'` on Python < 3.12, "
+            "and on Debian or Ubuntu `apt-get install libegl1 libgl1 libgles2` for headless rendering"
+        ) from error
+    return libero
+
+
+@functools.cache
+def _suite(name: str) -> Any:
+    check_suite(name)
+    libero = import_libero()
+    with contextlib.redirect_stdout(io.StringIO()):  # it announces a task order nobody asked about
+        return libero.benchmark.get_benchmark_dict()[name]()
+
+
+def num_tasks(suite: str) -> int:
+    """How many tasks a suite has: 10, or 90."""
+    return int(_suite(suite).n_tasks)
+
+
+def load_task(suite: str, index: int) -> Task:
+    """Read task `index` of `suite`.
+
+    Raises:
+        InputError: unknown suite, or an index outside it.
+    """
+    tasks = _suite(suite)
+    if not 0 <= index < tasks.n_tasks:
+        raise InputError(f"{suite} has tasks 0 to {tasks.n_tasks - 1}, not {index}")
+    task = tasks.get_task(index)
+    bddl = pathlib.Path(import_libero().get_libero_path("bddl_files")) / task.problem_folder / task.bddl_file
+    with contextlib.redirect_stdout(io.StringIO()):
+        states = np.asarray(tasks.get_task_init_states(index))
+    return Task(suite, index, str(task.language), bddl, states)

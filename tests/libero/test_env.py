@@ -1,0 +1,76 @@
+"""Lazy rendering and soft reset change nothing: compared with the slow way, episode after episode."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from vlapack.errors import InputError
+from vlapack.libero.env import LiberoEnv, axis_angle
+from vlapack.libero.suites import MAX_STEPS, load_task
+
+pytestmark = [
+    pytest.mark.simulator,
+    pytest.mark.skipif(importlib.util.find_spec("libero") is None, reason="the extra [libero] is not installed"),
+]
+
+TASKS = [(suite, task) for suite in MAX_STEPS for task in (0, 4, 9)]
+
+
+def play(env: LiberoEnv, init_state: int, *, render_all: bool):
+    """The observation after the idle steps and the one after 50 random actions, with the simulator's state."""
+    rng = np.random.default_rng(5)
+    first = env.reset(init_state)
+    for step in range(50):
+        last, _ = env.step(rng.uniform(-1, 1, 7), render=render_all or step == 49)
+    return first, last, env.state()
+
+
+def assert_fast_equals_slow(suite: str, task: int) -> None:
+    fast, slow = LiberoEnv(suite, task), LiberoEnv(suite, task, hard_reset=True, lazy=False)
+    try:
+        play(fast, 1, render_all=False)  # so that the soft reset has an episode to forget
+        for quick, full in zip(play(fast, 0, render_all=False), play(slow, 0, render_all=True), strict=True):
+            if isinstance(quick, np.ndarray):
+                np.testing.assert_allclose(quick, full, rtol=0, atol=1e-12)
+                continue
+            for key in ("observation/image", "observation/wrist_image"):
+                assert quick[key].any()
+                assert np.count_nonzero(quick[key] != full[key]) == 0, f"{key} differs"
+            np.testing.assert_allclose(quick["observation/state"], full["observation/state"], rtol=0, atol=1e-12)
+    finally:
+        fast.close()
+        slow.close()
+
+
+def test_fast_episode_equals_slow_episode():
+    assert_fast_equals_slow("libero_spatial", 7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("suite", "task"), TASKS)
+def test_fast_episode_equals_slow_episode_everywhere(suite: str, task: int):
+    assert_fast_equals_slow(suite, task)
+
+
+def test_axis_angle_agrees_with_scipy():
+    from scipy.spatial.transform import Rotation
+
+    quaternions = np.vstack([Rotation.random(20, random_state=0).as_quat(), [[0, 0, 0, 1.0]], [[1, 0, 0, 1e-9]]])
+    for quaternion in quaternions:
+        ours, theirs = axis_angle(quaternion), Rotation.from_quat(quaternion)
+        np.testing.assert_allclose(Rotation.from_rotvec(ours).as_matrix(), theirs.as_matrix(), atol=1e-7)
+
+
+def test_unknown_suite_names_the_five():
+    with pytest.raises(InputError, match="libero_spatial"):
+        load_task("libero_special", 0)
+
+
+def test_task_outside_the_suite_names_the_range():
+    with pytest.raises(InputError, match="0 to 9, not 10"):
+        load_task("libero_goal", 10)
+
+
+def test_scenes_come_with_fifty_official_init_states():
+    assert load_task("libero_spatial", 0).init_states.shape[0] == 50
