@@ -110,9 +110,7 @@ def work(args: Args, tasks: list[tuple[str, int]]) -> None:
                     write(file, record)
                     break
             else:
-                say(
-                    f"{task} episode {episode}: the expert failed five times; skipped, collecting more instead is no use"
-                )
+                say(f"{task} episode {episode}: no success in five attempts; marked as failed")
                 write(file, {"failed": np.array(True)})
 
 
