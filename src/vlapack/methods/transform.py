@@ -80,7 +80,7 @@ def rotate_blocks(x: Tensor, blocks: Tensor) -> Tensor:
         blocks: [1, B, B], shared by all K/B groups of channels, or [K/B, B, B].
 
     Returns:
-        The rotated tensor, in the shape and dtype of `x`. The products are computed in float64: that costs little beside
+        The rotated tensor, in the shape and dtype of `x`. The products are float64: that costs little beside
         the linear itself, and neither `torch.set_float32_matmul_precision` nor autocast can round it.
     """
     count, block, _ = blocks.shape
