@@ -17,6 +17,11 @@ from vlapack.methods.transform import Transform
 from vlapack.ops.int4 import pack_int4
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def pack(weight, bias=None, *, bits=4, block=16, row_rot=None, static=None):
     """What a pack stores for `weight` [N, K], transformed by permutation and svd_hadamard."""
     permutation = zigzag(weight.abs().amax(0), block)
