@@ -1,0 +1,117 @@
+"""What `inspect` prints is the contract that scripts and the guide's readers rely on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vlapack.cli import main
+from vlapack.pi0.config import CONFIGS
+from vlapack.pi0.names import openpi_tensors
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SCOPE", "DEBUG", "BLOCK", "PERMUTE", "ROW_ROT"):
+        monkeypatch.delenv(f"OPENPI_DUQUANT_{name}", raising=False)
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(["inspect", *arguments, "--json"]) == 0
+    parsed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return parsed
+
+
+def test_full_keeps_the_json_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, "pi05_libero", "--preset", "full")
+    assert list(found) == ["target", "preset", "recipe", "sources", "layers", "counts", "bytes", "notes"]
+    assert found["counts"] == {"vision": 162, "projector": 1, "llm": 126, "expert": 126, "other": 0}
+    assert set(found["bytes"]) == {"before", "after", "saved_fraction", "held", "mapped"}
+    layer = found["layers"][0]
+    keys = "name part in_features out_features weight_bits act_bits block permute row_rot bytes_before bytes_after"
+    assert set(keys.split()) <= set(layer)
+    assert len(found["layers"]) == 415
+    assert found["sources"]["block"] == "preset full"
+    notes = " ".join(found["notes"])
+    for truth in (
+        "108",
+        "162",
+        "360",
+        "415",
+        "414",
+        "20 %",
+        "6.2 %",
+        "40 %",
+        "60 %",
+        "K = 4304",
+        "64 → 16",
+        "never run",
+    ):
+        assert truth in notes
+
+
+def test_the_guides_variables_reach_the_recipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENPI_DUQUANT_SCOPE", "paligemma_with_expert.paligemma.language_model.")
+    found = document(capsys, "pi05_libero")
+    assert found["counts"]["llm"] == 126
+    assert found["bytes"]["saved_fraction"] == pytest.approx(0.387, abs=0.004)
+    assert found["sources"]["scope"] == "OPENPI_DUQUANT_SCOPE"
+    assert found["preset"] is None
+
+
+def test_tables_have_totals_and_rows_on_request(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "paligemma_with_expert.gemma_expert.model.layers.17.mlp.down_proj"
+    assert main(["inspect", "pi05_libero", "--preset", "dit"]) == 0
+    brief = capsys.readouterr().out
+    assert "total" in brief
+    assert "7473.0" in brief
+    assert name not in brief
+    assert main(["inspect", "pi05_libero", "--preset", "dit", "--layers"]) == 0
+    assert name in capsys.readouterr().out
+    monkeypatch.setenv("OPENPI_DUQUANT_DEBUG", "1")
+    assert main(["inspect", "pi05_libero", "--preset", "dit"]) == 0
+    assert name in capsys.readouterr().out
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tensors = {
+        name: torch.zeros(shape, dtype=torch.float32) for name, (shape, _) in openpi_tensors(CONFIGS["tiny"]).items()
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def test_of_a_folder_the_headers_count(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    found = document(capsys, str(folder), "--config", "tiny_libero", "--preset", "full")
+    assert found["counts"] == {"vision": 24, "projector": 1, "llm": 28, "expert": 28, "other": 0}
+    weights = (folder / "model.safetensors").stat().st_size
+    assert found["bytes"]["before"] == pytest.approx(weights, rel=0.01)
+    assert found["bytes"]["after"] < found["bytes"]["before"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pi05_libro", "--preset", "full"], "pi05_libero"),
+        (["no/such/folder", "--preset", "full"], "no folder"),
+        (["pi05_libero"], "no recipe is named"),
+        (["pi05_libero", "--preset", "fulll"], "did you mean 'full'"),
+        (["pi05_libero", "--preset", "full", "--scope", "policy.dit."], "matches no linear"),
+        (["pi05_libero", "--preset", "full", "--block", "3"], "power of two"),
+    ],
+)
+def test_bad_input_is_exit_two_with_the_remedy(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["inspect", *arguments]) == 2
+    assert said in capsys.readouterr().err
