@@ -158,6 +158,11 @@ def _notes(network: Network, selected: list[Selected], recipe: Recipe) -> Iterat
             f"{len(idle)} layers never run, because nothing reads their output: {', '.join(idle)}; {packed} of them "
             "are packed, by their weights alone, and none is held in memory"
         )
+    if recipe.method == "guide":
+        yield (
+            "method guide: every layer has its own transform, also where q, k and v (gate and up) read one input; its "
+            f"smoothing constant (smooth = {recipe.smooth}) has no effect, as in the guide"
+        )
     if recipe.atm or recipe.ohb:
         yield "this recipe asks for ATM/OHB, not built yet: `quantize` refuses it, and the sizes are without them"
     yield _guide(network)
