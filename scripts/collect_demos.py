@@ -33,7 +33,8 @@ from vlapack.libero.env import LiberoEnv
 from vlapack.libero.expert import Expert
 from vlapack.policy.images import resize_with_pad
 
-TRAINING_STATES = range(20, 50)
+TASKS = "libero_spatial:0,libero_spatial:7,libero_spatial:8,libero_object:6"
+TRAINING_STATES = range(20, 50)  # 0-19 are the evaluation's and never enter training
 RENDER = 224
 CAMERAS = {"image": "agentview", "wrist_image": "robot0_eye_in_hand"}
 
@@ -54,7 +55,7 @@ class Args:
     """
 
     out: Path
-    tasks: str = "libero_spatial:0,libero_spatial:7,libero_spatial:8,libero_object:6"
+    tasks: str = TASKS
     episodes: int = 250
     first: int = 0
     stride: int = 3
@@ -64,9 +65,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    tasks = [(suite, int(index)) for suite, index in (task.split(":") for task in args.tasks.split(","))]
-    if any(TRAINING_STATES.start > state for state in TRAINING_STATES):
-        raise InputError("the evaluation's initial states 0-19 must not enter training")
+    tasks = parse_tasks(args.tasks)
     wanted = {task: [path(args.out, task, i) for i in range(args.first, args.first + args.episodes)] for task in tasks}
     files = [file for paths in wanted.values() for file in paths]
     missing = [file for file in files if not file.exists()]
@@ -88,6 +87,14 @@ def main(args: Args) -> None:
                 raise SystemExit(f"the workers stopped with {len(missing)} episodes missing; run the command again")
     for worker in workers:
         worker.join()
+
+
+def parse_tasks(text: str) -> list[tuple[str, int]]:
+    """Read `suite:index,suite:index`."""
+    try:
+        return [(suite, int(index)) for suite, index in (task.split(":") for task in text.split(","))]
+    except ValueError as error:
+        raise InputError(f"--tasks {text!r}: expected suite:index,suite:index, such as {TASKS}") from error
 
 
 def path(out: Path, task: tuple[str, int], episode: int) -> Path:

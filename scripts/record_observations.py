@@ -1,0 +1,74 @@
+"""Record the observations that calibrate LIBERO policies: both cameras at 256 px, as the evaluation renders them.
+
+    python scripts/record_observations.py --out src/vlapack/assets/tiny-libero/observations --count 64
+
+The scripted expert acts, with the disturbances of `collect_demos.py`, from the official initial states 20-49 only
+(0-19 are kept for evaluation), one observation an episode, at a random step: as many moments as episodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from collect_demos import TASKS, TRAINING_STATES, disturb, disturbances, parse_tasks
+
+from vlapack.console import progress
+from vlapack.libero.env import LiberoEnv
+from vlapack.libero.expert import Expert
+from vlapack.libero.recording import Recorder
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to record.
+
+    Attributes:
+        out: the folder; the same command again continues.
+        count: observations in all; the tasks take turns by blocks.
+        tasks: `suite:index` each, comma-separated.
+        seed: of init states, disturbances and moments.
+    """
+
+    out: Path
+    count: int = 64
+    tasks: str = TASKS
+    seed: int = 0
+
+
+def main(args: Args) -> None:
+    recorder = Recorder(args.out)
+    tasks = parse_tasks(args.tasks)
+    per_task = -(-args.count // len(tasks))
+    with progress("observations", args.count, done=len(recorder)) as advance:
+        for task in tasks:
+            numbers = range(len(recorder), min(per_task * (tasks.index(task) + 1), args.count))
+            if not numbers:
+                continue
+            env = LiberoEnv(*task)
+            for number in numbers:
+                record_one(env, recorder, np.random.default_rng([args.seed, number]))
+                advance()
+            env.close()
+
+
+def record_one(env: LiberoEnv, recorder: Recorder, rng: np.random.Generator) -> None:
+    """Act for a random while and record what both cameras see then; an episode that ends earlier is recorded there."""
+    expert, noise = Expert(env), disturbances(rng)
+    init_state, moment = int(rng.choice(TRAINING_STATES)), int(rng.integers(0, 80))
+    env.reset_to(disturb(env, env.task.init_states[init_state], expert, rng), render=False)
+    step = 0
+    for step in range(moment):
+        _, done = env.step(np.clip(expert() + next(noise), -1.0, 1.0), render=False)
+        if done:
+            break
+    observation, _ = env.step(expert(), render=True)
+    recorder.add(
+        observation, suite=env.task.suite, task_id=env.task.index, init_state=init_state, step=step, actor="expert"
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
