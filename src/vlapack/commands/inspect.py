@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vlapack.console import emit_json, stdout
@@ -63,7 +64,7 @@ def inspect(
         vlapack inspect CHECKPOINT --config pi05_libero --preset llm --layers
 
     Args:
-        target: A checkpoint folder, or the name of a configuration (pi05_libero, pi0_aloha, …).
+        target: A checkpoint folder, or a configuration: its name (pi05_libero, pi0_aloha, …) or JSON file.
         preset: A named recipe: dit-fast, dit, llm, full, vision, llm-dit, attention, mlp, quantvla, everything.
         recipe: A recipe file (JSON) instead of a preset; it excludes the variables.
         config: What the policy in an openpi folder is: a configuration's name or JSON file.
@@ -113,7 +114,7 @@ def open_network(target: str, config: str | None) -> Network:
                 f"{target} is a pack already: inspect its parent, or check it by `vlapack verify {target}`"
             )
         tensors = {canonical(name): (tuple(checkpoint.shape(name)), checkpoint.dtype(name)) for name in names}
-    elif os.sep in target:
+    elif os.sep in target and not target.endswith(".json"):
         raise InputError(f"there is no folder {target}; give a checkpoint folder or a configuration name")
     else:
         architecture = CONFIGS[target] if target in CONFIGS else policy_config(target).architecture
@@ -204,7 +205,7 @@ def _shown(value: Any) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(title=escape(title), title_justify="left", caption_justify="left")
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left", no_wrap=bool(place), overflow="fold")
     return table
