@@ -151,7 +151,7 @@ def _document(
 def _notes(network: Network, selected: list[Selected], recipe: Recipe) -> Iterator[str]:
     shrunk = Counter(note for layer in selected for note in _shrunk(layer, recipe))
     for what, count in shrunk.items():
-        yield f"{what}: {count} layers"
+        yield f"{what} ({count} ×)"
     idle = [name for name in network.linears if name in network.never_executed]
     if idle:
         packed = sum(not layer.executed for layer in selected)
@@ -201,7 +201,7 @@ def _shown(value: Any) -> str:
         return ", ".join(":".join(map(str, item)) if isinstance(item, tuple) else item for item in value) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None else str(value)
+    return "none" if value is None else str(value) or "any"
 
 
 def _table(title: str, *columns: str) -> Table:
