@@ -1,17 +1,20 @@
 """Watch the inputs of chosen layers while a model runs recorded observations.
 
 Any model, any forward: `watch` hangs one observer on each named layer, runs the batches, and takes the hooks off again.
-What an observer keeps is its own affair; the two here keep what smoothing, permutation and static activation scales
-need. The network trims padding and masked cameras before its layers run, so such tokens never reach an observer.
+What an observer keeps is its own affair; the two here keep what smoothing and permutation (`calibrate`) and static
+activation scales (`measure_reach`) need. The network trims padding and masked cameras before its layers run, so such
+tokens never reach an observer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlapack.errors import InputError
@@ -67,12 +70,34 @@ class MagnitudeHistogram:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What calibration learned of each watched layer's input."""
+    """What calibration learned of the layers' inputs; empty for weights-only."""
 
-    absmax: Mapping[str, Tensor]
-    """Largest magnitude per channel, float32 [K]."""
-    tokens: Mapping[str, int]
-    """How many input rows each layer saw."""
+    absmax: Mapping[str, Tensor] = field(default_factory=dict)
+    """Layer → largest magnitude per input channel, float32 [K]."""
+    reach: Mapping[str, float] = field(default_factory=dict)
+    """Layer → the magnitude of its transformed inputs that becomes 127, for static activation scales."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Layer → how many input rows it saw."""
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, exactly as `load` reads it."""
+        tensors = {f"absmax/{name}": values for name, values in self.absmax.items()}
+        tensors |= {f"reach/{name}": torch.tensor(value, dtype=torch.float64) for name, value in self.reach.items()}
+        tensors |= {f"tokens/{name}": torch.tensor(count) for name, count in self.tokens.items()}
+        save_file(tensors, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Statistics:
+        """Read what `save` wrote."""
+        found: dict[str, dict[str, Tensor]] = {"absmax": {}, "reach": {}, "tokens": {}}
+        for key, values in load_file(path).items():
+            kind, _, name = key.partition("/")
+            found[kind][name] = values
+        return cls(
+            absmax=found["absmax"],
+            reach={name: float(value) for name, value in found["reach"].items()},
+            tokens={name: int(value) for name, value in found["tokens"].items()},
+        )
 
 
 def watch(
@@ -135,4 +160,23 @@ def calibrate(
     """
     observers = {name: ChannelMax() for name in layers}
     tokens = watch(model, observers, forward, batches)
-    return Statistics({name: seen.absmax for name, seen in observers.items() if seen.absmax is not None}, tokens)
+    return Statistics(
+        absmax={name: seen.absmax for name, seen in observers.items() if seen.absmax is not None}, tokens=tokens
+    )
+
+
+def measure_reach(
+    model: nn.Module,
+    transforms: Mapping[str, Callable[[Tensor], Tensor]],
+    percent: float,
+    forward: Callable[[Any], object],
+    batches: Iterable[Any],
+) -> dict[str, float]:
+    """Return the `percent` percentile of every layer's transformed input magnitudes: layer → magnitude.
+
+    Raises:
+        InputError: a layer got a NaN or an infinity, or was never reached.
+    """
+    observers = {name: MagnitudeHistogram(transform) for name, transform in transforms.items()}
+    watch(model, observers, forward, batches)
+    return {name: seen.percentile(percent) for name, seen in observers.items()}

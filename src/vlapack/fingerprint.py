@@ -18,6 +18,7 @@ from torch import Tensor
 from vlapack.checkpoints.packfile import tensor_bytes
 
 WEIGHTS_ONLY = "weights-only"
+UNUSED = "unused"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Fingerprint:
     """Configuration, normalisation statistics and tokenizer."""
     recipe: str
     calibration: str
-    """The observations used, or `weights-only`."""
+    """The observations used, `weights-only`, or `unused` where the recipe asks nothing of activations."""
 
     @property
     def hex(self) -> str:

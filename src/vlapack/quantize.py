@@ -6,12 +6,13 @@ than one group in float. Linears that read the same input form a group (`select.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from vlapack.calibrate import Statistics
 from vlapack.errors import InputError
 from vlapack.methods.permute import zigzag
 from vlapack.methods.rotate import rotate_rows, rotation, row_rotation
@@ -24,16 +25,6 @@ from vlapack.select import Selected, groups
 
 Read = Callable[[str], Tensor]
 Group = tuple[Selected, ...]
-
-
-@dataclass(frozen=True)
-class ActivationStatistics:
-    """What calibration says about the layers' inputs; empty for weights-only."""
-
-    absmax: Mapping[str, Tensor] = field(default_factory=dict)
-    """Layer → largest magnitude per input channel, fp32 [K]; the group's first layer is asked."""
-    static_range: Mapping[str, float] = field(default_factory=dict)
-    """Layer → the magnitude of its transformed inputs that becomes 127, for static activations."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ def quantize(
     write: Callable[[Group, PackedGroup], None],
     selected: Iterable[Selected],
     recipe: Recipe,
-    statistics: ActivationStatistics,
+    statistics: Statistics,
     *,
     finished: Callable[[Group], bool] = lambda group: False,
 ) -> None:
@@ -73,7 +64,7 @@ def quantize(
             write(group, quantize_group(read, group, recipe, statistics))
 
 
-def quantize_group(read: Read, group: Group, recipe: Recipe, statistics: ActivationStatistics) -> PackedGroup:
+def quantize_group(read: Read, group: Group, recipe: Recipe, statistics: Statistics) -> PackedGroup:
     """Pack the linears that share one input, under one transform."""
     weights = [read(f"{layer.name}.weight").float() for layer in group]
     try:
@@ -142,8 +133,8 @@ def _pack_weight(layer: Selected, weight: Tensor, recipe: Recipe) -> tuple[dict[
     return tensors, float((weight - integers * scales).norm()) / norm if norm else 0.0
 
 
-def _static_scale(layer: Selected, statistics: ActivationStatistics) -> float:
-    reach = statistics.static_range.get(layer.name)
+def _static_scale(layer: Selected, statistics: Statistics) -> float:
+    reach = statistics.reach.get(layer.name)
     if reach is None:
         raise InputError(f"static activation scales need calibration, and {layer.name} has none; give --calib DIR")
     return reach / 127 if reach else 1.0

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlapack.checkpoints.packfile import PackFile, TensorSpec
+from vlapack.checkpoints.packed import PackFile
+from vlapack.checkpoints.packfile import TensorSpec
 from vlapack.checkpoints.packwriter import PackWriter, partial_path
 from vlapack.errors import InputError, WorkError
 
@@ -49,9 +50,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def opened(folder: Path) -> PackFile:
+    config = json.loads((folder / "config.json").read_text())
+    return PackFile(folder / "model.safetensors", config["files"]["model.safetensors"])
+
+
+def check(folder: Path) -> None:
+    file = opened(folder)
+    for name in file.names():
+        file.check(name)
+
+
 def test_other_readers_and_ours_read_back_what_was_written(tmp_path: Path) -> None:
     write(tmp_path / "pack")
-    theirs, ours = load_file(tmp_path / "pack/model.safetensors"), PackFile(tmp_path / "pack/model.safetensors")
+    theirs, ours = load_file(tmp_path / "pack/model.safetensors"), opened(tmp_path / "pack")
     for piece in pieces().values():
         for name, tensor in piece.items():
             for found in (theirs[name], ours.read(name)):
@@ -119,21 +131,17 @@ def test_every_flipped_byte_of_the_weights_is_found(tmp_path: Path) -> None:
     write(tmp_path / "pack")
     path = tmp_path / "pack/model.safetensors"
     good = path.read_bytes()
-    config = json.loads((tmp_path / "pack/config.json").read_text())
     for at in range(0, len(good), 7):
         damaged = bytearray(good)
         damaged[at] ^= 0x10
         path.write_bytes(damaged)
         with pytest.raises(InputError):
-            file = PackFile(path)
-            file.require_header(config["files"]["model.safetensors"])
-            for name in file.specs():
-                file.check(name)
+            check(tmp_path / "pack")
 
 
 def test_a_truncated_file_says_how_much_is_missing(tmp_path: Path) -> None:
     write(tmp_path / "pack")
     path = tmp_path / "pack/model.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(InputError, match="header promises"):
-        PackFile(path)
+    with pytest.raises(InputError, match="truncated"):
+        opened(tmp_path / "pack")

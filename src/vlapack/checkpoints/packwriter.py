@@ -26,12 +26,12 @@ from typing import Any
 
 from torch import Tensor
 
-from vlapack.checkpoints.packfile import TensorSpec, digest_of, encode_header, place, tensor_bytes
+from vlapack.checkpoints.packconfig import FILE as CONFIG
+from vlapack.checkpoints.packconfig import seal
+from vlapack.checkpoints.packfile import WEIGHTS, TensorSpec, digest_of, encode_header, place, tensor_bytes
 from vlapack.errors import InputError, WorkError
-from vlapack.fingerprint import differences, digest
+from vlapack.fingerprint import differences
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 SPARE_BYTES = 8 * 2**20  # the small files beside the weights
 
 
@@ -200,13 +200,27 @@ class PackWriter:
             ) from None
 
 
-def seal(config: Mapping[str, Any]) -> bytes:
-    """Return `config.json` with a checksum of itself, so that no flipped byte in it goes unseen."""
-    return (json.dumps({**config, "checksum": digest(config)}, indent=2, ensure_ascii=False) + "\n").encode()
-
-
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a small file so that a kill leaves the old one or the new one."""
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(content)
     os.replace(draft, path)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return the unfinished packs in and below `folder`, itself included; nothing else that ends in `.partial`."""
+    found = sorted({folder, *folder.rglob("*.partial")})
+    return [path for path in found if path.suffix == ".partial" and (path / "plan.json").is_file()]
+
+
+def in_use(partial: Path) -> bool:
+    """Whether a process is writing into this unfinished pack."""
+    weights = partial / "pack" / WEIGHTS
+    if not weights.exists():
+        return False
+    with weights.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

@@ -1,0 +1,54 @@
+"""`vlapack clean`: what interrupted runs left behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from vlapack.console import emit_json, stdout
+from vlapack.errors import InputError
+
+
+def clean(
+    folders: tyro.conf.Positional[tuple[Path, ...]] = (Path(),),
+    *,
+    yes: bool = False,
+    json: bool = False,
+) -> int:
+    """List the unfinished packs (`NAME.partial/`) in and below folders; with --yes, remove them.
+
+    The same `vlapack quantize` command would take such work up again, so remove only what is not wanted any more. Work
+    that a running process holds is never removed.
+
+    Args:
+        folders: Where to look, or the `.partial` folders themselves; by default the current folder.
+        yes: Remove what is listed.
+        json: Write one JSON document to stdout instead of text.
+    """
+    from vlapack.checkpoints.packwriter import in_use, leftovers
+
+    found = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}")
+        found += leftovers(folder)
+    rows: list[dict[str, Any]] = []
+    for partial in found:
+        size = sum(path.stat().st_blocks * 512 for path in partial.rglob("*") if path.is_file())
+        busy = in_use(partial)
+        if yes and not busy:
+            shutil.rmtree(partial)
+        rows.append({"path": str(partial), "bytes": size, "state": "in use" if busy else "removed" if yes else "left"})
+    if json:
+        emit_json({"leftovers": rows})
+        return 0
+    for row in rows:
+        stdout.print(f"{row['state']:8s}{row['bytes'] / 1e6:10.1f} MB  {row['path']}", markup=False, soft_wrap=True)
+    if not rows:
+        stdout.print("nothing is left over")
+    elif not yes:
+        stdout.print("remove these with --yes, or take one up again with the command that began it")
+    return 0

@@ -1,0 +1,140 @@
+"""`vlapack quantize`: checkpoint + recipe + observations → one self-contained pack folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from vlapack.console import emit_json, say, stdout
+from vlapack.errors import InputError
+from vlapack.recipe.recipe import Recipe
+from vlapack.recipe.resolve import RecipeFlags, resolve
+
+if TYPE_CHECKING:
+    from vlapack.checkpoints.base import Checkpoint
+    from vlapack.quantize import PackedGroup
+    from vlapack.select import Selected
+
+SHIPPED_OBSERVATIONS = Path(__file__).parents[1] / "assets" / "tiny-libero" / "observations"
+
+
+def quantize(
+    checkpoint: tyro.conf.Positional[str],
+    *,
+    out: Path | None = None,
+    preset: str | None = None,
+    recipe: Path | None = None,
+    calib: Path | None = None,
+    weights_only: bool = False,
+    config: str | None = None,
+    norm_stats: Path | None = None,
+    tokenizer: Path | None = None,
+    json: bool = False,
+    fields: tyro.conf.OmitArgPrefixes[RecipeFlags] = RecipeFlags(),  # noqa: B008  (frozen)
+) -> int:
+    """Quantize a policy into a pack: a folder that loads without its parent.
+
+    What to quantize comes from --preset, --recipe or the OPENPI_DUQUANT_* variables (docs/configuration.md); look at
+    it first with `vlapack inspect`. A run that was interrupted goes on with the same command.
+
+        vlapack quantize tiny-libero --preset full --out packs/tiny-full
+        vlapack quantize CHECKPOINT --config pi05_libero --preset llm --calib OBSERVATIONS --out packs/pi05-llm
+
+    Args:
+        checkpoint: A float policy's folder, or `tiny-libero`, the policy that comes with the package.
+        out: The pack's folder; OPENPI_DUQUANT_PACKDIR if not given. One that holds another pack is never overwritten.
+        preset: A named recipe: dit-fast, dit, llm, full, vision, llm-dit, attention, mlp, everything.
+        recipe: A recipe file (JSON) instead of a preset; it excludes the variables.
+        calib: A folder of recorded observations. Without it, LIBERO policies take the ones that come with the package.
+        weights_only: Do without observations: channels are ordered by their weights.
+        config: What the policy in an openpi folder is: a configuration's name or JSON file.
+        norm_stats: norm_stats.json or its folder, instead of the one in the checkpoint.
+        tokenizer: SentencePiece model, instead of the one that is found.
+        json: Write one JSON document to stdout instead of text.
+        fields: Single fields of the recipe; each goes before preset and variables.
+    """
+    resolved = resolve(preset, recipe, fields, os.environ)
+    if resolved.options.dryrun:
+        from vlapack.commands.inspect import inspect
+
+        say("OPENPI_DUQUANT_DRYRUN is set: the layers are listed, and nothing is quantized")
+        return inspect(checkpoint, preset=preset, recipe=recipe, config=config, layers=True, json=json, fields=fields)
+    target = out or resolved.options.packdir
+    if target is None:
+        raise InputError("no --out says where the pack goes (OPENPI_DUQUANT_PACKDIR would do as well)")
+    if calib is not None and weights_only:
+        raise InputError(f"--calib {calib} and --weights-only exclude each other: give one")
+
+    from vlapack.checkpoints import open_checkpoint
+    from vlapack.checkpoints.packed import PackedCheckpoint
+    from vlapack.packing import make_pack
+
+    parent = open_checkpoint(checkpoint, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+    if isinstance(parent, PackedCheckpoint):
+        raise InputError(f"{checkpoint} is a pack already; quantize its float parent")
+    observations = None if weights_only else calibration_set(parent, resolved.recipe, calib)
+    report = make_pack(
+        parent, resolved.recipe, target, observations, describe=_describe if resolved.options.debug else _nothing
+    )
+    if json:
+        emit_json(report.to_dict())
+        return 0
+    sizes, error = report.measured["bytes"], report.measured["weight_error"]
+    if report.already_there:
+        stdout.print(f"{target} is this very pack already; nothing was done", markup=False, soft_wrap=True)
+    stdout.print(
+        f"{target}: {report.layers} layers packed, {sizes['before'] / 1e9:.4f} GB → {sizes['after'] / 1e9:.4f} GB, "
+        f"{report.seconds:.0f} s; rounding error mean {error['mean']:.3f}, largest {error['max']:.3f} "
+        f"({error['worst_layer']}); fingerprint {report.fingerprint[:12]}",
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def calibration_set(parent: Checkpoint, recipe: Recipe, calib: Path | None) -> list[Mapping[str, Any]] | None:
+    """Return the observations that calibrate, None where the recipe asks nothing of them.
+
+    They are taken evenly from the whole folder, so that every task in it has its share.
+
+    Raises:
+        InputError: none are given for a robot that the shipped ones do not fit, or fewer than the recipe asks for.
+    """
+    from vlapack.parent import needs_activations
+    from vlapack.policy.observations import load_observations
+
+    if not needs_activations(recipe):
+        say("this recipe asks nothing of activations: no calibration")
+        return None
+    if calib is None:
+        if parent.config.layout != "libero":
+            raise InputError(
+                f"the observations that come with the package are LIBERO's and this policy's layout is "
+                f"{parent.config.layout}: give --calib DIR with recorded ones, or --weights-only"
+            )
+        calib = SHIPPED_OBSERVATIONS
+        say(f"no --calib: calibrating on the shipped LIBERO observations, {calib}")
+    recorded = load_observations(calib)
+    if len(recorded) < recipe.calib_steps:
+        raise InputError(
+            f"{calib} holds {len(recorded)} observations and the recipe asks for calib_steps = {recipe.calib_steps}: "
+            f"record more, or give --calib-steps {len(recorded)}"
+        )
+    return [recorded[index * len(recorded) // recipe.calib_steps] for index in range(recipe.calib_steps)]
+
+
+def _nothing(layer: Selected, packed: PackedGroup) -> None:
+    """Say nothing of a layer."""
+
+
+def _describe(layer: Selected, packed: PackedGroup) -> None:
+    scales = packed.tensors[f"{layer.name}.weight_scale"]
+    say(
+        f"{layer.name} [{layer.out_features}, {layer.in_features}] W{layer.weight_bits}A{layer.act_bits} "
+        f"block {layer.block} row block {layer.block_out} scales {float(scales.min()):.3g}-{float(scales.max()):.3g} "
+        f"error {packed.errors[layer.name]:.4f}"
+    )

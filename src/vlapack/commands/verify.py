@@ -1,0 +1,47 @@
+"""`vlapack verify`: every checksum of a pack, and its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from vlapack.console import emit_json, stdout
+
+
+def verify(pack: tyro.conf.Positional[Path], *, json: bool = False) -> int:
+    """Check a pack: every tensor and file against its checksum, every shape against the recipe.
+
+    Exit code 0 if the pack is whole, 2 with the name of what is damaged if not.
+
+    Args:
+        pack: The pack's folder.
+        json: Write one JSON document to stdout instead of text.
+    """
+    from vlapack.checkpoints.packed import PackedCheckpoint
+    from vlapack.packing import check_pack
+
+    checkpoint = PackedCheckpoint.open(pack)
+    check_pack(checkpoint)
+    names = checkpoint.names()
+    size = checkpoint.weights.path.stat().st_size
+    version = checkpoint.document["format_version"]
+    if json:
+        emit_json(
+            {
+                "pack": str(pack),
+                "format_version": version,
+                "fingerprint": checkpoint.fingerprint,
+                "tensors": len(names),
+                "bytes": size,
+                "whole": True,
+            }
+        )
+    else:
+        stdout.print(
+            f"{pack}: whole; format {version}, {len(names)} tensors, {size / 1e9:.4f} GB, "
+            f"fingerprint {checkpoint.fingerprint[:12]}",
+            markup=False,
+            soft_wrap=True,
+        )
+    return 0

@@ -1,0 +1,265 @@
+"""From an opened checkpoint to a pack folder: fingerprint, calibrate, walk, write; and on again after a kill."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlapack import __version__
+from vlapack.calibrate import Statistics
+from vlapack.checkpoints.base import Checkpoint
+from vlapack.checkpoints.packcard import model_card
+from vlapack.checkpoints.packconfig import config_document, read_config
+from vlapack.checkpoints.packed import PackedCheckpoint
+from vlapack.checkpoints.packfile import TensorSpec
+from vlapack.checkpoints.packwriter import PackWriter
+from vlapack.console import progress, say
+from vlapack.errors import InputError
+from vlapack.fingerprint import Fingerprint, differences
+from vlapack.parent import Parent, needs_activations
+from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, linears, never_executed, openpi_tensors
+from vlapack.policy.calibration import calibrate_policy
+from vlapack.quantize import Group, PackedGroup, pack_embedding, quantize
+from vlapack.recipe.recipe import Recipe
+from vlapack.select import Selected, groups, part_of, select
+from vlapack.sizes import Tensors, packed_tensors
+
+STATISTICS_FILE = "statistics.safetensors"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `make_pack` did."""
+
+    pack: Path
+    fingerprint: str
+    layers: int
+    seconds: float
+    measured: Mapping[str, Any]
+    """`bytes` (before: the parent's file, after: the pack's tensors) and `weight_error` (mean, max, worst_layer)."""
+    already_there: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document of `vlapack quantize --json`."""
+        return {
+            "pack": str(self.pack),
+            "fingerprint": self.fingerprint,
+            "layers": self.layers,
+            "seconds": self.seconds,
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "already_there": self.already_there,
+            **self.measured,
+        }
+
+
+def make_pack(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    out: Path,
+    observations: Sequence[Mapping[str, Any]] | None,
+    *,
+    describe: Callable[[Selected, PackedGroup], None] = lambda layer, packed: None,
+) -> Report:
+    """Quantize a float checkpoint into the folder `out`.
+
+    A folder that already holds this very pack is left alone. Work that was killed goes on where it stopped, and ends
+    in the same bytes.
+
+    Args:
+        checkpoint: the parent.
+        recipe: which layers, and how.
+        out: the folder to make; beside it `OUT.partial/` holds the work until it is whole.
+        observations: in the layout's keys; each calibrates by one action chunk. None: weights-only.
+        describe: is told of every layer that is packed now.
+
+    Raises:
+        InputError: a recipe that cannot be computed, a parent without statistics or tokenizer, a folder that holds
+            something else, too little disk.
+        WorkError: the disk filled up meanwhile.
+    """
+    start = time.monotonic()
+    recipe.require_buildable()
+    if observations is None:
+        require_weights_only(recipe)
+    parent = Parent(checkpoint)
+    every = linears(parent.config.architecture)
+    selected = select(every, recipe, never_executed=never_executed(parent.config.architecture))
+    say(f"hashing {parent.nbytes / 1e9:.3f} GB of weights in {checkpoint.path}")
+    fingerprint = parent.fingerprint(recipe, observations)
+    if (there := existing_pack(out, fingerprint, recipe)) is not None:
+        seconds = time.monotonic() - start
+        return Report(out, fingerprint.hex, len(selected), seconds, there["measured"], already_there=True)
+
+    specs = pack_specs(parent.tensors, selected, recipe)
+    plan = {**fingerprint.to_dict(), "vlapack": __version__, "torch": torch.__version__}
+    with PackWriter(out, plan, specs) as writer:
+        statistics = _statistics(writer.partial / STATISTICS_FILE, parent, selected, recipe, observations)
+        errors = _pack_layers(writer, parent, selected, recipe, statistics, describe=describe)
+        _copy_rest(writer, parent, selected, recipe)
+        measured = {
+            "bytes": {"before": parent.nbytes, "after": sum(spec.nbytes for spec in specs)},
+            "weight_error": _summary(errors),
+        }
+        config = config_document(
+            parent.config, recipe, selected, linears=every, fingerprint=fingerprint, measured=measured
+        )
+        parts = _parts(parent.tensors, specs)
+        card = model_card(parent.config, recipe, selected, parts=parts, measured=measured)
+        writer.finish(config, {**parent.files(), "README.md": card})
+    return Report(out, fingerprint.hex, len(selected), time.monotonic() - start, measured)
+
+
+def require_weights_only(recipe: Recipe) -> None:
+    """Refuse a recipe that cannot do without activations (a permutation can: it goes by the weights' energy).
+
+    Raises:
+        InputError: static activation scales, or smoothing.
+    """
+    for unfit, what, remedy in (
+        (recipe.act_scale == "static", "static activation scales", "--act-scale per_token"),
+        (recipe.smoothing > 0, f"smoothing (λ = {recipe.smoothing})", "--smooth 0"),
+    ):
+        if unfit:
+            raise InputError(f"{what} cannot be had from weights only: give --calib DIR, or {remedy}")
+
+
+def existing_pack(out: Path, fingerprint: Fingerprint, recipe: Recipe) -> dict[str, Any] | None:
+    """Return the `config.json` of the pack in `out` if it is the one wanted, None where nothing is there yet.
+
+    Raises:
+        InputError: `out` holds another pack (the fields that differ are listed), or something that is no pack.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / "config.json").is_file():
+        raise InputError(f"{out} exists and is no pack; choose another --out, or remove it")
+    found = read_config(out)
+    wanted = fingerprint.to_dict()
+    there = {key: found["fingerprint"].get(key) for key in wanted}
+    if there == wanted:
+        return found
+    rows = differences({**there, "recipe": ""}, {**wanted, "recipe": ""})  # instead of its hash, its fields:
+    rows += [f"recipe.{row}" for row in differences({**found["recipe"], "preset": recipe.preset}, recipe.to_dict())]
+    raise InputError(
+        f"{out} already holds another pack; what differs: {'; '.join(rows)}. Choose another --out (or "
+        "OPENPI_DUQUANT_PACKDIR): packs are never mixed or overwritten"
+    )
+
+
+def untouched(tensors: Tensors, selected: Iterable[Selected], recipe: Recipe) -> Tensors:
+    """Return the tensors that a pack stores as the parent holds them: all but packed weights and 8-bit embeddings."""
+    replaced = {f"{layer.name}.weight" for layer in selected}
+    if recipe.embedding_bits == 8:
+        replaced.add(EMBEDDING)
+    return {name: tensor for name, tensor in tensors.items() if name not in replaced}
+
+
+def pack_specs(tensors: Tensors, selected: Sequence[Selected], recipe: Recipe) -> list[TensorSpec]:
+    """Return every tensor of the pack that a network's `tensors` become, without computing one."""
+    stored = dict(untouched(tensors, selected, recipe))
+    for group in groups(selected, recipe):
+        for layer in group:
+            stored |= packed_tensors(layer, recipe, stores_transform=layer is group[0])
+    if recipe.embedding_bits == 8:
+        rows, width = tensors[EMBEDDING][0]
+        stored[EMBEDDING] = ((rows, width), torch.int8)
+        stored[f"{EMBEDDING}_scale"] = ((rows, 1), torch.float32)
+    return [TensorSpec(name, dtype, shape) for name, (shape, dtype) in stored.items()]
+
+
+def check_pack(checkpoint: PackedCheckpoint) -> None:
+    """Check every tensor's checksum, and that there are exactly the tensors which recipe and architecture ask for.
+
+    Raises:
+        InputError: something is damaged, missing, too much, or of another shape; the message names it.
+    """
+    architecture = checkpoint.config.architecture
+    recipe = Recipe.from_dict(checkpoint.document["recipe"])
+    selected = select(linears(architecture), recipe, never_executed=never_executed(architecture))
+    shapes = {name: (shape, torch.float32) for name, (shape, _) in openpi_tensors(architecture).items()}
+    shapes[EMBEDDING] = shapes.pop(TIED_EMBEDDING)
+    del shapes[EXPERT_HEAD]
+    wanted = {spec.name: spec.shape for spec in pack_specs(shapes, selected, recipe)}
+    found = {name: checkpoint.shape(name) for name in checkpoint.names()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise InputError(
+                f"{checkpoint.path}: its recipe asks for {name} of shape {wanted.get(name)} and its weights hold "
+                f"{found.get(name)}; quantize again"
+            )
+        checkpoint.weights.check(name)
+
+
+def _statistics(
+    file: Path,
+    parent: Parent,
+    selected: Sequence[Selected],
+    recipe: Recipe,
+    observations: Sequence[Mapping[str, Any]] | None,
+) -> Statistics:
+    """Calibrate, or take what an earlier run of the same plan measured."""
+    if observations is None or not needs_activations(recipe):
+        return Statistics()
+    if not file.exists():
+        draft = file.with_suffix(".new")
+        calibrate_policy(parent.checkpoint, parent.read, groups(selected, recipe), recipe, observations).save(draft)
+        os.replace(draft, file)
+    return Statistics.load(file)
+
+
+def _pack_layers(
+    writer: PackWriter,
+    parent: Parent,
+    selected: Sequence[Selected],
+    recipe: Recipe,
+    statistics: Statistics,
+    *,
+    describe: Callable[[Selected, PackedGroup], None],
+) -> dict[str, float]:
+    """Walk; return every layer's relative rounding error, those of an earlier run included."""
+    every = groups(selected, recipe)
+    finished = [group for group in every if writer.note(group[0].name) is not None]
+    if finished:
+        say(f"taking up {writer.partial}: {len(finished)} of {len(every)} groups of layers are finished")
+    with progress("packing", len(selected), done=sum(map(len, finished))) as advance:
+
+        def write(group: Group, packed: PackedGroup) -> None:
+            writer.write(group[0].name, packed.tensors, packed.errors)
+            for layer in group:
+                describe(layer, packed)
+                advance(f"{layer.name} error {packed.errors[layer.name]:.4f}")
+
+        quantize(parent.read, write, selected, recipe, statistics, finished=finished.__contains__)
+    return {name: error for group in every for name, error in (writer.note(group[0].name) or {}).items()}
+
+
+def _copy_rest(writer: PackWriter, parent: Parent, selected: Iterable[Selected], recipe: Recipe) -> None:
+    """Store what the recipe does not touch as the parent holds it, and the embedding as it asks."""
+    if recipe.embedding_bits == 8 and writer.note(EMBEDDING) is None:
+        rows, scale = pack_embedding(parent.read(EMBEDDING))
+        writer.write(EMBEDDING, {EMBEDDING: rows, f"{EMBEDDING}_scale": scale}, {})
+    for name in untouched(parent.tensors, selected, recipe):
+        if writer.note(name) is None:
+            writer.write(name, {name: parent.read(name)}, {})
+
+
+def _summary(errors: Mapping[str, float]) -> dict[str, Any]:
+    worst = max(errors, key=lambda name: errors[name])
+    return {"mean": sum(errors.values()) / len(errors), "max": errors[worst], "worst_layer": worst}
+
+
+def _parts(tensors: Tensors, specs: Iterable[TensorSpec]) -> dict[str, tuple[int, int]]:
+    """Part → bytes before and after, from the tensors as they are stored."""
+    parts: dict[str, tuple[int, int]] = {}
+    before = [(TensorSpec(name, dtype, shape), 0) for name, (shape, dtype) in tensors.items()]
+    for spec, side in (*before, *((spec, 1) for spec in specs)):
+        old, new = parts.get(part_of(spec.name), (0, 0))
+        parts[part_of(spec.name)] = (old, new + spec.nbytes) if side else (old + spec.nbytes, new)
+    return parts

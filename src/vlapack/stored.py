@@ -1,0 +1,55 @@
+"""Float weights held as a file stores them, and widened only where and when they are used.
+
+A bf16 weight times an fp32 input is the same product as with the weight widened beforehand, at half the memory. And
+π0.5's embedding table has 257152 rows of which a prompt reads some tens: it may stay in the file altogether.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class StoredLinear(nn.Module):
+    """y = x Wᵀ + b in the dtype of x; called like the `nn.Linear` that it replaces.
+
+    Args:
+        weight: [N, K], floating.
+        bias: [N], or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Keep the tensors as they are."""
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [..., K] → [..., N]."""
+        return nn.functional.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class StoredEmbedding(nn.Module):
+    """Rows of a table, looked up and widened to fp32; called like the `nn.Embedding` that it replaces.
+
+    Args:
+        weight: [V, D], floating, or int8 with `scale`; a view into a mapped file keeps it mapped.
+        scale: [V, 1] fp32: row v is `weight[v] * scale[v]`. None for floating rows.
+    """
+
+    weight: Tensor
+    scale: Tensor | None
+
+    def __init__(self, weight: Tensor, scale: Tensor | None = None) -> None:
+        """Keep the tensors as they are."""
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids [...] → fp32 rows [..., D]."""
+        rows = self.weight[tokens].to(torch.float32)
+        return rows if self.scale is None else rows * self.scale[tokens]
