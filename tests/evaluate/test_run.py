@@ -26,26 +26,30 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     for workers in (1, 3):
         entry = contender("policy", Drunkard())
         out = tmp_path / str(workers)
-        found.append(courses(evaluate(plan([entry]), [entry], out, workers=workers, factory=simulators.walk)["policy"]))
+        found.append(
+            courses(
+                evaluate(plan([entry]), [entry], out, workers=workers, factory=simulators.walk, videos=False)["policy"]
+            )
+        )
     assert found[0] == found[1]
     assert len({steps for _, _, _, steps in found[0]}) > 1, "the courses must depend on the noise"
 
 
 def test_both_policies_get_the_same_noise(tmp_path: Path) -> None:
     ours, theirs = contender("policy", Drunkard()), contender("baseline", Drunkard())
-    found = evaluate(plan([ours, theirs]), [theirs, ours], tmp_path, workers=1, factory=simulators.walk)
+    found = evaluate(plan([ours, theirs]), [theirs, ours], tmp_path, workers=1, factory=simulators.walk, videos=False)
     assert courses(found["policy"]) == courses(found["baseline"])
 
 
 def test_a_second_run_plays_only_what_is_missing(tmp_path: Path) -> None:
     entry = contender("policy", Drunkard())
-    whole = evaluate(plan([entry]), [entry], tmp_path, workers=2, factory=simulators.walk)
+    whole = evaluate(plan([entry]), [entry], tmp_path, workers=2, factory=simulators.walk, videos=False)
     path = tmp_path / "episodes.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:2]) + lines[2][:30])
     again = Drunkard()
     entry = contender("policy", again)
-    resumed = evaluate(plan([entry]), [entry], tmp_path, workers=2, factory=simulators.walk)
+    resumed = evaluate(plan([entry]), [entry], tmp_path, workers=2, factory=simulators.walk, videos=False)
     assert courses(resumed["policy"]) == courses(whole["policy"])
     assert len(path.read_text().splitlines()) == len(lines)
     assert again.seen, "four episodes were missing"
@@ -53,17 +57,21 @@ def test_a_second_run_plays_only_what_is_missing(tmp_path: Path) -> None:
 
 def test_a_finished_evaluation_loads_no_policy(tmp_path: Path) -> None:
     entry = contender("policy", Drunkard())
-    first = evaluate(plan([entry]), [entry], tmp_path, workers=2, factory=simulators.walk)
+    first = evaluate(plan([entry]), [entry], tmp_path, workers=2, factory=simulators.walk, videos=False)
 
     def load() -> Drunkard:
         raise AssertionError("nothing is missing")
 
-    assert evaluate(plan([entry]), [replace(entry, load=load)], tmp_path, factory=simulators.never) == first
+    assert (
+        evaluate(plan([entry]), [replace(entry, load=load)], tmp_path, factory=simulators.never, videos=False) == first
+    )
 
 
 def test_crashes_are_errors_and_the_other_episodes_have_results(tmp_path: Path) -> None:
     entry = contender("policy", Drunkard())
-    records = evaluate(plan([entry], tasks=1), [entry], tmp_path, workers=2, factory=simulators.failing)["policy"]
+    records = evaluate(plan([entry], tasks=1), [entry], tmp_path, workers=2, factory=simulators.failing, videos=False)[
+        "policy"
+    ]
     assert [record.error is None for record in records] == [True, False, False]
     assert "the physics exploded" in str(records[1].error)
     assert "exit code -9" in str(records[2].error)
@@ -76,23 +84,23 @@ def test_a_worker_that_dies_is_replaced_and_its_episode_run_again_with_its_noise
     mark = tmp_path / "mark"
     monkeypatch.setenv("FAKE_MARK", str(mark))
     entry = contender("policy", Drunkard())
-    died = evaluate(plan([entry]), [entry], tmp_path / "died", workers=1, factory=simulators.failing_once)
+    died = evaluate(plan([entry]), [entry], tmp_path / "died", workers=1, factory=simulators.failing_once, videos=False)
     assert mark.exists()
     entry = contender("policy", Drunkard())
-    calm = evaluate(plan([entry]), [entry], tmp_path / "calm", workers=1, factory=simulators.walk)
+    calm = evaluate(plan([entry]), [entry], tmp_path / "calm", workers=1, factory=simulators.walk, videos=False)
     assert courses(died["policy"]) == courses(calm["policy"])
 
 
 def test_a_simulator_that_never_works_stops_the_evaluation(tmp_path: Path) -> None:
     entry = contender("policy", Drunkard())
     with pytest.raises(WorkError, match="no display at all"):
-        evaluate(plan([entry], tasks=1, trials=9), [entry], tmp_path, workers=2, factory=simulators.never)
+        evaluate(plan([entry], tasks=1, trials=9), [entry], tmp_path, workers=2, factory=simulators.never, videos=False)
 
 
 def test_bad_input_seen_by_a_worker_is_bad_input(tmp_path: Path) -> None:
     entry = contender("policy", Drunkard())
     with pytest.raises(InputError, match="without a screen"):
-        evaluate(plan([entry]), [entry], tmp_path, workers=2, factory=simulators.blind)
+        evaluate(plan([entry]), [entry], tmp_path, workers=2, factory=simulators.blind, videos=False)
 
 
 def test_one_policy_is_freed_before_the_next_is_loaded(tmp_path: Path) -> None:
@@ -106,7 +114,7 @@ def test_one_policy_is_freed_before_the_next_is_loaded(tmp_path: Path) -> None:
         return policy
 
     entries = [replace(contender(role, Drunkard()), load=load) for role in ("baseline", "policy")]
-    evaluate(plan(entries, tasks=1, trials=1), entries, tmp_path, workers=1, factory=simulators.walk)
+    evaluate(plan(entries, tasks=1, trials=1), entries, tmp_path, workers=1, factory=simulators.walk, videos=False)
     assert len(alive) == 2
 
 

@@ -20,23 +20,14 @@ import numpy as np
 
 from vlapack.errors import InputError
 from vlapack.evaluate.plan import Case
+from vlapack.libero.rollout import Scene, rollout
 
-FRAMES_PER_SECOND = 20  # LIBERO's control frequency is 20 Hz; a frame is kept per rendered step
+CONTROL_HZ = 20.0
+"""LIBERO's control frequency; a rollout keeps one frame per chunk, so at 20/replan Hz a video runs in real time."""
 
 
-class Environment(Protocol):
+class Environment(Scene, Protocol):
     """What a simulator offers; `libero.env.LiberoEnv` does."""
-
-    prompt: str
-    max_steps: int
-
-    def reset(self, init_state: int) -> dict[str, Any]:
-        """Put an official init state and return the first observation."""
-        ...
-
-    def step(self, action: np.ndarray, *, render: bool = True) -> tuple[dict[str, Any], bool]:
-        """Carry out one action; return the observation and whether the goal is reached."""
-        ...
 
     def close(self) -> None:
         """Free the scene."""
@@ -126,8 +117,6 @@ def serve(connection: Connection, factory: Factory) -> None:
 
 
 def _play(connection: Connection, environment: Environment, job: Job) -> Finished:
-    from vlapack.libero.rollout import rollout
-
     def act(observation: dict[str, Any]) -> np.ndarray:
         connection.send(Observed(observation))
         actions: np.ndarray = connection.recv()
@@ -136,18 +125,18 @@ def _play(connection: Connection, environment: Environment, job: Job) -> Finishe
     start = time.monotonic()
     episode = rollout(environment, act, job.case.init_state, replan=job.replan, video=job.video is not None)
     if job.video is not None:
-        write_video(job.video, episode.frames)
-    return Finished(bool(episode.success), int(episode.steps), time.monotonic() - start)
+        write_video(job.video, episode.frames, CONTROL_HZ / job.replan)
+    return Finished(episode.success, episode.steps, time.monotonic() - start)
 
 
-def write_video(path: Path, frames: Sequence[np.ndarray]) -> None:
+def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
     """Write uint8 RGB frames [H, W, 3] as H.264; a file of this name is a whole video, never a part."""
     import imageio_ffmpeg
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial.mp4")  # ffmpeg chooses the container by the suffix
     height, width, _ = frames[0].shape
-    writer = imageio_ffmpeg.write_frames(str(partial), (width, height), fps=FRAMES_PER_SECOND, ffmpeg_log_level="error")
+    writer = imageio_ffmpeg.write_frames(str(partial), (width, height), fps=fps, ffmpeg_log_level="error")
     writer.send(None)
     for frame in frames:
         writer.send(np.ascontiguousarray(frame))
