@@ -186,8 +186,9 @@ class Normalization:
     @classmethod
     def load(cls, path: Path, kind: NormalizationKind) -> Normalization:
         """Read a norm_stats.json file."""
+        document = read_json(path)
         try:
-            return cls.from_dict(read_json(path), kind)
+            return cls.from_dict(document, kind)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 

@@ -131,11 +131,11 @@ def policy_config(name_or_path: str | Path) -> PolicyConfig:
     if text in POLICIES:
         return POLICIES[text]
     if text.endswith(".json"):
-        path = Path(text)
+        document = read_json(Path(text))
         try:
-            return config_from_document(read_json(path))
+            return config_from_document(document)
         except InputError as error:
-            raise error if str(error).startswith(text) else InputError(f"{path}: {error}") from error
+            raise InputError(f"{text}: {error}") from error
     refuse_fast(text, f"--config {text}")
     if text in LORA:
         raise InputError(
