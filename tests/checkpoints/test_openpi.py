@@ -67,12 +67,14 @@ def test_the_likely_name_is_said(tmp_path: Path) -> None:
 
 
 def test_another_variant_contradicts_the_weights(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"pi0_libero is variant pi0, but the weights hold time_mlp_in"):
+    with pytest.raises(
+        InputError, match=r"pi0_libero has variant pi0, but time_mlp_in in model.safetensors proves pi05"
+    ):
         open_checkpoint(folder, config="pi0_libero")
 
 
 def test_other_sizes_contradict_the_weights(folder: Path, config_file: Path) -> None:
-    with pytest.raises(InputError, match=r"action_dim 7, but model.safetensors says 32"):
+    with pytest.raises(InputError, match=r"action_dim 7, but model.safetensors proves 32"):
         open_checkpoint(folder, config=changed(config_file, action_dim=7))
     with pytest.raises(InputError, match=r"shapes; the first is .*\[512, \d+\] instead of \[600, "):
         open_checkpoint(folder, config=changed(config_file, action_dim=32, vocab_size=600))
@@ -80,7 +82,7 @@ def test_other_sizes_contradict_the_weights(folder: Path, config_file: Path) -> 
 
 def test_the_converters_horizon_is_a_proof(folder: Path, config_file: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"action_dim": 32, "action_horizon": 50}))
-    with pytest.raises(InputError, match=r"action_horizon 4, but config\.json says 50"):
+    with pytest.raises(InputError, match=r"action_horizon 4, but config\.json proves 50"):
         open_checkpoint(folder, config=config_file)
 
 
@@ -91,7 +93,7 @@ def test_both_spellings_of_paligemma_are_checked(folder: Path) -> None:
     assert open_checkpoint(folder).config.name == "small"
     name = next(name for name in tensors if "vision_tower" in name and name.endswith("q_proj.weight"))
     save_file(tensors | {name: torch.zeros(3, 5)}, path)
-    with pytest.raises(InputError, match=r"1 tensors do not have .*q_proj.weight: \[3, 5\]"):
+    with pytest.raises(InputError, match=r"1 of the tensors do not have .*q_proj.weight: \[3, 5\]"):
         open_checkpoint(folder)
 
 

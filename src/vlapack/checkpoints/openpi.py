@@ -124,14 +124,9 @@ def _variant(weights: TensorFile) -> Variant:
         return "pi05"
     if "action_time_mlp_in.weight" in names:
         return "pi0"
-    prefixed = any(name.startswith("model.") for name in names)
-    reason = (
-        "its names begin with 'model.', as LeRobot's do, whose folders are not read yet"
-        if prefixed
-        else (
-            "it has neither time_mlp_in (π0.5) nor action_time_mlp_in (π0); π0-FAST and other models are not supported"
-        )
-    )
+    reason = "it has neither time_mlp_in (π0.5) nor action_time_mlp_in (π0); π0-FAST and other models are not supported"
+    if any(name.startswith("model.") for name in names):
+        reason = "its names begin with 'model.', as LeRobot's do, whose folders are not read yet"
     raise InputError(f"{weights.path}: no openpi π0 or π0.5 checkpoint: {reason}")
 
 
@@ -160,37 +155,36 @@ def _unknown_config(path: Path, weights: TensorFile, variant: Variant, document:
     )
 
 
-def _mismatches(weights: TensorFile, architecture: Pi0Config) -> list[str]:
-    """Names whose shape in the file is not that of the architecture; absent names are the loader's business."""
+def _mismatches(weights: TensorFile, architecture: Pi0Config) -> dict[str, tuple[int, ...]]:
+    """Tensors of another shape than the architecture's, with that shape; absent names are the loader's business."""
     expected = {canonical(name): shape for name, (shape, _) in openpi_tensors(architecture).items()}
-    return [
-        name for name in weights.names() if expected.get(canonical(name), weights.shape(name)) != weights.shape(name)
-    ]
+    return {
+        name: expected[canonical(name)]
+        for name in weights.names()
+        if canonical(name) in expected and expected[canonical(name)] != weights.shape(name)
+    }
 
 
 def _check(
     path: Path, weights: TensorFile, variant: Variant, config: PolicyConfig, document: Mapping[str, Any]
 ) -> None:
     """Refuse a configuration that the weights, or the converter's config.json, contradict."""
-    architecture = config.architecture
+    mark = "time_mlp_in" if variant == "pi05" else "action_time_mlp_in"
+    proven: dict[str, tuple[Any, str]] = {
+        "variant": (variant, f"{mark} in {WEIGHTS_FILE}"),
+        "action_dim": (_action_dim(weights), WEIGHTS_FILE),
+    }
+    if "action_horizon" in document:
+        proven["action_horizon"] = (document["action_horizon"], CONFIG_FILE)
     remedy = "give the --config that the policy was trained with"
-    if architecture.variant != variant:
-        mark = "time_mlp_in" if variant == "pi05" else "action_time_mlp_in"
-        raise InputError(
-            f"{path}: configuration {config.name} is variant {architecture.variant}, "
-            f"but the weights hold {mark}, so they are {variant}; {remedy}"
-        )
-    for key in ("action_dim", "action_horizon"):
-        proven = _action_dim(weights) if key == "action_dim" else document.get(key, architecture.action_horizon)
-        if proven != getattr(architecture, key):
-            source = WEIGHTS_FILE if key == "action_dim" else CONFIG_FILE
+    for field, (value, source) in proven.items():
+        if (said := getattr(config.architecture, field)) != value:
             raise InputError(
-                f"{path}: configuration {config.name} has {key} {getattr(architecture, key)}, "
-                f"but {source} says {proven}; {remedy}"
+                f"{path}: configuration {config.name} has {field} {said}, but {source} proves {value}; {remedy}"
             )
-    if wrong := _mismatches(weights, architecture):
-        expected = {canonical(name): shape for name, (shape, _) in openpi_tensors(architecture).items()}
+    if wrong := _mismatches(weights, config.architecture):
+        name, expected = next(iter(wrong.items()))
         raise InputError(
-            f"{path}: {len(wrong)} tensors do not have configuration {config.name}'s shapes; the first is {wrong[0]}: "
-            f"{list(weights.shape(wrong[0]))} instead of {list(expected[canonical(wrong[0])])}; {remedy}"
+            f"{path}: {len(wrong)} of the tensors do not have configuration {config.name}'s shapes; the first is "
+            f"{name}: {list(weights.shape(name))} instead of {list(expected)}; {remedy}"
         )
