@@ -1,0 +1,133 @@
+"""Quantize a policy as the OPENPI_DUQUANT_* variables say, and evaluate it in LIBERO.
+
+The flags are those of openpi's examples/libero/main.py and of the DuQuant scripts guide:
+
+    python examples/libero/main.py --args.headless --args.policy-config pi05_libero --args.policy-dir "$CKPT" \
+        --args.task-suite-name libero_spatial --args.num-trials-per-task 20
+
+With variables set, the pack in OPENPI_DUQUANT_PACKDIR is made, or used if it is there already (another pack there is
+an error), and evaluated. OPENPI_DUQUANT_DRYRUN=1 lists the layers and stops. Without variables the float policy is
+evaluated. Everything happens by the same calls as `vlapack quantize` and `vlapack eval`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from vlapack.commands.eval import eval as evaluate
+from vlapack.commands.inspect import inspect
+from vlapack.commands.quantize import quantize
+from vlapack.console import say
+from vlapack.errors import InputError, WorkError
+from vlapack.recipe.environment import PREFIX
+from vlapack.recipe.resolve import RecipeFlags, resolve
+
+SHIPPED = "tiny-libero"
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to evaluate, and on which episodes.
+
+    Args:
+        policy_dir: A checkpoint folder or a pack; empty: tiny-libero, the policy that comes with the package.
+        policy_config: What the policy in an openpi folder is: a configuration's name or JSON file.
+        norm_stats: norm_stats.json or its folder, where it is not in the checkpoint.
+        tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
+        calib: Recorded observations to calibrate on. Default: the ones that come with the package.
+        task_suite_name: libero_spatial, libero_object, libero_goal, libero_10 or libero_90.
+        task_ids: Ids and ranges such as 0,3,6-7. Default: the tasks the policy says it was trained for, else all.
+        num_trials_per_task: Episodes per task, from the official init states 0, 1, 2, …
+        replan_steps: Actions carried out of each chunk before the next is asked for.
+        seed: Root of the simulator's seed and of every episode's flow noise.
+        baseline: Play the same episodes with the float policy too, and compare.
+        workers: Processes that hold a simulator. No result depends on it.
+        video_out_path: Folder for videos and results. Default: outputs/eval/<date>/<time>_<policy>.
+        headless: Accepted as in the guide's commands; rendering never needs a screen.
+    """
+
+    policy_dir: str = ""
+    policy_config: str | None = None
+    norm_stats: Path | None = None
+    tokenizer: Path | None = None
+    calib: Path | None = None
+    task_suite_name: str = "libero_spatial"
+    task_ids: str | None = None
+    num_trials_per_task: int = 50
+    replan_steps: int = 5
+    seed: int = 7
+    baseline: bool = False
+    workers: int = 2
+    video_out_path: Path | None = None
+    headless: bool = True
+
+
+def main(args: Args) -> int:
+    """Quantize if variables say so, then evaluate; return the exit code."""
+    parent = policy_dir(args)
+    # The shipped folder says itself what it is.
+    config = None if parent == SHIPPED else args.policy_config
+    policy = parent
+    if any(name.startswith(PREFIX) for name in os.environ):
+        recipe, _, options = resolve(None, None, RecipeFlags(), os.environ)
+        if options.dryrun:
+            say(f"{PREFIX}DRYRUN=1: these layers would be quantized; nothing is")
+            return inspect(parent, config=config, layers=True)
+        pack = options.packdir or Path(f"duquant_packed_{recipe.digest()[:12]}")
+        code = quantize(
+            parent, out=pack, config=config, norm_stats=args.norm_stats, tokenizer=args.tokenizer, calib=args.calib
+        )
+        if code != 0:
+            return code
+        policy = str(pack)
+    return evaluate(
+        policy,
+        baseline=parent if args.baseline else None,
+        suite=args.task_suite_name,
+        task_ids=args.task_ids,
+        trials=args.num_trials_per_task,
+        seed=args.seed,
+        replan=args.replan_steps,
+        workers=args.workers,
+        out=args.video_out_path,
+        config=config,
+        norm_stats=args.norm_stats,
+        tokenizer=args.tokenizer,
+    )
+
+
+def policy_dir(args: Args) -> str:
+    """Return the checkpoint to work on; a dry run may do with a configuration's name.
+
+    Raises:
+        InputError: a configuration of a policy that does not come with the package, and no folder.
+    """
+    if args.policy_dir:
+        return args.policy_dir
+    if args.policy_config in (None, SHIPPED.replace("-", "_")):
+        return SHIPPED
+    if os.environ.get(f"{PREFIX}DRYRUN") == "1":
+        return str(args.policy_config)
+    raise InputError(
+        f"--args.policy-dir is empty: {args.policy_config} needs its checkpoint folder (is CKPT set?); without "
+        f"--args.policy-config the policy that comes with the package, {SHIPPED}, is used"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(tyro.cli(main))
+    except InputError as error:
+        say(f"error: {error}")
+        sys.exit(2)
+    except WorkError as error:
+        say(f"failed: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)
