@@ -1,0 +1,60 @@
+# Everything a fresh clone needs: each target sets up what it uses by itself, in .venv.
+#
+#   make demo        quantize tiny-libero and watch it act next to its float parent (≤ 12 minutes on two cores)
+#   make test        the quick tests           make test-slow   the ones that take minutes
+#   make bench       the figures in the docs   make lint        ruff and mypy
+#   make setup       only the environment      make clean       remove it
+#
+# PYTHON=…        an interpreter of version 3.11 that is not called python3.11
+# TORCH_INDEX=…   where torch's wheels come from; PyTorch's CPU index saves gigabytes where the default is a CUDA build
+
+PYTHON ?= python3.11
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := constraints/py311.txt
+APT := libegl1 libgles2 libgl1 libglvnd0 libgl1-mesa-dri libglib2.0-0
+CHECKED := src tests scripts examples benchmarks
+
+export MUJOCO_GL ?= egl
+
+.PHONY: setup demo test test-slow bench lint clean
+
+setup: $(VENV)/.installed $(VENV)/.renders
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "$(PYTHON) is not Python 3.11, for which $(CONSTRAINTS) is made; name one: make setup PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[libero,dev]'
+	@touch $@
+
+# The simulator renders without a screen: try it once, instead of failing in the middle of an evaluation.
+$(VENV)/.renders: $(VENV)/.installed
+	@$(BIN)/python -c 'import cv2, mujoco; mujoco.GLContext(64, 64).make_current()' || { \
+	  echo "MUJOCO_GL=$(MUJOCO_GL) cannot render here. On Debian or Ubuntu: apt-get install -y $(APT)" >&2; \
+	  exit 1; }
+	@touch $@
+
+demo: setup
+	$(BIN)/python scripts/demo.py
+
+test: setup
+	$(BIN)/pytest -m 'not slow'
+
+# pytest says 5 if nothing was selected.
+test-slow: setup
+	$(BIN)/pytest -m slow || [ $$? -eq 5 ]
+
+bench: setup
+	@for question in benchmarks/*.py; do echo "== $$question"; $(BIN)/python $$question || exit 1; done
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,83 @@
+"""The whole chain on the policy that comes with the package: quantize, act, compare. Run by `make demo`.
+
+tiny-libero is packed with the presets `llm` and `full`; then the float parent and both packs play the same LIBERO
+episodes. The parent's episodes are played once and serve both comparisons. Interrupted, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+
+import tyro
+
+from vlapack.commands.quantize import quantize
+from vlapack.console import say, stdout
+from vlapack.errors import InputError, WorkError
+from vlapack.evaluate.contender import contender
+from vlapack.evaluate.plan import Plan
+from vlapack.evaluate.run import conclude, evaluate
+from vlapack.evaluate.store import write_json
+from vlapack.evaluate.summary import FAILED_VERDICTS
+from vlapack.evaluate.table import sentence, table
+from vlapack.evaluate.tasks import listed_tasks
+from vlapack.ops.engine import active
+
+PARENT = "tiny-libero"
+PRESETS = ("llm", "full")
+
+
+def main(out: Path = Path("runs/demo"), episodes: int = 18, workers: int = 2) -> int:
+    """Quantize tiny-libero twice and evaluate both packs against it.
+
+    Args:
+        out: Folder for packs, videos and results.
+        episodes: Paired episodes per pack, at least; spread evenly over the policy's tasks.
+        workers: Processes that hold a simulator.
+    """
+    start = time.monotonic()
+    for preset in PRESETS:
+        say(f"== quantizing {PARENT} with preset {preset}")
+        quantize(PARENT, preset=preset, out=out / "packs" / preset)
+    baseline, metadata = contender("baseline", PARENT)
+    folders = {preset: str(out / "packs" / preset) for preset in PRESETS}
+    packs = [contender(preset, folder)[0] for preset, folder in folders.items()]
+    tasks = tuple((suite, task) for suite, ids in listed_tasks(metadata).items() for task in ids)
+    contenders = [baseline, *packs]
+    plan = Plan(
+        tasks=tasks,
+        init_states=tuple(range(math.ceil(episodes / len(tasks)))),
+        policies={entry.role: entry.identity for entry in contenders},
+        engine=active(),
+    )
+    say(f"== {len(plan.cases())} LIBERO episodes for each of {PARENT} and its packs, on the same starts and noise")
+    records = evaluate(plan, contenders, out, workers=workers)
+    summaries = {
+        preset: conclude(plan, records, out, names=(folders[preset], PARENT), role=preset) for preset in PRESETS
+    }
+    write_json(out / "summary.json", summaries)
+    stdout.print(table(f"{len(plan.cases())} paired episodes on {len(tasks)} LIBERO tasks", summaries))
+    for label, summary in summaries.items():
+        stdout.print(f"{label}: {sentence(summary)}", markup=False, soft_wrap=True)
+    stdout.print(
+        f"{(time.monotonic() - start) / 60:.1f} minutes; videos, packs and summary.json: {out}/",
+        markup=False,
+        soft_wrap=True,
+    )
+    return int(any(summary["verdict"] in FAILED_VERDICTS for summary in summaries.values()))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(tyro.cli(main))
+    except InputError as error:
+        say(f"error: {error}")
+        sys.exit(2)
+    except WorkError as error:
+        say(f"failed: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("interrupted; the same command continues here")
+        sys.exit(130)
