@@ -21,7 +21,7 @@ from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, evaluate
 from vlapack.evaluate.store import write_json
 from vlapack.evaluate.summary import FAILED_VERDICTS
-from vlapack.evaluate.table import sentence, table
+from vlapack.evaluate.table import print_table, sentence
 from vlapack.evaluate.tasks import listed_tasks
 from vlapack.ops.engine import active
 
@@ -58,8 +58,9 @@ def main(out: Path = Path("runs/demo"), episodes: int = 18, workers: int = 2) ->
         preset: conclude(plan, records, out, names=(folders[preset], PARENT), role=preset) for preset in PRESETS
     }
     write_json(out / "summary.json", summaries)
-    stdout.print(table(f"{len(plan.cases())} paired episodes on {len(tasks)} LIBERO tasks", summaries))
-    for label, summary in summaries.items():
+    rows = {f"{PARENT} {preset} W4A8": summary for preset, summary in summaries.items()}
+    print_table(f"{len(plan.cases())} paired episodes on {len(tasks)} LIBERO tasks", rows)
+    for label, summary in rows.items():
         stdout.print(f"{label}: {sentence(summary)}", markup=False, soft_wrap=True)
     stdout.print(
         f"{(time.monotonic() - start) / 60:.1f} minutes; videos, packs and summary.json: {out}/",

@@ -62,7 +62,7 @@ def eval(
     from vlapack.evaluate.plan import Plan
     from vlapack.evaluate.run import conclude, evaluate
     from vlapack.evaluate.summary import FAILED_VERDICTS
-    from vlapack.evaluate.table import sentence, table
+    from vlapack.evaluate.table import print_table, sentence
     from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks
     from vlapack.libero.suites import num_tasks
     from vlapack.ops.engine import active
@@ -84,14 +84,14 @@ def eval(
     )
     out = default_out(policy) if out is None else out
     tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)
-    say(f"{len(plan.cases())} episodes per policy ({tasks}; init states {list(states)}), engine {plan.engine}")
+    say(f"episodes per policy: {len(plan.cases())} ({tasks}; init states {list(states)}); engine {plan.engine}")
     say(f"results go to {out}; after an interruption, the same command with --out {out} continues there")
     records = evaluate(plan, contenders, out, workers=workers, videos=videos)
     summary = conclude(plan, records, out, names=(policy, baseline))
     if json:
         emit_json(summary)
     else:
-        stdout.print(table(f"{summary['suite']}, {summary['episodes']} episodes", {policy: summary}))
+        print_table(f"{summary['suite']}, episodes: {summary['episodes']}", {policy: summary})
         stdout.print(f"{sentence(summary)}\n{out}", markup=False, soft_wrap=True)
     if (remedy := FAILED_VERDICTS.get(summary["verdict"])) is not None:
         say(f"failed: {remedy}")

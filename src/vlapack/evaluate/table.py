@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
+
+from vlapack.console import stdout
+
+WIDTH = 140
 
 VERDICTS = {
     "no_drop_measured": "no drop measured: a loss of 10 points or more is excluded with 95 % confidence",
@@ -17,8 +22,8 @@ VERDICTS = {
 }
 
 
-def table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Lay out policies that were played on the same episodes, the baseline they share first.
+def print_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print policies that were played on the same episodes, the baseline they share first, to stdout.
 
     Args:
         title: what was played.
@@ -27,7 +32,7 @@ def table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     out = Table(title=title, title_justify="left")
     out.add_column("policy")
     for column in ("success", "95 % interval", "against baseline", "MB in memory", "ms per chunk", "steps"):
-        out.add_column(column, justify="right")
+        out.add_column(column, justify="right", no_wrap=True)
     first = next(iter(summaries.values()))
     if first["baseline"] is not None:
         out.add_row(
@@ -43,7 +48,8 @@ def table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> Table:
             _against(summary["paired"]),
             *_costs(summary, "policy"),
         )
-    return out
+    # Off a terminal rich would fold the rows into 80 columns.
+    (stdout if stdout.is_terminal else Console(width=WIDTH, highlight=False)).print(out)
 
 
 def sentence(summary: Mapping[str, Any]) -> str:
