@@ -21,6 +21,7 @@ from pathlib import Path
 import openpi_reference as reference
 import torch
 from safetensors.torch import save_file
+from seeded import Inputs, random_inputs
 from torch import Tensor
 
 from vlapack.pi0.config import CONFIGS, GemmaConfig, Pi0Config, VisionConfig
@@ -40,21 +41,7 @@ SMALL = Pi0Config(
 )
 
 
-def batch(config: Pi0Config, image_masks: list[list[bool]], lengths: list[int], seed: int) -> reference.Inputs:
-    generator = torch.Generator().manual_seed(seed)
-    count, size = len(lengths), config.vision.image_size
-    slots = torch.arange(config.max_token_len)
-    return reference.Inputs(
-        images=torch.rand(count, config.num_cameras, 3, size, size, generator=generator) * 2 - 1,
-        image_masks=torch.tensor(image_masks),
-        tokens=torch.randint(0, config.vocab_size, (count, config.max_token_len), generator=generator),
-        token_masks=slots[None] < torch.tensor(lengths)[:, None],
-        state=torch.randn(count, config.action_dim, generator=generator),
-        noise=torch.randn(count, config.action_horizon, config.action_dim, generator=generator),
-    )
-
-
-def run(model: torch.nn.Module, inputs: reference.Inputs, seed: int) -> dict[str, Tensor]:
+def run(model: torch.nn.Module, inputs: Inputs, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     result = {field.name: getattr(inputs, field.name) for field in dataclasses.fields(inputs)}
     result["actions"], points, velocities = reference.sample(model, inputs)
@@ -100,8 +87,10 @@ def golden(config: Pi0Config, path: Path) -> None:
         if not name.endswith("embed_tokens.weight")
     }
     batches = {
-        "mixed": batch(config, [[True, True, True], [True, False, True], [False, True, False]], [12, 5, 9], SEED + 1),
-        "libero": batch(config, [[True, True, False], [True, True, False]], [7, 4], SEED + 2),
+        "mixed": random_inputs(
+            config, [[True, True, True], [True, False, True], [False, True, False]], [12, 5, 9], SEED + 1
+        ),
+        "libero": random_inputs(config, [[True, True, False], [True, True, False]], [7, 4], SEED + 2),
     }
     for name, inputs in batches.items():
         tensors |= {f"{name}/{key}": value for key, value in run(model, inputs, SEED + 3).items()}

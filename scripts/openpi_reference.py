@@ -15,31 +15,18 @@ reads them, and nothing else. Its arithmetic is untouched.
 from __future__ import annotations
 
 import types
-import zlib
-from dataclasses import dataclass
 from unittest import mock
 
 import torch
 from openpi.models import gemma as openpi_gemma
 from openpi.models import pi0_config
 from openpi.models_pytorch import gemma_pytorch, pi0_pytorch, preprocessing_pytorch
+from seeded import Inputs, seeded_tensor
 from torch import Tensor
 
 from vlapack.pi0.config import GemmaConfig, Pi0Config
 
 CAMERAS = preprocessing_pytorch.IMAGE_KEYS
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """One batch, in the shapes of `vlapack.pi0.flow.Pi0.sample_actions`."""
-
-    images: Tensor
-    image_masks: Tensor
-    tokens: Tensor
-    token_masks: Tensor
-    state: Tensor
-    noise: Tensor
 
 
 def reference_model(sizes: Pi0Config, dtype: str = "float32") -> pi0_pytorch.PI0Pytorch:
@@ -89,22 +76,6 @@ def reference_model(sizes: Pi0Config, dtype: str = "float32") -> pi0_pytorch.PI0
         observation.state,
     )
     return model.eval()
-
-
-def seeded_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Draw one fp32 weight from its name alone, so that two processes agree without a file between them.
-
-    No part is left at a value that would hide a mistake: norms, biases and adaRMS projections are far from
-    their neutral values.
-    """
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
-    values = torch.randn(shape, generator=generator)
-    if name.endswith("bias"):
-        return values.mul_(0.2)
-    if len(shape) == 1:
-        # LayerNorm multiplies by its weight, Gemma's RMSNorm by 1 + weight.
-        return values.mul_(0.3).add_(1.0 if "vision_tower" in name else 0.0)
-    return values.mul_(values[0].numel() ** -0.5)
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ batch has, prompt slots that none of them uses, and the last language layer beyo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,9 +19,8 @@ from torch.nn.functional import mse_loss, pad, silu
 from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.gemma import GemmaModel, KeysValues
+from vlapack.pi0.positions import sinusoidal_embedding
 from vlapack.pi0.siglip import SiglipTransformer
-
-MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
 Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(x_t [B, H, D], t [B]) → the velocity v_t [B, H, D] at that point of the flow."""
@@ -70,7 +68,7 @@ class Pi0(nn.Module):
     """The policy network. Built under `torch.device("meta")` it costs nothing; `load.load_weights` fills it."""
 
     def __init__(self, config: Pi0Config) -> None:
-        """Allocate every parameter on the current default device; values are torch's defaults (see `init`)."""
+        """Allocate every parameter on the current default device; `load` or `init` give them their values."""
         super().__init__()
         self.config = config
         llm, expert = config.llm.width, config.expert.width
@@ -287,14 +285,6 @@ class Pi0(nn.Module):
             )
         if not bool((image_masks.any(dim=1) | token_masks.any(dim=1)).all()):
             raise InputError("An observation without any camera and without a prompt gives the expert nothing to see.")
-
-
-def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
-    """Sines and cosines of the flow time [B] at `width` / 2 periods from 0.004 to 4, in float64: [B, width]."""
-    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=t.device)
-    period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
-    angles = t[:, None].double() * (2 * math.pi / period)
-    return torch.cat((angles.sin(), angles.cos()), dim=1)
 
 
 def _full_precision(device: torch.device) -> torch.autocast:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, rms_norm
 
 from vlapack.linear import project
-from vlapack.pi0.attention import attend, rotary_table, rotate
+from vlapack.pi0.attention import attend
 from vlapack.pi0.config import GemmaConfig
+from vlapack.pi0.positions import rotary_table, rotate
 
 NORM_EPS = 1e-6
 
@@ -158,7 +159,9 @@ class GemmaModel(nn.Module):
         super().__init__()
         self.config = config
         if vocab_size is not None:
-            self.embed_tokens = nn.Embedding(vocab_size, config.width)
+            # The weight is given for the same reason as in siglip, and to draw no half billion random numbers.
+            rows = torch.zeros(vocab_size, config.width)
+            self.embed_tokens = nn.Embedding(vocab_size, config.width, _weight=rows)
         self.layers = nn.ModuleList(Layer(config, cond_dim) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, cond_dim)
 

@@ -21,12 +21,15 @@ class Embeddings(nn.Module):
         super().__init__()
         patch = config.patch_size
         self.patch_embedding = nn.Conv2d(3, config.width, kernel_size=patch, stride=patch)
-        self.position_embedding = nn.Embedding(config.num_patches, config.width)
+        # The weight is given because drawing one on meta makes torch import sympy, 1.5 s of every `inspect`.
+        positions = torch.zeros(config.num_patches, config.width)
+        self.position_embedding = nn.Embedding(config.num_patches, config.width, _weight=positions)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] → [B, patches, width], in the patch kernel's dtype."""
-        patches: Tensor = self.patch_embedding(images.to(self.patch_embedding.weight.dtype))
-        return patches.flatten(2).transpose(1, 2) + self.position_embedding.weight
+        patches = self.patch_embedding(images.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        tokens: Tensor = patches + self.position_embedding.weight
+        return tokens
 
 
 class Attention(nn.Module):

@@ -1,0 +1,43 @@
+"""Positions of tokens and times of the flow, as sines and cosines."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+ROPE_BASE = 10_000.0
+MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
+
+
+def rotary_table(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary embedding (RoFormer, arXiv 2104.09864, eq. 34, in the half-split layout).
+
+    Args:
+        positions: [B, T] whole numbers.
+        head_dim: D, even.
+        dtype: Of the result; the angles are computed in fp32 whatever it is.
+
+    Returns:
+        Two tensors [B, T, 1, D], ready for `rotate` on [B, T, heads, D].
+    """
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angles = positions[:, :, None, None].float() * (1.0 / ROPE_BASE**exponents)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (x_i, x_{i+D/2}) of [B, T, heads, D] by its position's angle."""
+    cos, sin = table
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
+    """Sines and cosines of the flow time [B] at `width` / 2 periods from 0.004 to 4, in float64: [B, width]."""
+    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=t.device)
+    period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
+    angles = t[:, None].double() * (2 * math.pi / period)
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
