@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +83,19 @@ def never(suite: str, task_id: int, seed: int, hard_reset: bool) -> Walk:
 
 def blind(suite: str, task_id: int, seed: int, hard_reset: bool) -> Walk:
     raise InputError("the simulator cannot render without a screen")
+
+
+class Slow(Walk):
+    """Walks at 0.05 s a step, and leaves its process's number in a folder."""
+
+    def __init__(self, task_id: int) -> None:
+        super().__init__(task_id)
+        (Path(os.environ["FAKE_PIDS"]) / str(os.getpid())).touch()
+
+    def step(self, action: np.ndarray, *, render: bool = True) -> tuple[dict[str, object], bool]:
+        time.sleep(0.05)
+        return super().step(action, render=render)
+
+
+def slow(suite: str, task_id: int, seed: int, hard_reset: bool) -> Slow:
+    return Slow(task_id)
