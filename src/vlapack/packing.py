@@ -19,7 +19,7 @@ from vlapack.checkpoints.packcard import model_card
 from vlapack.checkpoints.packconfig import config_document, read_config
 from vlapack.checkpoints.packed import PackedCheckpoint
 from vlapack.checkpoints.packfile import TensorSpec
-from vlapack.checkpoints.packwriter import PackWriter
+from vlapack.checkpoints.packwriter import PackWriter, sweep
 from vlapack.console import progress, say
 from vlapack.errors import InputError
 from vlapack.fingerprint import Fingerprint, differences
@@ -94,6 +94,7 @@ def make_pack(
     say(f"hashing {parent.nbytes / 1e9:.3f} GB of weights in {checkpoint.path}")
     fingerprint = parent.fingerprint(recipe, observations)
     if (there := existing_pack(out, fingerprint, recipe)) is not None:
+        sweep(out)
         seconds = time.monotonic() - start
         return Report(out, fingerprint.hex, len(selected), seconds, there["measured"], already_there=True)
 

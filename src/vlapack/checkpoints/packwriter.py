@@ -103,11 +103,7 @@ class PackWriter:
         with self._disk():
             for name, tensor in tensors.items():
                 spec, offset = self._placed[name]
-                assert (tensor.dtype, tuple(tensor.shape)) == (spec.dtype, spec.shape), (
-                    spec,
-                    tensor.dtype,
-                    tensor.shape,
-                )
+                assert (tensor.dtype, tuple(tensor.shape)) == (spec.dtype, spec.shape), spec
                 values = tensor_bytes(tensor)
                 self._file.seek(len(self._blank) + offset)
                 self._file.write(values)
@@ -205,6 +201,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(content)
     os.replace(draft, path)
+
+
+def sweep(out: Path) -> None:
+    """Remove the work folder of a pack that is finished, where a kill came between the rename and its removal."""
+    partial = partial_path(out)
+    if partial.exists() and not (partial / "pack").exists():
+        shutil.rmtree(partial)
 
 
 def leftovers(folder: Path) -> list[Path]:
