@@ -109,7 +109,8 @@ def test_two_writers_do_not_share_one_folder(tmp_path: Path) -> None:
 def test_too_little_disk_is_said_before_any_work(tmp_path: Path) -> None:
     huge = [TensorSpec("huge", torch.int8, (10**18,))]
     with pytest.raises(InputError, match=r"needs 1000000000\.\d+ GB more and its disk has"):
-        PackWriter(tmp_path / "pack", PLAN, huge)
+        PackWriter(tmp_path / "deep/down/pack", PLAN, huge)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_fills_up_leaves_resumable_work_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

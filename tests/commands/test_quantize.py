@@ -163,11 +163,11 @@ class FullDisk:
     def __init__(self, file: Any) -> None:
         self.file, self.room = file, 3
 
-    def write(self, line: bytes) -> None:
+    def write(self, line: bytes) -> int:
         self.room -= 1
         if self.room < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        self.file.write(line)
+        return int(self.file.write(line))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.file, name)

@@ -19,7 +19,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,26 +62,25 @@ class PackWriter:
         self._done: dict[str, dict[str, Any]] = {}
         self._sums: dict[str, str] = {}
 
+        self._pack = self.partial / "pack"
+        self._check_free_disk()
         with self._disk():
-            self._pack = self.partial / "pack"
             self._pack.mkdir(parents=True, exist_ok=True)
-            self._file = (self._pack / WEIGHTS).open("r+b" if (self._pack / WEIGHTS).exists() else "w+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise InputError(
-                f"another process is writing {self.partial}; wait for it, or choose another --out"
-            ) from None
-        try:
+            # Unbuffered: what a full disk refused must not be tried again when the file is closed.
+            self._file = (self._pack / WEIGHTS).open("r+b" if (self._pack / WEIGHTS).exists() else "w+b", buffering=0)
+        with ExitStack() as on_failure:
+            on_failure.callback(self._file.close)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another process is writing {self.partial}; wait for it, or choose another --out"
+                ) from None
             self._claim(dict(plan))
-            self._check_free_disk()
             with self._disk():
                 self._file.truncate(self._end)
                 self._journal = self._resume()
-        except BaseException:
-            self._file.close()
-            raise
+            on_failure.pop_all()
 
     def __enter__(self) -> PackWriter:
         """Return itself."""
@@ -106,12 +106,10 @@ class PackWriter:
                 assert (tensor.dtype, tuple(tensor.shape)) == (spec.dtype, spec.shape), spec
                 values = tensor_bytes(tensor)
                 self._file.seek(len(self._blank) + offset)
-                self._file.write(values)
+                write_all(self._file, values)
                 sums[name] = hashlib.sha256(values).hexdigest()
-            self._file.flush()
             line = json.dumps({"piece": piece, "sha256": sums, "note": dict(note)}) + "\n"
-            self._journal.write(line.encode())
-            self._journal.flush()
+            write_all(self._journal, line.encode())
         self._sums |= sums
         self._done[piece] = dict(note)
 
@@ -122,8 +120,7 @@ class PackWriter:
         header = encode_header(self._placed, self._sums)
         with self._disk():
             self._file.seek(0)
-            self._file.write(header)
-            self._file.flush()
+            write_all(self._file, header)
             os.fsync(self._file.fileno())
             for name, content in files.items():
                 (self._pack / name).write_bytes(content)
@@ -151,16 +148,18 @@ class PackWriter:
             write_atomically(path, json.dumps(plan, indent=1).encode())
 
     def _check_free_disk(self) -> None:
-        held = (self._pack / WEIGHTS).stat().st_blocks * 512
+        weights = self._pack / WEIGHTS
+        held = weights.stat().st_blocks * 512 if weights.exists() else 0
         need = self._end - held + SPARE_BYTES
-        free = shutil.disk_usage(self.partial).free
+        disk = next(folder for folder in self.partial.absolute().parents if folder.exists())
+        free = shutil.disk_usage(disk).free
         if free < need:
             raise InputError(
                 f"{self.out} needs {need / 1e9:.3f} GB more and its disk has {free / 1e9:.3f} GB free; "
                 "free some, or choose an --out on another disk"
             )
 
-    def _resume(self) -> Any:
+    def _resume(self) -> FileIO:
         """Believe the journal's lines as far as they can be read and their tensors are whole; cut off the rest."""
         path = self.partial / "journal.jsonl"
         content = path.read_bytes() if path.exists() else b""
@@ -176,7 +175,7 @@ class PackWriter:
                 self._done[entry["piece"]] = entry["note"]
         if believed != content:
             write_atomically(path, believed)
-        return path.open("ab")
+        return path.open("ab", buffering=0)
 
     def _intact(self, name: str, digest: str) -> bool:
         spec, offset = self._placed[name]
@@ -194,6 +193,13 @@ class PackWriter:
                 f"the disk of {self.out} is full; what is finished stays in {self.partial}: "
                 "free some space and give the same command again"
             ) from None
+
+
+def write_all(file: FileIO, content: bytes | memoryview) -> None:
+    """Write everything, in as many calls as the system wants."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -87,7 +87,7 @@ def quantize(
     if report.already_there:
         stdout.print(f"{target} is this very pack already; nothing was done", markup=False, soft_wrap=True)
     stdout.print(
-        f"{target}: {report.layers} layers packed, {sizes['before'] / 1e9:.4f} GB → {sizes['after'] / 1e9:.4f} GB, "
+        f"{target}: {report.layers} layers packed, {sizes['before'] / 1e6:.2f} MB → {sizes['after'] / 1e6:.2f} MB, "
         f"{report.seconds:.0f} s; rounding error mean {error['mean']:.3f}, largest {error['max']:.3f} "
         f"({error['worst_layer']}); fingerprint {report.fingerprint[:12]}",
         markup=False,

@@ -39,7 +39,7 @@ def verify(pack: tyro.conf.Positional[Path], *, json: bool = False) -> int:
         )
     else:
         stdout.print(
-            f"{pack}: whole; format {version}, {len(names)} tensors, {size / 1e9:.4f} GB, "
+            f"{pack}: whole; format {version}, {len(names)} tensors, {size / 1e6:.2f} MB, "
             f"fingerprint {checkpoint.fingerprint[:12]}",
             markup=False,
             soft_wrap=True,
