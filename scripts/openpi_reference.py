@@ -15,16 +15,22 @@ reads them, and nothing else. Its arithmetic is untouched.
 from __future__ import annotations
 
 import types
+from pathlib import Path
 from unittest import mock
 
 import torch
 from openpi.models import gemma as openpi_gemma
 from openpi.models import pi0_config
 from openpi.models_pytorch import gemma_pytorch, pi0_pytorch, preprocessing_pytorch
+from safetensors.torch import load_file
 from seeded import Inputs, seeded_tensor
 from torch import Tensor
 
 from vlapack.pi0.config import GemmaConfig, Pi0Config
+
+EMBEDDING, TIED_EMBEDDING = (
+    f"paligemma_with_expert.paligemma.{name}.weight" for name in ("model.language_model.embed_tokens", "lm_head")
+)
 
 CAMERAS = preprocessing_pytorch.IMAGE_KEYS
 
@@ -84,6 +90,21 @@ def fill(model: torch.nn.Module, seed: int) -> None:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if not name.endswith("embed_tokens.weight"):
             parameter.copy_(seeded_tensor(name, tuple(parameter.shape), seed))
+
+
+def mapped_model(sizes: Pi0Config, path: Path) -> pi0_pytorch.PI0Pytorch:
+    """Build openpi's class on meta, except its buffers, and assign it the fp32 tensors of a file, mapped."""
+    register = torch.nn.Module.register_parameter
+
+    def on_meta(module, name, parameter):  # type: ignore[no-untyped-def]
+        register(module, name, None if parameter is None else torch.nn.Parameter(parameter.to("meta")))
+
+    with mock.patch.object(torch.nn.Module, "register_parameter", on_meta):
+        model = reference_model(sizes)
+    weights = load_file(path)
+    weights[EMBEDDING] = weights[TIED_EMBEDDING]
+    model.load_state_dict(weights, assign=True)
+    return model
 
 
 def observation(inputs: Inputs) -> types.SimpleNamespace:

@@ -17,8 +17,9 @@ def init_weights(model: Pi0, generator: torch.Generator) -> None:
 
     Linears are normal with deviation 1/√inputs, those that write into a residual stream further divided by √(2·depth)
     so that the stream's variance does not grow with depth (GPT-2's rule). Norms start as the identity. Adaptive norms
-    start unconditioned with open gates (weights 0, gate bias 1): from adaLN-Zero's closed gates a small network
-    takes some hundred steps to get going. The action head starts small, so that the first loss is that of v = 0.
+    start unconditioned with open gates (weights 0, gate bias 1), so that every layer works from the first step:
+    adaLN-Zero's closed gates suit an expert that joins a trained model, and here nothing is trained yet. The action
+    head starts small, so that the first loss is that of v = 0.
     """
     depth = {"vision_tower": model.config.vision.depth, "": model.config.llm.depth}
     for name, module in model.named_modules():
