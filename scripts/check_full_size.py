@@ -58,9 +58,9 @@ def theirs(folder: Path) -> None:
     import openpi_reference as reference
 
     model = reference.mapped_model(CONFIGS[NAME], folder / "model.safetensors")
-    start = time.perf_counter()
+    start = time.process_time()
     actions, points, velocities = reference.sample(model, inputs())
-    _save(folder / "theirs.safetensors", time.perf_counter() - start, actions, points, velocities)
+    _save(folder / "theirs.safetensors", time.process_time() - start, actions, points, velocities)
 
 
 def ours(folder: Path) -> None:
@@ -76,9 +76,9 @@ def ours(folder: Path) -> None:
         velocities.append(denoise(x_t, t))
         return velocities[-1]
 
-    start = time.perf_counter()
+    start = time.process_time()
     actions = model.sample_actions(**vars(inputs()), step=recorded)
-    _save(folder / "ours.safetensors", time.perf_counter() - start, actions, points, velocities)
+    _save(folder / "ours.safetensors", time.process_time() - start, actions, points, velocities)
 
 
 def compare(folder: Path, result: Path) -> None:
@@ -92,9 +92,9 @@ def compare(folder: Path, result: Path) -> None:
         "max_abs": {key: theirs[key].abs().max().item() for key in difference},
         "tolerance": TOLERANCE,
         "equal_within_tolerance": difference["actions"] <= TOLERANCE,
-        "seconds_per_chunk": {"openpi": theirs["seconds"].item(), "vlapack": ours["seconds"].item()},
+        "cpu_seconds_per_chunk": {"openpi": theirs["seconds"].item(), "vlapack": ours["seconds"].item()},
         "threads": torch.get_num_threads(),
-        "note": "One thread, beside other jobs, weights mapped from disk: the times are no benchmark.",
+        "note": "One thread, beside other jobs, first call, weights mapped from disk: the times are no benchmark.",
         "machine": _machine(),
         "torch": torch.__version__,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
