@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,3 +98,12 @@ def test_libero_missing_is_exit_2_with_the_line_to_type(
     code, _, stderr = run(capsys, "tiny-libero", "--suite", "libero_spatial")
     assert code == 2
     assert "pip install 'vlapack[libero]'" in stderr
+
+
+def test_waiting_threads_leave_their_cores_to_the_simulators() -> None:
+    code = (
+        "import os, sys, vlapack.commands.eval; "
+        "sys.exit(os.environ['OMP_WAIT_POLICY'] != 'PASSIVE' or 'torch' in sys.modules)"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    assert subprocess.run([sys.executable, "-c", code], env=environ, check=False).returncode == 0
