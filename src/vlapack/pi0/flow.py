@@ -161,7 +161,7 @@ class Pi0(nn.Module):
         return velocity
 
     @torch.no_grad()
-    def sample_actions(
+    def sample_actions(  # noqa: PLR0917 - five tensors make one batch
         self,
         images: Tensor,
         image_masks: Tensor,
@@ -205,7 +205,7 @@ class Pi0(nn.Module):
             t = t + dt
         return x_t
 
-    def flow_matching_loss(
+    def flow_matching_loss(  # noqa: PLR0917 - as above, and the samples
         self,
         images: Tensor,
         image_masks: Tensor,
