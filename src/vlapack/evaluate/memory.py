@@ -8,8 +8,8 @@ from pathlib import Path
 from vlapack.console import say
 from vlapack.errors import InputError
 
-WORKER_BYTES = 900_000_000
-"""A process with one LIBERO scene under Mesa's software rendering: 0.6-0.9 GB resident."""
+WORKER_BYTES = 2_000_000_000
+"""A process with one LIBERO scene under Mesa's software rendering: 1.6-1.8 GB resident, measured."""
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
