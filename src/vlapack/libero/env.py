@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from vlapack.errors import InputError
-from vlapack.libero.suites import import_libero, load_task
+from vlapack.libero.suites import import_libero, load_task, mujoco_version
 
 CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
 RESOLUTION = 256
@@ -76,6 +76,11 @@ class LiberoEnv:
                 f"the simulator cannot render without a screen ({type(error).__name__}: {error}); on Debian or Ubuntu: "
                 "`apt-get install libegl1 libgl1 libgles2`, and MUJOCO_GL=egl (or osmesa with libosmesa6)"
             ) from error
+        if self.sim_env.sim._render_context_offscreen.vopt.geomgroup[0]:
+            raise InputError(
+                f"MuJoCo {mujoco_version()} renders the collision meshes, which LIBERO hides (a fault of 2.3.7's binding); "
+                "no policy has seen such pictures. Install mujoco==3.2.3, with which openpi evaluates"
+            )
         self.sim_env.hard_reset = hard_reset
         self._wrap_cameras()
 

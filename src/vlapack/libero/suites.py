@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import io
 import os
 import pathlib
@@ -59,6 +60,11 @@ def import_libero() -> Any:
             "and on Debian or Ubuntu `apt-get install libegl1 libgl1 libgles2` for headless rendering"
         ) from error
     return libero
+
+
+def mujoco_version() -> str:
+    """Version of the installed MuJoCo."""
+    return importlib.metadata.version("mujoco")
 
 
 @functools.cache
