@@ -22,13 +22,14 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.checkpoints.configs import policy_config
+from vlapack.checkpoints.write import write_folder
 from vlapack.console import progress, say
 from vlapack.errors import InputError
+from vlapack.machine import cpu_flags
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.init import init_weights
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, openpi_tensors
@@ -102,13 +103,13 @@ def main(args: Args) -> None:
     config = policy_config("tiny_libero")
     args.work.mkdir(parents=True, exist_ok=True)
     episodes = read_episodes(args.demos)
-    normalization = fit_normalization(episodes)
+    normalization = fix_normalization(args, episodes)
     data = build_dataset(episodes, config, normalization)
     say(f"{len(episodes)} demonstrations, {len(data.weights)} observations; {precision_note()}")
-    model, average = train(args, config, data)
+    average = train(args, config, data)
     plot_loss(args.work)
     if args.export:
-        export(args.export, config, normalization, average or dict(model.named_parameters()), episodes)
+        export(args.export, config, normalization, average, episodes)
         say(f"wrote {args.export}")
 
 
@@ -123,6 +124,16 @@ def read_episodes(folder: Path) -> list[dict[str, Any]]:
             if "states" in record:
                 episodes.append({**record, "task": file.parent.name})
     return episodes
+
+
+def fix_normalization(args: Args, episodes: list[dict[str, Any]]) -> Normalization:
+    """Take the statistics that this run, or the one it starts from, began with; more data must not shift them."""
+    file = args.work / "norm_stats.json"
+    if not file.exists():
+        begun = args.init.parent / file.name if args.init else None
+        document = json.loads(begun.read_text()) if begun else fit_normalization(episodes).to_dict()
+        file.write_text(json.dumps(document) + "\n")
+    return Normalization.load(file, "quantile")
 
 
 def fit_normalization(episodes: list[dict[str, Any]]) -> Normalization:
@@ -202,15 +213,8 @@ def draw(data: Dataset, rng: np.random.Generator, args: Args, config: PolicyConf
 
 
 def fast_bf16() -> bool:
-    """Whether this machine multiplies bf16 faster than fp32: AVX-512 bf16 or AMX; elsewhere torch emulates it."""
-    return torch.cuda.is_available() or bool(
-        torch.backends.cpu.get_cpu_capability() == "AVX512" and _has_flag("avx512_bf16")
-    )
-
-
-def _has_flag(flag: str) -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and flag in cpuinfo.read_text()
+    """Whether this machine multiplies bf16 faster than fp32: a GPU, AVX-512 bf16 or AMX; elsewhere torch emulates it."""
+    return torch.cuda.is_available() or bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
 def precision_note() -> str:
@@ -223,8 +227,8 @@ def learning_rate(step: int, args: Args) -> float:
     return args.lr * 0.5 * (1.0 + math.cos(math.pi * (step - args.warmup) / max(args.steps - args.warmup, 1)))
 
 
-def train(args: Args, config: PolicyConfig, data: Dataset) -> tuple[Pi0, dict[str, Tensor]]:
-    """Run to `args.steps` or out of `args.minutes`; return the network and its averaged weights."""
+def train(args: Args, config: PolicyConfig, data: Dataset) -> dict[str, Tensor]:
+    """Run to `args.steps` or out of `args.minutes`; return the averaged weights."""
     model = Pi0(config.architecture)
     init_weights(model, torch.Generator().manual_seed(args.seed))
     if args.init:
@@ -269,7 +273,7 @@ def train(args: Args, config: PolicyConfig, data: Dataset) -> tuple[Pi0, dict[st
             if out_of_time:
                 say(f"out of time at step {step + 1}; the same command continues")
                 break
-    return model, average
+    return average
 
 
 def save_state(
@@ -305,33 +309,17 @@ def export(
     folder: Path, config: PolicyConfig, normalization: Normalization, weights: Mapping[str, Tensor], episodes: list[Any]
 ) -> None:
     """Write openpi's PyTorch folder: every tensor that its class holds, in the precision in which it holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, (shape, dtype) in openpi_tensors(config.architecture).items():
         source = EMBEDDING if name == TIED_EMBEDDING else name
         value = torch.zeros(shape) if name == EXPERT_HEAD else weights[source].detach().cpu()
-        tensors[name] = value.to(getattr(torch, dtype)).reshape(shape).contiguous()
-    save_file(tensors, folder / "model.safetensors")
+        tensors[name] = value.to(getattr(torch, dtype)).reshape(shape)
     tasks: dict[str, list[int]] = {}
     for task in sorted({episode["task"] for episode in episodes}):
         suite, _, index = task.rpartition("_")
         tasks.setdefault(suite, []).append(int(index))
     config = replace(config, policy_metadata={"tasks": tasks})
-    network = config.architecture
-    document = {
-        "action_dim": network.action_dim,
-        "action_horizon": network.action_horizon,
-        "paligemma_variant": "tiny",
-        "action_expert_variant": "tiny",
-        "precision": "bfloat16",
-        "policy_config": config.to_dict(),
-    }
-    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n")
-    assets = folder / "assets" / str(config.asset_id)
-    assets.mkdir(parents=True, exist_ok=True)
-    (assets / "norm_stats.json").write_text(json.dumps(normalization.to_dict(), indent=2) + "\n")
-    if not (folder / "tokenizer.model").exists():
-        (folder / "tokenizer.model").write_bytes(TOKENIZER.read_bytes())
+    write_folder(folder, config, tensors, normalization=normalization, tokenizer=TOKENIZER)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from vlapack import __version__
+from vlapack import __version__, machine
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.statistics import Paired, wilson
 from vlapack.evaluate.store import Record
@@ -115,15 +115,15 @@ def ms_per_chunk(records: Sequence[Record]) -> float | None:
     return median(times) if times else None
 
 
-def versions(engine: str) -> dict[str, str]:
+def versions(engine: str) -> dict[str, Any]:
     """Name what produced the numbers: packages, interpreter, machine, engine."""
-    found = {"vlapack": __version__, "python": platform.python_version(), "engine": engine}
+    found: dict[str, Any] = {"vlapack": __version__, "python": platform.python_version(), "engine": engine}
     for name in DISTRIBUTIONS:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
-    return {**found, "machine": f"{platform.system()} {platform.machine()}"}
+    return {**found, "machine": machine.describe()}
 
 
 def eval_info(records: Sequence[Record]) -> dict[str, Any]:

@@ -78,8 +78,8 @@ class LiberoEnv:
             ) from error
         if self.sim_env.sim._render_context_offscreen.vopt.geomgroup[0]:
             raise InputError(
-                f"MuJoCo {mujoco_version()} renders the collision meshes, which LIBERO hides (a fault of 2.3.7's binding); "
-                "no policy has seen such pictures. Install mujoco==3.2.3, with which openpi evaluates"
+                f"MuJoCo {mujoco_version()} renders the collision meshes, which LIBERO hides (2.3.7's binding is at "
+                "fault); no policy has seen such pictures. Install mujoco==3.2.3, with which openpi evaluates"
             )
         self.sim_env.hard_reset = hard_reset
         self._wrap_cameras()
