@@ -213,7 +213,7 @@ def draw(data: Dataset, rng: np.random.Generator, args: Args, config: PolicyConf
 
 
 def fast_bf16() -> bool:
-    """Whether this machine multiplies bf16 faster than fp32: a GPU, AVX-512 bf16 or AMX; elsewhere torch emulates it."""
+    """Whether bf16 products are faster than fp32 here: a GPU, AVX-512 bf16 or AMX; elsewhere torch emulates them."""
     return torch.cuda.is_available() or bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
