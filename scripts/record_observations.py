@@ -59,11 +59,10 @@ def record_one(env: LiberoEnv, recorder: Recorder, rng: np.random.Generator) -> 
     expert, noise = Expert(env), disturbances(rng)
     init_state, moment = int(rng.choice(TRAINING_STATES)), int(rng.integers(0, 80))
     env.reset_to(disturb(env, env.task.init_states[init_state], expert, rng), render=False)
-    step = 0
-    for step in range(moment):
+    step, done = 0, False
+    while step < moment and not done:
         _, done = env.step(np.clip(expert() + next(noise), -1.0, 1.0), render=False)
-        if done:
-            break
+        step += 1
     observation, _ = env.step(expert(), render=True)
     recorder.add(
         observation, suite=env.task.suite, task_id=env.task.index, init_state=init_state, step=step, actor="expert"
