@@ -12,7 +12,8 @@ import torch
 
 from vlapack.checkpoints.mapping import TensorFile
 from vlapack.errors import InputError
-from vlapack.pi0.names import EMBEDDING, TIED_EMBEDDING, canonical
+from vlapack.pi0.load import build, load_weights
+from vlapack.pi0.names import EMBEDDING, TIED_EMBEDDING, canonical, linears
 from vlapack.policy.observations import load_observations
 from vlapack.policy.policy import Policy
 
@@ -79,9 +80,23 @@ def test_an_observation_without_prompt_is_refused(policy: Policy, observations: 
 def test_held_bytes_are_those_of_the_tensors_that_run(policy: Policy, random_checkpoint: Path) -> None:
     weights = TensorFile(random_checkpoint / "model.safetensors")
     stored = {canonical(name).replace(TIED_EMBEDDING, EMBEDDING): name for name in weights.names()}
-    held = {name for name, tensor in policy.model.named_parameters() if not tensor.is_meta}
-    assert policy.held_bytes() == sum(4 * int(np.prod(weights.shape(stored[name]))) for name in held)
+    linear = {f"{name}.{kind}" for name in linears(policy.config.architecture) for kind in ("weight", "bias")}
+    expected = 0
+    for name, tensor in (*policy.model.named_parameters(), *policy.model.named_buffers()):
+        if not tensor.is_meta:  # a linear is held as it is stored, everything else in the arithmetic's fp32
+            width = weights.dtype(stored[name]).itemsize if name in linear else 4
+            expected += width * int(np.prod(weights.shape(stored[name])))
+    assert policy.held_bytes() == expected
     assert policy.mapped_bytes() == 0
+
+
+def test_linears_held_as_stored_act_as_if_widened(policy: Policy, observations: list[dict[str, Any]]) -> None:
+    weights = TensorFile(policy.checkpoint.path / "model.safetensors")
+    widened = build(policy.config.architecture)
+    load_weights(widened, lambda name: weights.read(name).float(), weights.names())
+    inputs, noise = policy.observe(observations[0]), torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(1))
+    ours, theirs = (model.sample_actions(*inputs.network, noise) for model in (policy.model, widened))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_mapped_weights_are_counted_apart_and_shared_storage_once(random_checkpoint: Path) -> None:

@@ -25,8 +25,8 @@ from vlapack.errors import InputError
 from vlapack.linear import ActivationStep, PackedLinear
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
-from vlapack.pi0.names import EMBEDDING, linears, never_executed
-from vlapack.stored import StoredEmbedding, StoredLinear
+from vlapack.pi0.names import EMBEDDING
+from vlapack.pi0.stored import StoredEmbedding
 
 EMBEDDING_MODULE = EMBEDDING.rpartition(".")[0]
 
@@ -144,8 +144,7 @@ def load_packed_model(checkpoint: PackedCheckpoint, dtype: torch.dtype = torch.f
 
     Args:
         checkpoint: the pack.
-        dtype: of the arithmetic around the integer products. Float linears that the pack stores in a narrower type
-            are widened when they run, so they take no more memory than in the file.
+        dtype: of the arithmetic around the integer products; see `load_weights`.
 
     Raises:
         InputError: a tensor is damaged or missing.
@@ -171,11 +170,6 @@ def load_packed_model(checkpoint: PackedCheckpoint, dtype: torch.dtype = torch.f
         else:
             for name in group.layers:
                 del of_module[name]
-    idle = never_executed(checkpoint.config.architecture)
-    for name in linears(checkpoint.config.architecture):
-        if name in of_module and name not in idle and checkpoint.dtype(f"{name}.weight").itemsize < dtype.itemsize:
-            held = tensors(name)
-            model.set_submodule(name, StoredLinear(held["weight"], held.get("bias")))
     rows = {kind: checkpoint.weights.mapped(name) for kind, name in of_module.pop(EMBEDDING_MODULE).items()}
     model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(rows["weight"], rows.get("weight_scale")))
     load_weights(model, take, [name for kinds in of_module.values() for name in kinds.values()], dtype)

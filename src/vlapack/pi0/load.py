@@ -11,6 +11,7 @@ from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical, kept_in_fp32, never_executed
+from vlapack.pi0.stored import StoredLinear
 
 SHOWN = 5
 
@@ -26,7 +27,8 @@ def load_weights(
 ) -> None:
     """Assign every parameter of `model` that acting reads; what it never reads stays on meta and is not read here.
 
-    A tensor that already has the wanted dtype is assigned as it is, so one mapped from a file stays mapped.
+    A tensor that already has the wanted dtype is assigned as it is, so one mapped from a file stays mapped. Linears
+    that the file stores in a narrower dtype are held so, and widened when they run: the same products in less memory.
 
     Args:
         model: From `build`, possibly with some linears replaced by modules without parameters.
@@ -34,7 +36,7 @@ def load_weights(
         names: Every tensor of the file, `paligemma.` or `paligemma.model.` spelling. The lm_heads may be among them:
             the language model's is the token embedding where that has no name of its own (tied weights), and the
             expert's is never read.
-        dtype: Of the weights; with bf16 (or fp16), norms, patch embeddings, action and time projections stay fp32.
+        dtype: Of the arithmetic; with bf16 (or fp16), norms, patch embeddings, action and time projections stay fp32.
 
     Raises:
         InputError: A tensor is missing, unexpected, there twice, or of another shape; the message names it.
@@ -52,9 +54,15 @@ def load_weights(
                 f"{stored[name]}: expected shape {list(parameter.shape)}, found {list(tensor.shape)}. "
                 "The weights belong to another configuration than the one given."
             )
-        tensor = tensor.to(torch.float32 if kept_in_fp32(name) else dtype)
+        wide = torch.float32 if kept_in_fp32(name) else dtype
         module, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=False))
+        owner = model.get_submodule(module)
+        if not (isinstance(owner, nn.Linear) and tensor.dtype.itemsize < wide.itemsize):
+            tensor = tensor.to(wide)
+        setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and module.weight.dtype.itemsize < dtype.itemsize:
+            model.set_submodule(name, StoredLinear(module.weight, module.bias))
 
 
 def _by_canonical_name(names: Iterable[str]) -> dict[str, str]:

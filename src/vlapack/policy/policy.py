@@ -120,7 +120,7 @@ class Policy:
             config: openpi's configuration name or a JSON file, where the folder does not say what it is.
             norm_stats: norm_stats.json or its folder, instead of the one in the folder.
             tokenizer: SentencePiece model, instead of the one that is found.
-            dtype: of the weights that are float, and of the arithmetic around the integer products.
+            dtype: of the arithmetic around the integer products; float weights stored narrower are held so.
 
         Raises:
             InputError: something is missing or does not fit; the message names the flag that helps.
