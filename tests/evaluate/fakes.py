@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from vlapack.evaluate.contender import Contender
 from vlapack.evaluate.plan import Plan
+from vlapack.evaluate.store import Record
 
 
 @dataclass
@@ -43,3 +45,24 @@ def plan(contenders: list[Contender], tasks: int = 2, trials: int = 3, seed: int
         policies={contender.role: contender.identity for contender in contenders},
         seed=seed,
     )
+
+
+def records(plan: Plan, role: str, successes: Sequence[bool | None], *, ms: float = 1.0, held: int = 1) -> list[Record]:
+    """What a policy left of every case of a plan; None: the simulator failed."""
+    return [
+        Record(
+            role=role,
+            suite=case.suite,
+            task_id=case.task_id,
+            init_state=case.init_state,
+            success=success,
+            steps=10 if success else 30,
+            infer_ms=(ms, ms, 99 * ms),
+            seconds=2.0,
+            held_bytes=held,
+            mapped_bytes=0,
+            video=f"videos/{case.task}/eval_episode_{case.init_state}.mp4",
+            error="died" if success is None else None,
+        )
+        for case, success in zip(plan.cases(), successes, strict=True)
+    ]

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 import pytest
-from fakes import Drunkard, contender, plan
+from fakes import Drunkard, contender, plan, records
 
 from vlapack.evaluate.statistics import Paired
-from vlapack.evaluate.store import Record
 from vlapack.evaluate.summary import eval_info, summarize, verdict
 
 PLAN = plan([contender("policy", Drunkard()), contender("baseline", Drunkard())], tasks=2, trials=2)
@@ -19,29 +17,9 @@ CONTRACT = {
 }  # fmt: skip
 
 
-def records(role: str, successes: Sequence[bool | None], ms: float, held: int) -> list[Record]:
-    return [
-        Record(
-            role=role,
-            suite=case.suite,
-            task_id=case.task_id,
-            init_state=case.init_state,
-            success=success,
-            steps=10 if success else 30,
-            infer_ms=(ms, ms, 99 * ms),
-            seconds=2.0,
-            held_bytes=held,
-            mapped_bytes=0,
-            video=f"videos/{case.task}/eval_episode_{case.init_state}.mp4",
-            error="died" if success is None else None,
-        )
-        for case, success in zip(PLAN.cases(), successes, strict=True)
-    ]
-
-
 def test_summary_follows_the_contract_and_is_json() -> None:
-    ours = records("policy", [True, True, False, True], ms=40.0, held=10)
-    theirs = records("baseline", [True, True, True, False], ms=30.0, held=70)
+    ours = records(PLAN, "policy", [True, True, False, True], ms=40.0, held=10)
+    theirs = records(PLAN, "baseline", [True, True, True, False], ms=30.0, held=70)
     summary = summarize(PLAN, ours, theirs, names=("pack", "float"))
     assert set(summary) >= CONTRACT
     json.dumps(summary, allow_nan=False)
@@ -56,8 +34,8 @@ def test_summary_follows_the_contract_and_is_json() -> None:
 
 
 def test_a_simulator_error_is_no_failure_of_the_policy() -> None:
-    ours = records("policy", [True, None, True, True], ms=1.0, held=1)
-    theirs = records("baseline", [True, True, True, True], ms=1.0, held=1)
+    ours = records(PLAN, "policy", [True, None, True, True])
+    theirs = records(PLAN, "baseline", [True, True, True, True])
     summary = summarize(PLAN, ours, theirs, names=("pack", "float"))
     assert (summary["success_rate"], summary["episodes"], summary["errors"]) == (1.0, 3, 1)
     assert summary["paired"]["both"] == 3
@@ -65,7 +43,7 @@ def test_a_simulator_error_is_no_failure_of_the_policy() -> None:
 
 
 def test_one_policy_alone_has_no_comparison() -> None:
-    summary = summarize(PLAN, records("policy", [True] * 4, 1.0, 1), None, names=("pack", None))
+    summary = summarize(PLAN, records(PLAN, "policy", [True] * 4), None, names=("pack", None))
     assert set(summary) >= CONTRACT
     assert summary["paired"] is summary["baseline_success_rate"] is None
     assert summary["verdict"] == "no_baseline"
@@ -91,7 +69,7 @@ def test_verdicts(table: tuple[int, int, int, int], errors: int, expected: str) 
 
 
 def test_eval_info_has_lerobots_form() -> None:
-    info = eval_info(records("policy", [True, None, False, True], ms=1.0, held=1))
+    info = eval_info(records(PLAN, "policy", [True, None, False, True]))
     assert [(row["task_group"], row["task_id"]) for row in info["per_task"]] == [
         ("libero_spatial", 0),
         ("libero_spatial", 1),
