@@ -102,6 +102,9 @@ class LiberoEnv:
         """Put a flattened simulator state [time, positions, velocities] and wait the ten idle steps."""
         np.random.seed(self._seed)  # the simulator draws from the global generator
         self._render = False
+        if self._hard_reset:
+            # LIBERO appends its drawer and knob samplers again with every build, and so draws more and more numbers.
+            self.sim_env.object_property_initializers.clear()
         self._env.reset()
         if self._hard_reset:
             self._wrap_cameras()  # a hard reset makes new sensors
