@@ -14,8 +14,7 @@ from pathlib import Path
 import tyro
 
 from vlapack.commands.quantize import quantize
-from vlapack.console import say, stdout
-from vlapack.errors import InputError, WorkError
+from vlapack.console import exit_code, say, stdout
 from vlapack.evaluate.contender import contender
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, evaluate
@@ -71,14 +70,4 @@ def main(out: Path = Path("runs/demo"), episodes: int = 18, workers: int = 2) ->
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(tyro.cli(main))
-    except InputError as error:
-        say(f"error: {error}")
-        sys.exit(2)
-    except WorkError as error:
-        say(f"failed: {error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        say("interrupted; the same command continues here")
-        sys.exit(130)
+    sys.exit(exit_code(lambda: tyro.cli(main)))

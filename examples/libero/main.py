@@ -22,8 +22,8 @@ import tyro
 from vlapack.commands.eval import eval as evaluate
 from vlapack.commands.inspect import inspect
 from vlapack.commands.quantize import quantize
-from vlapack.console import say
-from vlapack.errors import InputError, WorkError
+from vlapack.console import exit_code, say
+from vlapack.errors import InputError
 from vlapack.recipe.environment import PREFIX
 from vlapack.recipe.resolve import RecipeFlags, resolve
 
@@ -120,14 +120,4 @@ def policy_dir(args: Args) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(tyro.cli(main))
-    except InputError as error:
-        say(f"error: {error}")
-        sys.exit(2)
-    except WorkError as error:
-        say(f"failed: {error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        say("interrupted")
-        sys.exit(130)
+    sys.exit(exit_code(lambda: tyro.cli(main)))

@@ -9,8 +9,7 @@ from collections.abc import Callable
 import tyro
 
 from vlapack import __version__
-from vlapack.console import say
-from vlapack.errors import InputError, WorkError
+from vlapack.console import exit_code, say
 
 COMMANDS = {
     "inspect": "which layers a recipe quantizes, and the bytes before and after; loads no weights",
@@ -45,17 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if args[0] not in COMMANDS:
         say(f"error: there is no command {args[0]!r}; commands: {', '.join(COMMANDS)}")
         return 2
-    try:
-        return int(tyro.cli(_load(args[0]), prog=f"vlapack {args[0]}", args=args[1:]))
-    except InputError as error:
-        say(f"error: {error}")
-        return 2
-    except WorkError as error:
-        say(f"failed: {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("interrupted; the same command again continues where this one stopped")
-        return 130
+    return exit_code(lambda: int(tyro.cli(_load(args[0]), prog=f"vlapack {args[0]}", args=args[1:])))
 
 
 if __name__ == "__main__":

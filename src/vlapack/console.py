@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vlapack.errors import InputError, WorkError
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -24,6 +26,21 @@ stdout = Console(highlight=False)
 def say(message: str) -> None:
     """Write one line of commentary to stderr, without markup."""
     stderr.print(message, markup=False)
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Run a command; say what the user did wrong (2) or what failed (1) in one line instead of a traceback."""
+    try:
+        return command()
+    except InputError as error:
+        say(f"error: {error}")
+        return 2
+    except WorkError as error:
+        say(f"failed: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; the same command again continues where this one stopped")
+        return 130
 
 
 def emit_json(document: Any) -> None:

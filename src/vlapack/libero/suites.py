@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.metadata
 import io
+import logging
 import os
 import pathlib
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def import_libero() -> Any:
     """Import the simulator's `libero.libero` package, headless, or say what to install."""
     # mujoco reads this once, when it is imported.
     os.environ.setdefault("MUJOCO_GL", "egl")
+    logging.disable(logging.WARNING)  # robosuite warns at import of a file of macros that nobody needs
     try:
         from libero import libero
         from libero.libero import benchmark, envs  # noqa: F401  # the sub-packages are reached as attributes
@@ -59,6 +61,8 @@ def import_libero() -> Any:
             f"LIBERO cannot be imported ({error}); install it with `pip install 'vlapack[libero]'` on Python < 3.12, "
             "and on Debian or Ubuntu `apt-get install libegl1 libgl1 libgles2` for headless rendering"
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
     return libero
 
 
