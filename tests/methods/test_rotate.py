@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
 from vlapack.errors import InputError
-from vlapack.methods.rotate import hadamard, rotation, svd_blocks, svd_hadamard
+from vlapack.methods.rotate import greedy, hadamard, rotation, svd_blocks, svd_hadamard
 
 
 def assert_orthogonal(blocks):
@@ -70,3 +71,65 @@ def test_bad_input_is_named(kind, block, said):
 def test_damaged_weights_are_refused():
     with pytest.raises(InputError, match="NaN or infinite"):
         svd_blocks(torch.tensor([[1.0, torch.inf]]), 2, shared=False)
+
+
+def outlying(rows, channels):
+    x = torch.randn(rows, channels)
+    x[:, 5] *= 50
+    x[rows // 2, channels - 1] = -300
+    return x
+
+
+@pytest.mark.parametrize(
+    ("rows", "channels", "block"), [(1, 4, 4), (40, 48, 16), (3, 4304, 16), (7, 64, 64), (5, 6, 1)]
+)
+def test_greedy_is_orthogonal_and_never_widens_the_range(rows, channels, block):
+    x = outlying(rows, channels) if channels > 6 else torch.randn(rows, channels)
+    made = greedy(x, block, 0)
+    assert made.shape == (1, block, block)
+    assert_orthogonal(made)
+    groups = x.double().reshape(-1, block)
+    turned = groups @ made[0]
+    assert turned.max() - turned.min() <= groups.max() - groups.min()
+
+
+def test_greedy_flattens_outliers():
+    groups = outlying(64, 64).double()
+    turned = groups @ greedy(groups, 64, 0)[0]
+    assert turned.max() - turned.min() < 0.5 * (groups.max() - groups.min())
+
+
+def test_greedy_depends_on_its_seed_and_on_nothing_else_random():
+    x = outlying(20, 32)
+    first = greedy(x, 16, 1)
+    torch.manual_seed(99)
+    assert torch.equal(greedy(x, 16, 1), first)
+    assert not torch.equal(greedy(x, 16, 2), first)
+
+
+def test_greedy_without_a_step_and_on_zeros_is_the_identity():
+    eye = torch.eye(8, dtype=torch.float64).unsqueeze(0)
+    assert torch.equal(greedy(outlying(4, 16), 8, 0, steps=0), eye)
+    assert torch.equal(greedy(torch.zeros(3, 16), 8, 0), eye)
+
+
+def test_greedy_is_a_plain_product_of_swapped_rotations():
+    x = outlying(9, 8)
+    rotated = greedy(x, 8, 3, steps=1)[0].numpy()
+    column = int(np.abs(x.numpy()).max(0).argmax())
+    assert np.allclose(np.linalg.norm(rotated[column]), 1)
+    # the row that the outlier's column meets: swapped back, it starts with 1/sqrt(B)
+    assert rotated[column, column] == pytest.approx(1 / math.sqrt(8))
+
+
+@pytest.mark.parametrize(
+    ("x", "block", "said"),
+    [
+        (torch.ones(2, 10), 4, "10 channels in blocks of 4"),
+        (torch.ones(0, 8), 4, "are empty"),
+        (torch.full((1, 8), torch.nan), 4, "NaN"),
+    ],
+)
+def test_greedy_names_bad_activations(x, block, said):
+    with pytest.raises(InputError, match=said):
+        greedy(x, block, 0)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from vlapack.errors import InputError
 from vlapack.methods import round as rounding
-from vlapack.methods.round import round_weight, step_size
+from vlapack.methods.round import column_scale, round_weight, step_size
 
 SHAPES = [(1, 1), (5, 33), (7, 4304), (300, 17)]
 
@@ -77,3 +79,45 @@ def test_unknown_choices_are_named(bits, clip, said):
 
 def test_a_step_is_one_where_the_peak_is_zero_or_vanishes():
     assert step_size(torch.tensor([0.0, 1e-45, 254.0]), 127).tolist() == [1.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_grouped_integers_are_those_of_the_bf16_scales_that_are_stored(shape, bits, group_size):
+    weight = torch.randn(shape).exp() * torch.randn(shape).sign()
+    q, scale = round_weight(weight, bits, group_size=group_size)
+    assert scale.dtype == torch.bfloat16
+    assert scale.shape == (shape[0], math.ceil(shape[1] / group_size))
+    top = 2 ** (bits - 1) - 1
+    for k in range(0, shape[1], group_size):
+        step = scale[:, k // group_size].float().numpy()[:, None]
+        expected = np.clip(np.rint(weight[:, k : k + group_size].numpy() / step), -top - 1, top)
+        assert np.array_equal(q[:, k : k + group_size].numpy(), expected)
+
+
+def test_a_group_is_clipped_as_a_row_of_its_own():
+    weight = torch.randn(9, 70) ** 3
+    scale = round_weight(weight, 4, group_size=32)[1]
+    for group, columns in enumerate(torch.split(weight, 32, dim=1)):
+        assert torch.equal(scale[:, group : group + 1], round_weight(columns, 4)[1].bfloat16())
+
+
+def test_groups_of_zeros_and_of_vanishing_values_have_a_usable_scale():
+    weight = torch.zeros(2, 33)
+    weight[1, 32] = 1e-41  # its step is zero in bf16
+    q, scale = round_weight(weight, 4, group_size=32)
+    assert scale[0].tolist() == [1, 1]
+    assert (scale > 0).all()
+    assert not q[0].any()
+
+
+def test_column_scales_say_which_group_a_column_belongs_to():
+    scale = torch.tensor([[1.0, 2.0]]).bfloat16()
+    assert column_scale(scale, 5, 3).tolist() == [[1, 1, 1, 2, 2]]
+    assert column_scale(torch.ones(4, 1), 5, None).shape == (4, 1)
+
+
+def test_a_group_of_nothing_is_refused():
+    with pytest.raises(InputError, match="0 channels"):
+        round_weight(torch.ones(1, 2), 4, group_size=0)

@@ -16,6 +16,8 @@ from vlapack.methods.transform import rotate_blocks
 
 ROWS_PER_STEP = 2048
 """Rows of a weight that are float64 at once: a 16384 x 2048 layer is never doubled as a whole."""
+GREEDY_STEPS = 256
+"""The longest product of rotations that `greedy` tries."""
 
 
 def rotation(kind: str, weight: Tensor, block: int, *, shared: bool) -> Tensor | None:
@@ -73,6 +75,61 @@ def svd_blocks(weight: Tensor, block: int, *, shared: bool) -> Tensor:
 def svd_hadamard(weight: Tensor, block: int, *, shared: bool) -> Tensor:
     """Return V H: the eigenbasis of `svd_blocks`, whose sorted energies the Hadamard then spreads evenly."""
     return svd_blocks(weight, block, shared=shared) @ hadamard(block).to(weight.device)
+
+
+def greedy(activations: Tensor, block: int, seed: int, steps: int = GREEDY_STEPS) -> Tensor:
+    """Return DuQuant's greedy rotation (NeurIPS 2024, arXiv 2406.01721, section 3.2), one block for all channels.
+
+    With x the activations as rows of B channels, each step finds the column d of the largest magnitude and multiplies
+    x by E R E, where E swaps columns 0 and d, and R = R~ diag(1, Q'): R~ is orthogonal with a first row of 1/sqrt(B),
+    which spreads column d over all, and Q' is random orthogonal, drawn once. Of all products of the first n steps
+    (n = 0 included) the one that leaves the smallest max(x) - min(x) is returned. The authors' code takes d from the
+    *row* of the largest element, modulo B; their paper, and this function, from its column.
+
+    Args:
+        activations: [..., K], already scaled (and permuted); held in float64 here, so give a sample of the tokens.
+        block: B; must divide K.
+        seed: Of Q'.
+        steps: The largest n.
+
+    Returns:
+        [1, B, B] float64; the same activations and seed give the same block.
+
+    Raises:
+        InputError: B does not divide K, there is no activation at all, or one is NaN or infinite.
+    """
+    channels = activations.shape[-1]
+    if channels % block:
+        raise InputError(f"cannot rotate {channels} channels in blocks of {block}: the block must divide the channels")
+    x = activations.double().reshape(-1, block)
+    if not x.numel() or not x.isfinite().all():
+        what = "hold NaN or infinite values" if x.numel() else "are empty"
+        raise InputError(f"cannot find a greedy rotation: the activations {what}; look at the calibration")
+    spread = _spreading(block, seed).to(x.device)
+    product = best = torch.eye(block, dtype=torch.float64, device=x.device)
+    least = x.max() - x.min()
+    for _ in range(steps):
+        swap = torch.arange(block, device=x.device)
+        column = int(x.abs().amax(0).argmax())
+        swap[0], swap[column] = column, 0
+        step = spread[swap][:, swap]
+        x, product = x @ step, product @ step
+        width = x.max() - x.min()
+        if width < least:
+            best, least = product, width
+    return best.unsqueeze(0)
+
+
+def _spreading(block: int, seed: int) -> Tensor:
+    """Return R~ diag(1, Q') [B, B]: a Householder reflection that takes e_0 to 1/sqrt(B), times a random rotation."""
+    axis = torch.full((block,), -1 / math.sqrt(block), dtype=torch.float64)
+    axis[0] += 1
+    reflected = torch.eye(block, dtype=torch.float64)
+    if block > 1:
+        reflected -= 2 * torch.outer(axis, axis) / axis.dot(axis)
+    draw = torch.randn(block - 1, block - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    random, triangle = torch.linalg.qr(draw)
+    return reflected @ torch.block_diag(torch.ones(1, 1, dtype=torch.float64), random * triangle.diagonal().sign())
 
 
 def row_rotation(weight: Tensor, block_out: int, kind: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Symmetric round-to-nearest of a weight, one scale per output channel, with the clip that costs the least."""
+"""Symmetric round-to-nearest of a weight, one scale per output channel or group, with the clip that costs least."""
 
 from __future__ import annotations
 
@@ -15,42 +15,78 @@ ELEMENTS_AT_ONCE = 1 << 18
 """Weights searched at a time: their scratch stays in the CPU's cache, and memory does not grow with the layer."""
 
 
-def round_weight(weight: Tensor, bits: int, clip: str = "mse") -> tuple[Tensor, Tensor]:
-    """Round each output channel w to integers q with w ≈ scale * q.
+def round_weight(weight: Tensor, bits: int, clip: str = "mse", group_size: int | None = None) -> tuple[Tensor, Tensor]:
+    """Round each output channel w, or each group of its input channels, to integers q with w ≈ scale * q.
 
-    With a clip fraction c the scale is c * max|w| / 7 (127 for 8 bits), and q = rint(w / scale), half to even, clamped
-    to -8..7 (-128..127). `mse` chooses each row's c by the squared error, among 1.00, 0.95, ..., 0.10 and then in steps
-    of 0.01 around the best; c = 7/8 or so lets a row whose extreme is negative use -8.
+    q = rint(w / scale), half to even, clamped to -8..7 (-128..127); the scale is that of `choose_scale`, as stored.
 
     Args:
         weight: [N, K], floating.
         bits: 4 or 8.
-        clip: `mse`, or `absmax` for c = 1.
+        clip: `mse`, or `absmax`; see `choose_scale`.
+        group_size: Neighbouring input channels per scale (the last group may be short); None: one scale per row.
 
     Returns:
-        q [N, K] int8, and the scales [N, 1] fp32. A row of zeros has scale 1.
+        q [N, K] int8, and the scales.
 
     Raises:
-        InputError: Other bits or clip, or a weight that is NaN or infinite.
+        InputError: Other bits, clip or group, or a weight that is NaN or infinite.
+    """
+    scale = choose_scale(weight, bits, clip, group_size)
+    quantized = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    for rows, steps, q_out in zip(*_in_pieces(weight, scale, quantized), strict=True):
+        step = column_scale(steps, weight.shape[1], group_size)
+        q_out.copy_((rows.float() / step).round_().clamp_(*integer_range(bits)))
+    return quantized, scale
+
+
+def choose_scale(weight: Tensor, bits: int, clip: str = "mse", group_size: int | None = None) -> Tensor:
+    """Return the scales by which `round_weight` rounds.
+
+    With a clip fraction c a scale is c * max|w| / 7 (127 for 8 bits) over its row or group. `mse` chooses each one's c
+    by the squared error, among 1.00, 0.95, ..., 0.10 and then in steps of 0.01 around the best; c = 7/8 or so lets a
+    row whose extreme is negative use -8. `absmax` is c = 1.
+
+    Returns:
+        fp32 [N, 1], or with a `group_size` bf16 [N, ceil(K / group_size)]: rounded to what a pack stores, so that the
+        integers are made for the very numbers that will multiply them. All zeros have scale 1.
+
+    Raises:
+        InputError: Other bits, clip or group, or a weight that is NaN or infinite.
     """
     if bits not in (4, 8):
         raise InputError(f"cannot round weights to {bits} bits: choose 4 or 8")
     if clip not in ("mse", "absmax"):
         raise InputError(f"unknown clip {clip!r}: choose mse or absmax")
-    quantized = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
-    scales = torch.empty(len(weight), 1, dtype=torch.float32, device=weight.device)
-    rows_at_once = max(1, ELEMENTS_AT_ONCE // max(weight.shape[1], 1))
-    pieces = (torch.split(part, rows_at_once) for part in (weight, quantized, scales))
-    for rows, q_out, scale_out in zip(*pieces, strict=True):
+    if group_size is not None and group_size < 1:
+        raise InputError(f"a weight scale for {group_size} channels is not possible: choose 32, 64, 128 or None")
+    groups = group_count(weight.shape[1], group_size)
+    dtype = torch.float32 if group_size is None else torch.bfloat16
+    scales = torch.empty(len(weight), groups, dtype=dtype, device=weight.device)
+    for rows, scale_out in zip(*_in_pieces(weight, scales), strict=True):
         w = rows.float()
         if not w.isfinite().all():
             raise InputError("cannot round weights that are NaN or infinite: the checkpoint is damaged")
+        if group_size is not None:  # zeros that fill up the last group cost no clip any error
+            w = torch.nn.functional.pad(w, (0, groups * group_size - w.shape[1])).reshape(-1, group_size)
         scale = step_size(w.abs().amax(1, keepdim=True), 2 ** (bits - 1) - 1)
         if clip == "mse":
             scale = scale * _best_clip(w / scale, bits)
-        scale_out.copy_(scale)
-        q_out.copy_((w / scale).round_().clamp_(*integer_range(bits)))
-    return quantized, scales
+        stored = scale.to(dtype)
+        scale_out.copy_(torch.where(stored == 0, 1, stored).reshape(scale_out.shape))
+    return scales
+
+
+def group_count(columns: int, group_size: int | None) -> int:
+    """Return how many scales a row of K = `columns` weights has: ceil(K / group_size), or 1 without groups."""
+    return 1 if group_size is None else -(-columns // group_size)
+
+
+def column_scale(scale: Tensor, columns: int, group_size: int | None) -> Tensor:
+    """Return fp32 scales that multiply the integers [N, K]: [N, 1] without groups, else one per column [N, K]."""
+    if group_size is None:
+        return scale
+    return scale.float().repeat_interleave(group_size, dim=1)[:, :columns]
 
 
 def step_size(peak: Tensor, largest: int) -> Tensor:
@@ -66,6 +102,12 @@ def step_size(peak: Tensor, largest: int) -> Tensor:
 def integer_range(bits: int) -> tuple[int, int]:
     """Return the smallest and the largest weight integer: -8 and 7, or -128 and 127."""
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def _in_pieces(weight: Tensor, *others: Tensor) -> list[tuple[Tensor, ...]]:
+    """Split the weight, and what has as many rows, into pieces of about `ELEMENTS_AT_ONCE` weights."""
+    rows_at_once = max(1, ELEMENTS_AT_ONCE // max(weight.shape[1], 1))
+    return [torch.split(part, rows_at_once) for part in (weight, *others)]
 
 
 def _best_clip(units: Tensor, bits: int) -> Tensor:
