@@ -129,7 +129,8 @@ def _spreading(block: int, seed: int) -> Tensor:
         reflected -= 2 * torch.outer(axis, axis) / axis.dot(axis)
     draw = torch.randn(block - 1, block - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     random, triangle = torch.linalg.qr(draw)
-    return reflected @ torch.block_diag(torch.ones(1, 1, dtype=torch.float64), random * triangle.diagonal().sign())
+    reflected[:, 1:] = reflected[:, 1:] @ (random * triangle.diagonal().sign())
+    return reflected
 
 
 def row_rotation(weight: Tensor, block_out: int, kind: str) -> Tensor:
