@@ -135,8 +135,6 @@ def write(file: Path, record: dict[str, Any]) -> None:
 
 def fast_scene(task: tuple[str, int]) -> LiberoEnv:
     """Build a task whose renderer does not multisample: half the time, and 112 px pictures hardly show it."""
-    import mujoco  # noqa: F401  # after LiberoEnv has set MUJOCO_GL
-
     env = LiberoEnv(*task)
     context = env.sim_env.sim._render_context_offscreen
     context.con.free()
