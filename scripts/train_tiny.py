@@ -54,6 +54,7 @@ class Args:
         lr: peak learning rate.
         warmup: steps of linear warm-up.
         ema: decay of the averaged weights, which are the ones exported.
+        shift: how far a picture is moved at random, pixels; a pixel of the agent's camera is about a centimetre.
         seed: of initial weights, batches and noise.
         threads: torch threads; 0 leaves torch's choice.
         save_every: steps between checkpoints.
@@ -70,6 +71,7 @@ class Args:
     lr: float = 1.2e-3
     warmup: int = 200
     ema: float = 0.999
+    shift: int = 4
     seed: int = 0
     threads: int = 0
     save_every: int = 250
@@ -180,11 +182,11 @@ def build_dataset(episodes: list[dict[str, Any]], config: PolicyConfig, normaliz
 
 
 def draw(data: Dataset, rng: np.random.Generator, args: Args, config: PolicyConfig) -> dict[str, Tensor]:
-    """One batch: pictures shifted by up to 4 pixels and changed in brightness and contrast."""
+    """One batch: pictures shifted by up to `args.shift` pixels and changed in brightness and contrast."""
     network = config.architecture
     rows = rng.choice(len(data.weights), size=args.batch, p=data.weights)
     pictures = torch.from_numpy(data.pictures[rows]).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
-    shift = 4
+    shift = args.shift
     padded = torch.nn.functional.pad(pictures.flatten(0, 1), (shift,) * 4, mode="replicate").view(
         args.batch, len(CAMERAS), 3, network.vision.image_size + 2 * shift, -1
     )
