@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vlapack.checkpoints import assets
 from vlapack.checkpoints.base import Normalization, PolicyConfig, read_json
 from vlapack.checkpoints.configs import POLICIES, config_from_document, policy_config
+from vlapack.checkpoints.folder import CheckpointFolder
 from vlapack.checkpoints.mapping import TensorFile
 from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config, Variant
@@ -27,15 +26,12 @@ CONFIG_FILE = "config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-@dataclass(frozen=True)
-class OpenpiCheckpoint:
+@dataclass(frozen=True, kw_only=True)
+class OpenpiCheckpoint(CheckpointFolder):
     """One float policy folder; see `checkpoints.base.Checkpoint` for the methods."""
 
-    path: Path
-    config: PolicyConfig
     normalization: Normalization | None
     tokenizer: Path | None
-    weights: TensorFile
 
     @classmethod
     def open(
@@ -75,27 +71,6 @@ class OpenpiCheckpoint:
             tokenizer=assets.find_tokenizer(path, tokenizer),
             weights=weights,
         )
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What a policy server sends on connect."""
-        return self.config.policy_metadata
-
-    def names(self) -> list[str]:
-        """Every tensor's name, as the file spells it."""
-        return self.weights.names()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one tensor, without reading it."""
-        return self.weights.shape(name)
-
-    def dtype(self, name: str) -> torch.dtype:
-        """Element type of one tensor, without reading it."""
-        return self.weights.dtype(name)
-
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor, in memory of its own."""
-        return self.weights.read(name)
 
 
 def _weights_file(path: Path) -> Path:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE
-from vlapack.checkpoints.base import Normalization, PolicyConfig
+from vlapack.checkpoints.base import Normalization
+from vlapack.checkpoints.folder import CheckpointFolder
 from vlapack.checkpoints.mapping import TensorFile
 from vlapack.checkpoints.packconfig import PackedGroup, packed_groups, policy_config, read_config
 from vlapack.checkpoints.packfile import WEIGHTS, digest_of, tensor_bytes
@@ -72,14 +73,12 @@ class PackFile(TensorFile):
             )
 
 
-@dataclass(frozen=True)
-class PackedCheckpoint:
+@dataclass(frozen=True, kw_only=True)
+class PackedCheckpoint(CheckpointFolder):
     """One pack folder; see `checkpoints.base.Checkpoint` for the methods."""
 
-    path: Path
     document: dict[str, Any]
     """The whole `config.json`."""
-    config: PolicyConfig
     normalization: Normalization
     tokenizer: Path
     weights: PackFile
@@ -114,27 +113,6 @@ class PackedCheckpoint:
     def groups(self) -> list[PackedGroup]:
         """The packed layers, by the transform that they share."""
         return packed_groups(self.document["quantization_config"])
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What a policy server sends on connect: the parent's."""
-        return self.config.policy_metadata
-
-    def names(self) -> list[str]:
-        """Every tensor's name."""
-        return self.weights.names()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one tensor, without reading it."""
-        return self.weights.shape(name)
-
-    def dtype(self, name: str) -> torch.dtype:
-        """Element type of one tensor, without reading it."""
-        return self.weights.dtype(name)
-
-    def read(self, name: str) -> Tensor:
-        """One tensor, in memory of its own, checked."""
-        return self.weights.read(name)
 
 
 def load_packed_model(checkpoint: PackedCheckpoint, dtype: torch.dtype = torch.float32) -> Pi0:

@@ -17,9 +17,6 @@ from vlapack.checkpoints.packconfig import FILE, TYPE
 from vlapack.checkpoints.packed import PackedCheckpoint
 from vlapack.fingerprint import digest, digest_weights
 
-FLOAT_BYTES = 4
-"""Float policies compute in fp32, whatever the precision of their file."""
-
 
 class Acting(Protocol):
     """What evaluation asks of a policy; `policy.Policy` has it, a fake in a test too."""
@@ -116,8 +113,5 @@ def _policy(checkpoint: Checkpoint) -> str:
 
 
 def _needed(checkpoint: Checkpoint) -> int:
-    packed = isinstance(checkpoint, PackedCheckpoint)
-    return sum(
-        math.prod(checkpoint.shape(name)) * (checkpoint.dtype(name).itemsize if packed else FLOAT_BYTES)
-        for name in checkpoint.names()
-    )
+    """The file's bytes: weights are held as they are stored, and widened one layer at a time."""
+    return sum(math.prod(checkpoint.shape(name)) * checkpoint.dtype(name).itemsize for name in checkpoint.names())

@@ -1,0 +1,42 @@
+"""What every folder with one weights file answers alike, float checkpoint or pack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlapack.checkpoints.base import PolicyConfig
+from vlapack.checkpoints.mapping import TensorFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFolder:
+    """The part of `checkpoints.base.Checkpoint` that does not depend on the kind of folder."""
+
+    path: Path
+    config: PolicyConfig
+    weights: TensorFile
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a policy server sends on connect."""
+        return self.config.policy_metadata
+
+    def names(self) -> list[str]:
+        """Every tensor's name, as the file spells it."""
+        return self.weights.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor, without reading it."""
+        return self.weights.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Element type of one tensor, without reading it."""
+        return self.weights.dtype(name)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, in memory of its own."""
+        return self.weights.read(name)
