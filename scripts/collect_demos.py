@@ -234,6 +234,8 @@ def demonstrate(env: LiberoEnv, rng: np.random.Generator, args: Args, driver: Dr
         actions.append(action)
         push = next(noise) if driver is None else np.zeros(7)
         observation, done = env.step(np.clip(action + push, -1.0, 1.0), render=False)
+        if done and not frames:
+            return None  # the policy had all but done it, and nothing was seen
         if done:
             lengths = {f"{key}_lengths": np.array([len(shot) for shot in kept]) for key, kept in shots.items()}
             return {
