@@ -151,3 +151,11 @@ def test_all_seventeen_variables_are_read() -> None:
         "PACKDIR DEBUG DRYRUN"
     )
     assert [*VARIABLES, *OPTIONS] == listed.split()
+
+
+def test_a_value_that_breaks_its_rule_is_traced_to_whoever_set_it() -> None:
+    for name, value in (("ROW_ROT", "maybe"), ("WBITS_DEFAULT", "5"), ("LS", "1.5"), ("WBITS", "q_proj:3")):
+        with pytest.raises(InputError, match=f"set by {PREFIX}{name}"):
+            from_variables(SCOPE="paligemma_with_expert.", **{name: value})
+    with pytest.raises(InputError, match="set by --block"):
+        resolve("llm", None, RecipeFlags(block=12), {})

@@ -56,6 +56,8 @@ def import_libero() -> Any:
     try:
         from libero import libero
         from libero.libero import benchmark, envs  # noqa: F401  # the sub-packages are reached as attributes
+    except RuntimeError as error:  # what mujoco raises of a renderer that it does not know
+        raise InputError(f"MUJOCO_GL={os.environ['MUJOCO_GL']}: {error}; give egl, or osmesa") from error
     except ImportError as error:
         raise InputError(
             f"LIBERO cannot be imported ({error}); install it with `pip install 'vlapack[libero]'` on Python < 3.12, "

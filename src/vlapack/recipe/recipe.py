@@ -45,6 +45,15 @@ _CHOICES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
 }
 
 
+class FieldError(InputError):
+    """A value outside the rule of its field."""
+
+    def __init__(self, field: str, message: str) -> None:
+        """Keep the field's name, so that whoever set it can be named."""
+        super().__init__(message)
+        self.field = field
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What is quantized and how; every field has its value from a preset, a variable, a flag or a file.
@@ -238,13 +247,13 @@ def check_choice(field: str, value: Any, built: tuple[Any, ...], planned: tuple[
         return
     choices = ", ".join(repr(choice) for choice in built)
     if any(map(same, planned)):
-        raise InputError(f"{field} = {value!r} is not built yet; built: {choices}")
-    raise InputError(f"{field} = {value!r} is not known; choose from {choices}")
+        raise FieldError(field, f"{field} = {value!r} is not built yet; built: {choices}")
+    raise FieldError(field, f"{field} = {value!r} is not known; choose from {choices}")
 
 
 def _require(good: bool, field: str, value: Any, rule: str) -> None:
     if not good:
-        raise InputError(f"{field} = {value!r}: {rule}")
+        raise FieldError(field, f"{field} = {value!r}: {rule}")
 
 
 def _is_int(value: Any) -> bool:

@@ -24,7 +24,7 @@ from vlapack.recipe.environment import (
     variables_set,
 )
 from vlapack.recipe.presets import PRESETS, preset
-from vlapack.recipe.recipe import Recipe, read_recipe
+from vlapack.recipe.recipe import FieldError, Recipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,11 @@ def resolve(
     if "act_percentile" in chosen and "act_scale" not in chosen:
         chosen["act_scale"] = "static"
     sources.update({field: f"--{_flag(field)}" for field in chosen})
-    return Resolved(dataclasses.replace(base, **{**values, **chosen}), sources, options)
+    try:
+        recipe = dataclasses.replace(base, **{**values, **chosen})
+    except FieldError as error:
+        raise InputError(f"{error} ({error.field} was set by {sources[error.field]})") from error
+    return Resolved(recipe, sources, options)
 
 
 def _flag(field: str) -> str:
