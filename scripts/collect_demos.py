@@ -105,8 +105,11 @@ def work(args: Args, tasks: list[tuple[str, int]]) -> None:
     """Collect the episodes of some tasks, taking turns, so that an early stop leaves all of them served."""
     scenes = {task: fast_scene(task) for task in tasks}
     driver = Driver(args.policy) if args.policy else None
+    parent = multiprocessing.parent_process()
     for episode in range(args.first, args.first + args.episodes):
         for task, env in scenes.items():
+            if parent is not None and not parent.is_alive():
+                return  # whoever gave the command was killed
             file = path(args.out, task, episode)
             if file.exists():
                 continue
