@@ -177,3 +177,15 @@ def test_an_unknown_engine_is_refused_when_a_layer_is_built(monkeypatch):
     monkeypatch.setenv("VLAPACK_ENGINE", "warp")
     with pytest.raises(InputError, match="warp"):
         PackedLinear.from_tensors(pack(torch.randn(16, 32)), weight_bits=4)
+
+
+@pytest.mark.parametrize("act_bits", [8, 16])
+def test_a_layer_with_group_scales_is_close_to_its_weights_and_holds_them_in_bf16(act_bits):
+    weight, x = torch.randn(16, 200), torch.randn(5, 200)
+    q, scale = round_weight(weight, 4, group_size=64)
+    tensors = {"weight_packed": pack_int4(q), "weight_shape": torch.tensor(q.shape), "weight_scale": scale}
+    packed = PackedLinear.from_tensors(tensors, weight_bits=4, group_size=64, act_bits=act_bits)
+    assert relative_error(packed(x), x @ weight.T) < 0.14
+    assert packed.weight_scale.dtype == torch.bfloat16
+    with pytest.raises(InputError, match=r"weight_scale of a 16 x 200 layer must be torch.bfloat16 \[16, 7\]"):
+        PackedLinear.from_tensors(tensors, weight_bits=4, group_size=32)

@@ -29,6 +29,7 @@ RECIPES = {
     "ours, everything on": Recipe(block=8, shared_block=False, row_rot="restore", smooth=0.15, act_scale="static"),
     "hadamard W8A16": Recipe(rotation="hadamard", weight_bits=8, act_bits=16, permute=False),
     "plain": Recipe(rotation="none", permute=False),
+    "groups": Recipe(group_size=32, smooth=0.15),
     "guide": replace(GUIDE, scope="paligemma_with_expert."),
 }
 
@@ -55,7 +56,8 @@ def restored(packed: dict[str, np.ndarray], layer: str, leader: str, columns: in
         integers = integers[:, :columns].astype(np.int64) - 8
     else:
         integers = packed[f"{layer}.weight"].astype(np.int64)
-    weight = integers * packed[f"{layer}.weight_scale"].astype(np.float64)
+    scales = packed[f"{layer}.weight_scale"].astype(np.float64)
+    weight = integers * (scales if scales.shape[1] == 1 else np.repeat(scales, 32, axis=1)[:, :columns])
     if (rows := packed.get(f"{layer}.row_rotation")) is not None:
         size = rows.shape[-1]
         for block in range(len(weight) // size):
@@ -83,7 +85,10 @@ def test_packed_weights_mean_the_float_ones(shapes: dict[str, tuple[int, int]], 
     floats = weights(shapes)
     for group in groups(select(shapes, recipe), recipe):
         made = quantize_group(floats.__getitem__, group, recipe, statistics(shapes))
-        arrays = {name: tensor.numpy() for name, tensor in made.tensors.items()}
+        arrays = {
+            name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+            for name, tensor in made.tensors.items()
+        }
         for layer in group:
             weight = floats[f"{layer.name}.weight"].double().numpy()
             found = restored(arrays, layer.name, group[0].name, layer.in_features)

@@ -70,6 +70,7 @@ UGLY = {
         Recipe(rotation="hadamard", shared_block=False, act_scale="static"),
         Recipe(rotation="svd_hadamard", shared_block=False, weight_bits=8),
         Recipe(overrides=((r"k_proj$", 8),), act_bits=16),
+        Recipe(overrides=((r"k_proj$", 8),), group_size=128),
         replace(GUIDE, row_rot="0"),
         replace(GUIDE, scope=f"{ATTENTION}q", block_out=8),
         Recipe(scope=f"{ATTENTION}q", row_rot="restore", block_out=4),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vlapack.errors import InputError
+from vlapack.methods.round import group_count
 from vlapack.ops import engine, library
 
 ActScale = Literal["per_token", "static"]
@@ -101,9 +102,9 @@ class PackedLinear(_ExactBuffers):
     """y = x Wᵀ + b with integer weights [N, K]; called like the `nn.Linear` that it replaces. Dtype out is dtype in.
 
     Build one by `from_tensors`. Its buffers carry the names of a pack: `weight_packed` int32 [N, ceil(K / 8)] (4 bits)
-    or `weight` int8 [N, K] (8 bits), `weight_scale` [N, 1] fp32, `row_rotation`, `bias`; `inputs` is the
-    `ActivationStep`, the same module in every layer that shares it. Moving the model moves them; casting it does not
-    change them.
+    or `weight` int8 [N, K] (8 bits), `weight_scale` [N, 1] fp32 or [N, groups] bf16, `row_rotation`, `bias`; `inputs`
+    is the `ActivationStep`, the same module in every layer that shares it. Moving the model moves them; casting it does
+    not change them.
     """
 
     NAMES = ("weight_packed", "weight", "weight_scale", "row_rotation", "bias")
@@ -113,13 +114,16 @@ class PackedLinear(_ExactBuffers):
     row_rotation: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, tensors: Mapping[str, Tensor], in_features: int, inputs: ActivationStep) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], in_features: int, inputs: ActivationStep, group_size: int | None
+    ) -> None:
         """Hold tensors already checked; `from_tensors` is the way in."""
         super().__init__()
         self.engine = engine.active()
         self.in_features = in_features
         self.out_features = len(tensors["weight_scale"])
         self.inputs = inputs
+        self.group_size = group_size
         self._hold(self.NAMES, tensors)
 
     @classmethod
@@ -128,6 +132,7 @@ class PackedLinear(_ExactBuffers):
         tensors: Mapping[str, Tensor],
         *,
         weight_bits: int,
+        group_size: int | None = None,
         act_bits: int = 8,
         act_scale: ActScale = "per_token",
         inputs: ActivationStep | None = None,
@@ -138,6 +143,7 @@ class PackedLinear(_ExactBuffers):
             tensors: By the names of a pack: the weight (`weight_packed` and `weight_shape` [2] for 4 bits, `weight` for
                 8), `weight_scale`, where present `bias` and `row_rotation`, and those of the `ActivationStep`.
             weight_bits: 4 or 8.
+            group_size: Input channels per weight scale, or None: one scale per output channel.
             act_bits: 8 or 16; see `ActivationStep`.
             act_scale: `per_token` or `static`.
             inputs: The step of a layer that reads the same input, to be shared; `tensors` then need not repeat it, and
@@ -156,7 +162,10 @@ class PackedLinear(_ExactBuffers):
         expected = {
             "weight_packed": (torch.int32, (rows, -(-channels // 8))),
             "weight": (torch.int8, (rows, channels)),
-            "weight_scale": (torch.float32, (rows, 1)),
+            "weight_scale": (
+                torch.float32 if group_size is None else torch.bfloat16,
+                (rows, group_count(channels, group_size)),
+            ),
         }
         for name in (needed[0], "weight_scale"):
             dtype, shape = expected[name]
@@ -165,13 +174,18 @@ class PackedLinear(_ExactBuffers):
                 raise InputError(f"{name} of a {rows} x {channels} layer must be {dtype} {list(shape)}, not {found}")
         if inputs is None:
             inputs = ActivationStep(tensors, act_bits=act_bits, act_scale=act_scale)
-        return cls(tensors, channels, inputs)
+        return cls(tensors, channels, inputs, group_size)
 
     def forward(self, x: Tensor | Activation) -> Tensor:
         """Return y [..., N] for `x` [..., K], or for what its `inputs` step made of it."""
         ready = x if isinstance(x, Activation) else self.inputs(x)
         layer = (self.weight_packed if self.weight is None else self.weight, self.weight_scale)
-        options = {"row_rotation": self.row_rotation, "bias": self.bias, "dtype": ready.dtype}
+        options = {
+            "row_rotation": self.row_rotation,
+            "bias": self.bias,
+            "dtype": ready.dtype,
+            "group_size": self.group_size,
+        }
         if ready.scale is None:
             y: Tensor = library.float_linear(ready.values, *layer, **options)
         else:
@@ -181,7 +195,9 @@ class PackedLinear(_ExactBuffers):
     def extra_repr(self) -> str:
         """Say shape and bits in `print(model)`, as `nn.Linear` does."""
         bits = 4 if self.weight is None else 8
-        return f"in_features={self.in_features}, out_features={self.out_features}, W{bits}A{self.inputs.act_bits}"
+        groups = "" if self.group_size is None else f"g{self.group_size}"
+        shape = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"{shape}, W{bits}{groups}A{self.inputs.act_bits}"
 
 
 def project(x: Tensor, *linears: nn.Module) -> tuple[Tensor, ...]:

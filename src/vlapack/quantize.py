@@ -16,7 +16,7 @@ from vlapack.calibrate import Statistics
 from vlapack.errors import InputError
 from vlapack.methods.permute import zigzag
 from vlapack.methods.rotate import rotate_rows, rotation, row_rotation
-from vlapack.methods.round import round_weight
+from vlapack.methods.round import column_scale, round_weight
 from vlapack.methods.smooth import smoothing_scale
 from vlapack.methods.transform import Transform
 from vlapack.ops.int4 import pack_int4
@@ -122,15 +122,16 @@ def _pack_weight(layer: Selected, weight: Tensor, recipe: Recipe) -> tuple[dict[
     if layer.block_out:
         tensors["row_rotation"] = row_rotation(weight, layer.block_out, recipe.rotation).float()
         weight = rotate_rows(weight, tensors["row_rotation"])
-    integers, scales = round_weight(weight, layer.weight_bits, recipe.clip)
+    integers, scales = round_weight(weight, layer.weight_bits, recipe.clip, recipe.group_size)
     tensors["weight_scale"] = scales
     if layer.weight_bits == 4:
         tensors["weight_packed"] = pack_int4(integers)
         tensors["weight_shape"] = torch.tensor(weight.shape, dtype=torch.int64)
     else:
         tensors["weight"] = integers
+    rounded = integers * column_scale(scales, layer.in_features, recipe.group_size)
     norm = float(weight.norm())
-    return tensors, float((weight - integers * scales).norm()) / norm if norm else 0.0
+    return tensors, float((weight - rounded).norm()) / norm if norm else 0.0
 
 
 def _static_scale(layer: Selected, statistics: Statistics) -> float:

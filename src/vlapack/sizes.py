@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from vlapack.errors import InputError
+from vlapack.methods.round import group_count
 from vlapack.recipe.recipe import Recipe
 from vlapack.select import Part, Selected, groups, part_of
 
@@ -72,12 +73,16 @@ def packed_tensors(
 
     Returns:
         4 bits: `weight_packed` int32 [N, ⌈K/8⌉], `weight_shape` int64 [2]; 8 bits: `weight` int8 [N, K]; both
-        `weight_scale` fp32 [N, 1]. Where the recipe says so: `smooth` fp32 [K], `permutation` uint16 [K] (int32 beyond
-        65536), `rotation` fp32 [1 or K/B, B, B], `row_rotation` fp32 [1 or N/B', B', B'], `input_scale` fp32 [1].
-        A layer that never runs has no activation statistics, hence neither `smooth` nor `input_scale`.
+        `weight_scale` fp32 [N, 1], or bf16 [N, ⌈K / group_size⌉]. Where the recipe says so: `smooth` fp32 [K],
+        `permutation` uint16 [K] (int32 beyond 65536), `rotation` fp32 [1 or K/B, B, B], `row_rotation` fp32
+        [1 or N/B', B', B'], `input_scale` fp32 [1]. A layer that never runs has no activation statistics, hence
+        neither `smooth` nor `input_scale`.
     """
     rows, columns = layer.out_features, layer.in_features
-    tensors: dict[str, tuple[tuple[int, ...], torch.dtype]] = {"weight_scale": ((rows, 1), torch.float32)}
+    scale_dtype = torch.float32 if recipe.group_size is None else torch.bfloat16
+    tensors: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "weight_scale": ((rows, group_count(columns, recipe.group_size)), scale_dtype)
+    }
     if layer.weight_bits == 4:
         tensors["weight_packed"] = ((rows, math.ceil(columns / 8)), torch.int32)
         tensors["weight_shape"] = ((2,), torch.int64)

@@ -32,6 +32,9 @@ def test_linears_pass_opcheck(bits, dtype):
     torch.library.opcheck(library.int_linear, (q, s, *LAYERS[bits], BLOCKS, torch.ones(16)), options)
     torch.library.opcheck(library.int_linear, (q[:0], s[:0], *LAYERS[bits]), options)
     torch.library.opcheck(library.float_linear, (x, *LAYERS[bits], None, torch.ones(16)), options)
+    grouped, options = (LAYERS[bits][0], torch.ones(16, 2).bfloat16()), {**options, "group_size": 16}
+    torch.library.opcheck(library.int_linear, (q, s, *grouped), options)
+    torch.library.opcheck(library.float_linear, (x, *grouped), options)
 
 
 def test_differentiating_is_an_error_rather_than_zero():

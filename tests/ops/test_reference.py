@@ -160,3 +160,27 @@ def test_float_linear_is_the_dequantized_product(bits):
     y = float_linear(x, stored(w, bits), weight_scale, None, bias, dtype=torch.float32)
     expected = torch.nn.functional.linear(x, w * weight_scale, bias)
     assert torch.allclose(y, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("m", "n", "k", "group_size"), [(3, 5, 33, 32), (0, 4, 64, 32), (2, 1, 4304, 128), (1, 3, 7, 64)]
+)
+def test_grouped_sums_are_exact_and_added_in_fp32_in_order(m, n, k, group_size, bits):
+    q, w = random_integers(m, n, k, bits)
+    s, scale = torch.rand(m, 1), torch.rand(n, -(-k // group_size)).bfloat16()
+    y = int_linear(q, s, stored(w, bits), scale, dtype=torch.float32, group_size=group_size)
+    expected = np.zeros((m, n), np.float32)
+    for g, start in enumerate(range(0, k, group_size)):
+        part = slice(start, start + group_size)
+        expected += exact(q[:, part], w[:, part]).astype(np.float32) * scale[:, g].float().numpy()
+    assert np.array_equal(y.numpy(), expected * s.numpy())
+
+
+def test_grouped_float_linear_is_the_dequantized_product(monkeypatch):
+    monkeypatch.setattr(reference, "WEIGHTS_AT_ONCE", 200)
+    _, w = random_integers(1, 20, 70, 4)
+    x, scale, bias = torch.randn(6, 70), torch.rand(20, 3).bfloat16(), torch.randn(20)
+    y = float_linear(x, stored(w, 4), scale, None, bias, dtype=torch.float32, group_size=32)
+    wide = w * scale.float().repeat_interleave(32, 1)[:, :70]
+    assert torch.allclose(y, torch.nn.functional.linear(x, wide, bias), rtol=1e-5, atol=1e-4)

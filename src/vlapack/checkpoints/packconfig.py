@@ -36,6 +36,8 @@ class PackedGroup:
     layers: tuple[str, ...]
     executed: bool
     weight_bits: Mapping[str, Literal[4, 8]]
+    group_size: int | None
+    """Input channels per weight scale; None: one scale per output channel."""
     act_bits: Literal[8, 16]
     act_scale: Literal["per_token", "static"]
 
@@ -99,7 +101,9 @@ def quantization_config(recipe: Recipe, selected: Sequence[Selected], linears: I
         "config_groups": {
             f"group_{index}": {
                 "targets": names,
-                "weights": _numbers(bits, "channel", dynamic=False),
+                "weights": _numbers(
+                    bits, "group" if recipe.group_size else "channel", dynamic=False, group_size=recipe.group_size
+                ),
                 "input_activations": (
                     None if act == 16 else _numbers(act, "tensor" if static else "token", dynamic=not static)
                 ),
@@ -119,13 +123,13 @@ def _format(bits: int) -> str:
     return "pack-quantized" if bits == 4 else "int-quantized"
 
 
-def _numbers(bits: int, strategy: str, *, dynamic: bool) -> dict[str, Any]:
+def _numbers(bits: int, strategy: str, *, dynamic: bool, group_size: int | None = None) -> dict[str, Any]:
     return {
         "num_bits": bits,
         "type": "int",
         "symmetric": True,
         "strategy": strategy,
-        "group_size": None,
+        "group_size": group_size,
         "dynamic": dynamic,
     }
 
@@ -135,12 +139,14 @@ def packed_groups(document: Mapping[str, Any]) -> list[PackedGroup]:
     schemes = {name: scheme for scheme in document["config_groups"].values() for name in scheme["targets"]}
     found = []
     for entry in document["transforms"]:
-        activations = schemes[entry["layers"][0]]["input_activations"]
+        scheme = schemes[entry["layers"][0]]
+        activations = scheme["input_activations"]
         found.append(
             PackedGroup(
                 layers=tuple(entry["layers"]),
                 executed=entry["executed"],
                 weight_bits={name: schemes[name]["weights"]["num_bits"] for name in entry["layers"]},
+                group_size=scheme["weights"]["group_size"],
                 act_bits=16 if activations is None else activations["num_bits"],
                 act_scale="static" if activations is not None and not activations["dynamic"] else "per_token",
             )

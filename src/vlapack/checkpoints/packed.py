@@ -162,7 +162,12 @@ def _packed_linears(group: PackedGroup, tensors: dict[str, dict[str, Tensor]]) -
     steps = {"act_scale" if kind == "input_scale" else kind: tensor for kind, tensor in first.items()}
     inputs = ActivationStep(steps, act_bits=group.act_bits, act_scale=group.act_scale)
     for name in group.layers:
-        yield name, PackedLinear.from_tensors(tensors[name], weight_bits=group.weight_bits[name], inputs=inputs)
+        yield (
+            name,
+            PackedLinear.from_tensors(
+                tensors[name], weight_bits=group.weight_bits[name], group_size=group.group_size, inputs=inputs
+            ),
+        )
 
 
 def _check_file(path: Path, digest: str) -> None:

@@ -12,7 +12,10 @@ from torch import Tensor
 from vlapack.ops import reference
 
 _STEPS = "Tensor? smooth=None, Tensor? permutation=None, Tensor? rotation=None"
-_LAYER = "Tensor weight, Tensor weight_scale, Tensor? row_rotation=None, Tensor? bias=None, *, ScalarType dtype"
+_LAYER = (
+    "Tensor weight, Tensor weight_scale, Tensor? row_rotation=None, Tensor? bias=None, "
+    "*, ScalarType dtype, int? group_size=None"
+)
 
 transform_activation = torch.library.custom_op(
     "vlapack::transform_activation",
@@ -51,10 +54,25 @@ def _(x: Tensor, *steps: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 @int_linear.register_fake
-def _(q: Tensor, s: Tensor, weight: Tensor, weight_scale: Tensor, *rest: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _(
+    q: Tensor,
+    s: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    *rest: Tensor | None,
+    dtype: torch.dtype,
+    group_size: int | None = None,
+) -> Tensor:
     return q.new_empty((len(q), len(weight)), dtype=dtype)
 
 
 @float_linear.register_fake
-def _(x: Tensor, weight: Tensor, weight_scale: Tensor, *rest: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    *rest: Tensor | None,
+    dtype: torch.dtype,
+    group_size: int | None = None,
+) -> Tensor:
     return x.new_empty((len(x), len(weight)), dtype=dtype)

@@ -12,6 +12,8 @@ on the way, and neither may matter here:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -66,22 +68,31 @@ def int_linear(  # noqa: PLR0917 - torch's custom ops take tensors by position
     bias: Tensor | None = None,
     *,
     dtype: torch.dtype,
+    group_size: int | None = None,
 ) -> Tensor:
     """Return y = s * weight_scale * (q Wᵀ), rows restored, plus bias; the integer product q Wᵀ is exact.
+
+    With groups it is exact per group, and y = s * Σ_g weight_scale[:, g] * (q_g W_gᵀ): each group's product is scaled
+    in fp32 and then added in fp32, in the groups' order, beginning with the first; s comes last.
 
     Args:
         q: Activations [M, K] int8.
         s: Their scales [M, 1] fp32.
         weight: int32 [N, ceil(K / 8)] holds 4-bit weights (`ops.int4`); int8 [N, K] holds 8-bit ones.
-        weight_scale: [N, 1] fp32.
+        weight_scale: [N, 1] fp32, or with groups [N, ceil(K / group_size)] bf16.
         row_rotation: Blocks [1 or N/B, B, B] that rotated W's rows, or None.
         bias: [N], added last, or None.
         dtype: Of the result; everything before is fp32.
+        group_size: Neighbouring channels that share a scale; the last group may be short. None: all of a row.
 
     Returns:
         y [M, N].
     """
-    return _finish(integer_product(q, weight).float() * weight_scale.T * s, row_rotation, bias, dtype)
+    if group_size is None:
+        y = integer_product(q, weight).float() * weight_scale.T
+    else:
+        y = _grouped_product(q, weight, weight_scale, group_size)
+    return _finish(y * s, row_rotation, bias, dtype)
 
 
 def float_linear(
@@ -92,12 +103,17 @@ def float_linear(
     bias: Tensor | None = None,
     *,
     dtype: torch.dtype,
+    group_size: int | None = None,
 ) -> Tensor:
     """Return x (weight_scale * W)ᵀ, rows restored, plus bias, for activations `x` [M, K] fp32 that are not rounded.
 
     The other arguments are those of `int_linear`. This product rounds as any fp32 product of torch does.
     """
-    return _finish(_product(x, weight, torch.float32) * weight_scale.T, row_rotation, bias, dtype)
+    if group_size is None:
+        y = _product(x, weight, torch.float32) * weight_scale.T
+    else:
+        y = _grouped_product(x, weight, weight_scale, group_size)
+    return _finish(y, row_rotation, bias, dtype)
 
 
 def integer_product(q: Tensor, weight: Tensor) -> Tensor:
@@ -108,14 +124,34 @@ def integer_product(q: Tensor, weight: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    channels = x.shape[1]
     wide = x.to(dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.cat([wide @ integers.to(dtype).T for integers in _unpacked(weight, x.shape[1])], dim=1)
+
+
+def _grouped_product(x: Tensor, weight: Tensor, weight_scale: Tensor, group_size: int) -> Tensor:
+    """Return Σ_g weight_scale[:, g] (x_g W_gᵀ) [M, N] fp32; any group of int8 has an exact sum in fp32 (see above)."""
+    parts = torch.split(x.float(), group_size, dim=1)
+    scales = torch.split(weight_scale.float(), _rows_at_once(x.shape[1]))
     outputs = []
     with torch.autocast(x.device.type, enabled=False):
-        for rows in torch.split(weight, max(1, WEIGHTS_AT_ONCE // channels)):
-            integers = unpack_int4(rows, channels) if weight.dtype == torch.int32 else rows
-            outputs.append(wide @ integers.to(dtype).T)
+        for integers, scale in zip(_unpacked(weight, x.shape[1]), scales, strict=True):
+            y = x.new_zeros(len(x), len(integers), dtype=torch.float32)
+            groups = torch.split(integers.float(), group_size, dim=1)
+            for part, group, step in zip(parts, groups, scale.T, strict=True):
+                y += (part @ group.T) * step
+            outputs.append(y)
     return torch.cat(outputs, dim=1)
+
+
+def _unpacked(weight: Tensor, channels: int) -> Iterator[Tensor]:
+    """Yield the integers of `weight`, int8 [rows, channels], some rows at a time."""
+    for rows in torch.split(weight, _rows_at_once(channels)):
+        yield unpack_int4(rows, channels) if weight.dtype == torch.int32 else rows
+
+
+def _rows_at_once(channels: int) -> int:
+    return max(1, WEIGHTS_AT_ONCE // channels)
 
 
 def _finish(y: Tensor, row_rotation: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor:

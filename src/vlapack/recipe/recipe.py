@@ -37,7 +37,7 @@ _CHOICES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "rotation": (("none", "hadamard", "svd", "svd_hadamard"), ("greedy",)),
     "row_rot": (("0", "restore"), ()),
     "order": (("permute_rotate",), ("rotate_permute_rotate",)),
-    "group_size": ((None,), (32, 64, 128)),
+    "group_size": ((None, 32, 64, 128), ()),
     "rounding": (("rtn",), ("gptq",)),
     "clip": (("mse",), ()),
     "act_scale": (("per_token", "static"), ()),
@@ -93,8 +93,8 @@ class Recipe:
     smooth: float = 0.0
     """λ of max|x|^λ / max|W|^(1−λ); 0: no smoothing step."""
     order: Literal["permute_rotate"] = "permute_rotate"
-    group_size: None = None
-    """None: one weight scale per output channel."""
+    group_size: Literal[32, 64, 128] | None = None
+    """Input channels per (bf16) weight scale, the last group may be short; None: one fp32 scale per output channel."""
     rounding: Literal["rtn"] = "rtn"
     clip: Literal["mse"] = "mse"
     act_scale: Literal["per_token", "static"] = "per_token"

@@ -46,6 +46,7 @@ class RecipeFlags:
         row_rot: `restore`: rotate output rows before rounding, and the result back.
         block_out: Rows per block of the row rotation.
         smooth: λ of the smoothing step; 0: none.
+        group_size: Input channels per weight scale, instead of one scale per output channel.
         act_scale: One activation scale per token, or one per layer from calibration.
         act_percentile: Percentile that sets the static scale.
         calib_steps: How many observations calibrate.
@@ -67,6 +68,7 @@ class RecipeFlags:
     row_rot: Literal["0", "restore"] | None = None
     block_out: int | None = None
     smooth: float | None = None
+    group_size: Literal[32, 64, 128] | None = None
     act_scale: Literal["per_token", "static"] | None = None
     act_percentile: float | None = None
     calib_steps: int | None = None
