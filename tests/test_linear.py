@@ -163,7 +163,7 @@ def test_missing_tensors_are_named():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"act_bits": 4}, "4 bits"),
+        ({"act_bits": 5}, "5 bits"),
         ({"act_scale": "static"}, "without a stored"),
         ({"act_bits": 16, "act_scale": "static"}, "16 bits"),
     ],
@@ -189,3 +189,10 @@ def test_a_layer_with_group_scales_is_close_to_its_weights_and_holds_them_in_bf1
     assert packed.weight_scale.dtype == torch.bfloat16
     with pytest.raises(InputError, match=r"weight_scale of a 16 x 200 layer must be torch.bfloat16 \[16, 7\]"):
         PackedLinear.from_tensors(tensors, weight_bits=4, group_size=32)
+
+
+def test_four_bit_activations_run_in_the_same_product():
+    weight, x = torch.randn(16, 256), torch.randn(20, 256)
+    packed = PackedLinear.from_tensors(pack(weight), weight_bits=4, act_bits=4)
+    assert packed.inputs(x).values.abs().amax() == 7
+    assert relative_error(packed(x), x @ weight.T) < 0.3

@@ -189,3 +189,11 @@ def test_what_was_never_measured_is_never_assumed() -> None:
             quantize_group(weights(ONE).__getitem__, group, recipe, Statistics())
         idle = dataclasses.replace(group[0], executed=False)
         assert quantize_group(weights(ONE).__getitem__, (idle,), recipe, Statistics()).tensors
+
+
+@pytest.mark.parametrize(("act_bits", "scale"), [(8, 0.02), (4, 2.54 / 7)])
+def test_a_static_scale_puts_the_reach_on_the_largest_integer(act_bits: int, scale: float) -> None:
+    recipe = Recipe(act_scale="static", act_bits=act_bits)
+    (group,) = groups(select(ONE, recipe), recipe)
+    made = quantize_group(weights(ONE).__getitem__, group, recipe, statistics(ONE))
+    assert made.tensors["paligemma_with_expert.fc1.input_scale"].tolist() == [pytest.approx(scale)]

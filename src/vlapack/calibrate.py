@@ -75,7 +75,7 @@ class Statistics:
     absmax: Mapping[str, Tensor] = field(default_factory=dict)
     """Layer → largest magnitude per input channel, float32 [K]."""
     reach: Mapping[str, float] = field(default_factory=dict)
-    """Layer → the magnitude of its transformed inputs that becomes 127, for static activation scales."""
+    """Layer → the magnitude of its transformed inputs that becomes the largest integer, for static scales."""
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Layer → how many input rows it saw."""
 

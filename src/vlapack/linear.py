@@ -61,8 +61,8 @@ class ActivationStep(_ExactBuffers):
     Args:
         tensors: `smooth`, `permutation`, `rotation` as `Transform.tensors` names them, and `act_scale` [1] fp32 where
             the scale is static; absent ones are steps that do not exist. Other names are ignored.
-        act_bits: 8, or 16 for activations that are transformed and not rounded.
-        act_scale: `per_token`: each row's own absmax / 127; `static`: the given `act_scale`.
+        act_bits: 8 or 4 (int8 values in ±127 or ±7), or 16 for activations that are transformed and not rounded.
+        act_scale: `per_token`: each row's own absmax / 127 (or 7); `static`: the given `act_scale`.
 
     Raises:
         InputError: Other bits, static with 16 bits, or `act_scale` present without `static` or the other way round.
@@ -77,13 +77,13 @@ class ActivationStep(_ExactBuffers):
     def __init__(self, tensors: Mapping[str, Tensor], *, act_bits: int = 8, act_scale: ActScale = "per_token") -> None:
         """Hold the tensors as they are; nothing is copied."""
         super().__init__()
-        if act_bits not in (8, 16):
-            raise InputError(f"activations of {act_bits} bits: choose 8 or 16")
+        if act_bits not in (4, 8, 16):
+            raise InputError(f"activations of {act_bits} bits: choose 4, 8 or 16")
         if (act_scale == "static") != ("act_scale" in tensors) or (act_scale == "static" and act_bits == 16):
             present = "with" if "act_scale" in tensors else "without"
             raise InputError(
                 f"a {act_scale} activation scale at {act_bits} bits {present} a stored `act_scale`: static needs the "
-                "tensor and 8 bits, per_token has none"
+                "tensor and 4 or 8 bits, per_token has none"
             )
         self.act_bits = act_bits
         self._hold(self.NAMES, tensors)
@@ -94,7 +94,7 @@ class ActivationStep(_ExactBuffers):
         steps = (self.smooth, self.permutation, self.rotation)
         if self.act_bits == 16:
             return Activation(library.transform_activation(rows, *steps), None, x.shape[:-1], x.dtype)
-        values, scale = library.quantize_activation(rows, *steps, self.act_scale)
+        values, scale = library.quantize_activation(rows, *steps, self.act_scale, self.act_bits)
         return Activation(values, scale, x.shape[:-1], x.dtype)
 
 
@@ -144,7 +144,7 @@ class PackedLinear(_ExactBuffers):
                 8), `weight_scale`, where present `bias` and `row_rotation`, and those of the `ActivationStep`.
             weight_bits: 4 or 8.
             group_size: Input channels per weight scale, or None: one scale per output channel.
-            act_bits: 8 or 16; see `ActivationStep`.
+            act_bits: 4, 8 or 16; see `ActivationStep`.
             act_scale: `per_token` or `static`.
             inputs: The step of a layer that reads the same input, to be shared; `tensors` then need not repeat it, and
                 `act_bits` and `act_scale` are that step's.

@@ -16,7 +16,7 @@ from vlapack.calibrate import Statistics
 from vlapack.errors import InputError
 from vlapack.methods.permute import zigzag
 from vlapack.methods.rotate import rotate_rows, rotation, row_rotation
-from vlapack.methods.round import column_scale, round_weight
+from vlapack.methods.round import column_scale, largest_activation, round_weight
 from vlapack.methods.smooth import smoothing_scale
 from vlapack.methods.transform import Transform
 from vlapack.ops.int4 import pack_int4
@@ -138,7 +138,7 @@ def _static_scale(layer: Selected, statistics: Statistics) -> float:
     reach = statistics.reach.get(layer.name)
     if reach is None:
         raise InputError(f"static activation scales need calibration, and {layer.name} has none; give --calib DIR")
-    return reach / 127 if reach else 1.0
+    return reach / largest_activation(layer.act_bits) if reach else 1.0
 
 
 def pack_embedding(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -184,3 +184,16 @@ def test_grouped_float_linear_is_the_dequantized_product(monkeypatch):
     y = float_linear(x, stored(w, 4), scale, None, bias, dtype=torch.float32, group_size=32)
     wide = w * scale.float().repeat_interleave(32, 1)[:, :70]
     assert torch.allclose(y, torch.nn.functional.linear(x, wide, bias), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [None, torch.tensor([0.5])])
+def test_four_bit_activations_are_numpys_and_stay_within_seven(scale):
+    x = torch.randn(5, 33) * 4
+    x[1] = 0
+    q, s = quantize_activation(x, scale=scale, bits=4)
+    peak = np.abs(x.numpy()).max(-1, keepdims=True)
+    step = (
+        np.where(peak == 0, np.float32(1), peak / np.float32(7)) if scale is None else np.full((5, 1), np.float32(0.5))
+    )
+    assert np.array_equal(s.numpy(), step)
+    assert np.array_equal(q.numpy(), np.clip(np.rint(x.numpy() / step), -7, 7))

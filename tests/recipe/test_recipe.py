@@ -68,7 +68,6 @@ def test_a_bad_value_is_refused_by_field_and_value(change: dict[str, object], sa
     [
         {"rotation": "greedy"},
         {"rounding": "gptq"},
-        {"act_bits": 4},
         {"order": "rotate_permute_rotate"},
     ],
 )

@@ -87,7 +87,7 @@ def test_options_are_read_without_touching_the_recipe() -> None:
         ("WBITS", "q_proj:6"),
         ("WBITS_DEFAULT", "four"),
         ("WBITS_DEFAULT", ""),
-        ("ABITS", "4"),
+        ("ABITS", "5"),
         ("BLOCK", "16.0"),
         ("BLOCK", "24"),
         ("BLOCK_OUT", "0"),

@@ -38,7 +38,7 @@ class PackedGroup:
     weight_bits: Mapping[str, Literal[4, 8]]
     group_size: int | None
     """Input channels per weight scale; None: one scale per output channel."""
-    act_bits: Literal[8, 16]
+    act_bits: Literal[4, 8, 16]
     act_scale: Literal["per_token", "static"]
 
 

@@ -77,6 +77,11 @@ def choose_scale(weight: Tensor, bits: int, clip: str = "mse", group_size: int |
     return scales
 
 
+def largest_activation(bits: int) -> int:
+    """Return the largest integer of an activation, which is symmetric: 7 for 4 bits, 127 for 8."""
+    return integer_range(bits)[1]
+
+
 def group_count(columns: int, group_size: int | None) -> int:
     """Return how many scales a row of K = `columns` weights has: ceil(K / group_size), or 1 without groups."""
     return 1 if group_size is None else -(-columns // group_size)

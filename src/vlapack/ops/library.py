@@ -27,7 +27,7 @@ quantize_activation = torch.library.custom_op(
     "vlapack::quantize_activation",
     reference.quantize_activation,
     mutates_args=(),
-    schema=f"(Tensor x, {_STEPS}, Tensor? scale=None) -> (Tensor, Tensor)",
+    schema=f"(Tensor x, {_STEPS}, Tensor? scale=None, int bits=8) -> (Tensor, Tensor)",
 )
 int_linear = torch.library.custom_op(
     "vlapack::int_linear",
@@ -49,7 +49,7 @@ def _(x: Tensor, *steps: Tensor | None) -> Tensor:
 
 
 @quantize_activation.register_fake
-def _(x: Tensor, *steps: Tensor | None) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, *options: Tensor | int | None) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((len(x), 1), dtype=torch.float32)
 
 

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from vlapack.methods.rotate import restore_rows
-from vlapack.methods.round import step_size
+from vlapack.methods.round import largest_activation, step_size
 from vlapack.methods.transform import Transform
 from vlapack.ops.int4 import unpack_int4
 
 FP32_INTEGERS = 1 << 24
-LARGEST_ACTIVATION = 127
 WEIGHTS_AT_ONCE = 1 << 22
 """Weights unpacked at a time, 16 MB of fp32: only the nibbles of a layer are ever in memory as a whole."""
 
@@ -36,26 +35,29 @@ def transform_activation(
     return Transform(smooth, positions, rotation).inputs(x.float())
 
 
-def quantize_activation(
+def quantize_activation(  # noqa: PLR0917 - torch's custom ops take tensors by position
     x: Tensor,
     smooth: Tensor | None = None,
     permutation: Tensor | None = None,
     rotation: Tensor | None = None,
     scale: Tensor | None = None,
+    bits: int = 8,
 ) -> tuple[Tensor, Tensor]:
     """Transform the rows of `x` [M, K] and round them to integers q with x T ≈ s * q.
 
-    s is the row's absmax / 127 (1 for a row of zeros) or the given static `scale`; q = rint(x T / s), by division, half
-    to even, clamped to ±127. A row that holds NaN or infinity has s = NaN and q = 0, so that its outputs are NaN.
+    s is the row's absmax / L (1 for a row of zeros) or the given static `scale`; q = rint(x T / s), by division, half
+    to even, clamped to ±L, where L = 127 for 8 `bits` and 7 for 4. A row that holds NaN or infinity has s = NaN and
+    q = 0, so that its outputs are NaN.
 
     Returns:
         q [M, K] int8 and s [M, 1] fp32.
     """
     y = transform_activation(x, smooth, permutation, rotation)
     peak = y.abs().amax(-1, keepdim=True)
-    step = step_size(peak, LARGEST_ACTIVATION) if scale is None else scale
+    largest = largest_activation(bits)
+    step = step_size(peak, largest) if scale is None else scale
     step = torch.where(peak.isfinite(), step, torch.nan)
-    rounded = (y / step).round_().clamp_(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
+    rounded = (y / step).round_().clamp_(-largest, largest)
     return rounded.nan_to_num_(nan=0.0).to(torch.int8), step
 
 

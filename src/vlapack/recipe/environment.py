@@ -100,7 +100,7 @@ VARIABLES: dict[str, Variable] = {
     "LAYERS": Variable("layers", names, "exact names, separated by commas"),
     "WBITS": Variable("overrides", overrides, "name:bits,name:bits,… with bits 4, 8 or 16"),
     "WBITS_DEFAULT": Variable("weight_bits", integer, "4, 8 or 16"),
-    "ABITS": Variable("act_bits", integer, "8 or 16"),
+    "ABITS": Variable("act_bits", integer, "4, 8 or 16"),
     "BLOCK": Variable("block", integer, "a power of two, 4 or more"),
     "BLOCK_OUT": Variable("block_out", integer, "a power of two, 4 or more"),
     "PERMUTE": Variable("permute", switch, "0 or 1"),

@@ -32,7 +32,7 @@ DEFAULT_INCLUDE = (
 # What is built, and what the design names but no release has yet: the second is refused in its own words.
 _CHOICES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "weight_bits": ((4, 8, 16), ()),
-    "act_bits": ((8, 16), (4,)),
+    "act_bits": ((4, 8, 16), ()),
     "method": (("vlapack", "guide"), ()),
     "rotation": (("none", "hadamard", "svd", "svd_hadamard"), ("greedy",)),
     "row_rot": (("0", "restore"), ()),
@@ -76,7 +76,7 @@ class Recipe:
     """(regular expression, weight bits 4/8/16) per layer; the first match wins; 16 leaves the layer float."""
     weight_bits: int = 4
     act_bits: int = 8
-    """8, or 16: activations are not quantized."""
+    """8; 4: values in ±7; or 16: activations are not quantized."""
     method: Literal["vlapack", "guide"] = "vlapack"
     rotation: Literal["none", "hadamard", "svd", "svd_hadamard"] = "svd_hadamard"
     """How the blocks of input channels are rotated."""
@@ -137,7 +137,7 @@ class Recipe:
         if self.act_bits == 16 and self.act_scale == "static":
             raise InputError(
                 "act_bits = 16 leaves activations unquantized, so a static activation scale has nothing to do: "
-                "choose act_bits = 8, or per-token scales (unset OPENPI_DUQUANT_ACT_PCT, or --act-scale per_token)"
+                "choose act_bits = 8 or 4, or per-token scales (unset OPENPI_DUQUANT_ACT_PCT, or --act-scale per_token)"
             )
 
     @property

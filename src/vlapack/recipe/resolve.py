@@ -38,7 +38,7 @@ class RecipeFlags:
         only_layers: Exact layer names, separated by commas; include and exclude do not count then.
         weight_overrides: Bits per layer, `pattern:bits,…` (4, 8, or 16: stays float); the first match wins.
         weight_bits: Bits of all other selected weights.
-        act_bits: 8, or 16: activations are not quantized.
+        act_bits: 8 or 4, or 16: activations are not quantized.
         rotation: How blocks of input channels are rotated.
         block: Channels per rotation block, a power of two.
         shared_block: One rotation block per input instead of K/B distinct ones.
@@ -60,7 +60,7 @@ class RecipeFlags:
     only_layers: str | None = None
     weight_overrides: str | None = None
     weight_bits: Literal[4, 8, 16] | None = None
-    act_bits: Literal[8, 16] | None = None
+    act_bits: Literal[4, 8, 16] | None = None
     rotation: Literal["none", "hadamard", "svd", "svd_hadamard"] | None = None
     block: int | None = None
     shared_block: bool | None = None
