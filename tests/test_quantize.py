@@ -29,6 +29,7 @@ RECIPES = {
     "ours, everything on": Recipe(block=8, shared_block=False, row_rot="restore", smooth=0.15, act_scale="static"),
     "hadamard W8A16": Recipe(rotation="hadamard", weight_bits=8, act_bits=16, permute=False),
     "plain": Recipe(rotation="none", permute=False),
+    "DuQuant's order": Recipe(order="rotate_permute_rotate", smooth=0.15, block=8, shared_block=False),
     "groups": Recipe(group_size=32, smooth=0.15),
     "guide": replace(GUIDE, scope="paligemma_with_expert."),
 }
@@ -72,6 +73,11 @@ def restored(packed: dict[str, np.ndarray], layer: str, leader: str, columns: in
         unordered = np.empty_like(weight)
         unordered[:, order] = weight
         weight = unordered
+    if (blocks := packed.get(f"{leader}.pre_rotation")) is not None:
+        size = blocks.shape[-1]
+        for block in range(columns // size):
+            part = slice(block * size, (block + 1) * size)
+            weight[:, part] = weight[:, part] @ blocks[block % len(blocks)].astype(np.float64).T
     return weight / packed.get(f"{leader}.smooth", np.float64(1))
 
 

@@ -66,6 +66,7 @@ UGLY = {
     [
         Recipe(),
         Recipe(rotation="none", permute=False),
+        Recipe(order="rotate_permute_rotate", rotation="svd", shared_block=False),
         Recipe(rotation="svd", shared_block=False, smooth=0.2),
         Recipe(rotation="hadamard", shared_block=False, act_scale="static"),
         Recipe(rotation="svd_hadamard", shared_block=False, weight_bits=8),

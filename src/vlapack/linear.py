@@ -59,8 +59,8 @@ class ActivationStep(_ExactBuffers):
     """What happens to an input [..., K] before the products: `Transform`'s steps, then rounding to int8.
 
     Args:
-        tensors: `smooth`, `permutation`, `rotation` as `Transform.tensors` names them, and `act_scale` [1] fp32 where
-            the scale is static; absent ones are steps that do not exist. Other names are ignored.
+        tensors: `smooth`, `pre_rotation`, `permutation`, `rotation` as `Transform.tensors` names them, and `act_scale`
+            [1] fp32 where the scale is static; absent ones are steps that do not exist. Other names are ignored.
         act_bits: 8 or 4 (int8 values in ±127 or ±7), or 16 for activations that are transformed and not rounded.
         act_scale: `per_token`: each row's own absmax / 127 (or 7); `static`: the given `act_scale`.
 
@@ -68,10 +68,11 @@ class ActivationStep(_ExactBuffers):
         InputError: Other bits, static with 16 bits, or `act_scale` present without `static` or the other way round.
     """
 
-    NAMES = ("smooth", "permutation", "rotation", "act_scale")
+    NAMES = ("smooth", "pre_rotation", "permutation", "rotation", "act_scale")
     smooth: Tensor | None
     permutation: Tensor | None
     rotation: Tensor | None
+    pre_rotation: Tensor | None
     act_scale: Tensor | None
 
     def __init__(self, tensors: Mapping[str, Tensor], *, act_bits: int = 8, act_scale: ActScale = "per_token") -> None:
@@ -93,8 +94,10 @@ class ActivationStep(_ExactBuffers):
         rows = x.reshape(-1, x.shape[-1])
         steps = (self.smooth, self.permutation, self.rotation)
         if self.act_bits == 16:
-            return Activation(library.transform_activation(rows, *steps), None, x.shape[:-1], x.dtype)
-        values, scale = library.quantize_activation(rows, *steps, self.act_scale, self.act_bits)
+            return Activation(
+                library.transform_activation(rows, *steps, self.pre_rotation), None, x.shape[:-1], x.dtype
+            )
+        values, scale = library.quantize_activation(rows, *steps, self.act_scale, self.act_bits, self.pre_rotation)
         return Activation(values, scale, x.shape[:-1], x.dtype)
 
 

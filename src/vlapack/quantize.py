@@ -98,7 +98,7 @@ def build_transform(group: Group, weights: Sequence[Tensor], recipe: Recipe, abs
         InputError: the recipe smooths, the layers run, and there is no `absmax`.
     """
     layer, stacked = group[0], torch.cat(list(weights))
-    scale = permutation = None
+    scale = permutation = first = None
     if recipe.smoothing and layer.executed:
         if absmax is None:
             raise InputError(
@@ -107,13 +107,19 @@ def build_transform(group: Group, weights: Sequence[Tensor], recipe: Recipe, abs
         # In the pack's precision from the start: what follows is built on the numbers that are stored.
         scale = smoothing_scale(absmax, stacked.abs().amax(0), recipe.smoothing)
         scale = scale if scale is None else scale.float()
+    ready = Transform(scale).weight(stacked)
+    if recipe.rotates_first:
+        blocks = rotation(recipe.rotation, ready, layer.block, shared=not recipe.distinct_blocks)
+        first = None if blocks is None else blocks.float()
+        ready = Transform(pre_rotation=first).weight(ready)
+        absmax = None  # it is of channels that are mixed now: what is left to go by is the weights' energy
     if layer.permute:
-        energy = (stacked.double() * (1.0 if scale is None else scale)).square().sum(0)
+        energy = ready.double().square().sum(0)
         importance = energy if absmax is None else absmax if scale is None else absmax / scale
         permutation = zigzag(importance, layer.block)
-    ordered = Transform(scale, permutation).weight(stacked)
-    blocks = rotation(recipe.rotation, ordered, layer.block, shared=not recipe.distinct_blocks)
-    return Transform.from_tensors(Transform(scale, permutation, blocks).tensors())
+        ready = Transform(permutation=permutation).weight(ready)
+    blocks = rotation(recipe.rotation, ready, layer.block, shared=not recipe.distinct_blocks)
+    return Transform.from_tensors(Transform(scale, permutation, blocks, first).tensors())
 
 
 def _pack_weight(layer: Selected, weight: Tensor, recipe: Recipe) -> tuple[dict[str, Tensor], float]:

@@ -74,9 +74,9 @@ def packed_tensors(
     Returns:
         4 bits: `weight_packed` int32 [N, ⌈K/8⌉], `weight_shape` int64 [2]; 8 bits: `weight` int8 [N, K]; both
         `weight_scale` fp32 [N, 1], or bf16 [N, ⌈K / group_size⌉]. Where the recipe says so: `smooth` fp32 [K],
-        `permutation` uint16 [K] (int32 beyond 65536), `rotation` fp32 [1 or K/B, B, B], `row_rotation` fp32
-        [1 or N/B', B', B'], `input_scale` fp32 [1]. A layer that never runs has no activation statistics, hence
-        neither `smooth` nor `input_scale`.
+        `permutation` uint16 [K] (int32 beyond 65536), `rotation` and `pre_rotation` fp32 [1 or K/B, B, B],
+        `row_rotation` fp32 [1 or N/B', B', B'], `input_scale` fp32 [1]. A layer that never runs has no activation
+        statistics, hence neither `smooth` nor `input_scale`.
     """
     rows, columns = layer.out_features, layer.in_features
     scale_dtype = torch.float32 if recipe.group_size is None else torch.bfloat16
@@ -100,7 +100,8 @@ def packed_tensors(
             tensors["permutation"] = ((columns,), torch.uint16 if columns <= 2**16 else torch.int32)
         if recipe.rotation != "none":
             count = columns // layer.block if recipe.distinct_blocks else 1
-            tensors["rotation"] = ((count, layer.block, layer.block), torch.float32)
+            for name in ("pre_rotation", "rotation") if recipe.rotates_first else ("rotation",):
+                tensors[name] = ((count, layer.block, layer.block), torch.float32)
     return {f"{layer.name}.{suffix}": tensor for suffix, tensor in tensors.items()}
 
 

@@ -25,6 +25,37 @@ def build(weight, x, *, lam, permute, kind, block, shared):
     return Transform(scale, permutation, rotation(kind, before.weight(weight), block, shared=shared))
 
 
+@pytest.mark.parametrize("steps", itertools.product((False, True), repeat=4))
+@pytest.mark.parametrize(("channels", "block", "count"), [(24, 8, 1), (24, 8, 3), (4304, 16, 269), (5, 1, 5)])
+def test_every_combination_of_steps_is_their_plain_product_and_keeps_the_result(steps, channels, block, count):
+    """Against a dense K x K matrix put together in numpy-like plain products, smooth first, R2 last."""
+    generator = torch.Generator().manual_seed(1)
+    smooths, rotates_first, permutes, rotates = steps
+    scale = torch.rand(channels, dtype=torch.float64, generator=generator) + 0.1
+    order = torch.randperm(channels, generator=generator)
+    random = torch.randn(2, count, block, block, dtype=torch.float64, generator=generator)
+    first, second = torch.linalg.qr(random).Q
+    made = Transform(
+        scale if smooths else None,
+        order if permutes else None,
+        second if rotates else None,
+        first if rotates_first else None,
+    )
+    x = torch.randn(3, channels, dtype=torch.float64, generator=generator)
+    weight = torch.randn(2, channels, dtype=torch.float64, generator=generator)
+    expected = x / scale if smooths else x
+    expected = expected @ torch.block_diag(*first.expand(channels // block, -1, -1)) if rotates_first else expected
+    expected = expected[:, order] if permutes else expected
+    expected = expected @ torch.block_diag(*second.expand(channels // block, -1, -1)) if rotates else expected
+    assert torch.allclose(made.inputs(x), expected, rtol=0, atol=1e-10)
+    product = x @ weight.T
+    assert torch.allclose(
+        made.inputs(x) @ made.weight(weight).T, product, rtol=0, atol=1e-10 * float(product.abs().max())
+    )
+    kept = Transform.from_tensors(made.tensors())
+    assert (kept.pre_rotation is None) == (not rotates_first)
+
+
 @pytest.mark.parametrize(("kind", "shared"), [*itertools.product(ROTATIONS, (True, False))])
 @pytest.mark.parametrize(("channels", "block"), [(192, 64), (4304, 16), (24, 8)])
 def test_every_builder_keeps_the_product_to_1e_10(kind, shared, channels, block):

@@ -22,7 +22,7 @@ def test_quantize_activation_passes_opcheck(rows, dtype, scale):
     x = torch.randn(rows, 24).to(dtype)
     torch.library.opcheck(library.quantize_activation, (x, torch.ones(24), PERMUTATION, BLOCKS, scale))
     torch.library.opcheck(library.quantize_activation, (x, None, None, None, scale, 4))
-    torch.library.opcheck(library.transform_activation, (x, None, PERMUTATION, None))
+    torch.library.opcheck(library.transform_activation, (x, None, PERMUTATION, None, BLOCKS))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -68,7 +68,6 @@ def test_a_bad_value_is_refused_by_field_and_value(change: dict[str, object], sa
     [
         {"rotation": "greedy"},
         {"rounding": "gptq"},
-        {"order": "rotate_permute_rotate"},
     ],
 )
 def test_what_is_planned_is_refused_as_not_built_yet(change: dict[str, object]) -> None:

@@ -20,18 +20,22 @@ ELEMENTS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Transform:
-    """The steps on K channels, applied in the order scale, permute, rotate; a step that is None is skipped.
+    """The steps on K channels, in the order scale, first rotation, permute, rotate; a step that is None is skipped.
+
+    DuQuant uses all four (smooth, R1, P, R2: NeurIPS 2024, section 3.3); usually the first rotation is left out.
 
     Attributes:
         scale: d [K], positive. Inputs are divided by it, the weight's columns multiplied.
         permutation: p [K] int64. Channel i of the result is channel p[i] of the input.
         rotation: R [1, B, B] (one block shared by all) or [K/B, B, B], each block orthogonal. Every B consecutive
             channels, as a row vector, are multiplied by their block from the right.
+        pre_rotation: Blocks as `rotation`, multiplied before the permutation.
     """
 
     scale: Tensor | None = None
     permutation: Tensor | None = None
     rotation: Tensor | None = None
+    pre_rotation: Tensor | None = None
 
     def inputs(self, x: Tensor) -> Tensor:
         """Return x T for activations `x` [..., K], in the dtype of `x`."""
@@ -42,6 +46,8 @@ class Transform:
         return self._reorder_and_rotate(weight if self.scale is None else weight * self.scale)
 
     def _reorder_and_rotate(self, x: Tensor) -> Tensor:
+        if self.pre_rotation is not None:
+            x = rotate_blocks(x, self.pre_rotation)
         if self.permutation is not None:
             x = x.index_select(-1, self.permutation)
         return x if self.rotation is None else rotate_blocks(x, self.rotation)
@@ -49,7 +55,8 @@ class Transform:
     def tensors(self) -> dict[str, Tensor]:
         """Return the steps under their names in a pack, each in the smallest form that a run needs.
 
-        `smooth` fp32 [K]; `permutation` uint16 [K] (int32 above 65536 channels); `rotation` fp32 [1 or K/B, B, B].
+        `smooth` fp32 [K]; `permutation` uint16 [K] (int32 above 65536 channels); `rotation` and
+        `pre_rotation` fp32 [1 or K/B, B, B].
         """
         tensors = {}
         if self.scale is not None:
@@ -59,6 +66,8 @@ class Transform:
             tensors["permutation"] = self.permutation.to(torch.uint16 if small else torch.int32)
         if self.rotation is not None:
             tensors["rotation"] = self.rotation.float()
+        if self.pre_rotation is not None:
+            tensors["pre_rotation"] = self.pre_rotation.float()
         return tensors
 
     @classmethod
@@ -69,6 +78,7 @@ class Transform:
             scale=tensors.get("smooth"),
             permutation=None if permutation is None else permutation.to(torch.int64),
             rotation=tensors.get("rotation"),
+            pre_rotation=tensors.get("pre_rotation"),
         )
 
 

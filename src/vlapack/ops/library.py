@@ -21,13 +21,13 @@ transform_activation = torch.library.custom_op(
     "vlapack::transform_activation",
     reference.transform_activation,
     mutates_args=(),
-    schema=f"(Tensor x, {_STEPS}) -> Tensor",
+    schema=f"(Tensor x, {_STEPS}, Tensor? pre_rotation=None) -> Tensor",
 )
 quantize_activation = torch.library.custom_op(
     "vlapack::quantize_activation",
     reference.quantize_activation,
     mutates_args=(),
-    schema=f"(Tensor x, {_STEPS}, Tensor? scale=None, int bits=8) -> (Tensor, Tensor)",
+    schema=f"(Tensor x, {_STEPS}, Tensor? scale=None, int bits=8, Tensor? pre_rotation=None) -> (Tensor, Tensor)",
 )
 int_linear = torch.library.custom_op(
     "vlapack::int_linear",

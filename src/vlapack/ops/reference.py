@@ -28,11 +28,15 @@ WEIGHTS_AT_ONCE = 1 << 22
 
 
 def transform_activation(
-    x: Tensor, smooth: Tensor | None = None, permutation: Tensor | None = None, rotation: Tensor | None = None
+    x: Tensor,
+    smooth: Tensor | None = None,
+    permutation: Tensor | None = None,
+    rotation: Tensor | None = None,
+    pre_rotation: Tensor | None = None,
 ) -> Tensor:
     """Return x T in fp32 for `x` [M, K] floating; see `Transform` for the steps."""
     positions = None if permutation is None else permutation.to(torch.int64)
-    return Transform(smooth, positions, rotation).inputs(x.float())
+    return Transform(smooth, positions, rotation, pre_rotation).inputs(x.float())
 
 
 def quantize_activation(  # noqa: PLR0917 - torch's custom ops take tensors by position
@@ -42,6 +46,7 @@ def quantize_activation(  # noqa: PLR0917 - torch's custom ops take tensors by p
     rotation: Tensor | None = None,
     scale: Tensor | None = None,
     bits: int = 8,
+    pre_rotation: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Transform the rows of `x` [M, K] and round them to integers q with x T ≈ s * q.
 
@@ -52,7 +57,7 @@ def quantize_activation(  # noqa: PLR0917 - torch's custom ops take tensors by p
     Returns:
         q [M, K] int8 and s [M, 1] fp32.
     """
-    y = transform_activation(x, smooth, permutation, rotation)
+    y = transform_activation(x, smooth, permutation, rotation, pre_rotation)
     peak = y.abs().amax(-1, keepdim=True)
     largest = largest_activation(bits)
     step = step_size(peak, largest) if scale is None else scale

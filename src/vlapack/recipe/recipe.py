@@ -36,7 +36,7 @@ _CHOICES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "method": (("vlapack", "guide"), ()),
     "rotation": (("none", "hadamard", "svd", "svd_hadamard"), ("greedy",)),
     "row_rot": (("0", "restore"), ()),
-    "order": (("permute_rotate",), ("rotate_permute_rotate",)),
+    "order": (("permute_rotate", "rotate_permute_rotate"), ()),
     "group_size": ((None, 32, 64, 128), ()),
     "rounding": (("rtn",), ("gptq",)),
     "clip": (("mse",), ()),
@@ -92,7 +92,8 @@ class Recipe:
     """Rows per block of the row rotation; None: as `block`."""
     smooth: float = 0.0
     """λ of max|x|^λ / max|W|^(1−λ); 0: no smoothing step."""
-    order: Literal["permute_rotate"] = "permute_rotate"
+    order: Literal["permute_rotate", "rotate_permute_rotate"] = "permute_rotate"
+    """The second is DuQuant's: rotate, deal the rotated channels over the blocks, and rotate again."""
     group_size: Literal[32, 64, 128] | None = None
     """Input channels per (bf16) weight scale, the last group may be short; None: one fp32 scale per output channel."""
     rounding: Literal["rtn"] = "rtn"
@@ -154,6 +155,11 @@ class Recipe:
     def distinct_blocks(self) -> bool:
         """Whether K/B rotation blocks are stored; Hadamard blocks are all equal, so one always suffices."""
         return not self.shared_block and self.rotation in ("svd", "svd_hadamard")
+
+    @property
+    def rotates_first(self) -> bool:
+        """Whether there is a rotation before the permutation, too."""
+        return self.order == "rotate_permute_rotate" and self.rotation != "none"
 
     @property
     def distinct_row_blocks(self) -> bool:
