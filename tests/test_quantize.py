@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vlapack.calibrate import Statistics
+from vlapack.calibrate import InputCollector, LayerInputs
 from vlapack.errors import InputError
 from vlapack.ops.int4 import unpack_int4
-from vlapack.quantize import PackedGroup, quantize, quantize_group
+from vlapack.quantize import PackedGroup, quantize, quantize_group, weights_only
 from vlapack.recipe.environment import GUIDE
 from vlapack.recipe.recipe import Recipe
 from vlapack.select import groups, select
@@ -31,6 +31,9 @@ RECIPES = {
     "plain": Recipe(rotation="none", permute=False),
     "DuQuant's order": Recipe(order="rotate_permute_rotate", smooth=0.15, block=8, shared_block=False),
     "groups": Recipe(group_size=32, smooth=0.15),
+    "greedy": Recipe(rotation="greedy", order="rotate_permute_rotate", smooth=0.15, block=4),
+    "gptq": Recipe(rounding="gptq", act_scale="static", act_percentile=97),
+    "gptq W4A16, groups": Recipe(rounding="gptq", act_bits=16, group_size=32),
     "guide": replace(GUIDE, scope="paligemma_with_expert."),
 }
 
@@ -43,10 +46,11 @@ def weights(shapes: dict[str, tuple[int, int]], seed: int = 0) -> dict[str, Tens
     return made
 
 
-def statistics(shapes: dict[str, tuple[int, int]]) -> Statistics:
+def inputs(channels: int, tokens: int = 60) -> LayerInputs:
     draw = torch.Generator().manual_seed(9)
-    absmax = {name: torch.rand(shape[1], generator=draw) * 4 for name, shape in shapes.items()}
-    return Statistics(absmax, dict.fromkeys(shapes, 2.54))
+    collector = InputCollector("it")
+    collector.update(torch.randn(tokens, channels, generator=draw) * torch.rand(channels, generator=draw) * 4)
+    return collector.inputs()
 
 
 def restored(packed: dict[str, np.ndarray], layer: str, leader: str, columns: int) -> np.ndarray:
@@ -90,7 +94,7 @@ def test_packed_weights_mean_the_float_ones(shapes: dict[str, tuple[int, int]], 
         recipe = replace(recipe, block_out=None, row_rot="0")  # 21 rows: no block divides them
     floats = weights(shapes)
     for group in groups(select(shapes, recipe), recipe):
-        made = quantize_group(floats.__getitem__, group, recipe, statistics(shapes))
+        made = quantize_group(floats.__getitem__, group, recipe, inputs(group[0].in_features))
         arrays = {
             name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
             for name, tensor in made.tensors.items()
@@ -108,7 +112,8 @@ def test_packed_weights_mean_the_float_ones(shapes: dict[str, tuple[int, int]], 
 def test_the_tensors_are_exactly_those_that_were_promised(recipe: Recipe) -> None:
     selected = select(SHAPES, recipe, never_executed={f"{ATTENTION}.q_proj"})
     for group in groups(selected, recipe):
-        made = quantize_group(weights(SHAPES).__getitem__, group, recipe, statistics(SHAPES))
+        seen = inputs(24) if group[0].executed else None
+        made = quantize_group(weights(SHAPES).__getitem__, group, recipe, seen)
         promised = {}
         for layer in group:
             promised |= packed_tensors(layer, recipe, stores_transform=layer is group[0])
@@ -121,7 +126,7 @@ def test_integers_without_transform_are_those_of_a_plain_search() -> None:
     recipe = RECIPES["plain"]
     floats = weights({name: (9, 33)})
     (group,) = groups(select({name: (9, 33)}, recipe), recipe)
-    made = quantize_group(floats.__getitem__, group, recipe, Statistics())
+    made = quantize_group(floats.__getitem__, group, recipe, None)
     found = unpack_int4(made.tensors[f"{name}.weight_packed"], 33).numpy()
     for row, integers, scale in zip(
         floats[f"{name}.weight"].numpy(), found, made.tensors[f"{name}.weight_scale"].numpy(), strict=True
@@ -138,7 +143,7 @@ def test_integers_without_transform_are_those_of_a_plain_search() -> None:
 
 def test_layers_of_one_input_share_what_the_first_stores() -> None:
     (group,) = groups(select(SHAPES, Recipe()), Recipe())
-    made = quantize_group(weights(SHAPES).__getitem__, group, Recipe(), statistics(SHAPES))
+    made = quantize_group(weights(SHAPES).__getitem__, group, Recipe(), inputs(24))
     assert [name for name in made.tensors if name.endswith((".rotation", ".permutation"))] == [
         f"{ATTENTION}.q_proj.permutation",
         f"{ATTENTION}.q_proj.rotation",
@@ -157,13 +162,14 @@ def test_only_one_group_is_read_at_a_time_and_finished_ones_not_at_all() -> None
         log.append(f"wrote {len(group)}")
 
     selected = select(shapes, Recipe())
-    quantize(read, write, selected, Recipe(), Statistics(), finished=lambda group: group[0].name.endswith("fc1"))
+    blocks = weights_only(groups(selected, Recipe()))
+    quantize(read, write, blocks, Recipe(), finished=lambda group: group[0].name.endswith("fc1"))
     assert log == ["read q_proj", "read k_proj", "read v_proj", "wrote 3"]
 
 
 def test_the_same_weights_give_the_same_bytes() -> None:
     (group,) = groups(select(SHAPES, Recipe()), Recipe())
-    first, second = (quantize_group(weights(SHAPES).__getitem__, group, Recipe(), Statistics()) for _ in range(2))
+    first, second = (quantize_group(weights(SHAPES).__getitem__, group, Recipe(), None) for _ in range(2))
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
 
 
@@ -171,7 +177,7 @@ def test_a_row_of_zeros_stays_zero() -> None:
     floats = weights(ONE)
     floats["paligemma_with_expert.fc1.weight"].zero_()
     (group,) = groups(select(ONE, Recipe()), Recipe())
-    made = quantize_group(floats.__getitem__, group, Recipe(), Statistics())
+    made = quantize_group(floats.__getitem__, group, Recipe(), None)
     assert made.errors == {"paligemma_with_expert.fc1": 0.0}
 
 
@@ -182,24 +188,32 @@ def test_weights_that_are_no_numbers_name_their_layer(recipe: Recipe, poison: fl
     floats["paligemma_with_expert.fc1.weight"][0, 3] = poison
     (group,) = groups(select(ONE, recipe), recipe)
     with pytest.raises(InputError, match=r"paligemma_with_expert\.fc1: "):
-        quantize_group(floats.__getitem__, group, recipe, Statistics())
+        quantize_group(floats.__getitem__, group, recipe, None)
 
 
 def test_what_was_never_measured_is_never_assumed() -> None:
     for recipe, message in (
-        (Recipe(smooth=0.2), "smoothing"),
-        (Recipe(act_scale="static"), "static activation scales need calibration"),
+        (Recipe(smooth=0.2), "--smooth 0"),
+        (Recipe(act_scale="static"), "--act-scale per_token"),
+        (Recipe(rotation="greedy"), "--rotation svd_hadamard"),
+        (Recipe(rounding="gptq"), "--rounding rtn"),
     ):
         (group,) = groups(select(ONE, recipe), recipe)
         with pytest.raises(InputError, match=message):
-            quantize_group(weights(ONE).__getitem__, group, recipe, Statistics())
+            quantize_group(weights(ONE).__getitem__, group, recipe, None)
         idle = dataclasses.replace(group[0], executed=False)
-        assert quantize_group(weights(ONE).__getitem__, (idle,), recipe, Statistics()).tensors
+        assert quantize_group(weights(ONE).__getitem__, (idle,), recipe, None).tensors
 
 
-@pytest.mark.parametrize(("act_bits", "scale"), [(8, 0.02), (4, 2.54 / 7)])
-def test_a_static_scale_puts_the_reach_on_the_largest_integer(act_bits: int, scale: float) -> None:
-    recipe = Recipe(act_scale="static", act_bits=act_bits)
+@pytest.mark.parametrize("act_bits", [4, 8])
+@pytest.mark.parametrize("percentile", [100.0, 99.9, 50.0, 1e-6])
+def test_a_static_scale_puts_the_percentile_on_the_largest_integer(
+    act_bits: int, percentile: float
+) -> None:
+    recipe = Recipe(act_scale="static", act_bits=act_bits, act_percentile=percentile, rotation="none", permute=False)
     (group,) = groups(select(ONE, recipe), recipe)
-    made = quantize_group(weights(ONE).__getitem__, group, recipe, statistics(ONE))
-    assert made.tensors["paligemma_with_expert.fc1.input_scale"].tolist() == [pytest.approx(scale)]
+    seen = inputs(12)
+    made = quantize_group(weights(ONE).__getitem__, group, recipe, seen)
+    reach = np.percentile(seen.sample.abs().numpy(), percentile, method="inverted_cdf")
+    found = made.tensors["paligemma_with_expert.fc1.input_scale"].numpy()
+    assert np.array_equal(found, [np.float32(reach) / np.float32(2 ** (act_bits - 1) - 1)])

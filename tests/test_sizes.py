@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vlapack.calibrate import Statistics
+from vlapack.calibrate import LayerInputs
 from vlapack.errors import InputError
 from vlapack.pi0.config import CONFIGS
 from vlapack.pi0.names import linears, never_executed, openpi_tensors
@@ -67,6 +67,7 @@ UGLY = {
         Recipe(),
         Recipe(rotation="none", permute=False),
         Recipe(order="rotate_permute_rotate", rotation="svd", shared_block=False),
+        Recipe(order="rotate_permute_rotate", rotation="greedy", shared_block=False, rounding="gptq"),
         Recipe(rotation="svd", shared_block=False, smooth=0.2),
         Recipe(rotation="hadamard", shared_block=False, act_scale="static"),
         Recipe(rotation="svd_hadamard", shared_block=False, weight_bits=8),
@@ -81,10 +82,10 @@ UGLY = {
 def test_packed_tensors_are_those_that_quantization_makes(recipe: Recipe, idle: frozenset[str]) -> None:
     generator = torch.Generator().manual_seed(0)
     weights = {f"{name}.weight": torch.randn(*shape, generator=generator) for name, shape in UGLY.items()}
-    absmax = {name: torch.rand(columns, generator=generator) + 0.1 for name, (_, columns) in UGLY.items()}
-    statistics = Statistics(absmax=absmax, reach=dict.fromkeys(UGLY, 3.0))
     for group in groups(select(UGLY, recipe, never_executed=idle), recipe):
-        made = quantize_group(weights.__getitem__, group, recipe, statistics).tensors
+        x = torch.randn(9, group[0].in_features, generator=generator)
+        inputs = LayerInputs(x.abs().amax(0), x, len(x)) if group[0].executed else None
+        made = quantize_group(weights.__getitem__, group, recipe, inputs).tensors
         promised = {}
         for layer in group:
             promised |= packed_tensors(layer, recipe, stores_transform=layer is group[0])

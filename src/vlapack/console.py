@@ -21,6 +21,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False)
+_shown: Progress | None = None
 
 
 def say(message: str) -> None:
@@ -60,21 +61,15 @@ class Advance(Protocol):
 def progress(title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     """Show how far `total` steps have come; `done` of them were finished by an earlier run."""
     if stderr.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=stderr) as bar:
+        with _bars() as bar:
             task = bar.add_task(title, total=total, completed=done, note="")
 
             def advance(note: str = "", steps: int = 1) -> None:
                 bar.update(task, advance=steps, note=note)
 
             yield advance
+            if len(bar.tasks) > 1:  # work inside work is gone when it is done
+                bar.remove_task(task)
         return
 
     start = last = time.monotonic()
@@ -90,3 +85,26 @@ def progress(title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
             say(f"{title}: {count}/{total}, {now - start:.0f} s, {left:.0f} s left {note}".rstrip())
 
     yield report
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """Return the bars that are on the screen, or begin: work inside work is one more bar, a screen has one set."""
+    global _shown  # noqa: PLW0603 - there is one screen
+    if _shown is not None:
+        yield _shown
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=stderr) as bars:
+        _shown = bars
+        try:
+            yield bars
+        finally:
+            _shown = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 
 from vlapack import __version__
-from vlapack.calibrate import Statistics
 from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.packcard import model_card
 from vlapack.checkpoints.packconfig import config_document, read_config
@@ -23,15 +21,13 @@ from vlapack.checkpoints.packwriter import PackWriter, sweep
 from vlapack.console import progress, say
 from vlapack.errors import InputError
 from vlapack.fingerprint import Fingerprint, differences
-from vlapack.parent import Parent, needs_activations
+from vlapack.parent import Parent, inputs_needed, needs_activations
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, linears, never_executed, openpi_tensors
-from vlapack.policy.calibration import calibrate_policy
-from vlapack.quantize import Group, PackedGroup, pack_embedding, quantize
+from vlapack.policy.calibration import stream
+from vlapack.quantize import Block, Group, PackedGroup, pack_embedding, quantize, weights_only
 from vlapack.recipe.recipe import Recipe
 from vlapack.select import Selected, groups, part_of, select
 from vlapack.sizes import Tensors, packed_tensors
-
-STATISTICS_FILE = "statistics.safetensors"
 
 
 @dataclass(frozen=True)
@@ -101,8 +97,7 @@ def make_pack(
     specs = pack_specs(parent.tensors, selected, recipe)
     plan = {**fingerprint.to_dict(), "vlapack": __version__, "torch": torch.__version__}
     with PackWriter(out, plan, specs) as writer:
-        statistics = _statistics(writer.partial / STATISTICS_FILE, parent, selected, recipe, observations)
-        errors = _pack_layers(writer, parent, selected, recipe, statistics, describe=describe)
+        errors = _pack_layers(writer, parent, groups(selected, recipe), recipe, observations, describe=describe)
         _copy_rest(writer, parent, selected, recipe)
         measured = {
             "bytes": {"before": parent.nbytes, "after": sum(spec.nbytes for spec in specs)},
@@ -118,17 +113,15 @@ def make_pack(
 
 
 def require_weights_only(recipe: Recipe) -> None:
-    """Refuse a recipe that cannot do without activations (a permutation can: it goes by the weights' energy).
+    """Refuse a recipe that cannot do without calibration.
 
     Raises:
-        InputError: static activation scales, or smoothing.
+        InputError: naming everything for which it cannot, with the flags that do without it.
     """
-    for unfit, what, remedy in (
-        (recipe.act_scale == "static", "static activation scales", "--act-scale per_token"),
-        (recipe.smoothing > 0, f"smoothing (λ = {recipe.smoothing})", "--smooth 0"),
-    ):
-        if unfit:
-            raise InputError(f"{what} cannot be had from weights only: give --calib DIR, or {remedy}")
+    if needed := inputs_needed(recipe):
+        raise InputError(
+            f"{' and '.join(needed)} cannot be had from weights only: give --calib DIR, or {' '.join(needed.values())}"
+        )
 
 
 def existing_pack(out: Path, fingerprint: Fingerprint, recipe: Recipe) -> dict[str, Any] | None:
@@ -198,38 +191,24 @@ def check_pack(checkpoint: PackedCheckpoint) -> None:
         checkpoint.weights.check(name)
 
 
-def _statistics(
-    file: Path,
-    parent: Parent,
-    selected: Sequence[Selected],
-    recipe: Recipe,
-    observations: Sequence[Mapping[str, Any]] | None,
-) -> Statistics:
-    """Calibrate, or take what an earlier run of the same plan measured."""
-    if observations is None or not needs_activations(recipe):
-        return Statistics()
-    if not file.exists():
-        draft = file.with_suffix(".new")
-        calibrate_policy(parent.checkpoint, parent.read, groups(selected, recipe), recipe, observations).save(draft)
-        os.replace(draft, file)
-    return Statistics.load(file)
-
-
 def _pack_layers(
     writer: PackWriter,
     parent: Parent,
-    selected: Sequence[Selected],
+    every: Sequence[Group],
     recipe: Recipe,
-    statistics: Statistics,
+    observations: Sequence[Mapping[str, Any]] | None,
     *,
     describe: Callable[[Selected, PackedGroup], None],
 ) -> dict[str, float]:
     """Walk; return every layer's relative rounding error, those of an earlier run included."""
-    every = groups(selected, recipe)
     finished = [group for group in every if writer.note(group[0].name) is not None]
     if finished:
         say(f"taking up {writer.partial}: {len(finished)} of {len(every)} groups of layers are finished")
-    with progress("packing", len(selected), done=sum(map(len, finished))) as advance:
+    todo = [group for group in every if group not in finished]
+    blocks: Iterable[Block] = weights_only(todo)
+    if todo and observations is not None and needs_activations(recipe):
+        blocks = stream(parent, every, recipe, observations, finished=finished.__contains__)
+    with progress("packing", sum(map(len, every)), done=sum(map(len, finished))) as advance:
 
         def write(group: Group, packed: PackedGroup) -> None:
             writer.write(group[0].name, packed.tensors, packed.errors)
@@ -237,7 +216,7 @@ def _pack_layers(
                 describe(layer, packed)
                 advance(f"{layer.name} error {packed.errors[layer.name]:.4f}")
 
-        quantize(parent.read, write, selected, recipe, statistics, finished=finished.__contains__)
+        quantize(parent.read, write, blocks, recipe)
     return {name: error for group in every for name, error in (writer.note(group[0].name) or {}).items()}
 
 

@@ -22,7 +22,21 @@ from vlapack.sizes import Tensors
 
 def needs_activations(recipe: Recipe) -> bool:
     """Whether anything in the recipe depends on what the layers see."""
-    return recipe.permute or recipe.smoothing > 0 or recipe.act_scale == "static"
+    return recipe.permute or bool(inputs_needed(recipe))
+
+
+def inputs_needed(recipe: Recipe) -> dict[str, str]:
+    """What in the recipe cannot be had without seeing inputs → the flag that does without it.
+
+    A permutation is not among it: it can go by the weights' energy.
+    """
+    needs = (
+        (recipe.act_scale == "static", "static activation scales", "--act-scale per_token"),
+        (recipe.smoothing > 0, f"smoothing (λ = {recipe.smoothing})", "--smooth 0"),
+        (recipe.rotation == "greedy", "a greedy rotation", "--rotation svd_hadamard"),
+        (recipe.rounding == "gptq", "GPTQ", "--rounding rtn"),
+    )
+    return {what: remedy for needed, what, remedy in needs if needed}
 
 
 class Parent:

@@ -1,30 +1,37 @@
 """The one walk that makes a float network a packed one: transform, round, write, one group of layers at a time.
 
-It takes a `read` and a `write`, so that a folder on disk and a module in memory are one path, and never holds more
-than one group in float. Linears that read the same input form a group (`select.groups`) and share one transform.
+It takes a `read` and a `write`, so that a folder on disk and a module in memory are one path, and it is handed blocks:
+groups of layers together with what their inputs were. It lets go of a block before it asks for the next, and never
+holds more than one group in float. Linears that read the same input form a group (`select.groups`) and share one
+transform.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vlapack.calibrate import Statistics
+from vlapack.basis import build_transform, required
+from vlapack.calibrate import LayerInputs
 from vlapack.errors import InputError
-from vlapack.methods.permute import zigzag
-from vlapack.methods.rotate import rotate_rows, rotation, row_rotation
-from vlapack.methods.round import column_scale, largest_activation, round_weight
-from vlapack.methods.smooth import smoothing_scale
+from vlapack.methods.gptq import InverseFactor, gptq_weight, inverse_factor
+from vlapack.methods.rotate import rotate_rows, row_rotation
+from vlapack.methods.round import column_scale, round_weight, static_scale
 from vlapack.methods.transform import Transform
 from vlapack.ops.int4 import pack_int4
+from vlapack.ops.reference import quantize_activation
 from vlapack.recipe.recipe import Recipe
-from vlapack.select import Selected, groups
+from vlapack.select import Selected
 
 Read = Callable[[str], Tensor]
 Group = tuple[Selected, ...]
+Block = tuple[Sequence[Group], Mapping[str, LayerInputs]]
+"""Groups that are packed one after another, and the inputs of those that run, by the name of a group's first layer."""
+
+TOKENS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -39,96 +46,118 @@ class PackedGroup:
 def quantize(
     read: Read,
     write: Callable[[Group, PackedGroup], None],
-    selected: Iterable[Selected],
+    blocks: Iterable[Block],
     recipe: Recipe,
-    statistics: Statistics,
     *,
     finished: Callable[[Group], bool] = lambda group: False,
 ) -> None:
-    """Pack the selected layers, group by group, in the order in which they are given.
+    """Pack the layers of every block, in the order in which they are given.
 
     Args:
         read: returns a parameter by its dotted name, floating.
         write: takes one finished group; it decides what becomes of the tensors.
-        selected: what `select` chose.
-        recipe: how it is quantized.
-        statistics: what calibration found.
+        blocks: the groups with their inputs; see `weights_only` and `policy.calibration.stream`.
+        recipe: how they are quantized.
         finished: tells the groups that an earlier run has written already.
 
     Raises:
-        InputError: weights with NaN or infinities, or statistics that the recipe needs and nobody measured; the
-            message names the layer.
+        InputError: weights with NaN or infinities, or inputs that the recipe needs and nobody collected; the message
+            names the layer.
     """
-    for group in groups(selected, recipe):
-        if not finished(group):
-            write(group, quantize_group(read, group, recipe, statistics))
+    for groups, inputs in blocks:
+        for group in groups:
+            if not finished(group):
+                write(group, quantize_group(read, group, recipe, inputs.get(group[0].name)))
+        del groups, inputs  # before the next block is computed
 
 
-def quantize_group(read: Read, group: Group, recipe: Recipe, statistics: Statistics) -> PackedGroup:
-    """Pack the linears that share one input, under one transform."""
-    weights = [read(f"{layer.name}.weight").float() for layer in group]
+def weights_only(groups: Iterable[Group]) -> Iterable[Block]:
+    """Return the blocks of a walk that goes by the weights alone."""
+    return (((group,), {}) for group in groups)
+
+
+def quantize_group(read: Read, group: Group, recipe: Recipe, inputs: LayerInputs | None) -> PackedGroup:
+    """Pack the linears that share one input, under one transform.
+
+    Args:
+        read: returns a parameter by its dotted name, floating.
+        group: the layers.
+        recipe: how they are quantized.
+        inputs: what they read; None without calibration, and for layers that never run: those are rounded to the
+            nearest whatever the recipe says, since GPTQ has no inputs to go by.
+
+    Raises:
+        InputError: as in `quantize`.
+    """
+    weights = [_read_weight(read, layer) for layer in group]
+    lead = group[0]
     try:
-        transform = build_transform(group, weights, recipe, statistics.absmax.get(group[0].name))
-        packed = {f"{group[0].name}.{key}": tensor for key, tensor in transform.tensors().items()}
+        transform = build_transform(lead, weights, recipe, inputs)
+        packed = {f"{lead.name}.{key}": tensor for key, tensor in transform.tensors().items()}
+        scale = _static_scale(lead, transform, recipe, inputs)
+        factor = _inverse_factor(lead, transform, recipe, inputs, scale)
         errors = {}
         for layer, weight in zip(group, weights, strict=True):
-            tensors, errors[layer.name] = _pack_weight(layer, transform.weight(weight), recipe)
-            if recipe.act_scale == "static" and layer.executed:
-                tensors["input_scale"] = torch.tensor([_static_scale(layer, statistics)])
+            tensors, errors[layer.name] = _pack_weight(layer, transform.weight(weight), recipe, factor)
+            if scale is not None:
+                tensors["input_scale"] = scale.clone()
             packed |= {f"{layer.name}.{key}": tensor for key, tensor in tensors.items()}
     except InputError as error:
-        raise InputError(f"{group[0].name}: {error}") from error
+        raise InputError(f"{lead.name}: {error}") from error
     return PackedGroup(packed, errors)
 
 
-def build_transform(group: Group, weights: Sequence[Tensor], recipe: Recipe, absmax: Tensor | None) -> Transform:
-    """Choose the change of basis for one input.
-
-    Args:
-        group: the layers that read it; their block sizes are equal, since their K is.
-        weights: their weights [N, K], float32.
-        recipe: which steps.
-        absmax: the input's largest magnitude per channel [K]; None without calibration, when channels are ordered by
-            their weights' energy.
-
-    Returns:
-        The transform exactly as the pack stores it, so that weights and inputs see the same numbers.
-
-    Raises:
-        InputError: the recipe smooths, the layers run, and there is no `absmax`.
-    """
-    layer, stacked = group[0], torch.cat(list(weights))
-    scale = permutation = first = None
-    if recipe.smoothing and layer.executed:
-        if absmax is None:
-            raise InputError(
-                f"smoothing (smooth = {recipe.smooth}) needs the activations' magnitudes: calibrate, or set smooth to 0"
-            )
-        # In the pack's precision from the start: what follows is built on the numbers that are stored.
-        scale = smoothing_scale(absmax, stacked.abs().amax(0), recipe.smoothing)
-        scale = scale if scale is None else scale.float()
-    ready = Transform(scale).weight(stacked)
-    if recipe.rotates_first:
-        blocks = rotation(recipe.rotation, ready, layer.block, shared=not recipe.distinct_blocks)
-        first = None if blocks is None else blocks.float()
-        ready = Transform(pre_rotation=first).weight(ready)
-        absmax = None  # it is of channels that are mixed now: what is left to go by is the weights' energy
-    if layer.permute:
-        energy = ready.double().square().sum(0)
-        importance = energy if absmax is None else absmax if scale is None else absmax / scale
-        permutation = zigzag(importance, layer.block)
-        ready = Transform(permutation=permutation).weight(ready)
-    blocks = rotation(recipe.rotation, ready, layer.block, shared=not recipe.distinct_blocks)
-    return Transform.from_tensors(Transform(scale, permutation, blocks, first).tensors())
+def _read_weight(read: Read, layer: Selected) -> Tensor:
+    weight = read(f"{layer.name}.weight").float()
+    if not weight.isfinite().all():
+        place = tuple((~weight.isfinite()).nonzero()[0].tolist())
+        raise InputError(
+            f"{layer.name}: its weight holds {float(weight[place])} at {list(place)}, so the checkpoint is damaged: "
+            "get it again, or exclude this layer"
+        )
+    return weight
 
 
-def _pack_weight(layer: Selected, weight: Tensor, recipe: Recipe) -> tuple[dict[str, Tensor], float]:
+def _static_scale(layer: Selected, transform: Transform, recipe: Recipe, inputs: LayerInputs | None) -> Tensor | None:
+    """Return the one step [1] of the group's activations, None where each token has its own or none ever comes."""
+    if recipe.act_scale != "static" or not layer.executed:
+        return None
+    seen = required(inputs, "a static activation scale", "--act-scale per_token")
+    step = static_scale(transform.inputs(seen.sample.float()), recipe.act_percentile, layer.act_bits)
+    return torch.tensor([step])
+
+
+def _inverse_factor(
+    layer: Selected, transform: Transform, recipe: Recipe, inputs: LayerInputs | None, scale: Tensor | None
+) -> InverseFactor | None:
+    """Return what GPTQ needs, from inputs as they will be rounded; None where weights are rounded to the nearest."""
+    if recipe.rounding != "gptq" or not layer.executed:
+        return None
+    seen = required(inputs, "GPTQ", "--rounding rtn")
+    rounded = torch.empty(seen.sample.shape)
+    for rows, out in zip(*(torch.split(part, TOKENS_AT_ONCE) for part in (seen.sample, rounded)), strict=True):
+        x = transform.inputs(rows.float())
+        if layer.act_bits == 16:
+            out.copy_(x)
+        else:
+            q, s = quantize_activation(x, scale=scale, bits=layer.act_bits)
+            torch.mul(q, s, out=out)
+    return inverse_factor(rounded)
+
+
+def _pack_weight(
+    layer: Selected, weight: Tensor, recipe: Recipe, factor: InverseFactor | None
+) -> tuple[dict[str, Tensor], float]:
     """Round a transformed weight [N, K]; return its tensors by their names in the layer, and the relative error."""
     tensors: dict[str, Tensor] = {}
     if layer.block_out:
         tensors["row_rotation"] = row_rotation(weight, layer.block_out, recipe.rotation).float()
         weight = rotate_rows(weight, tensors["row_rotation"])
-    integers, scales = round_weight(weight, layer.weight_bits, recipe.clip, recipe.group_size)
+    numbers = (layer.weight_bits, recipe.clip, recipe.group_size)
+    if factor is None:
+        integers, scales = round_weight(weight, *numbers)
+    else:
+        integers, scales = gptq_weight(weight, factor, *numbers)
     tensors["weight_scale"] = scales
     if layer.weight_bits == 4:
         tensors["weight_packed"] = pack_int4(integers)
@@ -140,13 +169,6 @@ def _pack_weight(layer: Selected, weight: Tensor, recipe: Recipe) -> tuple[dict[
     return tensors, float((weight - rounded).norm()) / norm if norm else 0.0
 
 
-def _static_scale(layer: Selected, statistics: Statistics) -> float:
-    reach = statistics.reach.get(layer.name)
-    if reach is None:
-        raise InputError(f"static activation scales need calibration, and {layer.name} has none; give --calib DIR")
-    return reach / largest_activation(layer.act_bits) if reach else 1.0
-
-
 def pack_embedding(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Round embedding rows [V, D] to int8 with one fp32 scale each [V, 1]: a lookup is `row * scale`."""
-    return round_weight(rows.float(), 8)
+    return round_weight(rows, 8)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from small import random_observations, small_policy, write_random_checkpoint
 
-from vlapack.calibrate import calibrate
+from vlapack.calibrate import collect
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.packconfig import FORMAT_VERSION, seal
 from vlapack.checkpoints.packed import PackedCheckpoint, load_packed_model
@@ -123,10 +123,11 @@ def test_padding_and_the_masked_camera_are_in_no_statistics(random_checkpoint: P
     def forward(_: Any) -> None:
         policy.model.sample_actions(*inputs.network, noise)
 
-    tokens = calibrate(policy.model, [vision, llm, expert], forward, [None]).tokens
+    found = collect(policy.model, [vision, llm, expert], forward, [None])
     words = int(inputs.token_masks.sum())
     assert words < architecture.max_token_len
     pictures = 2 * architecture.vision.num_patches
+    tokens = {name: inputs.tokens for name, inputs in found.items()}
     assert tokens == {vision: pictures, llm: pictures + words, expert: 10 * architecture.action_horizon}
 
 

@@ -108,7 +108,7 @@ def test_json_keeps_its_contract(shop: Shop) -> None:
 
 
 KILLS: dict[str, tuple[Any, str, Any]] = {
-    "while calibrating": (packing, "calibrate_policy", die),
+    "while calibrating": (packing, "stream", die),
     "before the first layer": (PackWriter, "write", die_after(0)),
     "among the layers": (PackWriter, "write", die_after(4)),
     "among the other tensors": (PackWriter, "write", die_after(40)),
@@ -230,6 +230,8 @@ def test_a_folder_of_something_else_is_never_written_into(shop: Shop) -> None:
 BAD_INPUT = {
     "static scales from weights": ([*DIT, "--act-scale", "static"], "static activation scales cannot be had"),
     "smoothing from weights": ([*DIT, "--smooth", "0.2"], "smoothing (λ = 0.2)"),
+    "GPTQ from weights": ([*DIT, "--rounding", "gptq"], "GPTQ cannot be had from weights only: give --calib DIR, or"),
+    "a greedy rotation of weights": ([*DIT, "--rotation", "greedy"], "--rotation svd_hadamard"),
     "both sources": ([*DIT, "--calib", "here"], "exclude each other"),
     "too few observations": (["--preset", "dit", "--calib-steps", "5"], "--calib-steps 4"),
     "ATM": (["--preset", "quantvla", "--weights-only"], "ATM/OHB"),

@@ -1,10 +1,13 @@
 """Rounding a weight column by column, each column's error made up for by those that are still to come (GPTQ).
 
 The error that counts is not that of the weights but of the outputs, tr((W - W') H (W - W')ᵀ) with H = Σ xᵀx over the
-inputs that the layer will really see: transformed, and rounded as they will be.
+inputs that the layer will really see: transformed, and rounded as they will be. What GPTQ needs of H is a triangular
+factor of its inverse; it depends on the inputs alone, so linears that share an input share it.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,98 +15,125 @@ from torch import Tensor
 from vlapack.errors import InputError
 from vlapack.methods.round import choose_scale, integer_range
 
-DAMPING = 0.01
-"""What is added to H's diagonal, as a part of its mean: the paper's 1 %."""
+DAMPING = (0.01, 0.1, 1.0)
+"""What is added to H's diagonal, as a part of its mean: the paper's 1 %, or as much more as Cholesky needs."""
 COLUMNS_AT_ONCE = 128
-"""Columns whose error is spread at once over the later ones; it changes the speed, and the result only by rounding."""
+"""Columns whose error is spread at once over the others; it changes the speed, and the result only by rounding."""
 ROWS_AT_ONCE = 4096
 """Output channels in work at a time. They do not depend on one another, and their copy stays small."""
+TOKENS_AT_ONCE = 1024
+"""Inputs added to H at a time."""
+DIRECTLY_INVERTED = 256
+"""Size of the triangles that are not split any further."""
+
+
+@dataclass(frozen=True)
+class InverseFactor:
+    """What GPTQ needs to know of a layer's inputs x: H⁻¹ = VᵀV for the damped H = Σ xᵀx in the columns' order."""
+
+    order: Tensor
+    """The columns by their energy in H, smallest first [K] int64: they are rounded from the last to the first."""
+    lower: Tensor
+    """V [K, K], lower triangular."""
+
+
+def inverse_factor(inputs: Tensor) -> InverseFactor:
+    """Factor the inverse of H = Σ xᵀx, damped.
+
+    The paper takes the columns by falling energy and an *upper* factor of H⁻¹, for which H⁻¹ itself must be computed.
+    In the opposite order the same numbers are the inverse V of H's own Cholesky factor, lower triangular, read from its
+    end. So H becomes V in place: beside the inputs and this one matrix, half of it at most is held.
+
+    A channel whose inputs were all zero has no say in H: its weights will be rounded to the nearest.
+
+    Args:
+        inputs: x [T, K], transformed and rounded as they will be when the layer runs; fp32 or float64, which is also
+            the dtype of the work. T may be less than K.
+
+    Raises:
+        InputError: there are none, or one is NaN, infinite, or too large for its square to be finite.
+    """
+    tokens, channels = inputs.shape
+    energy = inputs.square().sum(0) if tokens else torch.full((channels,), torch.nan)
+    if not energy.isfinite().all():
+        what = "are NaN, infinite or too large" if tokens else "were never seen"
+        raise InputError(f"cannot round by GPTQ: the inputs {what}; look at the calibration, or use --rounding rtn")
+    alive = energy > 0
+    mean = energy[alive].mean() if alive.any() else energy.new_ones(())
+    order = torch.argsort(energy, descending=True, stable=True).flip(0)
+    for damping in DAMPING:
+        hessian = inputs.new_zeros(channels, channels)
+        for rows in torch.split(inputs, TOKENS_AT_ONCE):
+            ordered = rows[:, order]
+            hessian.addmm_(ordered.T, ordered)
+        hessian.diagonal().add_(torch.where(alive[order], damping * mean, mean))
+        columns = hessian.T  # equal, and laid out as LAPACK wants it: the factor takes the matrix's place
+        lower, failed = torch.linalg.cholesky_ex(columns, out=(columns, torch.empty((), dtype=torch.int32)))
+        if not failed:
+            _invert(lower)
+            return InverseFactor(order, lower)
+    raise AssertionError(f"H plus {DAMPING[-1]} of its mean diagonal is not positive definite")
 
 
 def gptq_weight(
-    weight: Tensor,
-    hessian: Tensor,
-    bits: int,
-    group_size: int | None = None,
-    clip: str = "mse",
-    *,
-    damping: float = DAMPING,
+    weight: Tensor, factor: InverseFactor, bits: int, clip: str = "mse", group_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Round `weight` to integers by GPTQ (Frantar et al., ICLR 2023, arXiv 2210.17323, Algorithm 1).
 
-    Columns go in the order of H's diagonal, largest first. The scales are chosen before, as round-to-nearest chooses
-    them, for groups of *neighbouring* columns ("static groups"), so that the integers keep the weight's own order. With
-    H⁻¹ = UᵀU, U upper triangular and everything in that order, column i is rounded, e = (w_i - s q_i) / U_ii, and each
-    later column j becomes w_j - e U_ij.
-
-    A channel whose inputs were all zero has no say in H: its own weights are rounded to the nearest.
+    The scales are chosen before, as round-to-nearest chooses them, for groups of *neighbouring* columns ("static
+    groups"), so that the integers keep the weight's own order. With the columns and V as in `InverseFactor`, column i
+    is rounded, e = (w_i - s q_i) / V_ii, and each column j that is still to come becomes w_j - e V_ij.
 
     Args:
         weight: [N, K], floating.
-        hessian: Σ xᵀx [K, K] over the layer's inputs x (any positive factor cancels out), fp32 or float64. The work is
-            done in its dtype; two matrices of its size are held beside it.
+        factor: of the layer's inputs; the work is done in its dtype.
         bits: 4 or 8.
-        group_size: Input channels per scale, or None: one scale per output channel.
         clip: `mse` or `absmax`; see `round_weight`.
-        damping: What is added to the diagonal, as a part of its mean.
+        group_size: Input channels per scale, or None: one scale per output channel.
 
     Returns:
         q [N, K] int8 and the scales, exactly of the kind that `round_weight` returns.
 
     Raises:
-        InputError: Shapes that do not fit, NaN or infinite values, a negative diagonal, or a Hessian that is not
-            positive definite even when damped.
+        InputError: what `choose_scale` raises.
     """
     scale = choose_scale(weight, bits, clip, group_size)
-    channels = weight.shape[1]
-    order, factor = _inverse_factor(hessian, channels, damping)
-    groups = torch.zeros_like(order) if group_size is None else order // group_size
+    order, lower = factor.order, factor.lower
+    channels = len(order)
+    groups = [0] * channels if group_size is None else (order // group_size).tolist()
     quantized = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     pieces = (torch.split(part, ROWS_AT_ONCE) for part in (weight, scale, quantized))
     for rows, steps, q_out in zip(*pieces, strict=True):
-        left = rows[:, order].to(factor.dtype)
+        left = rows.T[order].to(lower.dtype)  # [K, rows]: a column of the weight lies together
+        step_of = steps.T.to(lower.dtype)
         integers = torch.empty(left.shape, dtype=torch.int8, device=left.device)
-        for start in range(0, channels, COLUMNS_AT_ONCE):
-            stop = min(start + COLUMNS_AT_ONCE, channels)
-            columns = left[:, start:stop]
-            errors = torch.empty_like(columns)
-            for i in range(stop - start):
-                row = factor[start + i, start:stop]
-                step = steps[:, groups[start + i]].to(factor.dtype)
-                q = (columns[:, i] / step).round_().clamp_(*integer_range(bits))
-                integers[:, start + i] = q.to(torch.int8)
-                errors[:, i] = (columns[:, i] - q * step) / row[i]
-                columns[:, i + 1 :] -= torch.outer(errors[:, i], row[i + 1 :])
-            left[:, stop:] -= errors @ factor[start:stop, stop:]
-        q_out[:, order] = integers
+        for stop in range(channels, 0, -COLUMNS_AT_ONCE):
+            start = max(0, stop - COLUMNS_AT_ONCE)
+            errors = torch.empty_like(left[start:stop])
+            for i in range(stop - 1, start - 1, -1):
+                step = step_of[groups[i]]
+                q = (left[i] / step).round_().clamp_(*integer_range(bits))
+                integers[i] = q.to(torch.int8)
+                errors[i - start] = left[i].sub_(q * step).div_(lower[i, i])
+                left[start:i].addr_(lower[i, start:i], errors[i - start], alpha=-1)
+            left[:start].addmm_(lower[start:stop, :start].T, errors, alpha=-1)
+        q_out[:, order] = integers.T
     return quantized, scale
 
 
-def _inverse_factor(hessian: Tensor, channels: int, damping: float) -> tuple[Tensor, Tensor]:
-    """Return the order of the columns [K], and U [K, K] upper triangular with (damped, ordered H)⁻¹ = UᵀU.
+def _invert(lower: Tensor) -> None:
+    """Put the inverse of a lower triangular matrix in its place.
 
-    H itself is never inverted: with the rows and columns of H in reverse, reversed H = M Mᵀ by Cholesky, and U is the
-    inverse of M in reverse, which is triangular too.
+    By halves, [[A, 0], [B, C]]⁻¹ = [[A⁻¹, 0], [-C⁻¹ B A⁻¹, C⁻¹]]: two thirds of the work of solving for the unit
+    matrix, nearly all of it products, and scratch of a quarter of the matrix.
     """
-    if hessian.shape != (channels, channels):
-        raise InputError(
-            f"the Hessian of {channels} channels must be [{channels}, {channels}], not {list(hessian.shape)}"
-        )
-    diagonal = hessian.diagonal()
-    if not hessian.isfinite().all() or (diagonal < 0).any():
-        raise InputError("the Hessian holds NaN or infinite values or a negative diagonal; look at the calibration")
-    alive = diagonal > 0
-    mean = diagonal[alive].mean() if alive.any() else diagonal.new_ones(())
-    order = torch.argsort(diagonal, descending=True, stable=True)
-    backwards = order.flip(0)
-    damped = hessian[backwards][:, backwards]
-    damped.diagonal().add_(torch.where(alive[backwards], damping * mean, mean))
-    lower, failed = torch.linalg.cholesky_ex(damped)
-    if failed:
-        raise InputError(
-            f"the Hessian, damped by {damping} of its mean diagonal, is not positive definite: calibrate with more "
-            "observations, or damp it more"
-        )
-    del damped
-    unit = torch.eye(channels, dtype=hessian.dtype, device=hessian.device)
-    return order, torch.linalg.solve_triangular(lower, unit, upper=False).flip(0, 1)
+    size = len(lower)
+    if size <= DIRECTLY_INVERTED:
+        unit = torch.eye(size, dtype=lower.dtype, device=lower.device)
+        lower.copy_(torch.linalg.solve_triangular(lower, unit, upper=False))
+        return
+    half = size // 2
+    first, below, last = lower[:half, :half], lower[half:, :half], lower[half:, half:]
+    _invert(first)
+    _invert(last)
+    below.copy_((last @ below).neg_() @ first)

@@ -18,10 +18,12 @@ ROWS_PER_STEP = 2048
 """Rows of a weight that are float64 at once: a 16384 x 2048 layer is never doubled as a whole."""
 GREEDY_STEPS = 256
 """The longest product of rotations that `greedy` tries."""
+GREEDY_ROWS = 16384
+"""Rows of B channels that `greedy` looks at: those of the largest norm, which no rotation changes."""
 
 
 def rotation(kind: str, weight: Tensor, block: int, *, shared: bool) -> Tensor | None:
-    """Build the input rotation that a recipe names; None for `none`.
+    """Build an input rotation from the weights alone; None for `none`.
 
     Args:
         kind: `none`, `hadamard`, `svd` or `svd_hadamard`.
@@ -87,7 +89,8 @@ def greedy(activations: Tensor, block: int, seed: int, steps: int = GREEDY_STEPS
     *row* of the largest element, modulo B; their paper, and this function, from its column.
 
     Args:
-        activations: [..., K], already scaled (and permuted); held in float64 here, so give a sample of the tokens.
+        activations: [..., K], already scaled (and permuted). Of their rows of B channels the `GREEDY_ROWS` with the
+            largest norms count, since a rotation can make no element larger than its row's norm.
         block: B; must divide K.
         seed: Of Q'.
         steps: The largest n.
@@ -101,10 +104,12 @@ def greedy(activations: Tensor, block: int, seed: int, steps: int = GREEDY_STEPS
     channels = activations.shape[-1]
     if channels % block:
         raise InputError(f"cannot rotate {channels} channels in blocks of {block}: the block must divide the channels")
-    x = activations.double().reshape(-1, block)
-    if not x.numel() or not x.isfinite().all():
-        what = "hold NaN or infinite values" if x.numel() else "are empty"
+    rows = activations.reshape(-1, block)
+    norms = rows.norm(dim=1)
+    if not len(rows) or not norms.isfinite().all():
+        what = "hold NaN or infinite values" if len(rows) else "are empty"
         raise InputError(f"cannot find a greedy rotation: the activations {what}; look at the calibration")
+    x = rows[norms.topk(min(GREEDY_ROWS, len(rows))).indices].double()
     spread = _spreading(block, seed).to(x.device)
     product = best = torch.eye(block, dtype=torch.float64, device=x.device)
     least = x.max() - x.min()

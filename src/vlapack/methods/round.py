@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -102,6 +104,20 @@ def step_size(peak: Tensor, largest: int) -> Tensor:
     """
     step = peak.float() / largest
     return torch.where(step == 0, 1.0, step)
+
+
+def static_scale(inputs: Tensor, percentile: float, bits: int) -> float:
+    """Return the one step of a layer's activations that puts the magnitude at `percentile` on the largest integer.
+
+    Args:
+        inputs: A sample [T, K] of the transformed inputs.
+        percentile: In (0, 100]: the smallest magnitude that so many percent of all values do not exceed.
+        bits: 4 or 8.
+    """
+    magnitudes = inputs.abs().float().flatten().cpu().numpy()
+    place = max(0, math.ceil(magnitudes.size * percentile / 100) - 1)
+    magnitudes.partition(place)
+    return float(step_size(torch.tensor(magnitudes[place]), largest_activation(bits)))
 
 
 def integer_range(bits: int) -> tuple[int, int]:

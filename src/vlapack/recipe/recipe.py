@@ -29,19 +29,18 @@ DEFAULT_INCLUDE = (
     r"(q_proj|k_proj|v_proj|o_proj|out_proj|fc1|fc2|gate_proj|up_proj|down_proj|multi_modal_projector\.linear)$"
 )
 
-# What is built, and what the design names but no release has yet: the second is refused in its own words.
-_CHOICES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
-    "weight_bits": ((4, 8, 16), ()),
-    "act_bits": ((4, 8, 16), ()),
-    "method": (("vlapack", "guide"), ()),
-    "rotation": (("none", "hadamard", "svd", "svd_hadamard"), ("greedy",)),
-    "row_rot": (("0", "restore"), ()),
-    "order": (("permute_rotate", "rotate_permute_rotate"), ()),
-    "group_size": ((None, 32, 64, 128), ()),
-    "rounding": (("rtn",), ("gptq",)),
-    "clip": (("mse",), ()),
-    "act_scale": (("per_token", "static"), ()),
-    "embedding_bits": ((16, 8), ()),
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "weight_bits": (4, 8, 16),
+    "act_bits": (4, 8, 16),
+    "method": ("vlapack", "guide"),
+    "rotation": ("none", "hadamard", "svd", "svd_hadamard", "greedy"),
+    "row_rot": ("0", "restore"),
+    "order": ("permute_rotate", "rotate_permute_rotate"),
+    "group_size": (None, 32, 64, 128),
+    "rounding": ("rtn", "gptq"),
+    "clip": ("mse",),
+    "act_scale": ("per_token", "static"),
+    "embedding_bits": (16, 8),
 }
 
 
@@ -78,8 +77,8 @@ class Recipe:
     act_bits: int = 8
     """8; 4: values in ±7; or 16: activations are not quantized."""
     method: Literal["vlapack", "guide"] = "vlapack"
-    rotation: Literal["none", "hadamard", "svd", "svd_hadamard"] = "svd_hadamard"
-    """How the blocks of input channels are rotated."""
+    rotation: Literal["none", "hadamard", "svd", "svd_hadamard", "greedy"] = "svd_hadamard"
+    """How the blocks of input channels are rotated; `greedy` (DuQuant's) is found on calibration's inputs."""
     block: int = 64
     """Channels per rotation block, a power of two; it shrinks to a divisor of the layer's input width."""
     shared_block: bool = True
@@ -96,7 +95,8 @@ class Recipe:
     """The second is DuQuant's: rotate, deal the rotated channels over the blocks, and rotate again."""
     group_size: Literal[32, 64, 128] | None = None
     """Input channels per (bf16) weight scale, the last group may be short; None: one fp32 scale per output channel."""
-    rounding: Literal["rtn"] = "rtn"
+    rounding: Literal["rtn", "gptq"] = "rtn"
+    """To the nearest, or by GPTQ on calibration's inputs; layers that never run have none, and take the nearest."""
     clip: Literal["mse"] = "mse"
     act_scale: Literal["per_token", "static"] = "per_token"
     act_percentile: float = 99.9
@@ -113,8 +113,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check every field against its rule."""
-        for field, (built, planned) in _CHOICES.items():
-            check_choice(field, getattr(self, field), built, planned)
+        for field, choices in _CHOICES.items():
+            check_choice(field, getattr(self, field), choices)
         for field in ("scope", "include"):
             _require(isinstance(getattr(self, field), str), field, getattr(self, field), "it must be a string")
         for field in ("shared_block", "permute", "atm", "ohb"):
@@ -123,7 +123,7 @@ class Recipe:
             _check_pattern(field, getattr(self, field))
         for pattern, bits in self.overrides:
             _check_pattern("overrides", pattern)
-            check_choice("overrides", bits, (4, 8, 16), ())
+            check_choice("overrides", bits, _CHOICES["weight_bits"])
         for field in ("block", "block_out"):
             value = getattr(self, field)
             fits = (field == "block_out" and value is None) or (
@@ -134,7 +134,7 @@ class Recipe:
         percentile = self.act_percentile
         _require(_is_number(percentile) and 0 < percentile <= 100, "act_percentile", percentile, "it lies in (0, 100]")
         _require(_is_int(self.calib_steps) and self.calib_steps > 0, "calib_steps", self.calib_steps, "1 or more")
-        _require(_is_int(self.seed) and self.seed >= 0, "seed", self.seed, "it must be an integer, 0 or more")
+        _require(_is_int(self.seed) and 0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2^63 - 1")
         if self.act_bits == 16 and self.act_scale == "static":
             raise InputError(
                 "act_bits = 16 leaves activations unquantized, so a static activation scale has nothing to do: "
@@ -239,22 +239,14 @@ def nearest(word: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def check_choice(field: str, value: Any, built: tuple[Any, ...], planned: tuple[Any, ...]) -> None:
-    """Refuse a `value` outside `built`, saying of a `planned` one that it is not built yet.
+def check_choice(field: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Refuse a `value` that is none of the `choices`, or equal to one and of another type (8.0, True).
 
     Raises:
-        InputError: Always when `value` is not among `built`.
+        InputError: naming field, value and choices.
     """
-
-    def same(choice: Any) -> bool:
-        return type(choice) is type(value) and choice == value
-
-    if any(map(same, built)):
-        return
-    choices = ", ".join(repr(choice) for choice in built)
-    if any(map(same, planned)):
-        raise FieldError(field, f"{field} = {value!r} is not built yet; built: {choices}")
-    raise FieldError(field, f"{field} = {value!r} is not known; choose from {choices}")
+    if not any(type(choice) is type(value) and choice == value for choice in choices):
+        raise FieldError(field, f"{field} = {value!r} is not known; choose from {', '.join(map(repr, choices))}")
 
 
 def _require(good: bool, field: str, value: Any, rule: str) -> None:

@@ -46,7 +46,9 @@ class RecipeFlags:
         row_rot: `restore`: rotate output rows before rounding, and the result back.
         block_out: Rows per block of the row rotation.
         smooth: λ of the smoothing step; 0: none.
+        order: Permute and rotate, or rotate, permute and rotate again (DuQuant).
         group_size: Input channels per weight scale, instead of one scale per output channel.
+        rounding: Weights to the nearest integer, or by GPTQ, which makes up for each column's error in the later ones.
         act_scale: One activation scale per token, or one per layer from calibration.
         act_percentile: Percentile that sets the static scale.
         calib_steps: How many observations calibrate.
@@ -61,14 +63,16 @@ class RecipeFlags:
     weight_overrides: str | None = None
     weight_bits: Literal[4, 8, 16] | None = None
     act_bits: Literal[4, 8, 16] | None = None
-    rotation: Literal["none", "hadamard", "svd", "svd_hadamard"] | None = None
+    rotation: Literal["none", "hadamard", "svd", "svd_hadamard", "greedy"] | None = None
     block: int | None = None
     shared_block: bool | None = None
     permute: bool | None = None
     row_rot: Literal["0", "restore"] | None = None
     block_out: int | None = None
     smooth: float | None = None
+    order: Literal["permute_rotate", "rotate_permute_rotate"] | None = None
     group_size: Literal[32, 64, 128] | None = None
+    rounding: Literal["rtn", "gptq"] | None = None
     act_scale: Literal["per_token", "static"] | None = None
     act_percentile: float | None = None
     calib_steps: int | None = None
