@@ -207,9 +207,7 @@ def test_what_was_never_measured_is_never_assumed() -> None:
 
 @pytest.mark.parametrize("act_bits", [4, 8])
 @pytest.mark.parametrize("percentile", [100.0, 99.9, 50.0, 1e-6])
-def test_a_static_scale_puts_the_percentile_on_the_largest_integer(
-    act_bits: int, percentile: float
-) -> None:
+def test_a_static_scale_puts_the_percentile_on_the_largest_integer(act_bits: int, percentile: float) -> None:
     recipe = Recipe(act_scale="static", act_bits=act_bits, act_percentile=percentile, rotation="none", permute=False)
     (group,) = groups(select(ONE, recipe), recipe)
     seen = inputs(12)

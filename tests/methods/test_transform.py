@@ -25,7 +25,7 @@ def build(weight, x, *, lam, permute, kind, block, shared):
     return Transform(scale, permutation, rotation(kind, before.weight(weight), block, shared=shared))
 
 
-@pytest.mark.parametrize("steps", itertools.product((False, True), repeat=4))
+@pytest.mark.parametrize("steps", [*itertools.product((False, True), repeat=4)])
 @pytest.mark.parametrize(("channels", "block", "count"), [(24, 8, 1), (24, 8, 3), (4304, 16, 269), (5, 1, 5)])
 def test_every_combination_of_steps_is_their_plain_product_and_keeps_the_result(steps, channels, block, count):
     """Against a dense K x K matrix put together in numpy-like plain products, smooth first, R2 last."""
