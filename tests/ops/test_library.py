@@ -23,6 +23,7 @@ def test_quantize_activation_passes_opcheck(rows, dtype, scale):
     torch.library.opcheck(library.quantize_activation, (x, torch.ones(24), PERMUTATION, BLOCKS, scale))
     torch.library.opcheck(library.quantize_activation, (x, None, None, None, scale, 4))
     torch.library.opcheck(library.transform_activation, (x, None, PERMUTATION, None, BLOCKS))
+    torch.library.opcheck(library.transform_activation, (x,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

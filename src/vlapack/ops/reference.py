@@ -36,7 +36,8 @@ def transform_activation(
 ) -> Tensor:
     """Return x T in fp32 for `x` [M, K] floating; see `Transform` for the steps."""
     positions = None if permutation is None else permutation.to(torch.int64)
-    return Transform(smooth, positions, rotation, pre_rotation).inputs(x.float())
+    y = Transform(smooth, positions, rotation, pre_rotation).inputs(x.float())
+    return y.clone() if y is x else y  # torch's custom ops must not return their argument
 
 
 def quantize_activation(  # noqa: PLR0917 - torch's custom ops take tensors by position
