@@ -41,6 +41,7 @@ def test_every_observation_can_be_acted_on(folder: Path) -> None:
         ({"version": 2}, "version is 2"),
         ({"layout": "droid"}, "layout is 'droid'"),
         ({"observations": []}, "no observations"),
+        ({"observations": ["000_base.png"]}, "observation 0 is '000_base.png'"),
         ({"observations": [{"image": "000_base.png"}]}, "observation 0 has no wrist_image, state, prompt"),
     ],
 )
@@ -60,6 +61,33 @@ def test_missing_and_damaged_pictures_are_named(folder: Path) -> None:
         load_observations(folder)
 
 
-def test_a_folder_without_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no index.json"):
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("state", [0.0] * 7, r"observation 1: observation/state: shape \(7,\)"),
+        ("state", [0.0] * 7 + [float("nan")], "observation 1: observation/state: .* is not finite"),
+        ("state", [[1.0], [1.0, 2.0]], "observation 1: "),
+        ("prompt", " ", "observation 1: prompt: empty"),
+    ],
+)
+def test_an_observation_that_no_policy_could_use_is_named(folder: Path, key: str, value: Any, message: str) -> None:
+    entries = json.loads((folder / "index.json").read_text())["observations"]
+    entries[1][key] = value
+    change_index(folder, observations=entries)
+    with pytest.raises(InputError, match=f"index.json: {message}"):
+        load_observations(folder)
+
+
+def test_a_part_is_taken_evenly_and_too_few_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = load_observations(folder)
+    np.testing.assert_equal(load_observations(folder, 2), whole[::2])
+    assert "recorded observations, 4; 2 taken" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"holds 4 observations and --frames asks for 5: .* give --frames 4"):
+        load_observations(folder, 5, flag="--frames")
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no index.json .* and no meta/info.json .* give the folder that holds one"):
         load_observations(tmp_path)
+    with pytest.raises(InputError, match="there is no such folder"):
+        load_observations(tmp_path / "nowhere")

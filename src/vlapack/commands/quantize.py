@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,8 @@ def quantize(
         out: The pack's folder; OPENPI_DUQUANT_PACKDIR if not given. One that holds another pack is never overwritten.
         preset: A named recipe: dit-fast, dit, llm, full, vision, llm-dit, attention, mlp, everything.
         recipe: A recipe file (JSON) instead of a preset; it excludes the variables.
-        calib: A folder of recorded observations. Without it, LIBERO policies take the ones that come with the package.
+        calib: Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3. Without
+            it, LIBERO policies take the ones that come with the package.
         weights_only: Do without observations: channels are ordered by their weights.
         config: What the policy in an openpi folder is: a configuration's name or JSON file.
         norm_stats: norm_stats.json or its folder, instead of the one in the checkpoint.
@@ -96,10 +96,8 @@ def quantize(
     return 0
 
 
-def calibration_set(parent: Checkpoint, recipe: Recipe, calib: Path | None) -> list[Mapping[str, Any]] | None:
+def calibration_set(parent: Checkpoint, recipe: Recipe, calib: Path | None) -> list[dict[str, Any]] | None:
     """Return the observations that calibrate, None where the recipe asks nothing of them.
-
-    They are taken evenly from the whole folder, so that every task in it has its share.
 
     Raises:
         InputError: none are given for a robot that the shipped ones do not fit, or fewer than the recipe asks for.
@@ -118,13 +116,7 @@ def calibration_set(parent: Checkpoint, recipe: Recipe, calib: Path | None) -> l
             )
         calib = SHIPPED_OBSERVATIONS
         say(f"no --calib: calibrating on the shipped LIBERO observations, {calib}")
-    recorded = load_observations(calib)
-    if len(recorded) < recipe.calib_steps:
-        raise InputError(
-            f"{calib} holds {len(recorded)} observations and the recipe asks for calib_steps = {recipe.calib_steps}: "
-            f"record more, or give --calib-steps {len(recorded)}"
-        )
-    return [recorded[index * len(recorded) // recipe.calib_steps] for index in range(recipe.calib_steps)]
+    return load_observations(calib, recipe.calib_steps)
 
 
 def _nothing(layer: Selected, packed: PackedGroup) -> None:

@@ -1,58 +1,63 @@
-"""Recorded observations: a folder of pictures with an `index.json`, from which policies are calibrated."""
+"""Observations to calibrate on and to compare policies with: whatever form a folder has, one way to read it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
-from vlapack.checkpoints.base import read_json
+from vlapack.console import say
 from vlapack.errors import InputError
+from vlapack.policy.frame import Source
+from vlapack.policy.lerobot_dataset import INFO_FILE, LerobotDataset
+from vlapack.policy.recorded import RecordedFolder
+from vlapack.recording import INDEX_FILE
 
-INDEX_FILE = "index.json"
-TYPE = "vlapack.observations"
-VERSION = 1
+# Decoded, 1024 frames of two cameras at 256 px are 400 MB.
+MOST_WITHOUT_COUNT = 1024
 
 
-def load_observations(folder: Path) -> list[dict[str, Any]]:
-    """Read every observation of a folder, in openpi's LIBERO keys, in the index's order.
+def open_source(folder: Path) -> Source:
+    """Open a folder of observations: a recorded one (by the simulator or by a policy server) or a LeRobotDataset v3.
+
+    Raises:
+        InputError: it is neither, or says something that cannot be used.
+    """
+    if (folder / INDEX_FILE).is_file():
+        return RecordedFolder(folder)
+    if (folder / INFO_FILE).is_file():
+        return LerobotDataset.open(folder)
+    raise InputError(
+        f"{folder}: no {INDEX_FILE} (recorded observations) and no {INFO_FILE} (a LeRobotDataset v3): "
+        f"{'give the folder that holds one' if folder.is_dir() else 'there is no such folder'}"
+    )
+
+
+def load_observations(folder: Path, count: int | None = None, *, flag: str = "--calib-steps") -> list[dict[str, Any]]:
+    """Read observations in openpi's LIBERO keys, evenly spread over the whole folder, always the same ones.
+
+    Says on stderr what the folder is.
+
+    Args:
+        folder: see `open_source`.
+        count: how many; None for all.
+        flag: the option that `count` came from, for the message.
 
     Returns:
         Dictionaries of `observation/image` and `observation/wrist_image` (uint8 [H, W, 3], rotated as the policy sees
         them), `observation/state` (float64 [8]) and `prompt`.
 
     Raises:
-        InputError: no such folder, an index of another type or version, or a picture that is missing or damaged.
+        InputError: no such folder, fewer frames than `count`, or a file that is missing or damaged.
     """
-    if not (folder / INDEX_FILE).is_file():
-        raise InputError(f"{folder}: no {INDEX_FILE}; recorded observations are a folder with one")
-    index = read_json(folder / INDEX_FILE)
-    for key, expected in (("type", TYPE), ("version", VERSION), ("layout", "libero")):
-        if index.get(key) != expected:
-            raise InputError(f"{folder / INDEX_FILE}: {key} is {index.get(key)!r}; this version reads {expected!r}")
-    if not (entries := index.get("observations")):
-        raise InputError(f"{folder / INDEX_FILE}: lists no observations")
-    return [_load(folder, entry, number) for number, entry in enumerate(entries)]
-
-
-def _load(folder: Path, entry: dict[str, Any], number: int) -> dict[str, Any]:
-    if missing := [key for key in ("image", "wrist_image", "state", "prompt") if key not in entry]:
-        raise InputError(f"{folder / INDEX_FILE}: observation {number} has no {', '.join(missing)}")
-    return {
-        "observation/image": _picture(folder / entry["image"]),
-        "observation/wrist_image": _picture(folder / entry["wrist_image"]),
-        "observation/state": np.asarray(entry["state"], dtype=np.float64),
-        "prompt": entry["prompt"],
-    }
-
-
-def _picture(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: the index names it, but it is not there; copy the whole folder") from error
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path}: not a readable picture: {error}") from error
+    source = open_source(folder)
+    found = len(source)
+    if count is None:
+        if found > MOST_WITHOUT_COUNT:
+            raise InputError(f"{folder}: {source.description}; more than memory should hold: say how many ({flag})")
+        count = found
+    if count > found:
+        raise InputError(
+            f"{folder} holds {found} observations and {flag} asks for {count}: record more, or give {flag} {found}"
+        )
+    say(f"{folder}: {source.description}; {count} taken")
+    return [frame.observation for frame in source.take(count)]

@@ -1,0 +1,82 @@
+"""Recording: what comes back is what was seen, and a server that runs for days fills no disk."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vlapack.errors import InputError
+from vlapack.policy.observations import load_observations
+from vlapack.recording import Recorder
+
+
+def observation(number: int) -> dict[str, Any]:
+    rng = np.random.default_rng(number)
+    return {
+        "observation/image": rng.integers(0, 256, (8, 8, 3), dtype=np.uint8),
+        "observation/wrist_image": rng.integers(0, 256, (8, 8, 3), dtype=np.uint8),
+        "observation/state": np.full(8, float(number)),
+        "prompt": f"do thing {number}",
+    }
+
+
+def recorded(folder: Path) -> list[int]:
+    return [int(found["observation/state"][0]) for found in load_observations(folder)]
+
+
+def test_observations_survive_the_folder(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "obs")
+    recorder.add(observation(0), suite="libero_spatial", init_state=20)
+    recorder = Recorder(tmp_path / "obs")  # a second sitting
+    recorder.add(observation(1), suite="libero_spatial", init_state=21)
+    for number, back in enumerate(load_observations(tmp_path / "obs")):
+        np.testing.assert_equal(back, observation(number))
+
+
+def test_a_full_folder_keeps_all_of_the_time_evenly(tmp_path: Path) -> None:
+    folder = tmp_path / "obs"
+    recorder = Recorder(folder, limit=4)
+    held = {}
+    for number in range(20):
+        recorder.add(observation(number))
+        held[number + 1] = recorded(folder)
+        assert len(list(folder.glob("*.png"))) == 2 * len(recorder) <= 8
+    assert held[4] == [0, 1, 2, 3]
+    assert held[5] == held[6] == [0, 2, 4]
+    assert held[9] == [0, 4, 8]
+    assert held[20] == [0, 8, 16]
+
+
+@pytest.mark.parametrize("limit", [2, 3, 5])
+def test_a_limit_of_any_size_is_kept_and_half_used(tmp_path: Path, limit: int) -> None:
+    recorder = Recorder(tmp_path / "obs", limit=limit)
+    for number in range(40):
+        recorder.add(observation(number))
+        assert min(number + 1, (limit + 1) // 2) <= len(recorder) <= limit
+    numbers = recorded(tmp_path / "obs")
+    assert len({after - before for before, after in pairwise(numbers)}) <= 1
+
+
+def test_a_server_that_starts_again_goes_on_with_the_same_rhythm(tmp_path: Path) -> None:
+    folder = tmp_path / "obs"
+    for start in (0, 9):
+        recorder = Recorder(folder, limit=4)
+        for number in range(start, start + 9):
+            recorder.add(observation(number))
+    assert recorded(folder) == [0, 8, 16]
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="not empty"):
+        Recorder(tmp_path)
+    (tmp_path / "index.json").write_text(json.dumps({"type": "thesis"}))
+    with pytest.raises(InputError, match="no index of observations"):
+        Recorder(tmp_path)
+    with pytest.raises(InputError, match="2 or more"):
+        Recorder(tmp_path / "new", limit=1)
