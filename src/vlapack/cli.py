@@ -16,6 +16,7 @@ COMMANDS = {
     "quantize": "checkpoint + recipe + observations -> one self-contained 4-bit pack folder",
     "verify": "check every checksum and the format of a pack",
     "eval": "a policy and its float parent on the same LIBERO episodes, with intervals and a paired test",
+    "compare": "a pack's actions and its float parent's on recorded observations; no simulator needed",
     "clean": "list or remove what interrupted runs left behind",
 }
 

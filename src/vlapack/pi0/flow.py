@@ -191,6 +191,12 @@ class Pi0(nn.Module):
         if num_steps < 1:
             raise InputError(f"num_steps is {num_steps}; sampling takes at least 1 step (openpi takes 10).")
         prefix = self.embed_prefix(images, image_masks, tokens, token_masks)
+        return self.integrate(prefix, state, noise, num_steps=num_steps, step=step)
+
+    def integrate(
+        self, prefix: Prefix, state: Tensor, noise: Tensor, *, num_steps: int = 10, step: Step | None = None
+    ) -> Tensor:
+        """Do what `sample_actions` does once the prefix is known; arguments and result as there."""
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return self.denoise_step(prefix, state, x_t, t)

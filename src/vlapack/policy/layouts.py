@@ -35,6 +35,16 @@ class RobotInputs:
 class Layout(Protocol):
     """The two ends of a policy that depend on the robot."""
 
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """What each dimension of the robot's action is called."""
+        ...
+
+    @property
+    def gripper(self) -> tuple[int, ...]:
+        """The dimensions whose sign opens or closes a gripper."""
+        ...
+
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read the robot's observation keys; InputError for what is missing or malformed."""
         ...
@@ -53,6 +63,8 @@ class LiberoLayout:
 
     state_dim: int = 8
     action_dim: int = 7
+    action_names: tuple[str, ...] = ("x", "y", "z", "rx", "ry", "rz", "gripper")
+    gripper: tuple[int, ...] = (6,)
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read `observation/image`, `observation/wrist_image`, `observation/state` [8] and `prompt`."""

@@ -239,6 +239,23 @@ class Policy:
         actions = self._robot_actions(chunks.numpy(), inputs.robot_state)
         return [{"actions": chunk, "policy_timing": {"infer_ms": infer_ms}} for chunk in actions]
 
+    @torch.no_grad()
+    def infer_noises(self, observation: Mapping[str, Any], noise: Tensor) -> np.ndarray:
+        """Choose actions for one observation from several noises; pictures and prompt are encoded once.
+
+        Args:
+            observation: as in `infer`.
+            noise: [S, horizon, action_dim].
+
+        Returns:
+            float64 [S, horizon, robot dimensions].
+        """
+        start_noise = self._noise(len(noise), list(noise), None)
+        inputs = self.observe(observation)
+        prefix = self.model.embed_prefix(inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks)
+        chunks = self.model.integrate(prefix.repeat(len(noise)), inputs.state.repeat(len(noise), 1), start_noise)
+        return self._robot_actions(chunks.numpy(), inputs.robot_state.repeat(len(noise), axis=0))
+
     def _robot_actions(self, chunks: np.ndarray, robot_state: np.ndarray) -> np.ndarray:
         """Undo the normalization of [B, horizon, action_dim], add the state to delta dimensions, cut the padding."""
         actions = self._normalization.unnormalize("actions", chunks)

@@ -1,0 +1,118 @@
+"""`vlapack compare`: a policy and its float parent on the same recorded observations, without a simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from vlapack.console import emit_json, say, stdout
+from vlapack.errors import InputError
+
+WIDTH = 120
+
+
+def compare(
+    policy: tyro.conf.Positional[str],
+    *,
+    baseline: str,
+    data: Path,
+    frames: int = 32,
+    seed: int = 0,
+    config: str | None = None,
+    norm_stats: Path | None = None,
+    tokenizer: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Compare a pack's actions with its float parent's on recorded observations.
+
+    Both look at the same frames and start from the same noise. Every dimension's differences stand beside the float
+    policy's own spread over eight noises: a pack that differs much less than that acts like its parent
+    (docs/compare.md).
+
+        vlapack compare packs/tiny-full --baseline tiny-libero --data OBSERVATIONS
+        vlapack compare PACK --baseline CHECKPOINT --config pi05_libero --data LEROBOT_DATASET --frames 64
+
+    Args:
+        policy: A pack, a checkpoint folder, or tiny-libero.
+        baseline: The float parent, a folder or tiny-libero.
+        data: Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3.
+        frames: How many to look at, spread evenly; data that holds fewer gives all.
+        seed: Of the noise.
+        config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
+        norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
+        tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
+        json: Write one JSON document to stdout instead of tables.
+    """
+    if frames < 1:
+        raise InputError(f"--frames {frames}: give 1 or more")
+
+    from vlapack.checkpoints import open_checkpoint
+    from vlapack.compare import compare as compare_policies
+    from vlapack.evaluate.contender import is_pack
+    from vlapack.ops.engine import active
+    from vlapack.policy.observations import open_source
+    from vlapack.policy.policy import Policy
+
+    source = open_source(data)
+    taken = min(frames, len(source))
+    flags: dict[str, Any] = {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
+    parent, ours = (open_checkpoint(target, **({} if is_pack(target) else flags)) for target in (baseline, policy))
+    engine = active()
+    say(f"{data}: {source.description}; {taken} taken; engine {engine}")
+    measured = compare_policies(
+        lambda: Policy.from_checkpoint(parent), lambda: Policy.from_checkpoint(ours), source.take(taken), seed=seed
+    )
+    document: dict[str, Any] = {"policy": policy, "baseline": baseline, "data": str(data), "source": source.description}
+    document |= {"seed": seed, "engine": engine, **measured}
+    if json:
+        emit_json(document)
+    else:
+        _print(document)
+    return 0
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    table = Table(
+        title=f"{found['policy']} against {found['baseline']}, {found['frames']} frames × {found['horizon']} actions",
+        title_justify="left",
+    )
+    table.add_column("dimension", no_wrap=True)
+    for group in ("error", "relative", "spread"):
+        for column in (f"{group} p50", "p95", "max"):
+            table.add_column(column, justify="right", no_wrap=True)
+    for row in found["dimensions"]:
+        cells = [*_numbers(row["absolute"]), *_numbers(row["relative"]), *_numbers(row["spread"])]
+        table.add_row(row["name"], *cells)
+    # Off a terminal rich would fold the rows into 80 columns.
+    (stdout if stdout.is_terminal else Console(width=WIDTH, highlight=False)).print(table)
+    for line in _sentences(found):
+        stdout.print(line, markup=False, soft_wrap=True)
+
+
+def _numbers(values: Mapping[str, float] | None) -> list[str]:
+    return ["-"] * 3 if values is None else [f"{value:.3g}" for value in values.values()]
+
+
+def _sentences(found: Mapping[str, Any]) -> list[str]:
+    deviation, spread = found["deviation"], found["deviation_spread"]
+    ratio = f": {deviation['p50'] / spread['p50']:.2f} of it" if spread["p50"] > 0 else ""
+    lines = [
+        f"a chunk deviates by {deviation['p50']:.3g} standard deviations (median; p95 {deviation['p95']:.3g}); the "
+        f"float policy's own, under another noise, by {spread['p50']:.3g} (p95 {spread['p95']:.3g}){ratio}"
+    ]
+    if (gripper := found["gripper"]) is not None:
+        lines.append(
+            f"the gripper's sign is another in {gripper['flips']} of {gripper['actions']} actions "
+            f"({100 * gripper['rate']:.1f} %); under another noise in {100 * gripper['spread_rate']:.1f} %"
+        )
+    worst = (
+        f"{row['frame']} ({row['deviation']:.3g}, most in {row['dimension']}; spread there {row['spread']:.3g})"
+        for row in found["worst"]
+    )
+    lines.append(f"worst frames: {'; '.join(worst)}")
+    return lines
