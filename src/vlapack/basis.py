@@ -75,9 +75,10 @@ def _rotation(
 
 
 def _importance(weight: Tensor, inputs: LayerInputs | None, steps: Transform) -> Tensor:
-    """Return what channels are ordered by [K]: their largest magnitude, else their weights' energy."""
+    """Return what channels are ordered by [K]: their largest magnitude, else their weights' norm."""
     if inputs is None:
-        return steps.weight(weight).double().square().sum(0)
+        norms: Tensor = torch.linalg.vector_norm(steps.weight(weight), dim=0)
+        return norms
     if steps.pre_rotation is not None:
         return steps.inputs(inputs.sample.float()).abs().amax(0)
     return inputs.absmax if steps.scale is None else inputs.absmax / steps.scale

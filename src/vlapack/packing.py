@@ -40,7 +40,9 @@ class Report:
     seconds: float
     measured: Mapping[str, Any]
     """`bytes` (before: the parent's file, after: the pack's tensors) and `weight_error` (mean, max, worst_layer)."""
-    already_there: bool = False
+    without_inputs: Sequence[str]
+    """Layers that never run, where the recipe calibrates: packed by their weights alone, to the nearest integer."""
+    already_there: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document of `vlapack quantize --json`."""
@@ -50,6 +52,7 @@ class Report:
             "layers": self.layers,
             "seconds": self.seconds,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "without_inputs": list(self.without_inputs),
             "already_there": self.already_there,
             **self.measured,
         }
@@ -89,10 +92,22 @@ def make_pack(
     selected = select(every, recipe, never_executed=never_executed(parent.config.architecture))
     say(f"hashing {parent.nbytes / 1e9:.3f} GB of weights in {checkpoint.path}")
     fingerprint = parent.fingerprint(recipe, observations)
+    calibrates = observations is not None and needs_activations(recipe)
+
+    def report(measured: Mapping[str, Any], *, already_there: bool) -> Report:
+        return Report(
+            pack=out,
+            fingerprint=fingerprint.hex,
+            layers=len(selected),
+            seconds=time.monotonic() - start,
+            measured=measured,
+            without_inputs=[layer.name for layer in selected if calibrates and not layer.executed],
+            already_there=already_there,
+        )
+
     if (there := existing_pack(out, fingerprint, recipe)) is not None:
         sweep(out)
-        seconds = time.monotonic() - start
-        return Report(out, fingerprint.hex, len(selected), seconds, there["measured"], already_there=True)
+        return report(there["measured"], already_there=True)
 
     specs = pack_specs(parent.tensors, selected, recipe)
     plan = {**fingerprint.to_dict(), "vlapack": __version__, "torch": torch.__version__}
@@ -109,7 +124,7 @@ def make_pack(
         parts = _parts(parent.tensors, specs)
         card = model_card(parent.config, recipe, selected, parts=parts, measured=measured)
         writer.finish(config, {**parent.files(), "README.md": card})
-    return Report(out, fingerprint.hex, len(selected), time.monotonic() - start, measured)
+    return report(measured, already_there=False)
 
 
 def require_weights_only(recipe: Recipe) -> None:

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from small import random_tensors, small_policy, write_random_checkpoint
 
 from vlapack import packing
 from vlapack.checkpoints import packwriter
 from vlapack.checkpoints.packwriter import PackWriter, partial_path
 from vlapack.cli import main
+from vlapack.pi0.flow import Pi0
 
 DIT = ["--preset", "dit", "--weights-only"]
 CALIBRATED = ["--preset", "dit", "--calib-steps", "4"]
@@ -247,6 +250,51 @@ def test_bad_input_is_said_and_leaves_nothing(shop: Shop, case: str) -> None:
     assert shop.quantize("pack", *words) == 2
     assert message in shop.said()
     assert list(shop.folder.iterdir()) == []
+
+
+EXPERT = "paligemma_with_expert.gemma_expert.model.layers"
+POISON = {
+    "a weight that is packed": (f"{EXPERT}.1.mlp.up_proj.weight", DIT, "layers.1.mlp.up_proj: its weight holds nan at"),
+    "a weight on the way there": (
+        f"{EXPERT}.0.self_attn.v_proj.weight",
+        ["--preset", "dit", "--scope", f"{EXPERT}.1.", "--calib-steps", "4"],
+        "the input of paligemma_with_expert.gemma_expert.model.layers.1.",
+    ),
+}
+
+
+@pytest.mark.parametrize("place", POISON)
+def test_a_network_that_computes_no_numbers_names_the_layer_and_leaves_nothing(shop: Shop, place: str) -> None:
+    name, words, message = POISON[place]
+    shop.parent = shutil.copytree(shop.parent, shop.folder / "parent")
+    tensors = load_file(shop.parent / "model.safetensors")
+    tensors[name][0, 3] = torch.nan
+    save_file(tensors, shop.parent / "model.safetensors")
+    assert shop.quantize("pack", *words) == 2
+    assert message in shop.said()
+    assert not list(shop.folder.glob("pack*"))
+
+
+def test_an_expert_that_is_never_reached_is_named(shop: Shop) -> None:
+    """A forward that stops after the prefix: nothing is assumed of the expert's inputs."""
+    shop.monkeypatch.setattr(Pi0, "denoise_step", lambda self, prefix, state, x, t: torch.zeros_like(x))
+    assert shop.quantize("pack", *CALIBRATED) == 2
+    assert "calibration never reached paligemma_with_expert.gemma_expert.model.layers.0." in shop.said()
+    assert not list(shop.folder.glob("pack*"))
+
+
+GPTQ = ["--preset", "llm", "--calib-steps", "4", "--rounding", "gptq", "--rotation", "greedy", "--group-size", "32"]
+
+
+def test_gptq_is_resumed_to_the_same_bytes_and_names_the_layers_that_have_no_inputs(shop: Shop) -> None:
+    shop.interrupt((PackWriter, "write", die_after(3)), "pack", *GPTQ)
+    for out in ("pack", "whole"):
+        assert shop.quantize(out, *GPTQ, "--json") == 0
+        document = json.loads(shop.printed())
+        assert len(document["without_inputs"]) == 5
+        assert all(".layers.1." in name for name in document["without_inputs"])
+    assert shop.contents("pack") == shop.contents("whole")
+    assert main(["verify", str(shop.folder / "pack")]) == 0
 
 
 INCOMPLETE = {"tokenizer.model": "--tokenizer", "assets": "--norm-stats", "model.safetensors": "model.safetensors"}

@@ -89,9 +89,14 @@ class PackWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go; what is finished stays in `PACK.partial/` unless `finish` has moved it."""
+        """Let go; what is finished stays in `PACK.partial/` unless `finish` has moved it.
+
+        An `InputError` would only come again, since the same plan meets the same input: then nothing stays.
+        """
         self._journal.close()
         self._file.close()
+        if isinstance(error, InputError):
+            shutil.rmtree(self.partial)
 
     def note(self, piece: str) -> dict[str, Any] | None:
         """Return what was noted with a finished piece, None where it is still to be made."""

@@ -83,6 +83,8 @@ def quantize(
     if json:
         emit_json(report.to_dict())
         return 0
+    if report.without_inputs:
+        say(f"by their weights alone, since they never run: {', '.join(report.without_inputs)}")
     sizes, error = report.measured["bytes"], report.measured["weight_error"]
     if report.already_there:
         stdout.print(f"{target} is this very pack already; nothing was done", markup=False, soft_wrap=True)

@@ -54,7 +54,7 @@ def inverse_factor(inputs: Tensor) -> InverseFactor:
         InputError: there are none, or one is NaN, infinite, or too large for its square to be finite.
     """
     tokens, channels = inputs.shape
-    energy = inputs.square().sum(0) if tokens else torch.full((channels,), torch.nan)
+    energy = torch.linalg.vector_norm(inputs, dim=0).square() if tokens else torch.full((channels,), torch.nan)
     if not energy.isfinite().all():
         what = "are NaN, infinite or too large" if tokens else "were never seen"
         raise InputError(f"cannot round by GPTQ: the inputs {what}; look at the calibration, or use --rounding rtn")
