@@ -19,6 +19,11 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(_field("flags").split() + _field("Features").split())
 
 
+def fast_bf16() -> bool:
+    """Whether this CPU multiplies bf16 faster than fp32 (AVX-512 bf16, AMX); elsewhere torch emulates it, slowly."""
+    return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
+
+
 def describe() -> dict[str, Any]:
     """CPU, its notable instruction sets, logical cores, memory in GB and system: JSON-ready."""
     return {

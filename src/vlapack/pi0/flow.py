@@ -9,7 +9,6 @@ batch has, prompt slots that none of them uses, and the last language layer beyo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -18,8 +17,9 @@ from torch.nn.functional import mse_loss, pad, silu
 
 from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.gemma import GemmaModel, KeysValues
+from vlapack.pi0.gemma import GemmaModel
 from vlapack.pi0.positions import sinusoidal_embedding
+from vlapack.pi0.prefix import Prefix
 from vlapack.pi0.siglip import SiglipTransformer
 
 Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -27,31 +27,6 @@ Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 Step: TypeAlias = Callable[[Denoise, Tensor, Tensor], Tensor]
 """Wraps one denoise step, `(denoise, x_t, t) → v_t`: real-time chunking steers the flow here."""
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """What the expert needs to know of images and prompt: computed once, read by every denoise step.
-
-    Attributes:
-        keys_values: Per layer the keys after RoPE and the values, each [B, kv heads, P, head_dim].
-        mask: [B, P] boolean, true for tokens that exist; None when all do.
-        length: [B], how many tokens exist: the position of the first suffix token.
-    """
-
-    keys_values: list[KeysValues]
-    mask: Tensor | None
-    length: Tensor
-
-    def repeat(self, times: int) -> Prefix:
-        """Return the prefix of a batch that holds every observation `times` times: [times · B], B running fastest."""
-        if times == 1:
-            return self
-        return Prefix(
-            keys_values=[(key.repeat(times, 1, 1, 1), value.repeat(times, 1, 1, 1)) for key, value in self.keys_values],
-            mask=None if self.mask is None else self.mask.repeat(times, 1),
-            length=self.length.repeat(times),
-        )
 
 
 class Holder(nn.Module):
@@ -126,17 +101,32 @@ class Pi0(nn.Module):
             InputError: The shapes do not fit the configuration or each other.
         """
         self._check_prefix(images, image_masks, tokens, token_masks)
-        seen, used = image_masks.any(dim=0), token_masks.any(dim=0)
-        image_tokens = self._embed_images(images[:, seen])
-        prompt = self.llm.embed(tokens[:, used])
-        x = torch.cat((image_tokens.to(prompt.dtype), prompt), dim=1)
-        per_camera = self.config.vision.num_patches
-        exists = torch.cat((image_masks[:, seen].repeat_interleave(per_camera, dim=1), token_masks[:, used]), dim=1)
+        features = self.vision(images[:, image_masks.any(dim=0)].flatten(0, 1))
+        x, exists = self.join(features, image_masks, tokens, token_masks)
         mask = None if bool(exists.all()) else exists
         # Positions count only tokens that exist, so leaving some out moves none of the others.
         positions = exists.cumsum(dim=1) - 1
         keys_values = self.llm.keys_values(x, positions, None if mask is None else mask[:, None, None, :])
         return Prefix(keys_values, mask, exists.sum(dim=1))
+
+    def join(self, features: Tensor, image_masks: Tensor, tokens: Tensor, token_masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Make one sequence of the pictures that the vision tower has encoded and the prompt.
+
+        Args:
+            features: [B · seen cameras, patches, vision width]; a camera that no observation has is not among them.
+            image_masks: As the next two, see `embed_prefix`.
+            tokens: [B, L].
+            token_masks: [B, L].
+
+        Returns:
+            The language model's input [B, T, width], and which of its tokens exist, [B, T] boolean.
+        """
+        seen, used = image_masks.any(dim=0), token_masks.any(dim=0)
+        image_tokens = self.projector(features).reshape(len(tokens), -1, self.config.llm.width)
+        prompt = self.llm.embed(tokens[:, used])
+        per_camera = self.config.vision.num_patches
+        exists = torch.cat((image_masks[:, seen].repeat_interleave(per_camera, dim=1), token_masks[:, used]), dim=1)
+        return torch.cat((image_tokens.to(prompt.dtype), prompt), dim=1), exists
 
     def denoise_step(self, prefix: Prefix, state: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Predict the velocity noise − actions of the flow.
@@ -246,12 +236,6 @@ class Pi0(nn.Module):
             prefix.repeat(samples), state.repeat(samples, 1), x_t.flatten(0, 1), time.flatten()
         )
         return mse_loss(velocity.view_as(noise), noise - actions, reduction="none")
-
-    def _embed_images(self, images: Tensor) -> Tensor:
-        """[B, cameras, 3, H, W] → [B, cameras · patches, llm width], all pictures in one batch."""
-        features = self.vision(images.flatten(0, 1))
-        projected: Tensor = self.projector(features)
-        return projected.reshape(len(images), -1, self.config.llm.width)
 
     def _embed_suffix(self, state: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the expert's input tokens and, for π0.5, the condition of its norms."""

@@ -183,13 +183,21 @@ class GemmaModel(nn.Module):
         """
         rope = rotary_table(positions, self.config.head_dim, x.dtype)
         collected = []
-        for layer in self.layers[:-1]:
-            x, own = layer(x, rope, mask)
+        for index in range(len(self.layers)):
+            x, own = self.advance(index, x, rope, mask)
             collected.append(own)
-        last = self.layers[-1]
-        normed, _ = last.get_submodule("input_layernorm")(x)
-        collected.append(last.self_attn.keys_values(normed, rope))  # type: ignore[union-attr, operator]
         return collected
+
+    def advance(
+        self, index: int, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None
+    ) -> tuple[Tensor, KeysValues]:
+        """Run one layer of `keys_values`: its output (the last layer returns its input), its keys and values."""
+        layer: Layer = self.layers[index]  # type: ignore[assignment]
+        if index < len(self.layers) - 1:
+            advanced, own = layer(x, rope, mask)
+            return advanced, own
+        normed, _ = layer.input_layernorm(x)
+        return x, layer.self_attn.keys_values(normed, rope)
 
     def forward(
         self, x: Tensor, positions: Tensor, mask: Tensor | None, past: list[KeysValues], cond: Tensor | None = None

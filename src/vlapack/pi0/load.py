@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +45,8 @@ def load_weights(
     stored = _by_canonical_name(names)
     if EMBEDDING not in stored and TIED_EMBEDDING in stored:
         stored[EMBEDDING] = stored[TIED_EMBEDDING]
-    unread = never_executed(model.config)
-    wanted = {name: parameter for name, parameter in model.named_parameters() if name.rpartition(".")[0] not in unread}
-    _check_names(model, set(wanted), set(stored))
+    wanted = executed_parameters(model)
+    check_names(model, stored)
     for name, parameter in wanted.items():
         tensor = read(stored[name])
         if tensor.shape != parameter.shape:
@@ -54,15 +54,48 @@ def load_weights(
                 f"{stored[name]}: expected shape {list(parameter.shape)}, found {list(tensor.shape)}. "
                 "The weights belong to another configuration than the one given."
             )
-        wide = torch.float32 if kept_in_fp32(name) else dtype
         module, _, leaf = name.rpartition(".")
         owner = model.get_submodule(module)
-        if not (isinstance(owner, nn.Linear) and tensor.dtype.itemsize < wide.itemsize):
-            tensor = tensor.to(wide)
+        if not (isinstance(owner, nn.Linear) and tensor.dtype.itemsize < arithmetic(name, dtype).itemsize):
+            tensor = tensor.to(arithmetic(name, dtype))
         setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and module.weight.dtype.itemsize < dtype.itemsize:
             model.set_submodule(name, StoredLinear(module.weight, module.bias))
+
+
+@contextmanager
+def filled(model: Pi0, modules: Sequence[str], read: Callable[[str], Tensor], dtype: torch.dtype) -> Iterator[None]:
+    """Give some modules of a network on meta their weights, as wide as they compute; afterwards they are meta again.
+
+    Args:
+        model: From `build`.
+        modules: Dotted names; everything below them that acting reads is filled.
+        read: A parameter's name → tensor.
+        dtype: As in `load_weights`.
+    """
+    inside = tuple(f"{name}." for name in modules)
+    for name in executed_parameters(model):
+        if name.startswith(inside):
+            module, _, leaf = name.rpartition(".")
+            tensor = read(name).to(arithmetic(name, dtype))
+            setattr(model.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=False))
+    try:
+        yield
+    finally:
+        for name in modules:
+            model.get_submodule(name).to("meta")
+
+
+def executed_parameters(model: Pi0) -> dict[str, nn.Parameter]:
+    """Every parameter that acting reads, by name."""
+    unread = never_executed(model.config)
+    return {name: value for name, value in model.named_parameters() if name.rpartition(".")[0] not in unread}
+
+
+def arithmetic(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which one parameter computes when the network computes in `dtype`."""
+    return torch.float32 if kept_in_fp32(name) else dtype
 
 
 def _by_canonical_name(names: Iterable[str]) -> dict[str, str]:
@@ -74,10 +107,16 @@ def _by_canonical_name(names: Iterable[str]) -> dict[str, str]:
     return stored
 
 
-def _check_names(model: Pi0, wanted: set[str], stored: set[str]) -> None:
+def check_names(model: Pi0, stored: Collection[str]) -> None:
+    """Compare a checkpoint's tensors, by their canonical names, with those that the network reads and knows.
+
+    Raises:
+        InputError: Some are missing, or unexpected; the message lists the first of them.
+    """
+    wanted = executed_parameters(model).keys()
     known = {name for name, _ in model.named_parameters()} | {EMBEDDING, TIED_EMBEDDING, EXPERT_HEAD}
     problems = []
-    for what, keys in (("lacks", wanted - stored), ("has no place for", stored - known)):
+    for what, keys in (("lacks", wanted - set(stored)), ("has no place for", set(stored) - known)):
         if keys:
             listed = ", ".join(sorted(keys)[:SHOWN]) + (", …" if len(keys) > SHOWN else "")
             problems.append(f"{what} {len(keys)} tensor{'s' if len(keys) > 1 else ''}: {listed}")

@@ -11,7 +11,10 @@ from torch import nn
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import Pi0
 
+VISION = "paligemma_with_expert.paligemma.model.vision_tower.vision_model"
+PROJECTOR = "paligemma_with_expert.paligemma.model.multi_modal_projector"
 LLM = "paligemma_with_expert.paligemma.model.language_model"
+EXPERT = "paligemma_with_expert.gemma_expert.model"
 EMBEDDING = f"{LLM}.embed_tokens.weight"
 TIED_EMBEDDING = "paligemma_with_expert.paligemma.lm_head.weight"
 """Where openpi's files keep the token embedding: `save_model` drops the second name of tied weights."""

@@ -1,0 +1,159 @@
+"""One float action chunk, cut into stages of which each needs the weights of one block of the network only.
+
+The arithmetic is that of `Pi0.sample_actions` for one observation: the same operations in the same order, so the
+numbers are the same to the last bit. Padded prompt slots and missing cameras are left out before the first layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlapack.pi0.flow import Pi0
+from vlapack.pi0.gemma import KeysValues
+from vlapack.pi0.names import EMBEDDING, EXPERT, LLM, PROJECTOR, VISION, never_executed
+from vlapack.pi0.positions import rotary_table
+from vlapack.pi0.prefix import Prefix
+from vlapack.policy.policy import Policy
+
+NUM_STEPS = 10
+"""Denoise steps of a chunk, as openpi acts."""
+
+FEWEST_ROWS = 24
+"""Fewer rows than this take as long, because reading the weights does. For the forecast of the time only."""
+
+
+@dataclass
+class Passage:
+    """One observation on its way through the network.
+
+    Attributes:
+        image_masks: [1, cameras].
+        tokens: [1, L].
+        token_masks: [1, L].
+        state: [1, action_dim].
+        noise: [1, H, action_dim]; where its flow starts.
+        x: Its pictures [pictures, 3, S, S], then their hidden state [pictures, patches, vision width], then that of
+            the whole prefix [1, T, llm width].
+        keys_values: Of the language model's layers so far.
+        actions: [1, H, action_dim], normalized, at the end.
+    """
+
+    image_masks: Tensor
+    tokens: Tensor
+    token_masks: Tensor
+    state: Tensor
+    noise: Tensor
+    x: Tensor
+    keys_values: list[KeysValues] = field(default_factory=list)
+    actions: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the way: `run` takes a passage through the modules of these dotted names."""
+
+    modules: tuple[str, ...]
+    run: Callable[[Passage], None]
+    rows: Callable[[Passage], int]
+    """How many rows of activations the stage multiplies with each of its weights."""
+    weights: int
+    """How many weights its linears have."""
+
+    def holds(self, name: str) -> bool:
+        """Whether the layer called `name` runs in this stage."""
+        return any(name == module or name.startswith(f"{module}.") for module in self.modules)
+
+    def cost(self, passage: Passage) -> int:
+        """Multiply-adds, about: what the time is forecast by."""
+        return self.weights * max(self.rows(passage), FEWEST_ROWS)
+
+
+def passages(policy: Policy, observations: Sequence[Mapping[str, Any]], seed: int) -> list[Passage]:
+    """Prepare every observation, each with noise of its own from `seed`.
+
+    Raises:
+        InputError: an observation that the policy cannot use.
+    """
+    architecture = policy.config.architecture
+    generator = torch.Generator().manual_seed(seed)
+    prepared = []
+    for observation in observations:
+        images, image_masks, tokens, token_masks, state = policy.observe(observation).network
+        noise = torch.randn((1, architecture.action_horizon, architecture.action_dim), generator=generator)
+        prepared.append(Passage(image_masks, tokens, token_masks, state, noise, x=images[image_masks]))
+    return prepared
+
+
+def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
+    """Cut the network: patches, vision by layers, the way into the language model, that by layers, the expert.
+
+    Args:
+        model: its modules need weights only while their stage runs.
+        dtype: of the arithmetic.
+    """
+    vision, llm, config = model.vision, model.llm, model.config
+    patches = config.vision.num_patches
+
+    def stage(run: Callable[[Passage], None], rows: Callable[[Passage], int], *modules: str) -> Stage:
+        return Stage(modules, run, rows, _linear_weights(model, modules))
+
+    def seen(passage: Passage) -> int:
+        return int(passage.image_masks.sum()) * patches
+
+    def prefix(passage: Passage) -> int:
+        return seen(passage) + int(passage.token_masks.sum())
+
+    def steps(passage: Passage) -> int:
+        return NUM_STEPS * max(config.action_horizon, FEWEST_ROWS)
+
+    def patch(passage: Passage) -> None:
+        passage.x = vision.embeddings(passage.x).to(dtype)
+
+    def encode(layer: nn.Module) -> Callable[[Passage], None]:
+        def run(passage: Passage) -> None:
+            passage.x = layer(passage.x)
+
+        return run
+
+    def join(passage: Passage) -> None:
+        features = vision.post_layernorm(passage.x)
+        # Alone, an observation has no token that does not exist: there is nothing to mask, and positions just count.
+        passage.x, _ = model.join(features, passage.image_masks, passage.tokens, passage.token_masks)
+
+    def understand(index: int) -> Callable[[Passage], None]:
+        def run(passage: Passage) -> None:
+            positions = torch.arange(passage.x.shape[1])[None]
+            rope = rotary_table(positions, config.llm.head_dim, passage.x.dtype)
+            passage.x, own = llm.advance(index, passage.x, rope, mask=None)
+            passage.keys_values.append(own)
+
+        return run
+
+    def act(passage: Passage) -> None:
+        length = torch.tensor([passage.x.shape[1]])
+        past = Prefix(passage.keys_values, mask=None, length=length)
+        passage.actions = model.integrate(past, passage.state, passage.noise, num_steps=NUM_STEPS)
+
+    heads = [name for name, _ in model.named_children() if name != "paligemma_with_expert"]
+    return [
+        stage(patch, seen, f"{VISION}.embeddings"),
+        *(stage(encode(layer), seen, f"{VISION}.encoder.layers.{i}") for i, layer in enumerate(vision.encoder.layers)),
+        stage(join, seen, f"{VISION}.post_layernorm", PROJECTOR, EMBEDDING.removesuffix(".weight")),
+        *(stage(understand(index), prefix, f"{LLM}.layers.{index}") for index in range(config.llm.depth)),
+        stage(act, steps, EXPERT, *heads),
+    ]
+
+
+def _linear_weights(model: Pi0, modules: Sequence[str]) -> int:
+    unread = never_executed(model.config)
+    return sum(
+        layer.weight.numel()
+        for module in modules
+        for name, layer in model.get_submodule(module).named_modules(prefix=module)
+        if isinstance(layer, nn.Linear) and name not in unread
+    )
