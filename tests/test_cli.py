@@ -62,7 +62,7 @@ def test_json_is_the_only_thing_on_stdout(capsys):
     console.emit_json({"π": 3.14})
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"π": 3.14}
-    assert "work: 2/2" in shown.err
+    assert "2/2 done" in shown.err
 
 
 def test_json_refuses_what_json_cannot_say():

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from vlapack.errors import InputError, WorkError
 
@@ -21,7 +21,6 @@ SECONDS_BETWEEN_LINES = 10.0
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False)
-_shown: Progress | None = None
 
 
 def say(message: str) -> None:
@@ -57,54 +56,56 @@ class Advance(Protocol):
         """Count `steps` more."""
 
 
+class Show(Protocol):
+    """Shows how far a piece of work has come."""
+
+    def __call__(self, part: float, left: float, note: str = "") -> None:
+        """Say which `part` of it is done, from 0 to 1, and how many seconds are `left`."""
+
+
 @contextmanager
 def progress(title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     """Show how far `total` steps have come; `done` of them were finished by an earlier run."""
-    if stderr.is_terminal:
-        with _bars() as bar:
-            task = bar.add_task(title, total=total, completed=done, note="")
-
-            def advance(note: str = "", steps: int = 1) -> None:
-                bar.update(task, advance=steps, note=note)
-
-            yield advance
-            if len(bar.tasks) > 1:  # work inside work is gone when it is done
-                bar.remove_task(task)
-        return
-
-    start = last = time.monotonic()
+    start = time.monotonic()
     count = done
+    with meter(title) as show:
 
-    def report(note: str = "", steps: int = 1) -> None:
-        nonlocal count, last
-        count += steps
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES or count == total:
-            last = now
-            left = (now - start) / max(count - done, 1) * (total - count)
-            say(f"{title}: {count}/{total}, {now - start:.0f} s, {left:.0f} s left {note}".rstrip())
+        def advance(note: str = "", steps: int = 1) -> None:
+            nonlocal count
+            count += steps
+            left = (time.monotonic() - start) / max(count - done, 1) * (total - count)
+            show(count / total, left, f"{count}/{total} {note}")
 
-    yield report
+        yield advance
 
 
 @contextmanager
-def _bars() -> Iterator[Progress]:
-    """Return the bars that are on the screen, or begin: work inside work is one more bar, a screen has one set."""
-    global _shown  # noqa: PLW0603 - there is one screen
-    if _shown is not None:
-        yield _shown
+def meter(title: str) -> Iterator[Show]:
+    """Begin a piece of work that says itself how far it is: a bar on a terminal, elsewhere lines."""
+    start = last = time.monotonic()
+    if stderr.is_terminal:
+        columns: tuple[ProgressColumn, ...] = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        with Progress(*columns, console=stderr) as bar:
+            task = bar.add_task(title, total=1.0, left="", note="")
+
+            def draw(part: float, left: float, note: str = "") -> None:
+                bar.update(task, completed=part, left=f"{left:.0f} s left", note=note)
+
+            yield draw
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=stderr) as bars:
-        _shown = bars
-        try:
-            yield bars
-        finally:
-            _shown = None
+
+    def write(part: float, left: float, note: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES or part == 1:
+            last = now
+            say(f"{title}: {part:.0%}, {now - start:.0f} s, {left:.0f} s left {note}".rstrip())
+
+    yield write

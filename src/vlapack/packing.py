@@ -18,16 +18,17 @@ from vlapack.checkpoints.packconfig import config_document, read_config
 from vlapack.checkpoints.packed import PackedCheckpoint
 from vlapack.checkpoints.packfile import TensorSpec
 from vlapack.checkpoints.packwriter import PackWriter, sweep
-from vlapack.console import progress, say
+from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.fingerprint import Fingerprint, differences
 from vlapack.parent import Parent, inputs_needed, needs_activations
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, linears, never_executed, openpi_tensors
-from vlapack.policy.calibration import stream
-from vlapack.quantize import Block, Group, PackedGroup, pack_embedding, quantize, weights_only
+from vlapack.policy.streaming import compute_dtype
+from vlapack.quantize import PackedGroup, pack_embedding
 from vlapack.recipe.recipe import Recipe
 from vlapack.select import Selected, groups, part_of, select
 from vlapack.sizes import Tensors, packed_tensors
+from vlapack.walk import pack_layers
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Report:
     fingerprint: str
     layers: int
     seconds: float
+    calibration_seconds: float
+    """The part of `seconds` in which the float network ran."""
     measured: Mapping[str, Any]
     """`bytes` (before: the parent's file, after: the pack's tensors) and `weight_error` (mean, max, worst_layer)."""
     without_inputs: Sequence[str]
@@ -51,6 +54,7 @@ class Report:
             "fingerprint": self.fingerprint,
             "layers": self.layers,
             "seconds": self.seconds,
+            "calibration_seconds": self.calibration_seconds,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "without_inputs": list(self.without_inputs),
             "already_there": self.already_there,
@@ -92,31 +96,34 @@ def make_pack(
     selected = select(every, recipe, never_executed=never_executed(parent.config.architecture))
     say(f"hashing {parent.nbytes / 1e9:.3f} GB of weights in {checkpoint.path}")
     fingerprint = parent.fingerprint(recipe, observations)
-    calibrates = observations is not None and needs_activations(recipe)
+    seen = observations if needs_activations(recipe) else None
 
-    def report(measured: Mapping[str, Any], *, already_there: bool) -> Report:
+    def report(measured: Mapping[str, Any], calibration_seconds: float, *, already_there: bool) -> Report:
         return Report(
             pack=out,
             fingerprint=fingerprint.hex,
             layers=len(selected),
             seconds=time.monotonic() - start,
+            calibration_seconds=calibration_seconds,
             measured=measured,
-            without_inputs=[layer.name for layer in selected if calibrates and not layer.executed],
+            without_inputs=[layer.name for layer in selected if seen is not None and not layer.executed],
             already_there=already_there,
         )
 
     if (there := existing_pack(out, fingerprint, recipe)) is not None:
         sweep(out)
-        return report(there["measured"], already_there=True)
+        return report(there["measured"], 0.0, already_there=True)
 
     specs = pack_specs(parent.tensors, selected, recipe)
     plan = {**fingerprint.to_dict(), "vlapack": __version__, "torch": torch.__version__}
+    # What one machine began in bf16 another must not end in fp32: the pack would be neither's.
+    plan["calibrates_in"] = None if seen is None else str(compute_dtype(parent))
     with PackWriter(out, plan, specs) as writer:
-        errors = _pack_layers(writer, parent, groups(selected, recipe), recipe, observations, describe=describe)
+        walked = pack_layers(writer, parent, groups(selected, recipe), recipe, seen, describe=describe)
         _copy_rest(writer, parent, selected, recipe)
         measured = {
             "bytes": {"before": parent.nbytes, "after": sum(spec.nbytes for spec in specs)},
-            "weight_error": _summary(errors),
+            "weight_error": _summary(walked.errors),
         }
         config = config_document(
             parent.config, recipe, selected, linears=every, fingerprint=fingerprint, measured=measured
@@ -124,7 +131,7 @@ def make_pack(
         parts = _parts(parent.tensors, specs)
         card = model_card(parent.config, recipe, selected, parts=parts, measured=measured)
         writer.finish(config, {**parent.files(), "README.md": card})
-    return report(measured, already_there=False)
+    return report(measured, walked.calibration_seconds, already_there=False)
 
 
 def require_weights_only(recipe: Recipe) -> None:
@@ -204,35 +211,6 @@ def check_pack(checkpoint: PackedCheckpoint) -> None:
                 f"{found.get(name)}; quantize again"
             )
         checkpoint.weights.check(name)
-
-
-def _pack_layers(
-    writer: PackWriter,
-    parent: Parent,
-    every: Sequence[Group],
-    recipe: Recipe,
-    observations: Sequence[Mapping[str, Any]] | None,
-    *,
-    describe: Callable[[Selected, PackedGroup], None],
-) -> dict[str, float]:
-    """Walk; return every layer's relative rounding error, those of an earlier run included."""
-    finished = [group for group in every if writer.note(group[0].name) is not None]
-    if finished:
-        say(f"taking up {writer.partial}: {len(finished)} of {len(every)} groups of layers are finished")
-    todo = [group for group in every if group not in finished]
-    blocks: Iterable[Block] = weights_only(todo)
-    if todo and observations is not None and needs_activations(recipe):
-        blocks = stream(parent, every, recipe, observations, finished=finished.__contains__)
-    with progress("packing", sum(map(len, every)), done=sum(map(len, finished))) as advance:
-
-        def write(group: Group, packed: PackedGroup) -> None:
-            writer.write(group[0].name, packed.tensors, packed.errors)
-            for layer in group:
-                describe(layer, packed)
-                advance(f"{layer.name} error {packed.errors[layer.name]:.4f}")
-
-        quantize(parent.read, write, blocks, recipe)
-    return {name: error for group in every for name, error in (writer.note(group[0].name) or {}).items()}
 
 
 def _copy_rest(writer: PackWriter, parent: Parent, selected: Iterable[Selected], recipe: Recipe) -> None:

@@ -56,7 +56,7 @@ def quantize(
     Args:
         read: returns a parameter by its dotted name, floating.
         write: takes one finished group; it decides what becomes of the tensors.
-        blocks: the groups with their inputs; see `weights_only` and `policy.calibration.stream`.
+        blocks: the groups with their inputs; see `weights_only` and `policy.streaming.stream`.
         recipe: how they are quantized.
         finished: tells the groups that an earlier run has written already.
 

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small import random_tensors, small_policy, write_random_checkpoint
 
-from vlapack import packing
+from vlapack import walk
 from vlapack.checkpoints import packwriter
 from vlapack.checkpoints.packwriter import PackWriter, partial_path
 from vlapack.cli import main
@@ -111,7 +111,7 @@ def test_json_keeps_its_contract(shop: Shop) -> None:
 
 
 KILLS: dict[str, tuple[Any, str, Any]] = {
-    "while calibrating": (packing, "stream", die),
+    "while calibrating": (walk, "stream", die),
     "before the first layer": (PackWriter, "write", die_after(0)),
     "among the layers": (PackWriter, "write", die_after(4)),
     "among the other tensors": (PackWriter, "write", die_after(40)),

@@ -130,7 +130,7 @@ def test_only_one_block_has_weights_and_none_while_it_is_packed(small: Parent, n
     def held() -> set[str]:
         return {name for name, value in network[0].named_parameters() if not value.is_meta}
 
-    def tick(place: str, done: float) -> None:
+    def tick(done: float, place: str) -> None:
         (stage,) = (stage for stage in stages(network[0], torch.float32) if stage.modules[0] == place)
         assert held()
         assert all(stage.holds(name.rpartition(".")[0]) for name in held())
@@ -155,7 +155,7 @@ def test_nothing_runs_after_the_last_layer_that_is_wanted(small: Parent, monkeyp
     monkeypatch.setattr(small, "read", lambda name: names.append(name) or read(name))
     vision = groups_of(small, Recipe(scope="paligemma_with_expert.paligemma.model.vision_tower"))
     done = []
-    assert list(stream(small, vision, Recipe(), observed(), tick=lambda place, part: done.append(part)))
+    assert list(stream(small, vision, Recipe(), observed(), tick=lambda part, place: done.append(part)))
     assert names
     assert all("vision_tower" in name for name in names)
     assert done[-1] == 1
@@ -173,4 +173,4 @@ def test_an_observation_that_cannot_be_used_is_said_before_anything_runs(small: 
     broken = observed()
     del broken[2]["prompt"]
     with pytest.raises(InputError, match="prompt"):
-        next(stream(small, groups_of(small), WIDEST, broken, tick=lambda place, done: pytest.fail(place)))
+        next(stream(small, groups_of(small), WIDEST, broken, tick=lambda done, place: pytest.fail(place)))

@@ -21,8 +21,8 @@ from vlapack.policy.stages import Passage, Stage, passages, stages
 from vlapack.quantize import Block, Group
 from vlapack.recipe.recipe import Recipe
 
-Tick = Callable[[str, float], None]
-"""Told after every observation: the block in which it is, and how much of the calibration is done, from 0 to 1."""
+Tick = Callable[[float, str], None]
+"""Told after every observation: how much of the calibration is done, from 0 to 1, and in which block it was."""
 
 
 def compute_dtype(parent: Parent) -> torch.dtype:
@@ -39,7 +39,7 @@ def stream(
     *,
     finished: Callable[[Group], bool] = lambda group: False,
     dtype: torch.dtype | None = None,
-    tick: Tick = lambda place, done: None,
+    tick: Tick = lambda done, place: None,
 ) -> Iterator[Block]:
     """Run one float action chunk per observation, block by block, and yield each block's groups with their inputs.
 
@@ -91,4 +91,4 @@ class _Forecast:
         for passage in self._abreast:
             yield passage
             self._done += stage.cost(passage)
-            self._tick(stage.modules[0], self._done / self._total)
+            self._tick(self._done / self._total, stage.modules[0])
