@@ -81,7 +81,7 @@ def pack_layers(
         blocks: Iterable[Block] = weights_only(todo)
         if observations is not None:
             dtype = compute_dtype(parent)
-            say(f"calibrating on {len(observations)} observations in {dtype}")
+            say(f"calibrating on {len(observations)} observations in {str(dtype).removeprefix('torch.')}")
             tick = partial(course.reach, CALIBRATING)
             blocks = stream(parent, todo, recipe, observations, dtype=dtype, tick=tick)
         quantize(parent.read, write, blocks, recipe)

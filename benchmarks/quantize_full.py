@@ -1,0 +1,123 @@
+"""How long does quantizing a full-size π0.5 take, and how much memory?
+
+    python benchmarks/quantize_full.py FOLDER [--runs weights-only,calibrated,gptq]
+
+FOLDER holds the parent, and a pack at a time: about 12 GB. A synthetic parent is written where there is none. Every run
+is the command `vlapack quantize` in a process of its own; calibration is compared with what its observations would take
+one by one in a float policy of the same dtype. Runs that are not asked for keep their rows in the result.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import synthetic_pi05
+import torch
+import tyro
+
+from vlapack import machine
+from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack.console import say
+from vlapack.errors import InputError
+from vlapack.parent import Parent
+from vlapack.policy.observations import load_observations
+from vlapack.policy.policy import Policy
+from vlapack.policy.streaming import compute_dtype
+
+RUNS = {
+    "weights-only": ("--preset", "full", "--weights-only"),
+    "calibrated": ("--preset", "full"),
+    "gptq": ("--preset", "llm-dit", "--rounding", "gptq"),
+}
+RESULT = Path(__file__).parent / "results" / "quantize_full.json"
+CHUNKS = 3
+
+
+def main(
+    folder: tyro.conf.Positional[Path],
+    *,
+    runs: str = ",".join(RUNS),
+    observations: int = 32,
+    config: str = "pi05_libero",
+    result: Path = RESULT,
+) -> None:
+    """Measure.
+
+    Args:
+        folder: Where there are 12 GB to spare; the parent stays in it.
+        runs: Which of weights-only, calibrated and gptq.
+        observations: How many calibrate.
+        config: Of the parent.
+        result: The JSON file.
+    """
+    if unknown := [name for name in runs.split(",") if name not in RUNS]:
+        raise InputError(f"unknown run {unknown[0]!r}; there are {', '.join(RUNS)}")
+    parent = folder / config
+    if not parent.exists():
+        synthetic_pi05.main(parent, config=config)
+    document = json.loads(result.read_text()) if result.exists() else {}
+    rows = {row["run"]: row for row in document.get("rows", [])}
+    for name in runs.split(","):
+        words = RUNS[name]
+        if name != "weights-only":
+            words = (*words, "--calib-steps", str(observations))
+        say(f"{name}: vlapack quantize {' '.join(words)}")
+        rows[name] = {"run": name, "flags": " ".join(words), **_quantize(parent, config, words, folder / "pack")}
+    if any(row["calibration_seconds"] for row in rows.values()):
+        chunk, dtype = _float_chunk(parent, config)
+        for row in rows.values():
+            if row["calibration_seconds"]:
+                row |= {"observations": observations, "dtype": dtype, "float_chunk_seconds": chunk}
+                row["calibration_over_chunks"] = row["calibration_seconds"] / (observations * chunk)
+    document = {
+        "question": "How long does quantizing a full-size policy take, and how much memory?",
+        "parent": f"{config}, synthetic",
+        "threads": torch.get_num_threads(),
+        "machine": machine.describe(),
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
+        ).stdout.strip(),
+        "rows": list(rows.values()),
+    }
+    result.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _quantize(parent: Path, config: str, words: tuple[str, ...], pack: Path) -> dict[str, Any]:
+    """Run the command, remove the pack, and return what its `--json` says of time, memory and error."""
+    shutil.rmtree(pack, ignore_errors=True)
+    shutil.rmtree(pack.with_name(f"{pack.name}.partial"), ignore_errors=True)
+    command = "import sys; from vlapack.cli import main; sys.exit(main())"
+    flags = ["quantize", str(parent), "--config", config, "--out", str(pack), "--json", *words]
+    done = subprocess.run([sys.executable, "-c", command, *flags], check=True, stdout=subprocess.PIPE, text=True)
+    shutil.rmtree(pack)
+    said = json.loads(done.stdout)
+    kept = ("layers", "seconds", "calibration_seconds", "peak_rss_bytes", "bytes", "weight_error")
+    return {key: said[key] for key in kept}
+
+
+def _float_chunk(parent: Path, config: str) -> tuple[float, str]:
+    """Seconds of one action chunk of the float policy in the dtype in which calibration computes; the median."""
+    checkpoint = open_checkpoint(parent, config=config)
+    dtype = compute_dtype(Parent(checkpoint))
+    policy = Policy.from_checkpoint(checkpoint, dtype=dtype)
+    observation = load_observations(SHIPPED["tiny-libero"] / "observations")[0]
+    seconds = []
+    for _ in range(CHUNKS + 1):  # the first one warms up
+        start = time.perf_counter()
+        policy.infer(observation)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:]), str(dtype).removeprefix("torch.")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
