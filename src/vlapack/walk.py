@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -78,11 +77,13 @@ def pack_layers(
             worst, mean = max(packed.errors.values()), fmean(errors().values())
             course.reach(PACKING, packed_size / total, f"{group[0].name} error {worst:.4f}, mean {mean:.4f}")
 
+        def tick(done: float, place: str) -> None:
+            course.reach(CALIBRATING, done, f"calibrating {place}")
+
         blocks: Iterable[Block] = weights_only(todo)
         if observations is not None:
             dtype = compute_dtype(parent)
             say(f"calibrating on {len(observations)} observations in {str(dtype).removeprefix('torch.')}")
-            tick = partial(course.reach, CALIBRATING)
             blocks = stream(parent, todo, recipe, observations, dtype=dtype, tick=tick)
         quantize(parent.read, write, blocks, recipe)
     return Walked(errors(), course.seconds(CALIBRATING))
