@@ -6,6 +6,8 @@ A bf16 weight times an fp32 input is the same product as with the weight widened
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,24 @@ class StoredLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` [..., K] → [..., N]."""
-        return nn.functional.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        y: Tensor = _Widened.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias.to(x.dtype)
+
+
+class _Widened(torch.autograd.Function):
+    """x Wᵀ, which keeps the narrow W for its backward pass and widens it again there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """`x` [..., K], `weight` [N, K] of any floating dtype."""
+        ctx.save_for_backward(weight)
+        return nn.functional.linear(x, weight.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """The gradient of x; a stored weight has none."""
+        (weight,) = ctx.saved_tensors
+        return gradient @ weight.to(gradient.dtype), None
 
 
 class StoredEmbedding(nn.Module):

@@ -236,7 +236,7 @@ class Policy:
         start = time.perf_counter()
         chunks = self.model.sample_actions(*inputs.network, start_noise)
         infer_ms = (time.perf_counter() - start) * 1000
-        actions = self._robot_actions(chunks.numpy(), inputs.robot_state)
+        actions = self.robot_actions(chunks.numpy(), inputs.robot_state)
         return [{"actions": chunk, "policy_timing": {"infer_ms": infer_ms}} for chunk in actions]
 
     @torch.no_grad()
@@ -254,9 +254,9 @@ class Policy:
         inputs = self.observe(observation)
         prefix = self.model.embed_prefix(inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks)
         chunks = self.model.integrate(prefix.repeat(len(noise)), inputs.state.repeat(len(noise), 1), start_noise)
-        return self._robot_actions(chunks.numpy(), inputs.robot_state.repeat(len(noise), axis=0))
+        return self.robot_actions(chunks.numpy(), inputs.robot_state.repeat(len(noise), axis=0))
 
-    def _robot_actions(self, chunks: np.ndarray, robot_state: np.ndarray) -> np.ndarray:
+    def robot_actions(self, chunks: np.ndarray, robot_state: np.ndarray) -> np.ndarray:
         """Undo the normalization of [B, horizon, action_dim], add the state to delta dimensions, cut the padding."""
         actions = self._normalization.unnormalize("actions", chunks)
         if mask := self.config.delta_mask:

@@ -1,0 +1,1 @@
+"""Which layers deserve how many bits: measure, allocate, prove."""

@@ -1,0 +1,130 @@
+"""The smallest error under a byte budget: one choice of bits per layer, by an exact solver.
+
+    minimize    Σ_i Σ_b e_ib x_ib
+    such that   Σ_b x_ib = 1                                every layer i gets one choice b
+                Σ_i Σ_b n_ib x_ib + Σ_g n_g z_g ≤ budget    bytes; what a group shares is stored once
+                1 - x_i16 ≤ z_g                             as soon as a layer i of group g is quantized
+                x, z ∈ {0, 1}
+
+The squared errors e of different layers are added, as those of independent perturbations are. The solver is HiGHS's
+branch and bound (Huangfu & Hall, Math. Prog. Comp. 2018), through `scipy.optimize.milp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from vlapack.errors import InputError
+
+FLOAT_BITS = 16
+Bits = dict[str, int]
+"""An assignment: the name of a layer (or of the embedding) → its bits."""
+
+BYTES_PER_UNIT = 1e6
+"""The solver counts MB: a constraint may be missed by 1e-6, which then is one byte (`MARGIN` is kept for it)."""
+MARGIN = 2
+GAP = 1e-6
+"""How far from the optimum the solver may stop, relative; measured errors are good for two digits."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One possibility for one layer."""
+
+    bits: int
+    """16: as the parent holds it."""
+    nbytes: int
+    error: float = 0.0
+    """What it adds to the squared error of the chunk."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Layers and their options, and the bytes around them."""
+
+    options: Mapping[str, Sequence[Option]]
+    shared: Sequence[tuple[Sequence[str], int]] = field(default=())
+    """(layers, bytes) of every group: the bytes are stored once if any of the layers is quantized."""
+    fixed: int = 0
+    """Bytes of everything about which there is no choice."""
+
+    def nbytes(self, bits: Bits) -> int:
+        """Return all the bytes of an assignment."""
+        shared = (size for names, size in self.shared if any(bits[name] < FLOAT_BITS for name in names))
+        return self.fixed + sum(shared) + sum(self._option(name, bits).nbytes for name in self.options)
+
+    def error(self, bits: Bits) -> float:
+        """Return the squared error that is predicted for an assignment."""
+        return sum(self._option(name, bits).error for name in self.options)
+
+    def _option(self, name: str, bits: Bits) -> Option:
+        return next(option for option in self.options[name] if option.bits == bits[name])
+
+
+def smallest(problem: Problem) -> Bits:
+    """Return the assignment of the fewest bytes. Few bits are not always few bytes: scales and transforms cost some."""
+    return _solve(problem, lambda option: option.nbytes / BYTES_PER_UNIT, np.inf, cost_of_shared=1 / BYTES_PER_UNIT)
+
+
+def allocate(problem: Problem, budget: int) -> Bits:
+    """Return the assignment of the least predicted error among those of at most `budget` bytes.
+
+    Raises:
+        InputError: nothing is as small as the budget, or it has room for every layer as it is.
+    """
+    least = problem.nbytes(smallest(problem))
+    most = problem.nbytes({name: options[-1].bits for name, options in problem.options.items()})
+    if not least <= budget < most:
+        raise InputError(
+            f"a budget of {budget} bytes is impossible: what this policy's pack can be lies between {least} bytes "
+            f"({least / 1e9:.4f} GB) and, unquantized, {most} ({most / 1e9:.4f} GB): give a budget from the first to "
+            "below the second"
+        )
+    if budget - least <= MARGIN:
+        return smallest(problem)
+    largest = max(option.error for options in problem.options.values() for option in options)
+    return _solve(problem, lambda option: option.error / (largest or 1.0), budget - MARGIN - problem.fixed)
+
+
+def _solve(
+    problem: Problem, cost: Callable[[Option], float], room: float, *, cost_of_shared: float = 0.0
+) -> Bits:
+    """Minimize the sum of `cost`, and `cost_of_shared` per shared byte, within `room` bytes for the layers."""
+    columns = [(name, option) for name, options in problem.options.items() for option in options]
+    place = {(name, option.bits): number for number, (name, option) in enumerate(columns)}
+    count = len(columns) + len(problem.shared)
+    groups = range(len(columns), count)
+    costs = [cost(option) for _, option in columns] + [size * cost_of_shared for _, size in problem.shared]
+    sizes = [option.nbytes for _, option in columns] + [size for _, size in problem.shared]
+
+    entries: list[tuple[int, int]] = []
+    lower: list[float] = []
+    upper: list[float] = []
+    for name, options in problem.options.items():
+        entries += [(len(lower), place[name, option.bits]) for option in options]
+        lower.append(1)
+        upper.append(1)
+    for group, (names, _) in zip(groups, problem.shared, strict=True):
+        for name in names:
+            # z_g + x_i16 ≥ 1; a layer that cannot stay float has no such x, and its group is always there.
+            kept = place.get((name, FLOAT_BITS))
+            entries += [(len(lower), column) for column in (group, kept) if column is not None]
+            lower.append(1)
+            upper.append(np.inf)
+    rows, at = zip(*entries, strict=True)
+    structure = coo_array((np.ones(len(entries)), (rows, at)), shape=(len(lower), count))
+    within = LinearConstraint(np.array(sizes)[None] / BYTES_PER_UNIT, -np.inf, room / BYTES_PER_UNIT)
+    result = milp(
+        np.array(costs),
+        integrality=np.ones(count),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(structure.tocsr(), lower, upper), within],
+        options={"mip_rel_gap": GAP},
+    )
+    assert result.success, result.message  # feasible: the smallest assignment is, and the caller compared
+    return {name: option.bits for (name, option), chosen in zip(columns, result.x, strict=False) if chosen > 0.5}
