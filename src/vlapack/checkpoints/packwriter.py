@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -187,17 +187,22 @@ class PackWriter:
         self._file.seek(len(self._blank) + offset)
         return digest_of(self._file, spec.nbytes) == digest
 
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise WorkError(
-                f"the disk of {self.out} is full; what is finished stays in {self.partial}: "
-                "free some space and give the same command again"
-            ) from None
+    def _disk(self) -> AbstractContextManager[None]:
+        return full_disk_explained(self.out, self.partial)
+
+
+@contextmanager
+def full_disk_explained(target: Path, work: Path) -> Iterator[None]:
+    """Turn a full disk into a WorkError, which says that what is finished of `target` stays in the folder `work`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise WorkError(
+            f"the disk of {target} is full; what is finished stays in {work}: "
+            "free some space and give the same command again"
+        ) from None
 
 
 def write_all(file: FileIO, content: bytes | memoryview) -> None:
@@ -228,11 +233,12 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def in_use(partial: Path) -> bool:
-    """Whether a process is writing into this unfinished pack."""
-    weights = partial / "pack" / WEIGHTS
-    if not weights.exists():
-        return False
-    with weights.open("rb") as file:
+    """Whether a process is at work in this folder: a pack's holds the weights, a tuning's the plan."""
+    return any(_locked(path) for path in (partial / "pack" / WEIGHTS, partial / "plan.json") if path.exists())
+
+
+def _locked(path: Path) -> bool:
+    with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

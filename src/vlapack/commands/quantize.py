@@ -110,15 +110,24 @@ def calibration_set(parent: Checkpoint, recipe: Recipe, calib: Path | None) -> l
     if not needs_activations(recipe):
         say("this recipe asks nothing of activations: no calibration")
         return None
-    if calib is None:
-        if parent.config.layout != "libero":
-            raise InputError(
-                f"the observations that come with the package are LIBERO's and this policy's layout is "
-                f"{parent.config.layout}: give --calib DIR with recorded ones, or --weights-only"
-            )
-        calib = SHIPPED_OBSERVATIONS
-        say(f"no --calib: calibrating on the shipped LIBERO observations, {calib}")
-    return load_observations(calib, recipe.calib_steps)
+    return load_observations(calibration_folder(parent, calib), recipe.calib_steps)
+
+
+def calibration_folder(parent: Checkpoint, calib: Path | None) -> Path:
+    """Return the folder of observations: the given one, or for LIBERO policies the one that comes with the package.
+
+    Raises:
+        InputError: none is given for a robot that the shipped ones do not fit.
+    """
+    if calib is not None:
+        return calib
+    if parent.config.layout != "libero":
+        raise InputError(
+            f"the observations that come with the package are LIBERO's and this policy's layout is "
+            f"{parent.config.layout}: give --calib DIR with recorded ones, or --weights-only"
+        )
+    say(f"no --calib: calibrating on the shipped LIBERO observations, {SHIPPED_OBSERVATIONS}")
+    return SHIPPED_OBSERVATIONS
 
 
 def _nothing(layer: Selected, packed: PackedGroup) -> None:

@@ -45,7 +45,7 @@ class _Widened(torch.autograd.Function):
         return nn.functional.linear(x, weight.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """The gradient of x; a stored weight has none."""
         (weight,) = ctx.saved_tensors
         return gradient @ weight.to(gradient.dtype), None

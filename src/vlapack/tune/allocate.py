@@ -91,9 +91,7 @@ def allocate(problem: Problem, budget: int) -> Bits:
     return _solve(problem, lambda option: option.error / (largest or 1.0), budget - MARGIN - problem.fixed)
 
 
-def _solve(
-    problem: Problem, cost: Callable[[Option], float], room: float, *, cost_of_shared: float = 0.0
-) -> Bits:
+def _solve(problem: Problem, cost: Callable[[Option], float], room: float, *, cost_of_shared: float = 0.0) -> Bits:
     """Minimize the sum of `cost`, and `cost_of_shared` per shared byte, within `room` bytes for the layers."""
     columns = [(name, option) for name, options in problem.options.items() for option in options]
     place = {(name, option.bits): number for number, (name, option) in enumerate(columns)}

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlapack.linear import project
 from vlapack.pi0.flow import Pi0
 from vlapack.policy.policy import Inputs
 
@@ -54,7 +55,7 @@ class Probe(nn.Module):
         y: Tensor = self.inner(x)
         with torch.no_grad():
             # Errors wait for the way back: bf16 halves their memory, and a sum over thousands needs no more digits.
-            errors = [(choice(x) - y).to(torch.bfloat16) for choice in self.choices]
+            errors = [(chosen - y).to(torch.bfloat16) for chosen in project(x, *self.choices)]
         if not y.requires_grad:  # the first probe on a path: what lies before it needs no gradient
             y.requires_grad_()
         noted: Tensor = _Note.apply(y, self, *errors)  # type: ignore[no-untyped-call]
@@ -72,7 +73,7 @@ class _Note(torch.autograd.Function):
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Hand the gradient on."""
         for choice, error in enumerate(ctx.saved_tensors):
             ctx.probe.totals[choice] += float(torch.vdot(gradient.flatten(), error.to(gradient.dtype).flatten()))
@@ -93,7 +94,7 @@ def probing(model: nn.Module, choices: Choices) -> Iterator[list[Probe]]:
             model.set_submodule(name, original)
 
 
-def sample(model: Pi0, probes: list[Probe], inputs: Inputs, noise: Tensor, directions: Tensor) -> Tensor:
+def sample(model: Pi0, probes: list[Probe], inputs: Inputs, noise: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """Measure one observation.
 
     Args:
@@ -104,8 +105,8 @@ def sample(model: Pi0, probes: list[Probe], inputs: Inputs, noise: Tensor, direc
         directions: [R, H, action_dim]: each v, times what one unit of the network's action is to the robot.
 
     Returns:
-        Σ gᵀδ, float64 [R, choices]: probe by probe, in the order of its choices. The mean of its squares over many
-        observations and directions is the mean of ‖Δ‖².
+        The float chunk [1, H, action_dim]; and Σ gᵀδ, float64 [R, choices], probe by probe in the order of its choices:
+        the mean of its squares over many observations and directions is the mean of ‖Δ‖².
     """
     images, image_masks, tokens, token_masks, state = inputs.network
     chunk = model.integrate(model.embed_prefix(images, image_masks, tokens, token_masks), state, noise)
@@ -113,6 +114,6 @@ def sample(model: Pi0, probes: list[Probe], inputs: Inputs, noise: Tensor, direc
     for number, direction in enumerate(directions, start=1):
         for probe in probes:
             probe.begin()
-        chunk.backward(direction[None], retain_graph=number < len(directions))
+        chunk.backward(direction[None], retain_graph=number < len(directions))  # type: ignore[no-untyped-call]
         sums.append([total for probe in probes for total in probe.totals])
-    return torch.tensor(sums, dtype=torch.float64)
+    return chunk.detach(), torch.tensor(sums, dtype=torch.float64)

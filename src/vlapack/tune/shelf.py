@@ -1,0 +1,100 @@
+"""Every layer packed at every choice of bits, on a shelf: measured against the float layer, and put together at will.
+
+Each group is quantized whole, with all its layers at 4 bits and then all at 8. The transform that they share does not
+depend on bits, so a packed group may take some layers from the one and some from the other. It does depend on *which*
+layers are quantized: where one of a group stays float, a pack's transform is made for the others only and differs a
+little from the one here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from vlapack.console import progress
+from vlapack.linear import ActivationStep, PackedLinear
+from vlapack.parent import Parent
+from vlapack.pi0.names import EMBEDDING
+from vlapack.pi0.stored import StoredEmbedding
+from vlapack.policy.calibration import stream
+from vlapack.quantize import Block, Group, PackedGroup, pack_embedding, quantize
+from vlapack.recipe.recipe import Recipe
+from vlapack.tune.sensitivity import Choices
+from vlapack.tune.space import EMBEDDING_BITS, EMBEDDING_MODULE, PACKED_BITS, Space
+from vlapack.tune.work import Work
+
+
+def fill(work: Work, space: Space, observations: Sequence[Mapping[str, Any]]) -> None:
+    """Pack every layer that runs, from what it sees of the observations; what is packed already is left out."""
+    running = [group for group in space.groups if group[0].executed]
+
+    def finished(group: Group) -> bool:
+        return all(work.has(_piece(same)) for same in _at_all_bits(group))
+
+    def write(group: Group, packed: PackedGroup) -> None:
+        work.keep(_piece(group), packed.tensors)
+        advance(group[0].name)
+
+    done = sum(work.has(_piece(same)) for group in running for same in _at_all_bits(group))
+    with progress("packing", len(running) * len(PACKED_BITS), done=done) as advance:
+        if not all(map(finished, running)):
+            blocks = stream(space.parent, running, space.base, observations, finished=finished)
+            quantize(
+                space.parent.read,
+                write,
+                _at_every_choice(blocks),
+                space.base,
+                finished=lambda group: work.has(_piece(group)),
+            )
+    if space.embedding and not work.has(EMBEDDING_MODULE):
+        rows, scale = pack_embedding(space.parent.read(EMBEDDING))
+        work.keep(EMBEDDING_MODULE, {"weight": rows, "scale": scale})
+
+
+def load(work: Work, space: Space) -> Choices:
+    """Return what `fill` packed, as modules."""
+    choices: dict[str, Mapping[int, nn.Module]] = {}
+    for group in space.groups:
+        if group[0].executed:
+            choices |= _modules(work, group, space.parent, space.base)
+    if space.embedding:
+        rows = work.load(EMBEDDING_MODULE)
+        choices[EMBEDDING_MODULE] = {EMBEDDING_BITS: StoredEmbedding(rows["weight"], rows["scale"])}
+    return choices
+
+
+def _at_all_bits(group: Group) -> list[Group]:
+    return [tuple(replace(layer, weight_bits=bits) for layer in group) for bits in PACKED_BITS]
+
+
+def _at_every_choice(blocks: Iterable[Block]) -> Iterator[Block]:
+    for groups, inputs in blocks:
+        yield [same for group in groups for same in _at_all_bits(group)], inputs
+        del groups, inputs  # before the next block is computed
+
+
+def _piece(group: Group) -> str:
+    return f"layers/{group[0].name}-W{group[0].weight_bits}"
+
+
+def _modules(work: Work, group: Group, parent: Parent, recipe: Recipe) -> dict[str, dict[int, nn.Module]]:
+    """Build the layers of one group around the one activation step that all of them share, whatever their bits."""
+    modules: dict[str, dict[int, nn.Module]] = {layer.name: {} for layer in group}
+    inputs = None
+    for same in _at_all_bits(group):
+        packed = work.load(_piece(same))
+        for layer in same:
+            prefix, bias = f"{layer.name}.", f"{layer.name}.bias"
+            tensors = {name.removeprefix(prefix): packed[name] for name in packed if name.startswith(prefix)}
+            if bias in parent.tensors:
+                tensors["bias"] = parent.read(bias).float()
+            if inputs is None:
+                steps = {"act_scale" if kind == "input_scale" else kind: tensor for kind, tensor in tensors.items()}
+                inputs = ActivationStep(steps, act_bits=recipe.act_bits, act_scale=recipe.act_scale)
+            modules[layer.name][layer.weight_bits] = PackedLinear.from_tensors(
+                tensors, weight_bits=layer.weight_bits, group_size=recipe.group_size, inputs=inputs
+            )
+    return modules

@@ -1,0 +1,132 @@
+"""About what a tuning decides: every layer that its preset touches, each at 4 or 8 bits or left as it is."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from vlapack.packing import pack_specs
+from vlapack.parent import Parent
+from vlapack.pi0.names import EMBEDDING, linears, never_executed
+from vlapack.quantize import Group
+from vlapack.recipe.recipe import Recipe
+from vlapack.select import Selected, groups, select
+from vlapack.sizes import layer_bytes, tensor_bytes
+from vlapack.tune.allocate import FLOAT_BITS, Bits, Option, Problem
+
+PACKED_BITS = (4, 8)
+EMBEDDING_MODULE = EMBEDDING.rpartition(".")[0]
+EMBEDDING_BITS = 8
+
+Errors = Mapping[str, Mapping[int, float]]
+"""Layer → bits → what it adds to the squared error; a layer that never runs adds nothing and is not named."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The layers, and what the recipes over them have in common.
+
+    Build one by `of`.
+    """
+
+    parent: Parent
+    base: Recipe
+    """Method and selection; its bits, of layers and embedding, are what is decided."""
+    layers: tuple[Selected, ...]
+    """At 4 bits."""
+    groups: tuple[Group, ...]
+    """Of those, the ones that read the same input."""
+
+    @classmethod
+    def of(cls, parent: Parent, base: Recipe) -> Space:
+        """Return the space of every layer that `base` touches.
+
+        The embedding belongs to it if `base` packs it.
+
+        Raises:
+            InputError: `base` asks for what is not built, or selects nothing.
+        """
+        base.require_buildable()
+        base = replace(base, overrides=(), weight_bits=PACKED_BITS[0])
+        architecture = parent.config.architecture
+        layers = select(linears(architecture), base, never_executed=never_executed(architecture))
+        return cls(parent, base, tuple(layers), tuple(groups(layers, base)))
+
+    @property
+    def embedding(self) -> bool:
+        """Whether the embedding's bits are decided too."""
+        return self.base.embedding_bits == EMBEDDING_BITS
+
+    @property
+    def choices(self) -> dict[str, tuple[int, ...]]:
+        """What can be packed and runs, module name → the bits below 16 that it can have."""
+        found = {layer.name: PACKED_BITS for layer in self.layers if layer.executed}
+        return found | ({EMBEDDING_MODULE: (EMBEDDING_BITS,)} if self.embedding else {})
+
+    def problem(self, errors: Errors) -> Problem:
+        """Return the allocation problem; its bytes are exactly a pack's."""
+        nothing: dict[int, float] = {}
+        options = {}
+        for layer in self.layers:
+            cost = errors.get(layer.name, nothing)
+            options[layer.name] = [
+                Option(bits, self._layer_bytes(layer, bits), cost.get(bits, 0.0)) for bits in PACKED_BITS
+            ] + [Option(FLOAT_BITS, self._stored_bytes(f"{layer.name}.weight"))]
+            if not layer.executed:  # whatever it costs no error
+                options[layer.name] = [min(options[layer.name], key=lambda option: option.nbytes)]
+        if self.embedding:
+            rows, width = self.parent.tensors[EMBEDDING][0]
+            packed = tensor_bytes([((rows, width), torch.int8), ((rows, 1), torch.float32)])
+            cost = errors.get(EMBEDDING_MODULE, nothing)
+            options[EMBEDDING_MODULE] = [
+                Option(EMBEDDING_BITS, packed, cost.get(EMBEDDING_BITS, 0.0)),
+                Option(FLOAT_BITS, self._stored_bytes(EMBEDDING)),
+            ]
+        chosen = {f"{layer.name}.weight" for layer in self.layers} | ({EMBEDDING} if self.embedding else set())
+        return Problem(
+            options,
+            shared=tuple((tuple(layer.name for layer in group), self._shared_bytes(group)) for group in self.groups),
+            fixed=sum(self._stored_bytes(name) for name in self.parent.tensors if name not in chosen),
+        )
+
+    def recipe(self, bits: Bits) -> Recipe:
+        """Return the recipe of an assignment: the most frequent bits, and an override per exact name elsewhere."""
+        of_layer = {layer.name: bits[layer.name] for layer in self.layers}
+        usual = Counter(of_layer.values()).most_common(1)[0][0]
+        return replace(
+            self.base,
+            weight_bits=usual,
+            overrides=tuple((f"^{re.escape(name)}$", chosen) for name, chosen in of_layer.items() if chosen != usual),
+            embedding_bits=bits.get(EMBEDDING_MODULE, self.base.embedding_bits),
+        )
+
+    def bits(self, recipe: Recipe) -> Bits | None:
+        """Return the assignment that a recipe makes by what it touches, None where it touches more than the space.
+
+        How it quantizes is not looked at.
+        """
+        architecture = self.parent.config.architecture
+        touched = {layer.name: layer.weight_bits for layer in select(linears(architecture), recipe)}
+        bits = {layer.name: touched.pop(layer.name, FLOAT_BITS) for layer in self.layers}
+        if touched or (recipe.embedding_bits == EMBEDDING_BITS and not self.embedding):
+            return None
+        return bits | ({EMBEDDING_MODULE: recipe.embedding_bits} if self.embedding else {})
+
+    def pack_bytes(self, recipe: Recipe) -> int:
+        """Return the bytes of the pack that a recipe makes: the sum over its tensors."""
+        architecture = self.parent.config.architecture
+        selected = select(linears(architecture), recipe, never_executed=never_executed(architecture))
+        return sum(spec.nbytes for spec in pack_specs(self.parent.tensors, selected, recipe))
+
+    def _layer_bytes(self, layer: Selected, bits: int) -> int:
+        return layer_bytes(replace(layer, weight_bits=bits), self.base, stores_transform=False)
+
+    def _shared_bytes(self, group: Group) -> int:
+        return layer_bytes(group[0], self.base) - layer_bytes(group[0], self.base, stores_transform=False)
+
+    def _stored_bytes(self, name: str) -> int:
+        return tensor_bytes([self.parent.tensors[name]])

@@ -1,0 +1,122 @@
+"""A float policy beside every layer packed at every choice: what each choice does to its chunks, alone or together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlapack.console import progress
+from vlapack.fingerprint import digest
+from vlapack.parent import Parent
+from vlapack.pi0.load import build, load_weights
+from vlapack.pi0.names import EMBEDDING
+from vlapack.pi0.stored import StoredEmbedding
+from vlapack.policy.policy import Policy
+from vlapack.tune.allocate import FLOAT_BITS, Bits
+from vlapack.tune.sensitivity import Choices, probing, sample
+from vlapack.tune.space import EMBEDDING_MODULE
+from vlapack.tune.work import Work
+
+DIRECTIONS = 4
+"""Backward passes per observation: as many samples of ‖Δ‖² for the price of one forward pass."""
+
+
+class Trial:
+    """Runs observations, each with noise of its own; finished ones are kept in the work folder.
+
+    Args:
+        parent: the float checkpoint; its weights are held as its file stores them.
+        choices: of `shelf.load`.
+        observations: in the layout's keys.
+        work: where what is finished is kept.
+        seed: of noise and directions.
+
+    Raises:
+        InputError: an observation that the policy cannot use.
+    """
+
+    def __init__(
+        self, parent: Parent, choices: Choices, observations: Sequence[Mapping[str, Any]], work: Work, seed: int
+    ) -> None:
+        """Load the float policy."""
+        self._choices = choices
+        self._work = work
+        self._policy = _float_policy(parent)
+        self._inputs = [self._policy.observe(observation) for observation in observations]
+        self._originals = {name: self._policy.model.get_submodule(name) for name in choices}
+        architecture = parent.config.architecture
+        shape = (architecture.action_horizon, architecture.action_dim)
+        draw = torch.Generator().manual_seed(seed)
+        self._noise = torch.randn((len(observations), 1, *shape), generator=draw)
+        self._directions = torch.randn((len(observations), DIRECTIONS, *shape), generator=draw) * self._unit(shape)
+
+    def sensitivity(self, numbers: Sequence[int]) -> dict[str, dict[int, float]]:
+        """Return what every choice adds to the squared relative error of the chunk, to first order.
+
+        Args:
+            numbers: of the observations to measure on.
+
+        Returns:
+            Module name → bits → mean ‖Δ‖² / mean ‖a‖², over robot dimensions.
+        """
+        pieces = [f"samples/{number:04d}" for number in numbers]
+        done = sum(map(self._work.has, pieces))
+        with (
+            probing(self._policy.model, self._choices) as probes,
+            progress("measuring", len(numbers), done=done) as advance,
+        ):
+            for number, piece in zip(numbers, pieces, strict=True):
+                if not self._work.has(piece):
+                    network = (self._policy.model, probes, self._inputs[number])
+                    chunk, sums = sample(*network, self._noise[number], self._directions[number])
+                    self._work.keep(piece, {"chunk": chunk, "sums": sums})
+                    advance()
+        found = [self._work.load(piece) for piece in pieces]
+        size = np.mean([self._square(number, one["chunk"]) for number, one in zip(numbers, found, strict=True)])
+        errors = iter((torch.cat([one["sums"] for one in found]).square().mean(0) / float(size)).tolist())
+        return {name: {bits: next(errors) for bits in of_module} for name, of_module in self._choices.items()}
+
+    def error(self, bits: Bits, numbers: Sequence[int]) -> float:
+        """Return the relative error √(Σ ‖Δ‖² / Σ ‖a‖²) of the chunks under an assignment, as it really is."""
+        floats = [self._actions({}, number) for number in numbers]
+        packed = [self._actions(bits, number) for number in numbers]
+        difference, size = np.stack(packed) - np.stack(floats), np.stack(floats)
+        return float(np.linalg.norm(difference) / np.linalg.norm(size))
+
+    def _actions(self, bits: Bits, number: int) -> np.ndarray:
+        """The robot's actions of one observation; layers that `bits` does not name stay float."""
+        piece = f"chunks/{digest(bits)[:16]}-{number:04d}"
+        if not self._work.has(piece):
+            model, inputs = self._policy.model, self._inputs[number]
+            for name, of_module in self._choices.items():
+                chosen = bits.get(name, FLOAT_BITS)
+                model.set_submodule(name, self._originals[name] if chosen == FLOAT_BITS else of_module[chosen])
+            self._work.keep(piece, {"chunk": model.sample_actions(*inputs.network, self._noise[number])})
+            for name, original in self._originals.items():
+                model.set_submodule(name, original)
+        return self._robot(number, self._work.load(piece)["chunk"])
+
+    def _robot(self, number: int, chunk: Tensor) -> np.ndarray:
+        return self._policy.robot_actions(chunk.numpy(), self._inputs[number].robot_state)
+
+    def _square(self, number: int, chunk: Tensor) -> float:
+        return float(np.square(self._robot(number, chunk)).sum())
+
+    def _unit(self, shape: tuple[int, int]) -> Tensor:
+        """What one unit of the network's action is to the robot, [H, action_dim]; 0 for padding."""
+        low, high = (self._robot(0, torch.full((1, *shape), value)) for value in (0.0, 1.0))
+        unit = torch.zeros(shape)
+        unit[:, : low.shape[-1]] = torch.from_numpy((high - low)[0])
+        return unit
+
+
+def _float_policy(parent: Parent) -> Policy:
+    """Load the parent, every linear and the embedding as narrow as its file holds them."""
+    model = build(parent.config.architecture)
+    model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(parent.read(EMBEDDING)))
+    load_weights(model, parent.read, [name for name in parent.tensors if name != EMBEDDING])
+    return Policy(model, parent.config, normalization=parent.normalization, tokenizer=parent.tokenizer)
