@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -21,6 +20,8 @@ from vlapack.tune.allocate import FLOAT_BITS, Bits, Option, Problem
 PACKED_BITS = (4, 8)
 EMBEDDING_MODULE = EMBEDDING.rpartition(".")[0]
 EMBEDDING_BITS = 8
+IDLE_BITS = 4
+"""Of a layer that never runs, in every assignment: it costs no error."""
 
 Errors = Mapping[str, Mapping[int, float]]
 """Layer → bits → what it adds to the squared error; a layer that never runs adds nothing and is not named."""
@@ -73,11 +74,12 @@ class Space:
         options = {}
         for layer in self.layers:
             cost = errors.get(layer.name, nothing)
+            if not layer.executed:
+                options[layer.name] = [Option(IDLE_BITS, self._layer_bytes(layer, IDLE_BITS))]
+                continue
             options[layer.name] = [
                 Option(bits, self._layer_bytes(layer, bits), cost.get(bits, 0.0)) for bits in PACKED_BITS
             ] + [Option(FLOAT_BITS, self._stored_bytes(f"{layer.name}.weight"))]
-            if not layer.executed:  # whatever it costs no error
-                options[layer.name] = [min(options[layer.name], key=lambda option: option.nbytes)]
         if self.embedding:
             rows, width = self.parent.tensors[EMBEDDING][0]
             packed = tensor_bytes([((rows, width), torch.int8), ((rows, 1), torch.float32)])
@@ -94,9 +96,9 @@ class Space:
         )
 
     def recipe(self, bits: Bits) -> Recipe:
-        """Return the recipe of an assignment: the most frequent bits, and an override per exact name elsewhere."""
+        """Return the recipe of an assignment: the usual bits, and an override per exact name of any other layer."""
         of_layer = {layer.name: bits[layer.name] for layer in self.layers}
-        usual = Counter(of_layer.values()).most_common(1)[0][0]
+        usual = max(PACKED_BITS, key=list(of_layer.values()).count)
         return replace(
             self.base,
             weight_bits=usual,
@@ -107,11 +109,12 @@ class Space:
     def bits(self, recipe: Recipe) -> Bits | None:
         """Return the assignment that a recipe makes by what it touches, None where it touches more than the space.
 
-        How it quantizes is not looked at.
+        How it quantizes is not looked at, nor what it does with layers that never run.
         """
         architecture = self.parent.config.architecture
         touched = {layer.name: layer.weight_bits for layer in select(linears(architecture), recipe)}
         bits = {layer.name: touched.pop(layer.name, FLOAT_BITS) for layer in self.layers}
+        bits |= {layer.name: IDLE_BITS for layer in self.layers if not layer.executed}
         if touched or (recipe.embedding_bits == EMBEDDING_BITS and not self.embedding):
             return None
         return bits | ({EMBEDDING_MODULE: recipe.embedding_bits} if self.embedding else {})

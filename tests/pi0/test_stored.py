@@ -1,0 +1,25 @@
+"""Weights held as a file stores them: the same products and gradients, and nothing wide is kept for the way back."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import linear
+
+from vlapack.pi0.stored import StoredLinear
+
+
+def test_a_gradient_passes_and_only_the_narrow_weight_is_kept() -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(7, 5, generator=draw).bfloat16(), torch.randn(7, generator=draw).bfloat16()
+    x = torch.randn(2, 3, 5, generator=draw, requires_grad=True)
+    again = x.detach().clone().requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.dtype) or tensor, lambda t: t):
+        y = StoredLinear(weight, bias)(x)
+    expected = linear(again, weight.float(), bias.float())
+    torch.testing.assert_close(y, expected)
+    assert set(kept) == {torch.bfloat16}
+    gradient = torch.randn(y.shape, generator=draw)
+    y.backward(gradient)
+    expected.backward(gradient)
+    torch.testing.assert_close(x.grad, again.grad)

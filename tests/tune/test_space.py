@@ -1,0 +1,63 @@
+"""The decisions of a tuning: bytes exactly a pack's, and an assignment that survives its recipe."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vlapack.checkpoints import open_checkpoint
+from vlapack.errors import InputError
+from vlapack.parent import Parent
+from vlapack.recipe.presets import PRESETS, preset
+from vlapack.tune.space import EMBEDDING_MODULE, Space
+from vlapack.tune.tuning import simple_recipes
+
+BASES = {
+    "everything": preset("everything"),
+    "full": preset("full"),
+    "smooth, static, distinct blocks": replace(
+        preset("everything"), smooth=0.2, act_scale="static", shared_block=False, row_rot="restore"
+    ),
+    "the guide's method": replace(preset("full"), method="guide", rotation="svd"),
+}
+
+
+@pytest.fixture(scope="module")
+def parent(random_checkpoint: Path) -> Parent:
+    return Parent(open_checkpoint(random_checkpoint))
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+def test_an_assignment_has_the_bytes_of_its_pack_and_comes_back_from_its_recipe(parent: Parent, base: object) -> None:
+    space = Space.of(parent, base)
+    problem = space.problem({})
+    draw = random.Random(0)
+    for _ in range(5):
+        bits = {name: draw.choice(options).bits for name, options in problem.options.items()}
+        recipe = space.recipe(bits)
+        assert problem.nbytes(bits) == space.pack_bytes(recipe)
+        assert space.bits(recipe) == bits
+
+
+def test_what_never_runs_is_packed_and_nothing_is_measured_there(parent: Parent) -> None:
+    space = Space.of(parent, preset("everything"))
+    idle = "paligemma_with_expert.paligemma.model.language_model.layers.1.mlp.up_proj"
+    assert [option.bits for option in space.problem({}).options[idle]] == [4]
+    assert idle not in space.choices
+    assert space.choices[EMBEDDING_MODULE] == (8,)
+
+
+def test_every_preset_is_a_rival_of_everything_and_only_narrower_ones_of_llm(parent: Parent) -> None:
+    rivals = simple_recipes(Space.of(parent, preset("everything")))
+    assert {"uniform W4", "uniform W8", "uniform W4, embedding kept"} <= set(rivals)
+    # dit-fast and dit touch the same layers; the first of them stands for both.
+    assert set(PRESETS) - set(rivals) == {"dit"}
+    assert set(simple_recipes(Space.of(parent, preset("llm")))) == {"uniform W4", "uniform W8"}
+
+
+def test_a_preset_that_cannot_be_built_cannot_be_tuned(parent: Parent) -> None:
+    with pytest.raises(InputError, match="ATM/OHB"):
+        Space.of(parent, preset("quantvla"))
