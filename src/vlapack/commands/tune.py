@@ -21,7 +21,6 @@ from vlapack.errors import InputError
 from vlapack.recipe.presets import preset as named_preset
 
 if TYPE_CHECKING:
-    from vlapack.checkpoints.base import Checkpoint
     from vlapack.tune.tuning import Tuned
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -76,12 +75,14 @@ def tune(
     from vlapack.checkpoints.packed import PackedCheckpoint
     from vlapack.checkpoints.packwriter import partial_path, write_atomically
     from vlapack.parent import Parent
+    from vlapack.policy.observations import load_observations
     from vlapack.tune.tuning import tune as run
 
     checkpoint = open_checkpoint(policy, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
     if isinstance(checkpoint, PackedCheckpoint):
         raise InputError(f"{policy} is a pack already; tune its float parent")
-    found = _observations(checkpoint, calib, observations)
+    folder = calibration_folder(checkpoint, calib)
+    found = load_observations(folder, observations, flag="--observations")
     tuned = run(Parent(checkpoint), base, limit, found, work or partial_path(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, (json_module.dumps(tuned.recipe.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
@@ -105,17 +106,6 @@ def parse_bytes(text: str) -> int:
     if not match or not (size := int(float(match[1]) * UNITS[match[2]])):
         raise InputError(f"--budget {text!r} is no size: write a number and GB, MB or KB, such as 2.4GB or 950MB")
     return size
-
-
-def _observations(checkpoint: Checkpoint, calib: Path | None, count: int) -> list[dict[str, Any]]:
-    """Return `count` observations, evenly from the whole folder."""
-    from vlapack.policy.observations import load_observations
-
-    folder = calibration_folder(checkpoint, calib)
-    recorded = load_observations(folder)
-    if not 1 <= count <= len(recorded):
-        raise InputError(f"--observations {count}: {folder} holds {len(recorded)}")
-    return [recorded[index * len(recorded) // count] for index in range(count)]
 
 
 def _document(tuned: Tuned, out: Path, budget: int, seconds: float) -> dict[str, Any]:
