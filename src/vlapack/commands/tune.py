@@ -32,7 +32,7 @@ def tune(
     budget: str,
     out: Path,
     calib: Path | None = None,
-    observations: int = 12,
+    observations: int = 10,
     preset: str = "everything",
     seed: int = 0,
     work: Path | None = None,

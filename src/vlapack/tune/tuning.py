@@ -107,7 +107,7 @@ def tune(parent: Parent, base: Recipe, budget: int, observations: Sequence[Mappi
                 advance(candidate.name)
     chosen = min(compared, key=lambda candidate: candidate.measured or 0.0)
     recipe = space.recipe(chosen.bits)
-    assert space.pack_bytes(recipe) == chosen.nbytes <= budget
+    assert space.pack_bytes(recipe) == chosen.nbytes <= budget  # by another way than the problem's
     roots = {name: {bits: error**0.5 for bits, error in of_layer.items()} for name, of_layer in errors.items()}
     return Tuned(recipe, chosen, (*compared, *rivals[RIVALS:]), roots)
 

@@ -1,0 +1,147 @@
+"""Does `vlapack tune` predict what quantizing a layer does, and is its recipe better than simpler ones?
+
+    python benchmarks/tuning.py WORK [--observations 20] [--test 10]
+
+On tiny-libero and its shipped observations; those that tune and those that test are of different episodes. Every layer
+is packed by itself at 4 and at 8 bits, and the error of the chunk is compared with what the one pass predicted. Then,
+for every preset and uniform recipe, tuning gets exactly that recipe's bytes as its budget. WORK keeps what is finished.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from scipy.stats import pearsonr, spearmanr
+
+from vlapack import machine
+from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack.console import progress, stdout
+from vlapack.fingerprint import digest_observations
+from vlapack.parent import Parent
+from vlapack.policy.observations import open_source
+from vlapack.recipe.presets import preset
+from vlapack.tune import shelf
+from vlapack.tune.allocate import allocate
+from vlapack.tune.space import PACKED_BITS, Errors, Space
+from vlapack.tune.trial import Trial
+from vlapack.tune.tuning import simple_recipes
+from vlapack.tune.work import Work
+
+PARENT = "tiny-libero"
+BASE = "everything"
+RESULT = Path(__file__).parent / "results" / "tuning.json"
+
+
+def main(work: tyro.conf.Positional[Path], *, observations: int = 20, test: int = 10, result: Path = RESULT) -> None:
+    """Measure.
+
+    Args:
+        work: A folder for what is finished.
+        observations: How many are measured on.
+        test: How many, of other episodes, tell what really happens.
+        result: The JSON file.
+    """
+    parent = Parent(open_checkpoint(PARENT))
+    space = Space.of(parent, preset(BASE))
+    tuning, held_out = split(observations, test)
+    with Work(work / "tuning", plan(space, tuning)) as kept:
+        shelf.fill(kept, space, tuning)
+        choices = shelf.load(kept, space)
+        errors = Trial(parent, choices, tuning, kept, seed=0).sensitivity(range(len(tuning)))
+    with Work(work / "test", {**plan(space, held_out), "tuned": digest_observations(tuning)}) as kept:
+        trial = Trial(parent, choices, held_out, kept, seed=1)
+        one_by_one = prediction(trial, errors, range(test))
+        against = rivals(trial, space, errors, range(test))
+    document = {
+        "question": "Does tuning predict what quantizing a layer does, and is its recipe better than simpler ones?",
+        "parent": PARENT,
+        "observations": {"tuning": observations, "test": test},
+        "machine": machine.describe(),
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
+        ).stdout.strip(),
+        "prediction": one_by_one,
+        "rivals": against,
+    }
+    result.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def split(tuning: int, test: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return observations of even and of odd episodes, evenly from each."""
+    source = open_source(SHIPPED[PARENT] / "observations")
+    episodes: dict[str, list[dict[str, Any]]] = {}
+    for frame in source.take(len(source)):
+        episode = {key: value for key, value in frame.source.items() if key != "step"}
+        episodes.setdefault(json.dumps(episode, sort_keys=True), []).append(frame.observation)
+    halves: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for number, key in enumerate(sorted(episodes)):
+        halves[number % 2].extend(episodes[key])
+    even, odd = halves
+    return (
+        [even[number * len(even) // tuning] for number in range(tuning)],
+        [odd[number * len(odd) // test] for number in range(test)],
+    )
+
+
+def plan(space: Space, observations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What decides the pieces in a work folder."""
+    return space.parent.fingerprint(space.base, observations).to_dict()
+
+
+def prediction(trial: Trial, errors: Errors, numbers: Sequence[int]) -> dict[str, Any]:
+    """Pack one layer at a time; correlate squared errors with the predicted ones."""
+    layers = []
+    with progress("one layer at a time", sum(map(len, errors.values()))) as advance:
+        for name, of_layer in errors.items():
+            for bits, predicted in of_layer.items():
+                measured = trial.error({name: bits}, numbers)
+                layers.append({"layer": name, "bits": bits, "predicted": predicted**0.5, "measured": measured})
+                advance(name)
+    found: dict[str, Any] = {"layers": layers}
+    for bits in PACKED_BITS:
+        pairs = np.array([(row["predicted"], row["measured"]) for row in layers if row["bits"] == bits]).T
+        found[f"W{bits}"] = {
+            "layers": pairs.shape[1],
+            "spearman": float(spearmanr(*pairs).statistic),
+            "pearson_of_logarithms": float(pearsonr(*np.log(pairs)).statistic),
+            "predicted_over_measured": dict(
+                zip(("5%", "50%", "95%"), np.quantile(pairs[0] / pairs[1], (0.05, 0.5, 0.95)).tolist(), strict=True)
+            ),
+        }
+        stdout.print(f"W{bits}: {found[f'W{bits}']}", markup=False, soft_wrap=True)
+    return found
+
+
+def rivals(trial: Trial, space: Space, errors: Errors, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """Give tuning each simple recipe's bytes, and compare the two on observations of other episodes."""
+    problem = space.problem(errors)
+    rows = []
+    for name, bits in sorted(simple_recipes(space).items(), key=lambda item: problem.nbytes(item[1])):
+        tuned = allocate(problem, problem.nbytes(bits))
+        row = {
+            "recipe": name,
+            "bytes": problem.nbytes(bits),
+            "error": trial.error(bits, numbers),
+            "tuned_bytes": problem.nbytes(tuned),
+            "tuned_predicted": problem.error(tuned) ** 0.5,
+            "tuned_error": trial.error(tuned, numbers),
+        }
+        rows.append(row)
+        stdout.print(
+            f"{name:27s} {row['bytes'] / 1e6:6.2f} MB {row['error']:.4f}   tuned {row['tuned_error']:.4f}", markup=False
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
