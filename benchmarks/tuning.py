@@ -38,6 +38,8 @@ from vlapack.tune.work import Work
 PARENT = "tiny-libero"
 BASE = "everything"
 RESULT = Path(__file__).parent / "results" / "tuning.json"
+DOCS = Path(__file__).parents[1] / "docs" / "tune.md"
+BEGIN, END = "<!-- tuning: benchmarks/results/tuning.json -->", "<!-- /tuning -->"
 
 
 def main(work: tyro.conf.Positional[Path], *, observations: int = 20, test: int = 10, result: Path = RESULT) -> None:
@@ -74,6 +76,40 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 20, test: int 
         "rivals": against,
     }
     result.write_text(json.dumps(document, indent=1) + "\n")
+    before, _, rest = DOCS.read_text().partition(BEGIN)
+    DOCS.write_text(f"{before}{BEGIN}\n{table(document)}\n{END}{rest.partition(END)[2]}")
+
+
+def table(document: dict[str, Any]) -> str:
+    """Return what docs/tune.md says of a result, in Markdown."""
+    said = document["observations"]
+    lines = [
+        f"On `{PARENT}`, {said['tuning']} observations to measure on and {said['test']} of other episodes to test on."
+        " One layer packed at a time:",
+        "",
+        "| choice | layers | rank correlation | correlation of logarithms | predicted / measured: 5 %, median, 95 % |",
+        "|---|---|---|---|---|",
+    ]
+    for bits in PACKED_BITS:
+        row = document["prediction"][f"W{bits}"]
+        ratios = ", ".join(f"{ratio:.2f}" for ratio in row["predicted_over_measured"].values())
+        lines.append(
+            f"| W{bits}A8 | {row['layers']} | {row['spearman']:.3f} | {row['pearson_of_logarithms']:.3f} | {ratios} |"
+        )
+    lines += [
+        "",
+        "All of them at once: relative error of the chunk on the test observations, for each simple recipe and for what"
+        " tuning makes of exactly its bytes:",
+        "",
+        "| recipe | MB | its error | tuned, predicted | tuned, measured |",
+        "|---|---|---|---|---|",
+    ]
+    for row in document["rivals"]:
+        lines.append(
+            f"| {row['recipe']} | {row['bytes'] / 1e6:.2f} | {row['error']:.4f} | {row['tuned_predicted']:.4f} "
+            f"| {row['tuned_error']:.4f} |"
+        )
+    return "\n".join(lines)
 
 
 def split(tuning: int, test: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
