@@ -19,7 +19,7 @@ from vlapack.linear import ActivationStep, PackedLinear
 from vlapack.parent import Parent
 from vlapack.pi0.names import EMBEDDING
 from vlapack.pi0.stored import StoredEmbedding
-from vlapack.policy.calibration import stream
+from vlapack.policy.streaming import stream
 from vlapack.quantize import Block, Group, PackedGroup, pack_embedding, quantize
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.sensitivity import Choices
