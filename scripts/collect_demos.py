@@ -73,7 +73,7 @@ def main(args: Args) -> None:
         say(f"{len(files)} episodes are there already in {args.out}")
         return
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=work, args=(args, tasks[i :: args.workers])) for i in range(args.workers)]
+    workers = [context.Process(target=work, args=(args, *share)) for share in shares(args, tasks)]
     for worker in workers:
         worker.start()
     with progress("demonstrations", len(files), done=len(files) - len(missing)) as advance:
@@ -97,16 +97,24 @@ def parse_tasks(text: str) -> list[tuple[str, int]]:
         raise InputError(f"--tasks {text!r}: expected suite:index,suite:index, such as {TASKS}") from error
 
 
+def shares(args: Args, tasks: list[tuple[str, int]]) -> list[tuple[list[tuple[str, int]], range]]:
+    """Cut the work into (tasks, episodes) per worker: by task where there are enough, since a scene takes 2 GB."""
+    end = args.first + args.episodes
+    if len(tasks) >= args.workers:
+        return [(tasks[i :: args.workers], range(args.first, end)) for i in range(args.workers)]
+    return [(tasks, range(args.first + i, end, args.workers)) for i in range(args.workers)]
+
+
 def path(out: Path, task: tuple[str, int], episode: int) -> Path:
     return out / f"{task[0]}_{task[1]}" / f"{episode:05d}.npz"
 
 
-def work(args: Args, tasks: list[tuple[str, int]]) -> None:
-    """Collect the episodes of some tasks, taking turns, so that an early stop leaves all of them served."""
+def work(args: Args, tasks: list[tuple[str, int]], episodes: range) -> None:
+    """Collect episodes of some tasks, taking turns, so that an early stop leaves all of them served."""
     scenes = {task: fast_scene(task) for task in tasks}
     driver = Driver(args.policy) if args.policy else None
     parent = multiprocessing.parent_process()
-    for episode in range(args.first, args.first + args.episodes):
+    for episode in episodes:
         for task, env in scenes.items():
             if parent is not None and not parent.is_alive():
                 return  # whoever gave the command was killed
@@ -140,6 +148,7 @@ def fast_scene(task: tuple[str, int]) -> LiberoEnv:
     """Build a task whose renderer does not multisample: half the time, and 112 px pictures hardly show it."""
     env = LiberoEnv(*task)
     context = env.sim_env.sim._render_context_offscreen
+    env.use_renderer()
     context.con.free()
     env.sim_env.sim.model._model.vis.quality.offsamples = 0
     context._set_mujoco_context_and_buffers()
@@ -148,6 +157,7 @@ def fast_scene(task: tuple[str, int]) -> LiberoEnv:
 
 def pictures(env: LiberoEnv, size: int) -> dict[str, np.ndarray]:
     """Both cameras as the policy will see them: turned, [size, size, 3] uint8."""
+    env.use_renderer()
     raw = {
         key: env.sim_env.sim.render(camera_name=camera, width=RENDER, height=RENDER)[::-1, ::-1]
         for key, camera in CAMERAS.items()

@@ -53,6 +53,19 @@ def test_fast_episode_equals_slow_episode_everywhere(suite: str, task: int):
     assert_fast_equals_slow(suite, task)
 
 
+@pytest.mark.simulator
+def test_two_scenes_in_one_process_each_see_their_own():
+    first = LiberoEnv("libero_spatial", 7)
+    alone = first.reset(0)
+    second = LiberoEnv("libero_object", 6)
+    second.reset(0)
+    again = first.reset(0)
+    for camera in ("observation/image", "observation/wrist_image"):
+        np.testing.assert_array_equal(again[camera], alone[camera])
+    first.close()
+    second.close()
+
+
 def test_axis_angle_agrees_with_scipy():
     from scipy.spatial.transform import Rotation
 

@@ -100,6 +100,7 @@ class LiberoEnv:
 
     def reset_to(self, state: np.ndarray, *, render: bool = True) -> Observation:
         """Put a flattened simulator state [time, positions, velocities] and wait the ten idle steps."""
+        self.use_renderer()
         np.random.seed(self._seed)  # the simulator draws from the global generator
         self._render = False
         if self._hard_reset:
@@ -121,6 +122,8 @@ class LiberoEnv:
 
         Without `render` both pictures of the observation are black.
         """
+        if render or not self._lazy:
+            self.use_renderer()
         self._render = render
         raw, _, done, _ = self._env.step(np.asarray(action, dtype=np.float64).tolist())
         self._render = False
@@ -133,6 +136,10 @@ class LiberoEnv:
     def state(self) -> np.ndarray:
         """Return the simulator's flattened state: time, positions, velocities."""
         return np.asarray(self._env.get_sim_state())
+
+    def use_renderer(self) -> None:
+        """Make this scene's graphics context the current one: robosuite renders into whichever was built last."""
+        self.sim_env.sim._render_context_offscreen.gl_ctx.make_current()
 
     def close(self) -> None:
         """Free the scene and its rendering context."""
