@@ -23,8 +23,10 @@ ROWS_AT_ONCE = 4096
 """Output channels in work at a time. They do not depend on one another, and their copy stays small."""
 TOKENS_AT_ONCE = 1024
 """Inputs added to H at a time."""
+COLUMNS_OF_TRIANGLE = 1024
+"""Columns of a triangle that are multiplied at once, so that most of its zeros are not."""
 DIRECTLY_INVERTED = 256
-"""Size of the triangles that are not split any further."""
+"""Size of the triangles that are inverted without being split any further."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,17 @@ def inverse_factor(inputs: Tensor) -> InverseFactor:
     alive = energy > 0
     mean = energy[alive].mean() if alive.any() else energy.new_ones(())
     order = torch.argsort(energy, descending=True, stable=True).flip(0)
+    # Laid out by columns, as LAPACK wants it: the factor takes the matrix's place. Only the lower half is computed.
+    lower = inputs.new_empty(channels, channels).T
+    failed = torch.empty((), dtype=torch.int32, device=inputs.device)
     for damping in DAMPING:
-        hessian = inputs.new_zeros(channels, channels)
+        lower.zero_()
         for rows in torch.split(inputs, TOKENS_AT_ONCE):
             ordered = rows[:, order]
-            hessian.addmm_(ordered.T, ordered)
-        hessian.diagonal().add_(torch.where(alive[order], damping * mean, mean))
-        columns = hessian.T  # equal, and laid out as LAPACK wants it: the factor takes the matrix's place
-        lower, failed = torch.linalg.cholesky_ex(columns, out=(columns, torch.empty((), dtype=torch.int32)))
+            for part in _parts(channels):
+                lower[part.start :, part].addmm_(ordered[:, part.start :].T, ordered[:, part])
+        lower.diagonal().add_(torch.where(alive[order], damping * mean, mean))
+        torch.linalg.cholesky_ex(lower, out=(lower, failed))
         if not failed:
             _invert(lower)
             return InverseFactor(order, lower)
@@ -124,8 +129,8 @@ def gptq_weight(
 def _invert(lower: Tensor) -> None:
     """Put the inverse of a lower triangular matrix in its place.
 
-    By halves, [[A, 0], [B, C]]⁻¹ = [[A⁻¹, 0], [-C⁻¹ B A⁻¹, C⁻¹]]: two thirds of the work of solving for the unit
-    matrix, nearly all of it products, and scratch of a quarter of the matrix.
+    By halves, [[A, 0], [B, C]]⁻¹ = [[A⁻¹, 0], [-C⁻¹ B A⁻¹, C⁻¹]]: little more than a third of the work of solving for
+    the unit matrix, nearly all of it products, and scratch of a quarter of the matrix.
     """
     size = len(lower)
     if size <= DIRECTLY_INVERTED:
@@ -136,4 +141,15 @@ def _invert(lower: Tensor) -> None:
     first, below, last = lower[:half, :half], lower[half:, :half], lower[half:, half:]
     _invert(first)
     _invert(last)
-    below.copy_((last @ below).neg_() @ first)
+    product = torch.empty_like(below)
+    for part in _parts(size - half):
+        torch.mm(last[part, : part.stop], below[: part.stop], out=product[part])
+    for part in _parts(half):
+        torch.mm(product[:, part.start :], first[part.start :, part], out=below[:, part])
+    below.neg_()
+
+
+def _parts(size: int) -> list[slice]:
+    """Cut the columns of a triangle into pieces."""
+    stops = [*range(COLUMNS_OF_TRIANGLE, size, COLUMNS_OF_TRIANGLE), size]
+    return [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
