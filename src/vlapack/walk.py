@@ -63,15 +63,15 @@ def pack_layers(
         say(f"taking up {writer.partial}: {len(groups) - len(todo)} of {len(groups)} groups of layers are finished")
     if not todo:
         return Walked(errors(), 0.0)
-    total = sum(map(_size, groups))
-    packed_size = total - sum(map(_size, todo))
+    total = sum(map(weights_in, groups))
+    packed_size = total - sum(map(weights_in, todo))
     with meter("packing") as show:
         course = Course(show, {CALIBRATING: 0.0, PACKING: packed_size / total})
 
         def write(group: Group, packed: PackedGroup) -> None:
             nonlocal packed_size
             writer.write(group[0].name, packed.tensors, packed.errors)
-            packed_size += _size(group)
+            packed_size += weights_in(group)
             for layer in group:
                 describe(layer, packed)
             worst, mean = max(packed.errors.values()), fmean(errors().values())
@@ -89,6 +89,6 @@ def pack_layers(
     return Walked(errors(), course.seconds(CALIBRATING))
 
 
-def _size(group: Group) -> int:
+def weights_in(group: Group) -> int:
     """How many weights a group has: what packing it costs, about."""
     return sum(layer.in_features * layer.out_features for layer in group)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from vlapack.console import progress
+from vlapack.console import meter
+from vlapack.course import Course
 from vlapack.linear import ActivationStep, PackedLinear
 from vlapack.parent import Parent
 from vlapack.pi0.names import EMBEDDING
@@ -25,30 +27,34 @@ from vlapack.recipe.recipe import Recipe
 from vlapack.tune.sensitivity import Choices
 from vlapack.tune.space import EMBEDDING_BITS, EMBEDDING_MODULE, PACKED_BITS, Space
 from vlapack.tune.work import Work
+from vlapack.walk import CALIBRATING, PACKING, weights_in
 
 
 def fill(work: Work, space: Space, observations: Sequence[Mapping[str, Any]]) -> None:
     """Pack every layer that runs, from what it sees of the observations; what is packed already is left out."""
     running = [group for group in space.groups if group[0].executed]
 
+    def has(group: Group) -> bool:
+        return work.has(_piece(group))
+
     def finished(group: Group) -> bool:
-        return all(work.has(_piece(same)) for same in _at_all_bits(group))
+        return all(map(has, _at_all_bits(group)))
+
+    total = sum(map(weights_in, running)) * len(PACKED_BITS)
+    done = sum(weights_in(group) for group in running for same in _at_all_bits(group) if has(same))
 
     def write(group: Group, packed: PackedGroup) -> None:
+        nonlocal done
         work.keep(_piece(group), packed.tensors)
-        advance(group[0].name)
+        done += weights_in(group)
+        course.reach(PACKING, done / total, group[0].name)
 
-    done = sum(work.has(_piece(same)) for group in running for same in _at_all_bits(group))
-    with progress("packing", len(running) * len(PACKED_BITS), done=done) as advance:
-        if not all(map(finished, running)):
-            blocks = stream(space.parent, running, space.base, observations, finished=finished)
-            quantize(
-                space.parent.read,
-                write,
-                _at_every_choice(blocks),
-                space.base,
-                finished=lambda group: work.has(_piece(group)),
-            )
+    if not all(map(finished, running)):
+        with meter("packing at 4 and 8 bits") as show:
+            course = Course(show, {CALIBRATING: 0.0, PACKING: done / total})
+            tick = partial(course.reach, CALIBRATING)
+            blocks = stream(space.parent, running, space.base, observations, finished=finished, tick=tick)
+            quantize(space.parent.read, write, _at_every_choice(blocks), space.base, finished=has)
     if space.embedding and not work.has(EMBEDDING_MODULE):
         rows, scale = pack_embedding(space.parent.read(EMBEDDING))
         work.keep(EMBEDDING_MODULE, {"weight": rows, "scale": scale})
