@@ -17,7 +17,7 @@ def test_a_gradient_passes_and_only_the_narrow_weight_is_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.dtype) or tensor, lambda t: t):
         y = StoredLinear(weight, bias)(x)
     expected = linear(again, weight.float(), bias.float())
-    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0)  # calibration runs the wide one, a policy this one
     assert set(kept) == {torch.bfloat16}
     gradient = torch.randn(y.shape, generator=draw)
     y.backward(gradient)

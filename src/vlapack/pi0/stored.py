@@ -31,24 +31,24 @@ class StoredLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` [..., K] → [..., N]."""
-        y: Tensor = _Widened.apply(x, self.weight)  # type: ignore[no-untyped-call]
-        return y if self.bias is None else y + self.bias.to(x.dtype)
+        y: Tensor = _Widened.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return y
 
 
 class _Widened(torch.autograd.Function):
-    """x Wᵀ, which keeps the narrow W for its backward pass and widens it again there."""
+    """`linear`, which keeps the narrow weight for its backward pass and widens it again there."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        """`x` [..., K], `weight` [N, K] of any floating dtype."""
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`x` [..., K]; `weight` [N, K] and `bias` [N] of any floating dtype."""
         ctx.save_for_backward(weight)
-        return nn.functional.linear(x, weight.to(x.dtype))
+        return nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """The gradient of x; a stored weight has none."""
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of x; what is stored has none."""
         (weight,) = ctx.saved_tensors
-        return gradient @ weight.to(gradient.dtype), None
+        return gradient @ weight.to(gradient.dtype), None, None
 
 
 class StoredEmbedding(nn.Module):
