@@ -6,11 +6,11 @@ from itertools import product
 from math import exp, sin
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vlapack.errors import InputError
-from vlapack.tune.allocate import MARGIN, Option, Problem, allocate, smallest
+from vlapack.tune.allocate import Option, Problem, allocate, smallest
 
 errors = st.floats(0, 1e3, allow_subnormal=False)
 sizes = st.integers(1, 5000)
@@ -38,6 +38,7 @@ def every_assignment(problem: Problem) -> list[dict[str, int]]:
 
 @settings(max_examples=40, deadline=None)
 @given(problems(), st.floats(0, 1))
+@example(Problem({"tied": [Option(4, 1, 1.0), Option(8, 1), Option(16, 2)]}, [(["tied"], 0)], 1), 0.0)
 def test_no_assignment_within_the_budget_has_less_error(problem: Problem, share: float) -> None:
     assignments = every_assignment(problem)
     least = min(map(problem.nbytes, assignments))
@@ -50,7 +51,7 @@ def test_no_assignment_within_the_budget_has_less_error(problem: Problem, share:
         return
     found = allocate(problem, budget)
     assert problem.nbytes(found) <= budget
-    within = [bits for bits in assignments if problem.nbytes(bits) <= max(least, budget - MARGIN)]
+    within = [bits for bits in assignments if problem.nbytes(bits) <= budget]
     scale = max(option.error for options in problem.options.values() for option in options)
     assert problem.error(found) <= min(map(problem.error, within)) + 1e-5 * scale
 
@@ -61,7 +62,8 @@ def test_a_group_pays_once_for_what_it_shares() -> None:
     assert problem.nbytes({"q": 4, "k": 4}) == 5 + 20 + 30
     assert problem.nbytes({"q": 4, "k": 16}) == 5 + 110 + 30
     assert problem.nbytes({"q": 16, "k": 16}) == 205
-    assert allocate(problem, 204 - MARGIN) == {"q": 4, "k": 16} or allocate(problem, 150) == {"q": 16, "k": 4}
+    assert set(allocate(problem, 145).values()) == {4, 16}
+    assert set(allocate(problem, 144).values()) == {4}
 
 
 def test_few_bits_that_cost_more_bytes_are_not_the_smallest() -> None:

@@ -25,9 +25,8 @@ FLOAT_BITS = 16
 Bits = dict[str, int]
 """An assignment: the name of a layer (or of the embedding) → its bits."""
 
-BYTES_PER_UNIT = 1e6
-"""The solver counts MB: a constraint may be missed by 1e-6, which then is one byte (`MARGIN` is kept for it)."""
-MARGIN = 2
+BYTES_PER_UNIT = 1e4
+"""What the solver counts in: a constraint may be missed by 1e-6, which then is a hundredth of a byte."""
 GAP = 1e-6
 """How far from the optimum the solver may stop, relative; measured errors are good for two digits."""
 
@@ -85,10 +84,8 @@ def allocate(problem: Problem, budget: int) -> Bits:
             f"({least / 1e9:.4f} GB) and, unquantized, {most} ({most / 1e9:.4f} GB): give a budget from the first to "
             "below the second"
         )
-    if budget - least <= MARGIN:
-        return smallest(problem)
     largest = max(option.error for options in problem.options.values() for option in options)
-    return _solve(problem, lambda option: option.error / (largest or 1.0), budget - MARGIN - problem.fixed)
+    return _solve(problem, lambda option: option.error / (largest or 1.0), budget - problem.fixed)
 
 
 def _solve(problem: Problem, cost: Callable[[Option], float], room: float, *, cost_of_shared: float = 0.0) -> Bits:
@@ -116,7 +113,8 @@ def _solve(problem: Problem, cost: Callable[[Option], float], room: float, *, co
             upper.append(np.inf)
     rows, at = zip(*entries, strict=True)
     structure = coo_array((np.ones(len(entries)), (rows, at)), shape=(len(lower), count))
-    within = LinearConstraint(np.array(sizes)[None] / BYTES_PER_UNIT, -np.inf, room / BYTES_PER_UNIT)
+    # Half a byte more than there is room for: no tolerance then refuses what fits, and bytes are whole.
+    within = LinearConstraint(np.array(sizes)[None] / BYTES_PER_UNIT, -np.inf, (room + 0.5) / BYTES_PER_UNIT)
     result = milp(
         np.array(costs),
         integrality=np.ones(count),
