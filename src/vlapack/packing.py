@@ -5,20 +5,20 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vlapack import __version__
+from vlapack.balance import folded, measure_factors, require_foldable
 from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.packcard import model_card
 from vlapack.checkpoints.packconfig import config_document, read_config
 from vlapack.checkpoints.packed import PackedCheckpoint
 from vlapack.checkpoints.packfile import TensorSpec
 from vlapack.checkpoints.packwriter import PackWriter, sweep
-from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.fingerprint import Fingerprint, differences
 from vlapack.parent import Parent, inputs_needed, needs_activations
@@ -42,7 +42,8 @@ class Report:
     calibration_seconds: float
     """The part of `seconds` in which the float network ran."""
     measured: Mapping[str, Any]
-    """`bytes` (before: the parent's file, after: the pack's tensors) and `weight_error` (mean, max, worst_layer)."""
+    """`bytes` (before: the parent's file, after: the pack's tensors), `weight_error` (mean, max, worst_layer) and,
+    where attention was balanced, `balance`: the factors, see `balance.Factors`."""
     without_inputs: Sequence[str]
     """Layers that never run, where the recipe calibrates: packed by their weights alone, to the nearest integer."""
     already_there: bool
@@ -87,14 +88,23 @@ def make_pack(
             something else, too little disk.
         WorkError: the disk filled up meanwhile.
     """
-    start = time.monotonic()
-    recipe.require_buildable()
     if observations is None:
         require_weights_only(recipe)
-    parent = Parent(checkpoint)
-    every = linears(parent.config.architecture)
-    selected = select(every, recipe, never_executed=never_executed(parent.config.architecture))
-    say(f"hashing {parent.nbytes / 1e9:.3f} GB of weights in {checkpoint.path}")
+    return _make_pack(Parent(checkpoint), recipe, out, observations, describe)
+
+
+def _make_pack(
+    parent: Parent,
+    recipe: Recipe,
+    out: Path,
+    observations: Sequence[Mapping[str, Any]] | None,
+    describe: Callable[[Selected, PackedGroup], None],
+) -> Report:
+    start = time.monotonic()
+    architecture = parent.config.architecture
+    every = linears(architecture)
+    selected = select(every, recipe, never_executed=never_executed(architecture))
+    require_foldable(selected, recipe, architecture)
     fingerprint = parent.fingerprint(recipe, observations)
     seen = observations if needs_activations(recipe) else None
 
@@ -118,20 +128,46 @@ def make_pack(
     plan = {**fingerprint.to_dict(), "vlapack": __version__, "torch": torch.__version__}
     # What one machine began in bf16 another must not end in fp32: the pack would be neither's.
     plan["calibrates_in"] = None if seen is None else str(compute_dtype(parent))
-    with PackWriter(out, plan, specs) as writer:
-        walked = pack_layers(writer, parent, groups(selected, recipe), recipe, seen, describe=describe)
-        _copy_rest(writer, parent, selected, recipe)
-        measured = {
-            "bytes": {"before": parent.nbytes, "after": sum(spec.nbytes for spec in specs)},
-            "weight_error": _summary(walked.errors),
-        }
+    after = sum(spec.nbytes for spec in specs)
+    with PackWriter(out, plan, specs, beside=after if recipe.balances else 0) as writer:
+        if recipe.balances:
+            assert seen is not None
+            calibration_seconds, measured = _balance(writer, parent, recipe, seen, describe)
+        else:
+            walked = pack_layers(writer, parent, groups(selected, recipe), recipe, seen, describe=describe)
+            _copy_rest(writer, parent, selected, recipe)
+            calibration_seconds = walked.calibration_seconds
+            measured = {"bytes": {"before": parent.nbytes, "after": after}, "weight_error": _summary(walked.errors)}
         config = config_document(
             parent.config, recipe, selected, linears=every, fingerprint=fingerprint, measured=measured
         )
         parts = _parts(parent.tensors, specs)
         card = model_card(parent.config, recipe, selected, parts=parts, measured=measured)
         writer.finish(config, {**parent.files(), "README.md": card})
-    return report(measured, walked.calibration_seconds, already_there=False)
+    return report(measured, calibration_seconds, already_there=False)
+
+
+def _balance(
+    writer: PackWriter,
+    parent: Parent,
+    recipe: Recipe,
+    observations: Sequence[Mapping[str, Any]],
+    describe: Callable[[Selected, PackedGroup], None],
+) -> tuple[float, dict[str, Any]]:
+    """Make the pack without balancing, measure it against the parent, and write it with the factors folded in.
+
+    Returns:
+        How long calibration took, and what was measured.
+    """
+    plain = writer.partial / "plain"
+    report = _make_pack(parent, replace(recipe, atm=False, ohb=False), plain, observations, describe)
+    pack = PackedCheckpoint.open(plain)
+    factors = measure_factors(parent, pack, recipe, observations, keep=writer.partial)
+    read = folded(pack, factors)
+    for name in pack.names():
+        if writer.note(name) is None:
+            writer.write(name, {name: read(name)}, {})
+    return report.calibration_seconds, {**report.measured, "balance": factors}
 
 
 def require_weights_only(recipe: Recipe) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE, missing_
 from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.packcard import processor_files
 from vlapack.checkpoints.packconfig import FORMAT_VERSION
+from vlapack.console import say
 from vlapack.fingerprint import UNUSED, WEIGHTS_ONLY, Fingerprint, digest, digest_observations, digest_weights
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical
 from vlapack.recipe.recipe import Recipe
@@ -35,6 +37,8 @@ def inputs_needed(recipe: Recipe) -> dict[str, str]:
         (recipe.smoothing > 0, f"smoothing (λ = {recipe.smoothing})", "--smooth 0"),
         (recipe.rotation == "greedy", "a greedy rotation", "--rotation svd_hadamard"),
         (recipe.rounding == "gptq", "GPTQ", "--rounding rtn"),
+        (recipe.atm, "attention temperature matching", "--atm False"),
+        (recipe.ohb, "output head balancing", "--ohb False"),
     )
     return {what: remedy for needed, what, remedy in needs if needed}
 
@@ -75,7 +79,7 @@ class Parent:
         return self.checkpoint.read(self._names[name])
 
     def fingerprint(self, recipe: Recipe, observations: Sequence[Mapping[str, Any]] | None) -> Fingerprint:
-        """Hash what decides the pack; this reads every weight once."""
+        """Hash what decides the pack; the first time this reads every weight once."""
         if not needs_activations(recipe):
             calibration = UNUSED
         else:
@@ -87,11 +91,16 @@ class Parent:
         }
         return Fingerprint(
             format_version=FORMAT_VERSION,
-            weights=digest_weights(self._names, self.read),
+            weights=self._weights_digest,
             policy=digest(policy),
             recipe=recipe.digest(),
             calibration=calibration,
         )
+
+    @cached_property
+    def _weights_digest(self) -> str:
+        say(f"hashing {self.nbytes / 1e9:.3f} GB of weights in {self.checkpoint.path}")
+        return digest_weights(self._names, self.read)
 
     def files(self) -> dict[str, bytes]:
         """The small files that the pack takes along, by name."""

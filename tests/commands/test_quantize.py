@@ -237,7 +237,11 @@ BAD_INPUT = {
     "a greedy rotation of weights": ([*DIT, "--rotation", "greedy"], "--rotation svd_hadamard"),
     "both sources": ([*DIT, "--calib", "here"], "exclude each other"),
     "too few observations": (["--preset", "dit", "--calib-steps", "5"], "--calib-steps 4"),
-    "ATM": (["--preset", "quantvla", "--weights-only"], "ATM/OHB"),
+    "ATM from weights": (["--preset", "quantvla", "--weights-only"], "--calib DIR, or --atm False --ohb False"),
+    "ATM where rows of heads mix": (
+        ["--preset", "dit", "--atm", "True", "--row-rot", "restore", "--block-out", "32"],
+        "q_proj: row blocks of 32 mix its heads of 16 rows",
+    ),
     "a scope of nothing": ([*DIT, "--scope", "policy.dit."], "matches no linear"),
     "no observations there": (["--preset", "dit", "--calib", "nowhere"], "nowhere"),
     "an unknown preset": (["--preset", "dot", "--weights-only"], "did you mean 'dit'"),

@@ -65,12 +65,6 @@ def test_a_bad_value_is_refused_by_field_and_value(change: dict[str, object], sa
         Recipe.from_dict({**Recipe().to_dict(), **change})
 
 
-def test_quantvla_can_be_sized_but_not_quantized() -> None:
-    with pytest.raises(InputError, match="ATM/OHB"):
-        preset("quantvla").require_buildable()
-    preset("full").require_buildable()
-
-
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'dit-fast'"):
         preset("dit_fast")

@@ -4,7 +4,7 @@ The work lies in `PACK.partial/` until it is whole:
 
     plan.json       what this work is: the fingerprint, and the versions that compute it
     journal.jsonl   one line per finished piece: its tensors' checksums, and a note (the piece's rounding error)
-    ...             what a step before the walk wants to keep (the calibration's statistics)
+    ...             what balancing keeps (balance.py): the pack without it, and what was measured
     pack/           becomes PACK by one rename
 
 Nothing in the journal is believed: a resumed run hashes each finished piece again, and makes again what differs.
@@ -48,12 +48,13 @@ class PackWriter:
         out: the folder that shall appear; it must not exist, or be empty.
         plan: what decides the bytes (JSON). Unfinished work of another plan is refused, never mixed.
         specs: every tensor of the pack.
+        beside: bytes that other work in `PACK.partial/` takes, until that is removed.
 
     Raises:
         InputError: unfinished work of another plan, another process at work, or too little free disk.
     """
 
-    def __init__(self, out: Path, plan: Mapping[str, Any], specs: Iterable[TensorSpec]) -> None:
+    def __init__(self, out: Path, plan: Mapping[str, Any], specs: Iterable[TensorSpec], *, beside: int = 0) -> None:
         """Claim `PACK.partial/` and find out what an earlier run finished."""
         self.out = out
         self.partial = partial_path(out)
@@ -63,7 +64,7 @@ class PackWriter:
         self._sums: dict[str, str] = {}
 
         self._pack = self.partial / "pack"
-        self._check_free_disk()
+        self._check_free_disk(beside)
         with self._disk():
             self._pack.mkdir(parents=True, exist_ok=True)
             # Unbuffered: what a full disk refused must not be tried again when the file is closed.
@@ -152,10 +153,9 @@ class PackWriter:
         with self._disk():
             write_atomically(path, json.dumps(plan, indent=1).encode())
 
-    def _check_free_disk(self) -> None:
-        weights = self._pack / WEIGHTS
-        held = weights.stat().st_blocks * 512 if weights.exists() else 0
-        need = self._end - held + SPARE_BYTES
+    def _check_free_disk(self, beside: int) -> None:
+        held = sum(path.stat().st_blocks * 512 for path in self.partial.rglob("*.safetensors"))
+        need = self._end + beside - held + SPARE_BYTES
         disk = next(folder for folder in self.partial.absolute().parents if folder.exists())
         free = shutil.disk_usage(disk).free
         if free < need:
@@ -229,7 +229,8 @@ def sweep(out: Path) -> None:
 def leftovers(folder: Path) -> list[Path]:
     """Return the unfinished packs in and below `folder`, itself included; nothing else that ends in `.partial`."""
     found = sorted({folder, *folder.rglob("*.partial")})
-    return [path for path in found if path.suffix == ".partial" and (path / "plan.json").is_file()]
+    ours = [path for path in found if path.suffix == ".partial" and (path / "plan.json").is_file()]
+    return [path for path in ours if not any(parent in ours for parent in path.parents)]
 
 
 def in_use(partial: Path) -> bool:

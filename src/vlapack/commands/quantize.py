@@ -46,7 +46,7 @@ def quantize(
     Args:
         checkpoint: A float policy's folder, or `tiny-libero`, the policy that comes with the package.
         out: The pack's folder; OPENPI_DUQUANT_PACKDIR if not given. One that holds another pack is never overwritten.
-        preset: A named recipe: dit-fast, dit, llm, full, vision, llm-dit, attention, mlp, everything.
+        preset: A named recipe: dit-fast, dit, llm, full, vision, llm-dit, attention, mlp, quantvla, everything.
         recipe: A recipe file (JSON) instead of a preset; it excludes the variables.
         calib: Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3. Without
             it, LIBERO policies take the ones that come with the package.

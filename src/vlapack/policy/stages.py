@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.gemma import KeysValues
-from vlapack.pi0.names import EMBEDDING, EXPERT, LLM, PROJECTOR, VISION, never_executed
+from vlapack.pi0.names import EMBEDDING, EXPERT, LLM, PROJECTOR, VISION, linears, never_executed
 from vlapack.pi0.positions import rotary_table
 from vlapack.pi0.prefix import Prefix
 from vlapack.policy.policy import Policy
@@ -100,7 +101,7 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
     patches = config.vision.num_patches
 
     def stage(run: Callable[[Passage], None], rows: Callable[[Passage], int], *modules: str) -> Stage:
-        return Stage(modules, run, rows, _linear_weights(model, modules))
+        return Stage(modules, run, rows, _linear_weights(config, modules))
 
     def seen(passage: Passage) -> int:
         return int(passage.image_masks.sum()) * patches
@@ -149,11 +150,11 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
     ]
 
 
-def _linear_weights(model: Pi0, modules: Sequence[str]) -> int:
-    unread = never_executed(model.config)
+def _linear_weights(config: Pi0Config, modules: Sequence[str]) -> int:
+    unread = never_executed(config)
+    inside = tuple(f"{module}." for module in modules)
     return sum(
-        layer.weight.numel()
-        for module in modules
-        for name, layer in model.get_submodule(module).named_modules(prefix=module)
-        if isinstance(layer, nn.Linear) and name not in unread
+        rows * columns
+        for name, (rows, columns) in linears(config).items()
+        if f"{name}.".startswith(inside) and name not in unread
     )

@@ -68,7 +68,7 @@ def stream(
     todo = [[group for group in groups if stage.holds(group[0].name) and not finished(group)] for stage in way]
     running = [[group[0].name for group in part if group[0].executed] for part in todo]
     end = max((number + 1 for number, names in enumerate(running) if names), default=0)
-    forecast = _Forecast(way[:end], abreast, tick)
+    forecast = Forecast(way[:end], abreast, tick)
     for number, (stage, part, names) in enumerate(zip(way, todo, running, strict=True)):
         inputs: Mapping[str, LayerInputs] = {}
         if number < end:
@@ -78,7 +78,7 @@ def stream(
             yield part, inputs
 
 
-class _Forecast:
+class Forecast:
     """Hands out the passages of a stage, and tells how far all stages have come."""
 
     def __init__(self, way: Sequence[Stage], abreast: Sequence[Passage], tick: Tick) -> None:
@@ -88,6 +88,7 @@ class _Forecast:
         self._done = 0
 
     def through(self, stage: Stage) -> Iterator[Passage]:
+        """Yield every passage, and count it when it has been through the stage."""
         for passage in self._abreast:
             yield passage
             self._done += stage.cost(passage)

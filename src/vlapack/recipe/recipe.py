@@ -106,9 +106,9 @@ class Recipe:
     embedding_bits: int = 16
     """16: embedding rows as the parent holds them; 8: one int8 row and one scale per token."""
     atm: bool = False
-    """QuantVLA's attention temperature matching."""
+    """QuantVLA's attention temperature matching: one factor per head of the expert, in q_proj's rows."""
     ohb: bool = False
-    """QuantVLA's output head balancing."""
+    """QuantVLA's output head balancing: one factor per layer of the expert, in o_proj's rows."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -166,17 +166,10 @@ class Recipe:
         """Whether N/B row blocks are stored (the SVD's U of each block of rows); else one Hadamard block."""
         return self.rotation == "svd"
 
-    def require_buildable(self) -> None:
-        """Refuse to quantize with what can be selected and sized, but not yet computed.
-
-        Raises:
-            InputError: The recipe asks for attention temperature matching or output head balancing.
-        """
-        if self.atm or self.ohb:
-            raise InputError(
-                "this recipe asks for ATM/OHB (QuantVLA's attention temperature matching and output head balancing), "
-                "which are not built yet: `inspect` sizes it; to quantize without them set atm and ohb to false"
-            )
+    @property
+    def balances(self) -> bool:
+        """Whether the expert's attention is measured against the float parent's, and factors are folded in."""
+        return self.atm or self.ohb
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: `type`, `version` and every field."""

@@ -53,6 +53,9 @@ class RecipeFlags:
         act_percentile: Percentile that sets the static scale.
         calib_steps: How many observations calibrate.
         embedding_bits: 8: the embedding's rows as int8.
+        atm: Attention temperature matching (QuantVLA): the expert's queries are scaled, head by head, until their
+            logits vary as the float policy's do.
+        ohb: Output head balancing (QuantVLA): the same for the strength of what the expert's attention adds.
         seed: Seed of what is random in a method.
     """
 
@@ -77,6 +80,8 @@ class RecipeFlags:
     act_percentile: float | None = None
     calib_steps: int | None = None
     embedding_bits: Literal[8, 16] | None = None
+    atm: bool | None = None
+    ohb: bool | None = None
     seed: int | None = None
 
     def values(self) -> dict[str, Any]:

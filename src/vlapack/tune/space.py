@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from vlapack.errors import InputError
 from vlapack.packing import pack_specs
 from vlapack.parent import Parent
 from vlapack.pi0.names import EMBEDDING, linears, never_executed
@@ -49,9 +50,14 @@ class Space:
         The embedding belongs to it if `base` packs it.
 
         Raises:
-            InputError: `base` asks for what is not built, or selects nothing.
+            InputError: `base` asks for attention to be balanced, or selects nothing.
         """
-        base.require_buildable()
+        if base.balances:
+            raise InputError(
+                "tuning measures what each layer's rounding costs, and not attention temperature matching or output head "
+                "balancing, which `quantize` measures on the whole pack: tune with --atm False --ohb False, and give "
+                "--atm True --ohb True when you quantize the tuned recipe"
+            )
         base = replace(base, overrides=(), weight_bits=PACKED_BITS[0])
         architecture = parent.config.architecture
         layers = select(linears(architecture), base, never_executed=never_executed(architecture))
