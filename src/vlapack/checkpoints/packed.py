@@ -149,7 +149,7 @@ def load_packed_model(checkpoint: PackedCheckpoint, dtype: torch.dtype = torch.f
             for name in group.layers:
                 del of_module[name]
     rows = {kind: checkpoint.weights.mapped(name) for kind, name in of_module.pop(EMBEDDING_MODULE).items()}
-    model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(rows["weight"], rows.get("weight_scale")))
+    model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(rows["weight"], rows.get("weight_scale"), dtype))
     load_weights(model, take, [name for kinds in of_module.values() for name in kinds.values()], dtype)
     for name in unread:
         checkpoint.weights.check(name)

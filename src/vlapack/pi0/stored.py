@@ -52,23 +52,25 @@ class _Widened(torch.autograd.Function):
 
 
 class StoredEmbedding(nn.Module):
-    """Rows of a table, looked up and widened to fp32; called like the `nn.Embedding` that it replaces.
+    """Rows of a table, looked up and brought to the dtype of the arithmetic; called like the `nn.Embedding` that it replaces.
 
     Args:
         weight: [V, D], floating, or int8 with `scale`; a view into a mapped file keeps it mapped.
         scale: [V, 1] fp32: row v is `weight[v] * scale[v]`. None for floating rows.
+        dtype: Of the rows returned.
     """
 
     weight: Tensor
     scale: Tensor | None
 
-    def __init__(self, weight: Tensor, scale: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, scale: Tensor | None = None, dtype: torch.dtype = torch.float32) -> None:
         """Keep the tensors as they are."""
         super().__init__()
+        self.dtype = dtype
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids [...] → fp32 rows [..., D]."""
-        rows = self.weight[tokens].to(torch.float32)
-        return rows if self.scale is None else rows * self.scale[tokens]
+        """Token ids [...] → rows [..., D]."""
+        rows = self.weight[tokens]
+        return (rows if self.scale is None else rows.float() * self.scale[tokens]).to(self.dtype)
