@@ -150,11 +150,11 @@ def test_balancing_brings_logits_closer_to_the_float_networks(random_checkpoint:
     make_pack(parent, recipe, tmp_path / "balanced", OBSERVATIONS)
     make_pack(parent, replace(recipe, atm=False), tmp_path / "plain", OBSERVATIONS)
     wanted, plain, balanced = (
-        torch.tensor(strengths(Policy.from_pretrained(path)).logits[0]).log()
+        torch.tensor(strengths(Policy.from_pretrained(path)).logits).log()
         for path in (random_checkpoint, tmp_path / "plain", tmp_path / "balanced")
     )
-    assert (balanced - wanted).abs().max() < 0.04
-    assert (plain - wanted).abs().max() > 0.04
+    assert (plain - wanted).abs().max() > 0.03
+    assert (balanced - wanted).abs().max() < 0.8 * (plain - wanted).abs().max()
 
 
 def die(*_: object, **__: object) -> Any:
@@ -235,7 +235,7 @@ def test_a_network_that_is_not_finite_is_named(tmp_path: Path) -> None:
     def break_it(tensors: dict[str, Tensor]) -> None:
         tensors[f"{LAST}.o_proj.weight"][0, 0] = torch.nan
 
-    with pytest.raises(InputError, match=f"test: {LAST} returns NaN"):
+    with pytest.raises(InputError, match=f"output of {LAST} hold a NaN"):
         strengths(changed(tmp_path, break_it))
 
 

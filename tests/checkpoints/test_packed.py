@@ -56,6 +56,14 @@ def test_it_acts_like_its_parent_and_without_it(pack: Path, random_checkpoint: P
     assert relative(Policy.from_pretrained(moved).infer(OBSERVATIONS[0])["actions"], expected) < 0.4
 
 
+def test_it_acts_in_bf16_too(pack: Path) -> None:
+    chunks = [
+        Policy.from_pretrained(pack, dtype=dtype).infer(random_observations(1)[0])["actions"]
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    np.testing.assert_allclose(*chunks, atol=0.5)
+
+
 def test_it_holds_in_memory_what_inspect_promises(pack: Path, random_checkpoint: Path) -> None:
     policy = Policy.from_pretrained(pack)
     _, sizes = open_network(str(random_checkpoint), None).pack(RECIPES[pack.name])

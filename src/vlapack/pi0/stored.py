@@ -52,7 +52,7 @@ class _Widened(torch.autograd.Function):
 
 
 class StoredEmbedding(nn.Module):
-    """Rows of a table, looked up and brought to the dtype of the arithmetic; called like the `nn.Embedding` that it replaces.
+    """Rows of a table in the dtype of the arithmetic; called like the `nn.Embedding` that it replaces.
 
     Args:
         weight: [V, D], floating, or int8 with `scale`; a view into a mapped file keeps it mapped.

@@ -59,7 +59,7 @@ def measure(
         read: a parameter's name → tensor, for a network on meta: it then has the weights of one block at a time.
 
     Raises:
-        InputError: an observation that the policy cannot use, or a layer whose logits or output are not finite.
+        InputError: an observation that the policy cannot use, or a layer whose logits or output hold a NaN or an infinity.
     """
     abreast = passages(policy, observations, seed)
     way = stages(policy.model, dtype)
@@ -70,12 +70,6 @@ def measure(
             with nullcontext() if read is None else filled(policy.model, stage.modules, read, dtype):
                 for passage in forecast.through(stage):
                     stage.run(passage)
-    for index, gauge in enumerate(gauges):
-        if not (gauge.logits.finite and gauge.output.finite):
-            raise InputError(
-                f"{title}: {attention_name(index)} returns NaN or infinity; check the checkpoint's weights and the "
-                "observations, or leave attention unbalanced with --atm False --ohb False"
-            )
     return Strengths([gauge.logits.std.tolist() for gauge in gauges], [float(gauge.output.rms) for gauge in gauges])
 
 
@@ -109,16 +103,17 @@ class Moments:
         """Standard deviation [channels]."""
         return (self.squares / self.count - (self.total / self.count).square()).clamp(min=0).sqrt()
 
-    @property
-    def finite(self) -> bool:
-        """Whether no value was NaN or infinite."""
-        return bool(self.squares.isfinite().all())
-
 
 class Gauge:
-    """Watches one attention layer: hooks for its q_proj and for itself."""
+    """Watches one attention layer: hooks for its q_proj and for itself.
 
-    def __init__(self) -> None:
+    Args:
+        name: the layer's, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Start with nothing seen."""
+        self._name = name
         self.logits = Moments()
         self.output = Moments()
         self._query = torch.empty(0)
@@ -128,13 +123,22 @@ class Gauge:
         self._query = query
 
     def see(self, _module: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Tensor, tuple[Tensor, Tensor]]) -> None:
-        """Add up one call of `pi0.gemma.Attention`."""
+        """Add up one call of `pi0.gemma.Attention`.
+
+        Raises:
+            InputError: its logits or its output hold a NaN or an infinity.
+        """
         x, rope, mask, past = inputs
         mixed, (key, _) = outputs
         query = rotate(self._query.view(*x.shape[:2], -1, key.shape[-1]), rope)
         logits = attention_logits(query, key if past is None else torch.cat((past[0], key), dim=2)).transpose(0, 1)
         # [B, 1, T or 1, S]: true where a query sees a key.
         seen = torch.ones(logits.shape[1:], dtype=torch.bool) if mask is None else mask[:, 0].expand(logits.shape[1:])
+        if not (logits.isfinite().all() and mixed.isfinite().all()):
+            raise InputError(
+                f"the logits or the output of {self._name} hold a NaN or an infinity; check the checkpoint's weights "
+                "and the observations"
+            )
         self.logits.add(logits[:, seen])
         self.output.add(mixed.reshape(1, -1))
 
@@ -143,8 +147,8 @@ class Gauge:
 def watched(model: Pi0) -> Iterator[list[Gauge]]:
     """Watch the attention of every layer of the expert while it runs."""
     gauges, handles = [], []
-    for layer in model.expert.layers:
-        attention, gauge = layer.get_submodule("self_attn"), Gauge()
+    for index, layer in enumerate(model.expert.layers):
+        attention, gauge = layer.get_submodule("self_attn"), Gauge(attention_name(index))
         handles.append(attention.get_submodule("q_proj").register_forward_hook(gauge.see_query))
         handles.append(attention.register_forward_hook(gauge.see))
         gauges.append(gauge)
