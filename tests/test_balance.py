@@ -108,13 +108,14 @@ def test_strengths_are_those_of_the_logits_a_softmax_sees(tmp_path: Path) -> Non
     assert found.outputs[-1] == pytest.approx(float(torch.cat(seen["outputs"]).double().square().mean().sqrt()))
 
 
+COARSE = replace(preset("full"), atm=True, ohb=True, act_bits=4, rotation="none", permute=False)
 RECIPES = {
     "float attention": QUANTVLA,
-    "packed": replace(preset("full"), atm=True, ohb=True, weight_bits=4, act_bits=4, rotation="none", permute=False),
-    "grouped": replace(preset("dit"), atm=True, ohb=True, act_bits=4, group_size=32, rotation="none"),
-    "row rotation": replace(preset("dit"), atm=True, ohb=True, act_bits=4, row_rot="restore", block_out=16),
-    "8 bits, ATM only": replace(preset("dit"), atm=True, weight_bits=8, act_bits=4, rotation="none"),
-    "OHB only": replace(preset("dit"), ohb=True, act_bits=4),
+    "packed": COARSE,
+    "grouped": replace(COARSE, group_size=32),
+    "row rotation": replace(COARSE, row_rot="restore", block_out=16),
+    "8 bits, ATM only": replace(COARSE, weight_bits=8, ohb=False),
+    "OHB only": replace(COARSE, atm=False),
 }
 
 
@@ -146,7 +147,7 @@ def test_the_pack_is_the_ordinary_one_with_the_factors_in_its_rows(
 
 def test_balancing_brings_logits_closer_to_the_float_networks(random_checkpoint: Path, tmp_path: Path) -> None:
     parent = open_checkpoint(random_checkpoint)
-    recipe = replace(preset("dit"), atm=True, act_bits=4, rotation="none", permute=False)
+    recipe = replace(COARSE, ohb=False)
     make_pack(parent, recipe, tmp_path / "balanced", OBSERVATIONS)
     make_pack(parent, replace(recipe, atm=False), tmp_path / "plain", OBSERVATIONS)
     wanted, plain, balanced = (

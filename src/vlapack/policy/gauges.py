@@ -59,7 +59,7 @@ def measure(
         read: a parameter's name → tensor, for a network on meta: it then has the weights of one block at a time.
 
     Raises:
-        InputError: an observation that the policy cannot use, or a layer whose logits or output hold a NaN or an infinity.
+        InputError: an observation that the policy cannot use, or attention that holds a NaN or an infinity.
     """
     abreast = passages(policy, observations, seed)
     way = stages(policy.model, dtype)
