@@ -54,8 +54,8 @@ class Space:
         """
         if base.balances:
             raise InputError(
-                "tuning measures what each layer's rounding costs, and not attention temperature matching or output head "
-                "balancing, which `quantize` measures on the whole pack: tune with --atm False --ohb False, and give "
+                "tuning measures what each layer's rounding costs; attention temperature matching and output head "
+                "balancing are measured on the whole pack by `quantize`: tune with --atm False --ohb False, and give "
                 "--atm True --ohb True when you quantize the tuned recipe"
             )
         base = replace(base, overrides=(), weight_bits=PACKED_BITS[0])
