@@ -239,7 +239,7 @@ BAD_INPUT = {
     "too few observations": (["--preset", "dit", "--calib-steps", "5"], "--calib-steps 4"),
     "ATM from weights": (["--preset", "quantvla", "--weights-only"], "--calib DIR, or --atm False --ohb False"),
     "ATM where rows of heads mix": (
-        ["--preset", "dit", "--atm", "True", "--row-rot", "restore", "--block-out", "32"],
+        [*CALIBRATED, "--atm", "True", "--row-rot", "restore", "--block-out", "32"],
         "q_proj: row blocks of 32 mix its heads of 16 rows",
     ),
     "a scope of nothing": ([*DIT, "--scope", "policy.dit."], "matches no linear"),
