@@ -21,6 +21,7 @@ from vlapack.checkpoints.packfile import TensorSpec
 from vlapack.checkpoints.packwriter import PackWriter, sweep
 from vlapack.errors import InputError
 from vlapack.fingerprint import Fingerprint, differences
+from vlapack.folding import rewritten
 from vlapack.parent import Parent, inputs_needed, needs_activations
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, linears, never_executed, openpi_tensors
 from vlapack.policy.streaming import compute_dtype
@@ -205,9 +206,12 @@ def existing_pack(out: Path, fingerprint: Fingerprint, recipe: Recipe) -> dict[s
     )
 
 
-def untouched(tensors: Tensors, selected: Iterable[Selected], recipe: Recipe) -> Tensors:
-    """Return the tensors that a pack stores as the parent holds them: all but packed weights and 8-bit embeddings."""
-    replaced = {f"{layer.name}.weight" for layer in selected}
+def untouched(tensors: Tensors, selected: Sequence[Selected], recipe: Recipe) -> Tensors:
+    """Return the tensors that a pack stores as the parent holds them.
+
+    That is all but packed weights, tensors that take folded steps, and 8-bit embeddings.
+    """
+    replaced = {f"{layer.name}.weight" for layer in selected} | rewritten(selected)
     if recipe.embedding_bits == 8:
         replaced.add(EMBEDDING)
     return {name: tensor for name, tensor in tensors.items() if name not in replaced}
@@ -219,6 +223,7 @@ def pack_specs(tensors: Tensors, selected: Sequence[Selected], recipe: Recipe) -
     for group in groups(selected, recipe):
         for layer in group:
             stored |= packed_tensors(layer, recipe, stores_transform=layer is group[0])
+    stored |= {name: tensors[name] for name in rewritten(selected)}
     if recipe.embedding_bits == 8:
         rows, width = tensors[EMBEDDING][0]
         stored[EMBEDDING] = ((rows, width), torch.int8)
@@ -233,7 +238,7 @@ def check_pack(checkpoint: PackedCheckpoint) -> None:
         InputError: something is damaged, missing, too much, or of another shape; the message names it.
     """
     architecture = checkpoint.config.architecture
-    recipe = Recipe.from_dict(checkpoint.document["recipe"])
+    recipe = Recipe.from_dict({"fold": False, **checkpoint.document["recipe"]})  # the first packs knew no folding
     selected = select(linears(architecture), recipe, never_executed=never_executed(architecture))
     shapes = {name: (shape, torch.float32) for name, (shape, _) in openpi_tensors(architecture).items()}
     shapes[EMBEDDING] = shapes.pop(TIED_EMBEDDING)
@@ -249,7 +254,7 @@ def check_pack(checkpoint: PackedCheckpoint) -> None:
         checkpoint.weights.check(name)
 
 
-def _copy_rest(writer: PackWriter, parent: Parent, selected: Iterable[Selected], recipe: Recipe) -> None:
+def _copy_rest(writer: PackWriter, parent: Parent, selected: Sequence[Selected], recipe: Recipe) -> None:
     """Store what the recipe does not touch as the parent holds it, and the embedding as it asks."""
     if recipe.embedding_bits == 8 and writer.note(EMBEDDING) is None:
         rows, scale = pack_embedding(parent.read(EMBEDDING))

@@ -2,14 +2,14 @@
 
 It takes a `read` and a `write`, so that a folder on disk and a module in memory are one path, and it is handed blocks:
 groups of layers together with what their inputs were. It lets go of a block before it asks for the next, and never
-holds more than one group in float. Linears that read the same input form a group (`select.groups`) and share one
-transform.
+holds more than one chain in float. Linears that read the same input form a group (`select.groups`) and share one
+transform; groups that take steps of each other's transforms form a chain (`folding.chains`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from vlapack.basis import build_transform, required
 from vlapack.calibrate import LayerInputs
 from vlapack.errors import InputError
+from vlapack.folding import chains
 from vlapack.methods.gptq import InverseFactor, gptq_weight, inverse_factor
 from vlapack.methods.rotate import rotate_rows, row_rotation
 from vlapack.methods.round import column_scale, round_weight, static_scale
@@ -36,11 +37,16 @@ TOKENS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class PackedGroup:
-    """The tensors of one group under their names in the pack, and each layer's relative rounding error."""
+    """The tensors of one group under their names in the pack, and each layer's relative rounding error.
+
+    Float tensors that take folded steps of the group's transform are among them.
+    """
 
     tensors: dict[str, Tensor]
     errors: dict[str, float]
     """Layer → ‖W' − s·q‖ / ‖W'‖ (Frobenius) of the weight as it is rounded."""
+    folded: Transform
+    """The first steps of the group's transform, which the tensors `folded_into` are to do."""
 
 
 def quantize(
@@ -58,26 +64,48 @@ def quantize(
         write: takes one finished group; it decides what becomes of the tensors.
         blocks: the groups with their inputs; see `weights_only` and `policy.streaming.stream`.
         recipe: how they are quantized.
-        finished: tells the groups that an earlier run has written already.
+        finished: tells the groups that an earlier run has written already; one whose chain is not finished is written
+            again, since nothing in a pack tells the steps that were folded.
 
     Raises:
         InputError: weights with NaN or infinities, or inputs that the recipe needs and nobody collected; the message
             names the layer.
     """
     for groups, inputs in blocks:
-        for group in groups:
-            if not finished(group):
-                write(group, quantize_group(read, group, recipe, inputs.get(group[0].name)))
+        for chain in chains(groups):
+            if not all(map(finished, chain)):
+                _quantize_chain(read, write, chain, recipe, inputs)
         del groups, inputs  # before the next block is computed
 
 
 def weights_only(groups: Iterable[Group]) -> Iterable[Block]:
     """Return the blocks of a walk that goes by the weights alone."""
-    return (((group,), {}) for group in groups)
+    return ((chain, {}) for chain in chains(tuple(groups)))
+
+
+def _quantize_chain(
+    read: Read,
+    write: Callable[[Group, PackedGroup], None],
+    chain: Sequence[Group],
+    recipe: Recipe,
+    inputs: Mapping[str, LayerInputs],
+) -> None:
+    changed: dict[str, Tensor] = {}  # weights of later groups
+    still_to_come = {f"{layer.name}.weight" for group in chain for layer in group}
+
+    def current(name: str) -> Tensor:
+        return changed.pop(name) if name in changed else read(name)
+
+    for group in chain:
+        packed = quantize_group(current, group, recipe, inputs.get(group[0].name))
+        folded = {name: packed.folded.rows(current(name)) for name in group[0].folded_into}
+        changed |= {name: tensor for name, tensor in folded.items() if name in still_to_come}
+        floats = {name: tensor for name, tensor in folded.items() if name not in still_to_come}
+        write(group, replace(packed, tensors=packed.tensors | floats))
 
 
 def quantize_group(read: Read, group: Group, recipe: Recipe, inputs: LayerInputs | None) -> PackedGroup:
-    """Pack the linears that share one input, under one transform.
+    """Pack the linears that share one input, under one transform, of which the folded steps have been done before.
 
     Args:
         read: returns a parameter by its dotted name, floating.
@@ -93,7 +121,8 @@ def quantize_group(read: Read, group: Group, recipe: Recipe, inputs: LayerInputs
     lead = group[0]
     try:
         transform = build_transform(lead, weights, recipe, inputs)
-        packed = {f"{lead.name}.{key}": tensor for key, tensor in transform.tensors().items()}
+        folded, left = transform.split(lead.folded)
+        packed = {f"{lead.name}.{key}": tensor for key, tensor in left.tensors().items()}
         scale = _static_scale(lead, transform, recipe, inputs)
         factor = _inverse_factor(lead, transform, recipe, inputs, scale)
         errors = {}
@@ -104,7 +133,7 @@ def quantize_group(read: Read, group: Group, recipe: Recipe, inputs: LayerInputs
             packed |= {f"{layer.name}.{key}": tensor for key, tensor in tensors.items()}
     except InputError as error:
         raise InputError(f"{lead.name}: {error}") from error
-    return PackedGroup(packed, errors)
+    return PackedGroup(packed, errors, folded)
 
 
 def _read_weight(read: Read, layer: Selected) -> Tensor:

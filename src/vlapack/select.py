@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlapack.errors import InputError
+from vlapack.folding import plan
 from vlapack.recipe.recipe import Recipe, nearest
 from vlapack.wiring import shared_inputs
 
@@ -61,6 +62,10 @@ class Selected:
     """`0` or `restore`."""
     executed: bool
     """False: inference never calls it, so it is quantized by its weights alone and not held in memory."""
+    folded: tuple[str, ...] = ()
+    """The steps of its transform that are done before it: `permutation`."""
+    folded_into: tuple[str, ...] = ()
+    """The tensors that do them."""
 
 
 def part_of(name: str) -> Part:
@@ -109,7 +114,7 @@ def select(
     ]
     if not selected:
         raise InputError(f"all {len(chosen)} selected layers have 16 weight bits, so nothing would be quantized")
-    return selected
+    return plan(selected, recipe)
 
 
 def groups(selected: Iterable[Selected], recipe: Recipe) -> list[tuple[Selected, ...]]:

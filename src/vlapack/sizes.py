@@ -30,6 +30,18 @@ class LayerSize:
     layer: Selected
     before: int
     after: int
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a layer has to do for every token beside its product, because it could not be folded away."""
+
+    bytes: int
+    """Of the transform's tensors."""
+    macs_per_token: int
+    """Multiply-adds: K · B for a rotation in blocks of B, K for smoothing, N · B' for a row rotation; reordering has
+    none."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ def packed_tensors(
     if stores_transform:
         if recipe.smoothing and layer.executed:
             tensors["smooth"] = ((columns,), torch.float32)
-        if layer.permute:
+        if layer.permute and "permutation" not in layer.folded:
             tensors["permutation"] = ((columns,), torch.uint16 if columns <= 2**16 else torch.int32)
         if recipe.rotation != "none":
             count = columns // layer.block if recipe.distinct_blocks else 1
@@ -108,6 +120,20 @@ def packed_tensors(
 def layer_bytes(layer: Selected, recipe: Recipe, *, stores_transform: bool = True) -> int:
     """Return the bytes of `packed_tensors`: what a pack stores for a layer besides its bias."""
     return tensor_bytes(packed_tensors(layer, recipe, stores_transform=stores_transform).values())
+
+
+def runtime(layer: Selected, recipe: Recipe, *, stores_transform: bool = True) -> Runtime:
+    """Return what is left to do when the layer runs; arguments as in `packed_tensors`."""
+    macs = {
+        "smooth": layer.in_features,
+        "permutation": 0,
+        "rotation": layer.in_features * layer.block,
+        "pre_rotation": layer.in_features * layer.block,
+        "row_rotation": layer.out_features * layer.block_out,
+    }
+    tensors = packed_tensors(layer, recipe, stores_transform=stores_transform) if layer.executed else {}
+    left = {kind: tensor for name, tensor in tensors.items() if (kind := name.rpartition(".")[2]) in macs}
+    return Runtime(tensor_bytes(left.values()), sum(macs[kind] for kind in left))
 
 
 def account(
@@ -127,11 +153,8 @@ def account(
     for layer in selected:
         if f"{layer.name}.weight" not in tensors:
             raise InputError(f"{layer.name}.weight is to be packed, and the checkpoint does not have it")
-    packed = {
-        layer.name: layer_bytes(layer, recipe, stores_transform=layer is group[0])
-        for group in groups(selected, recipe)
-        for layer in group
-    }
+    leads = {group[0].name for group in groups(selected, recipe)}
+    packed = {layer.name: layer_bytes(layer, recipe, stores_transform=layer.name in leads) for layer in selected}
     before: dict[Part, int] = {}
     after: dict[Part, int] = {}
     of_layer = dict.fromkeys(packed, 0)
@@ -161,7 +184,13 @@ def account(
         held=held,
         mapped=mapped,
         layers=tuple(
-            LayerSize(layer, of_layer[layer.name], packed[layer.name] + biases[layer.name]) for layer in selected
+            LayerSize(
+                layer,
+                of_layer[layer.name],
+                packed[layer.name] + biases[layer.name],
+                runtime(layer, recipe, stores_transform=layer.name in leads),
+            )
+            for layer in selected
         ),
         parts={part: PartSize(before[part], after[part]) for part in before},
     )

@@ -10,6 +10,7 @@ from typing import Any
 from vlapack.checkpoints.packwriter import PackWriter
 from vlapack.console import meter, say
 from vlapack.course import Course
+from vlapack.folding import chains
 from vlapack.parent import Parent
 from vlapack.policy.streaming import compute_dtype, stream
 from vlapack.quantize import Block, Group, PackedGroup, quantize, weights_only
@@ -38,7 +39,7 @@ def pack_layers(
     *,
     describe: Callable[[Selected, PackedGroup], None],
 ) -> Walked:
-    """Pack every group that `writer` does not have yet.
+    """Pack every group that `writer` does not have yet, or whose chain it does not have.
 
     Args:
         writer: takes the groups' tensors, each as a piece named by its first layer, with the errors as its note.
@@ -58,7 +59,7 @@ def pack_layers(
     def errors() -> dict[str, float]:  # in the groups' order, so that their mean does not depend on a kill
         return {name: error for group in groups for name, error in (writer.note(group[0].name) or {}).items()}
 
-    todo = [group for group in groups if not finished(group)]
+    todo = [group for chain in chains(groups) if not all(map(finished, chain)) for group in chain]
     if len(todo) < len(groups):
         say(f"taking up {writer.partial}: {len(groups) - len(todo)} of {len(groups)} groups of layers are finished")
     if not todo:

@@ -113,7 +113,12 @@ def quantization_config(recipe: Recipe, selected: Sequence[Selected], linears: I
         },
         "ignore": [name for name in linears if name not in packed],
         "transforms": [
-            {"layers": [layer.name for layer in group], "block": group[0].block, "executed": group[0].executed}
+            {
+                "layers": [layer.name for layer in group],
+                "block": group[0].block,
+                "folded": list(group[0].folded),
+                "executed": group[0].executed,
+            }
             for group in groups(selected, recipe)
         ],
     }

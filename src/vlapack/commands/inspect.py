@@ -134,7 +134,13 @@ def _document(
         "recipe": recipe.to_dict(),
         "sources": dict(sources),
         "layers": [
-            {**vars(size.layer), "bytes_before": size.before, "bytes_after": size.after} for size in sizes.layers
+            {
+                **vars(size.layer),
+                "bytes_before": size.before,
+                "bytes_after": size.after,
+                "runtime": vars(size.runtime),
+            }
+            for size in sizes.layers
         ],
         "counts": {part: counts[part] for part in (*COUNTED, "other")},
         "bytes": {
@@ -212,7 +218,19 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _layers(sizes: Sizes) -> Table:
-    columns = ("layer", "K → N", "bits", "block", "permute", "row rotation", "MB before", "after", "runs")
+    columns = (
+        "layer",
+        "K → N",
+        "bits",
+        "block",
+        "permute",
+        "row rotation",
+        "MB before",
+        "after",
+        "transform kB",
+        "MAC/token",
+        "runs",
+    )
     table = _table(f"{len(sizes.layers)} layers", *columns)
     for size in sizes.layers:
         layer = size.layer
@@ -221,10 +239,12 @@ def _layers(sizes: Sizes) -> Table:
             f"{layer.in_features} → {layer.out_features}",
             f"W{layer.weight_bits}A{layer.act_bits}",
             f"{layer.block or '–'}{' (shrunk)' if layer.block_shrunk else ''}",
-            "yes" if layer.permute else "no",
+            ("folded" if "permutation" in layer.folded else "yes") if layer.permute else "no",
             f"{layer.row_rot}{f' {layer.block_out}' if layer.block_out else ''}",
             f"{size.before / 1e6:.3f}",
             f"{size.after / 1e6:.3f}",
+            f"{size.runtime.bytes / 1e3:.1f}",
+            f"{size.runtime.macs_per_token}",
             "yes" if layer.executed else "never",
         )
     return table

@@ -28,6 +28,7 @@ GUIDE = Recipe(
     act_scale="static",
     act_percentile=99.9,
     calib_steps=32,
+    fold=False,
 )
 """The guide's defaults; its default scope `policy.dit.` exists in no model, so a scope must be given."""
 

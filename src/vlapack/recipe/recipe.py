@@ -103,6 +103,8 @@ class Recipe:
     """Percentile of transformed activations that sets the static scale; unused with per-token scales."""
     calib_steps: int = 32
     """Observations used for calibration, each one action chunk with its denoise steps."""
+    fold: bool = True
+    """Let the layers before one take the first steps of its transform, as far as they can."""
     embedding_bits: int = 16
     """16: embedding rows as the parent holds them; 8: one int8 row and one scale per token."""
     atm: bool = False
@@ -117,7 +119,7 @@ class Recipe:
             check_choice(field, getattr(self, field), choices)
         for field in ("scope", "include"):
             _require(isinstance(getattr(self, field), str), field, getattr(self, field), "it must be a string")
-        for field in ("shared_block", "permute", "atm", "ohb"):
+        for field in ("shared_block", "permute", "fold", "atm", "ohb"):
             _require(isinstance(getattr(self, field), bool), field, getattr(self, field), "it must be true or false")
         for field in ("include", "exclude"):
             _check_pattern(field, getattr(self, field))

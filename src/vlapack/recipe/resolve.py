@@ -52,6 +52,7 @@ class RecipeFlags:
         act_scale: One activation scale per token, or one per layer from calibration.
         act_percentile: Percentile that sets the static scale.
         calib_steps: How many observations calibrate.
+        fold: Let the layers before one take the first steps of its transform.
         embedding_bits: 8: the embedding's rows as int8.
         atm: Attention temperature matching (QuantVLA): the expert's queries are scaled, head by head, until their
             logits vary as the float policy's do.
@@ -79,6 +80,7 @@ class RecipeFlags:
     act_scale: Literal["per_token", "static"] | None = None
     act_percentile: float | None = None
     calib_steps: int | None = None
+    fold: bool | None = None
     embedding_bits: Literal[8, 16] | None = None
     atm: bool | None = None
     ohb: bool | None = None
