@@ -1,89 +1,269 @@
-"""A folded step changes no result: in float64 to the last digits, and in a pack integer by integer."""
+"""A folded step changes no result: in float64 to the last digits, and in a pack layer by layer."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from small import SMALL, random_observations
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm
 
 from vlapack.calibrate import InputCollector, LayerInputs
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.packed import PackedCheckpoint, load_packed_model
 from vlapack.folding import chains
+from vlapack.methods.fold import FOLDS
 from vlapack.packing import check_pack, make_pack
-from vlapack.pi0 import gemma, siglip
-from vlapack.pi0.flow import Pi0
-from vlapack.pi0.names import linears, never_executed
+from vlapack.parent import layers_of
+from vlapack.pi0.config import CONFIGS, Pi0Config
+from vlapack.pi0.names import openpi_tensors
+from vlapack.policy.policy import Policy
 from vlapack.quantize import quantize_group
+from vlapack.recipe.environment import GUIDE
 from vlapack.recipe.presets import preset
 from vlapack.recipe.recipe import Recipe
-from vlapack.select import groups, select
+from vlapack.select import Selected, groups
+from vlapack.wiring import role
 
+LLM = "paligemma_with_expert.paligemma.model.language_model.layers.0"
 EXPERT = "paligemma_with_expert.gemma_expert.model.layers.0"
-VISION = "paligemma_with_expert.paligemma.model.vision_tower.vision_model.encoder.layers.0"
-FULL = preset("full")
+TOWER = "paligemma_with_expert.paligemma.model.vision_tower.vision_model"
+VISION = f"{TOWER}.encoder.layers.0"
+PROJECTOR = "paligemma_with_expert.paligemma.model.multi_modal_projector.linear"
+FULL = replace(preset("full"), block=16)
+SMOOTH = replace(FULL, smooth=0.3)
+TOKENS = 7
+
+Parameters = Mapping[str, Tensor]
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def rms_normed(p: Parameters, name: str) -> Tensor:
+    """Gemma's norm of a random residual, plain or adaptive."""
+    plain = f"{name}.weight" in p
+    x = draw(TOKENS, len(p[f"{name}.weight"]) if plain else len(p[f"{name}.dense.bias"]) // 3)
+    x = x / x.square().mean(-1, keepdim=True).sqrt()
+    if plain:
+        return x * (1 + p[f"{name}.weight"])
+    weight, bias = p[f"{name}.dense.weight"], p[f"{name}.dense.bias"]
+    scale, shift, _ = (draw(1, weight.shape[1]) @ weight.T + bias).chunk(3, dim=-1)
+    return x * (1 + scale) + shift
+
+
+def layer_normed(p: Parameters, name: str) -> Tensor:
+    weight = p[f"{name}.weight"]
+    return layer_norm(draw(TOKENS, len(weight)), weight.shape, weight, p[f"{name}.bias"])
+
+
+def linear(p: Parameters, name: str) -> Tensor:
+    weight = p[f"{name}.weight"]
+    y = draw(TOKENS, weight.shape[1]) @ weight.T
+    return y + p[f"{name}.bias"] if f"{name}.bias" in p else y
+
+
+def gated(p: Parameters, place: str) -> Tensor:
+    gate, up = (linear(p, f"{place}.{name}_proj") for name in ("gate", "up"))
+    return gelu(gate, approximate="tanh") * up
+
+
+def mixed(values: Tensor, heads: int, head_dim: int) -> Tensor:
+    """Every head mixes the tokens of its values [tokens, kv heads · head_dim] by weights of its own."""
+    weights = draw(heads, TOKENS, TOKENS).softmax(-1)
+    own = values.view(TOKENS, -1, head_dim).transpose(0, 1)
+    return (weights @ own.repeat_interleave(heads // len(own), dim=0)).transpose(0, 1).flatten(1)
+
+
+def makers(config: Pi0Config) -> dict[str, Callable[[Parameters], Tensor]]:
+    """What each layer reads, by its name, from the network's parameters."""
+    inputs: dict[str, Callable[[Parameters], Tensor]] = {
+        f"{VISION}.self_attn.k_proj": lambda p: layer_normed(p, f"{VISION}.layer_norm1"),
+        f"{VISION}.self_attn.out_proj": lambda p: mixed(
+            linear(p, f"{VISION}.self_attn.v_proj"),
+            config.vision.num_heads,
+            config.vision.width // config.vision.num_heads,
+        ),
+        f"{VISION}.mlp.fc1": lambda p: layer_normed(p, f"{VISION}.layer_norm2"),
+        f"{VISION}.mlp.fc2": lambda p: gelu(linear(p, f"{VISION}.mlp.fc1"), approximate="tanh"),
+        PROJECTOR: lambda p: layer_normed(p, f"{TOWER}.post_layernorm"),
+    }
+    for place, stack in ((LLM, config.llm), (EXPERT, config.expert)):
+        inputs |= {
+            f"{place}.self_attn.q_proj": lambda p, at=place: rms_normed(p, f"{at}.input_layernorm"),
+            f"{place}.self_attn.o_proj": lambda p, at=place, s=stack: mixed(
+                linear(p, f"{at}.self_attn.v_proj"), s.num_heads, s.head_dim
+            ),
+            f"{place}.mlp.gate_proj": lambda p, at=place: rms_normed(p, f"{at}.post_attention_layernorm"),
+            f"{place}.mlp.down_proj": lambda p, at=place: gated(p, f"{at}.mlp"),
+        }
+    return inputs
+
+
+MULTI_HEAD = replace(
+    SMALL,
+    variant="pi0",
+    llm=replace(SMALL.llm, num_kv_heads=2, head_dim=8),
+    expert=replace(SMALL.expert, num_kv_heads=2, head_dim=8),
+)
+
+
+REORDERED = {"o_proj": 2, "down_proj": 2, "fc2": 1}
+SCALED = {"k_proj": 1, "out_proj": 1, "fc1": 1, "fc2": 1, "linear": 1, "q_proj": 2, "gate_proj": 2, "down_proj": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "recipe", "folds"),
+    [
+        (SMALL, FULL, REORDERED),
+        (SMALL, SMOOTH, SCALED),
+        (MULTI_HEAD, replace(FULL, rotation="hadamard"), REORDERED),
+        (MULTI_HEAD, SMOOTH, SCALED),
+    ],
+    ids=["plain", "smoothed", "two kv heads, plain norms", "the same, smoothed"],
+)
+def test_in_float64_folded_tensors_make_what_the_transform_would(
+    config: Pi0Config, recipe: Recipe, folds: dict[str, int]
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    parameters = {
+        name: torch.randn(shape, dtype=torch.float64, generator=generator) / math.sqrt(shape[-1])
+        for name, (shape, _) in openpi_tensors(config).items()
+    }
+    found: dict[str, int] = {}
+    makes = makers(config)
+    for group in groups(layers_of(config, recipe), recipe):
+        name = group[0].name
+        if name not in makes or not group[0].folded:
+            continue
+        x = makes[name](parameters)
+        made = quantize_group(parameters.__getitem__, group, recipe, watched(x))
+        steps = made.folded
+        folded = {t: FOLDS[role(t)](parameters[t], steps) for t in group[0].folded_into}
+        assert torch.allclose(makes[name](parameters | folded), steps.inputs(x), rtol=1e-10, atol=1e-10)
+        weight = parameters[f"{name}.weight"]
+        assert torch.allclose(steps.inputs(x) @ steps.weight(weight).T, x @ weight.T, rtol=1e-10, atol=1e-10)
+        found[leaf(group[0])] = found.get(leaf(group[0]), 0) + 1
+    assert found == folds
 
 
 def watched(x: Tensor) -> LayerInputs:
     collector = InputCollector("it")
-    collector.update(x)
+    collector.update(x.float())
     return collector.inputs()
 
 
-@pytest.mark.parametrize("recipe", [Recipe(block=16), Recipe(block=16, smooth=0.3)], ids=["plain", "smoothed"])
-@pytest.mark.parametrize(
-    ("name", "module"),
-    [(f"{EXPERT}.mlp.down_proj", gemma.MLP(SMALL.expert)), (f"{VISION}.mlp.fc2", siglip.MLP(SMALL.vision))],
-    ids=["down_proj", "fc2"],
-)
-def test_in_float64_a_fold_changes_nothing(name: str, module: nn.Module, recipe: Recipe) -> None:
-    module = module.double()
-    place, _, leaf = name.rpartition(".")
-    shapes = {f"{place}.{n}": tuple(m.weight.shape) for n, m in module.named_children()}
-    seen: list[Tensor] = []
-    reader = module.get_submodule(leaf)
-    reader.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    x = torch.randn(9, next(iter(shapes.values()))[1], dtype=torch.float64)
-    expected = module(x)
-    (group,) = [group for group in groups(select(shapes, recipe), recipe) if group[0].name == name]
-    assert group[0].folded == ("permutation",)
-
-    parameters = {f"{place}.{n}": p.detach() for n, p in module.named_parameters()}
-    made = quantize_group(parameters.__getitem__, group, recipe, watched(seen[0].float()))
-    for tensor in group[0].folded_into:
-        parameters[tensor] = made.folded.rows(parameters[tensor])
-    order = made.folded.permutation
-    assert order is not None
-    assert not torch.equal(order, torch.arange(len(order)))
-    parameters[f"{name}.weight"] = parameters[f"{name}.weight"][:, order]
-    module.load_state_dict({n.removeprefix(f"{place}."): p for n, p in parameters.items()})
-    assert torch.allclose(module(x), expected, rtol=0, atol=1e-10)
-    assert torch.allclose(seen[1], seen[0][:, order], rtol=0, atol=1e-10)
+def leaf(layer: Selected) -> str:
+    return layer.name.rpartition(".")[2]
 
 
 def test_chains_hold_every_group_once_and_readers_before_what_takes_their_steps() -> None:
-    every = groups(select(linears(SMALL), FULL, never_executed=never_executed(SMALL)), FULL)
-    found = chains(every)
-    assert sorted((group for chain in found for group in chain), key=every.index) == every
-    chained = {tuple(layer.name.rpartition(".")[2] for group in chain for layer in group) for chain in found}
-    assert {("down_proj", "gate_proj", "up_proj"), ("fc2", "fc1")} <= chained
-    for chain in found:
-        packed: list[str] = []
-        for group in chain:
-            assert not {f"{name}.weight" for name in packed} & set(group[0].folded_into)
-            packed += [layer.name for layer in group]
+    for recipe in (FULL, SMOOTH, replace(preset("everything"), smooth=0.2)):
+        every = groups(layers_of(SMALL, recipe), recipe)
+        found = chains(every)
+        assert sorted((group for chain in found for group in chain), key=every.index) == every
+        for chain in found:
+            packed: set[str] = set()
+            for group in chain:
+                assert not packed & set(group[0].folded_into)
+                packed |= {f"{layer.name}.weight" for layer in group}
+    longest = {tuple(leaf(layer) for group in chain for layer in group) for chain in found}
+    assert ("down_proj", "gate_proj", "up_proj", "dense") in longest
+
+
+@pytest.mark.parametrize(
+    ("recipe", "layer", "folded", "said"),
+    [
+        (preset("full"), f"{LLM}.self_attn.o_proj", ("rotation",), ""),
+        (preset("llm"), f"{LLM}.self_attn.o_proj", (), f"{EXPERT}.self_attn.o_proj would have to be packed too"),
+        (replace(FULL, rotation="greedy"), f"{LLM}.self_attn.o_proj", (), "greedy"),
+        (SMOOTH, f"{LLM}.self_attn.o_proj", (), "another step comes before"),
+        (SMOOTH, f"{LLM}.self_attn.q_proj", ("smooth",), "neither reordered nor rotated"),
+        (
+            replace(SMOOTH, overrides=((r"k_proj$", 16),)),
+            f"{LLM}.self_attn.q_proj",
+            (),
+            f"{LLM}.self_attn.k_proj would have to be packed too",
+        ),
+        (replace(SMOOTH, overrides=((r"up_proj$", 16),)), f"{LLM}.mlp.down_proj", ("permutation",), "up_proj would"),
+        (replace(FULL, order="rotate_permute_rotate"), f"{LLM}.mlp.down_proj", (), "first rotation"),
+        (replace(FULL, rotation="none"), f"{LLM}.mlp.down_proj", ("permutation",), ""),
+        (replace(FULL, fold=False), f"{LLM}.mlp.down_proj", (), ""),
+        (replace(GUIDE, scope=FULL.scope), f"{LLM}.mlp.down_proj", (), ""),
+    ],
+)
+def test_what_folds_and_why_the_rest_does_not(recipe: Recipe, layer: str, folded: tuple[str, ...], said: str) -> None:
+    (found,) = [one for one in layers_of(CONFIGS["pi05_libero"], recipe) if one.name == layer]
+    assert found.folded == folded
+    assert said in found.kept
+    assert bool(said) == bool(found.kept)
+
+
+@pytest.fixture(scope="module", params=["reordered and rotated", "smoothed"])
+def packs(
+    request: pytest.FixtureRequest, random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """The same recipe's packs, with folding and without."""
+    out = tmp_path_factory.mktemp("packs")
+    recipe = SMOOTH if request.param == "smoothed" else FULL
+    for name, fold in (("folded", True), ("plain", False)):
+        make_pack(open_checkpoint(random_checkpoint), replace(recipe, fold=fold), out / name, random_observations(2))
+    return out / "folded", out / "plain"
+
+
+def test_a_folded_pack_loads_and_answers_layer_by_layer_as_without_folding(packs: tuple[Path, Path]) -> None:
+    """On the same inputs: between layers rounding cascades, so whole chunks are not compared."""
+    folded, plain = map(PackedCheckpoint.open, packs)
+    check_pack(folded)
+    models = load_packed_model(folded), load_packed_model(plain)
+    gone = set(plain.names()) - set(folded.names())
+    assert {name.rpartition(".")[2] for name in gone} <= {"smooth", "permutation", "rotation"}
+    smoothed = any(name.endswith("smooth") for name in gone)
+    readers = [f"{EXPERT}.mlp.down_proj", f"{VISION}.mlp.fc2"]
+    readers += [PROJECTOR, f"{LLM}.self_attn.q_proj", f"{VISION}.self_attn.out_proj"] if smoothed else []
+    for name in readers:
+        folded_layer, plain_layer = (model.get_submodule(name) for model in models)
+        assert torch.equal(folded.read(f"{name}.weight_packed"), plain.read(f"{name}.weight_packed"))
+        x = torch.randn(30, plain_layer.in_features)
+        changed = x
+        if f"{name}.smooth" in gone:
+            changed = changed / plain.read(f"{name}.smooth")
+        if f"{name}.permutation" in gone:
+            changed = changed[:, plain.read(f"{name}.permutation").long()]
+        assert torch.equal(folded_layer(changed), plain_layer(x))
+
+
+def test_what_makes_the_channels_makes_them_in_their_new_order(packs: tuple[Path, Path]) -> None:
+    folded, plain = map(PackedCheckpoint.open, packs)
+    models = load_packed_model(folded), load_packed_model(plain)
+    fc1, fc2 = f"{VISION}.mlp.fc1", f"{VISION}.mlp.fc2"
+    x = torch.randn(30, SMALL.vision.width)
+    changed = x / plain.read(f"{fc1}.smooth") if f"{fc1}.smooth" in plain.names() else x
+    found, expected = (model.get_submodule(fc1)(y) for model, y in zip(models, (changed, x), strict=True))
+    expected = expected[:, plain.read(f"{fc2}.permutation").long()]
+    assert float((found - expected).norm() / expected.norm()) < 1e-3
+
+
+def test_only_what_is_computed_anew_is_stored_wider(packs: tuple[Path, Path]) -> None:
+    folded, plain = map(PackedCheckpoint.open, packs)
+    changed = [name for name in folded.names() if folded.dtype(name) != plain.dtype(name)]
+    assert bool(changed) == (f"{LLM}.self_attn.q_proj.smooth" in plain.names())
+    assert all(re.search(r"layer_norm\d\.|post_layernorm\.|v_proj\.bias$", name) for name in changed)
 
 
 def test_a_float_layer_takes_steps_too(random_checkpoint: Path, tmp_path: Path) -> None:
     recipe = Recipe(scope=EXPERT, include="down_proj$", block=16)
-    make_pack(open_checkpoint(random_checkpoint), recipe, tmp_path / "folded", random_observations(2))
-    make_pack(
-        open_checkpoint(random_checkpoint), replace(recipe, fold=False), tmp_path / "plain", random_observations(2)
-    )
+    for name, fold in (("folded", True), ("plain", False)):
+        make_pack(
+            open_checkpoint(random_checkpoint), replace(recipe, fold=fold), tmp_path / name, random_observations(2)
+        )
     folded, plain = (PackedCheckpoint.open(tmp_path / name) for name in ("folded", "plain"))
     check_pack(folded)
     order = plain.read(f"{EXPERT}.mlp.down_proj.permutation").long()
@@ -94,47 +274,16 @@ def test_a_float_layer_takes_steps_too(random_checkpoint: Path, tmp_path: Path) 
         assert folded.dtype(f"{EXPERT}.mlp.{name}") == rows.dtype
 
 
-@pytest.fixture(scope="module")
-def pair(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The same recipe's packs with and without folding."""
-    out = tmp_path_factory.mktemp("packs")
-    parent = open_checkpoint(random_checkpoint)
-    for name, fold in (("folded", True), ("plain", False)):
-        make_pack(parent, replace(FULL, block=16, fold=fold), out / name, random_observations(2))
-    return out / "folded", out / "plain"
-
-
-def test_a_folded_pack_has_the_same_integers(pair: tuple[Path, Path]) -> None:
-    folded, plain = map(PackedCheckpoint.open, pair)
-    check_pack(folded)
-    gone = set(plain.names()) - set(folded.names())
-    readers = {name.removesuffix(".permutation") for name in gone}
-    assert len(readers) == 6
-    assert all(name.endswith(("mlp.down_proj", "mlp.fc2")) for name in readers)
-    for name in readers:
-        assert torch.equal(folded.read(f"{name}.weight_packed"), plain.read(f"{name}.weight_packed"))
-    fc2 = f"{VISION}.mlp.fc2"
-    order = plain.read(f"{fc2}.permutation").long()
-    bias = f"{VISION}.mlp.fc1.bias"
-    assert torch.equal(folded.read(bias), plain.read(bias)[order])
-
-
-def test_every_layer_answers_as_without_folding(pair: tuple[Path, Path]) -> None:
-    """On the same inputs; between layers rounding cascades, so whole chunks are not compared."""
-    folded, plain = (load_packed_model(PackedCheckpoint.open(path)) for path in pair)
-    for place, reader, producers in (
-        (f"{EXPERT}.mlp", "down_proj", ("gate_proj", "up_proj")),
-        (f"{VISION}.mlp", "fc2", ("fc1",)),
+def test_without_rounding_a_folded_network_acts_as_its_parent(random_checkpoint: Path, tmp_path: Path) -> None:
+    """Everything at once, at 8 bits and float activations: a wrong fold anywhere would be of the order of 1."""
+    observation = random_observations(1)[0]
+    expected = torch.tensor(Policy.from_pretrained(random_checkpoint).infer(observation)["actions"])
+    for name, recipe in (
+        ("plain", FULL),
+        ("smoothed", SMOOTH),
+        ("everything", replace(preset("everything"), smooth=0.2)),
     ):
-        order = PackedCheckpoint.open(pair[1]).read(f"{place}.{reader}.permutation").long()
-        for name in producers:
-            x = torch.randn(30, _layer(plain, f"{place}.{name}").in_features)
-            expected = _layer(plain, f"{place}.{name}")(x)[:, order]
-            found = _layer(folded, f"{place}.{name}")(x)
-            assert float((found - expected).norm() / expected.norm()) < 1e-3
-        x = torch.randn(30, len(order))
-        assert torch.equal(_layer(folded, f"{place}.{reader}")(x[:, order]), _layer(plain, f"{place}.{reader}")(x))
-
-
-def _layer(model: Pi0, name: str) -> nn.Module:
-    return model.get_submodule(name)
+        fine = replace(recipe, weight_bits=8, act_bits=16)
+        make_pack(open_checkpoint(random_checkpoint), fine, tmp_path / name, random_observations(2))
+        found = torch.tensor(Policy.from_pretrained(tmp_path / name).infer(observation)["actions"])
+        assert float((found - expected).norm() / expected.norm()) < 0.03

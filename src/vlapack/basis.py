@@ -25,13 +25,14 @@ def build_transform(
 
     Args:
         layer: one of the layers that read the input; their K and hence their blocks are equal.
-        weights: the weights [N, K] of all of them, float32.
+        weights: the weights [N, K] of all of them, float32; for a rotation that is folded, of all that it must serve.
         recipe: which steps.
         inputs: the input; None without calibration, when channels are ordered by their weights' energy, and for layers
             that never run, which are not smoothed and get a Hadamard in place of a greedy rotation.
 
     Returns:
-        The transform in the precision of the pack, so that weights and inputs see the numbers that are stored.
+        The transform in the precision of the pack, so that weights and inputs see the numbers that are stored; a folded
+        rotation, which is not, in float64.
 
     Raises:
         InputError: the recipe smooths or rotates greedily, the layers run, and there are no `inputs`.
@@ -64,6 +65,8 @@ def _rotation(
     layer: Selected, weight: Tensor, recipe: Recipe, inputs: LayerInputs | None, steps: Transform
 ) -> Tensor | None:
     """Build the rotation that follows on `steps`, as the pack stores it."""
+    if "rotation" in layer.folded:
+        return rotation(recipe.rotation, weight, layer.block, shared=True)
     if recipe.rotation != "greedy":
         blocks = rotation(recipe.rotation, steps.weight(weight), layer.block, shared=not recipe.distinct_blocks)
     elif not layer.executed:

@@ -21,14 +21,13 @@ from vlapack.checkpoints.packfile import TensorSpec
 from vlapack.checkpoints.packwriter import PackWriter, sweep
 from vlapack.errors import InputError
 from vlapack.fingerprint import Fingerprint, differences
-from vlapack.folding import rewritten
-from vlapack.parent import Parent, inputs_needed, needs_activations
-from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, linears, never_executed, openpi_tensors
+from vlapack.parent import Parent, inputs_needed, layers_of, needs_activations
+from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, linears, openpi_tensors
 from vlapack.policy.streaming import compute_dtype
 from vlapack.quantize import PackedGroup, pack_embedding
 from vlapack.recipe.recipe import Recipe
-from vlapack.select import Selected, groups, part_of, select
-from vlapack.sizes import Tensors, packed_tensors
+from vlapack.select import Selected, groups, part_of
+from vlapack.sizes import Tensors, packed_tensors, rewritten
 from vlapack.walk import pack_layers
 
 
@@ -104,7 +103,7 @@ def _make_pack(
     start = time.monotonic()
     architecture = parent.config.architecture
     every = linears(architecture)
-    selected = select(every, recipe, never_executed=never_executed(architecture))
+    selected = layers_of(architecture, recipe)
     require_foldable(selected, recipe, architecture)
     fingerprint = parent.fingerprint(recipe, observations)
     seen = observations if needs_activations(recipe) else None
@@ -211,7 +210,7 @@ def untouched(tensors: Tensors, selected: Sequence[Selected], recipe: Recipe) ->
 
     That is all but packed weights, tensors that take folded steps, and 8-bit embeddings.
     """
-    replaced = {f"{layer.name}.weight" for layer in selected} | rewritten(selected)
+    replaced = {f"{layer.name}.weight" for layer in selected} | rewritten(tensors, selected).keys()
     if recipe.embedding_bits == 8:
         replaced.add(EMBEDDING)
     return {name: tensor for name, tensor in tensors.items() if name not in replaced}
@@ -223,7 +222,7 @@ def pack_specs(tensors: Tensors, selected: Sequence[Selected], recipe: Recipe) -
     for group in groups(selected, recipe):
         for layer in group:
             stored |= packed_tensors(layer, recipe, stores_transform=layer is group[0])
-    stored |= {name: tensors[name] for name in rewritten(selected)}
+    stored |= rewritten(tensors, selected)
     if recipe.embedding_bits == 8:
         rows, width = tensors[EMBEDDING][0]
         stored[EMBEDDING] = ((rows, width), torch.int8)
@@ -239,7 +238,7 @@ def check_pack(checkpoint: PackedCheckpoint) -> None:
     """
     architecture = checkpoint.config.architecture
     recipe = Recipe.from_dict({"fold": False, **checkpoint.document["recipe"]})  # the first packs knew no folding
-    selected = select(linears(architecture), recipe, never_executed=never_executed(architecture))
+    selected = layers_of(architecture, recipe)
     shapes = {name: (shape, torch.float32) for name, (shape, _) in openpi_tensors(architecture).items()}
     shapes[EMBEDDING] = shapes.pop(TIED_EMBEDDING)
     del shapes[EXPERT_HEAD]

@@ -17,8 +17,10 @@ from vlapack.checkpoints.packcard import processor_files
 from vlapack.checkpoints.packconfig import FORMAT_VERSION
 from vlapack.console import say
 from vlapack.fingerprint import UNUSED, WEIGHTS_ONLY, Fingerprint, digest, digest_observations, digest_weights
-from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical
+from vlapack.pi0.config import Pi0Config
+from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical, linears, never_executed
 from vlapack.recipe.recipe import Recipe
+from vlapack.select import Selected, select
 from vlapack.sizes import Tensors
 
 
@@ -41,6 +43,16 @@ def inputs_needed(recipe: Recipe) -> dict[str, str]:
         (recipe.ohb, "output head balancing", "--ohb False"),
     )
     return {what: remedy for needed, what, remedy in needs if needed}
+
+
+def layers_of(architecture: Pi0Config, recipe: Recipe) -> list[Selected]:
+    """Return the layers of a network that a recipe packs.
+
+    Raises:
+        InputError: as in `select.select`.
+    """
+    idle, head_dim = never_executed(architecture), architecture.llm.head_dim
+    return select(linears(architecture), recipe, never_executed=idle, head_dim=head_dim)
 
 
 class Parent:

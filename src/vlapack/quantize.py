@@ -18,6 +18,7 @@ from vlapack.basis import build_transform, required
 from vlapack.calibrate import LayerInputs
 from vlapack.errors import InputError
 from vlapack.folding import chains
+from vlapack.methods.fold import FOLDS
 from vlapack.methods.gptq import InverseFactor, gptq_weight, inverse_factor
 from vlapack.methods.rotate import rotate_rows, row_rotation
 from vlapack.methods.round import column_scale, round_weight, static_scale
@@ -26,6 +27,7 @@ from vlapack.ops.int4 import pack_int4
 from vlapack.ops.reference import quantize_activation
 from vlapack.recipe.recipe import Recipe
 from vlapack.select import Selected
+from vlapack.wiring import role
 
 Read = Callable[[str], Tensor]
 Group = tuple[Selected, ...]
@@ -98,7 +100,7 @@ def _quantize_chain(
 
     for group in chain:
         packed = quantize_group(current, group, recipe, inputs.get(group[0].name))
-        folded = {name: packed.folded.rows(current(name)) for name in group[0].folded_into}
+        folded = {name: FOLDS[role(name)](current(name), packed.folded) for name in group[0].folded_into}
         changed |= {name: tensor for name, tensor in folded.items() if name in still_to_come}
         floats = {name: tensor for name, tensor in folded.items() if name not in still_to_come}
         write(group, replace(packed, tensors=packed.tensors | floats))
@@ -117,10 +119,12 @@ def quantize_group(read: Read, group: Group, recipe: Recipe, inputs: LayerInputs
     Raises:
         InputError: as in `quantize`.
     """
-    weights = [_read_weight(read, layer) for layer in group]
+    weights = [_read_weight(read, layer.name) for layer in group]
     lead = group[0]
     try:
-        transform = build_transform(lead, weights, recipe, inputs)
+        served = [_read_weight(read, name) for name in lead.basis] or weights
+        transform = build_transform(lead, served, recipe, inputs)
+        del served
         folded, left = transform.split(lead.folded)
         packed = {f"{lead.name}.{key}": tensor for key, tensor in left.tensors().items()}
         scale = _static_scale(lead, transform, recipe, inputs)
@@ -136,12 +140,12 @@ def quantize_group(read: Read, group: Group, recipe: Recipe, inputs: LayerInputs
     return PackedGroup(packed, errors, folded)
 
 
-def _read_weight(read: Read, layer: Selected) -> Tensor:
-    weight = read(f"{layer.name}.weight").float()
+def _read_weight(read: Read, layer: str) -> Tensor:
+    weight = read(f"{layer}.weight").float()
     if not weight.isfinite().all():
         place = tuple((~weight.isfinite()).nonzero()[0].tolist())
         raise InputError(
-            f"{layer.name}: its weight holds {float(weight[place])} at {list(place)}, so the checkpoint is damaged: "
+            f"{layer}: its weight holds {float(weight[place])} at {list(place)}, so the checkpoint is damaged: "
             "get it again, or exclude this layer"
         )
     return weight

@@ -63,9 +63,13 @@ class Selected:
     executed: bool
     """False: inference never calls it, so it is quantized by its weights alone and not held in memory."""
     folded: tuple[str, ...] = ()
-    """The steps of its transform that are done before it: `permutation`."""
+    """The steps of its transform that are done before it: of `smooth`, `permutation`, `rotation`."""
     folded_into: tuple[str, ...] = ()
     """The tensors that do them."""
+    basis: tuple[str, ...] = ()
+    """The layers that a folded rotation must serve together."""
+    kept: str = ""
+    """Why the steps that are left when it runs are not folded."""
 
 
 def part_of(name: str) -> Part:
@@ -78,7 +82,11 @@ def part_of(name: str) -> Part:
 
 
 def select(
-    linears: Mapping[str, tuple[int, int]], recipe: Recipe, *, never_executed: Collection[str] = frozenset()
+    linears: Mapping[str, tuple[int, int]],
+    recipe: Recipe,
+    *,
+    never_executed: Collection[str] = frozenset(),
+    head_dim: int | None = None,
 ) -> list[Selected]:
     """Return the layers that `recipe` quantizes, in the order of `linears`.
 
@@ -86,6 +94,7 @@ def select(
         linears: Every linear's name → (out_features, in_features).
         recipe: Which of them, and how. Layers that an override sets to 16 bits stay float and are left out.
         never_executed: Names of linears that inference never calls.
+        head_dim: Width of one attention head of language model and expert; unknown, no rotation is folded into values.
 
     Raises:
         InputError: The scope, the patterns, a name in `layers` or an override matches nothing; or no block of at
@@ -114,7 +123,7 @@ def select(
     ]
     if not selected:
         raise InputError(f"all {len(chosen)} selected layers have 16 weight bits, so nothing would be quantized")
-    return plan(selected, recipe)
+    return plan(selected, recipe, linears=linears, never_executed=never_executed, head_dim=head_dim)
 
 
 def groups(selected: Iterable[Selected], recipe: Recipe) -> list[tuple[Selected, ...]]:

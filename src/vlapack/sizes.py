@@ -18,6 +18,7 @@ from vlapack.errors import InputError
 from vlapack.methods.round import group_count
 from vlapack.recipe.recipe import Recipe
 from vlapack.select import Part, Selected, groups, part_of
+from vlapack.wiring import role
 
 Tensors = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Name → (shape, dtype)."""
@@ -106,15 +107,37 @@ def packed_tensors(
     if recipe.act_scale == "static" and layer.executed:
         tensors["input_scale"] = ((1,), torch.float32)
     if stores_transform:
-        if recipe.smoothing and layer.executed:
+        if recipe.smoothing and layer.executed and "smooth" not in layer.folded:
             tensors["smooth"] = ((columns,), torch.float32)
         if layer.permute and "permutation" not in layer.folded:
             tensors["permutation"] = ((columns,), torch.uint16 if columns <= 2**16 else torch.int32)
-        if recipe.rotation != "none":
+        if recipe.rotation != "none" and "rotation" not in layer.folded:
             count = columns // layer.block if recipe.distinct_blocks else 1
             for name in ("pre_rotation", "rotation") if recipe.rotates_first else ("rotation",):
                 tensors[name] = ((count, layer.block, layer.block), torch.float32)
     return {f"{layer.name}.{suffix}": tensor for suffix, tensor in tensors.items()}
+
+
+def rewritten(tensors: Tensors, selected: Sequence[Selected]) -> Tensors:
+    """Return the float tensors that take folded steps, as a pack stores them: fp32 at least, unless only reordered.
+
+    Args:
+        tensors: every tensor of the unpacked file.
+        selected: the packed layers.
+
+    Raises:
+        InputError: one is not among `tensors`.
+    """
+    found = {}
+    for layer in selected:
+        for name in layer.folded_into:
+            if name not in tensors:
+                raise InputError(f"{name} is to take steps of {layer.name}, and the checkpoint does not have it")
+            shape, dtype = tensors[name]
+            reordered = layer.folded == ("permutation",) or role(name) == "factor"
+            found[name] = (shape, dtype if reordered else torch.promote_types(dtype, torch.float32))
+    packed = {f"{layer.name}.weight" for layer in selected}
+    return {name: tensor for name, tensor in found.items() if name not in packed}
 
 
 def layer_bytes(layer: Selected, recipe: Recipe, *, stores_transform: bool = True) -> int:
@@ -155,6 +178,7 @@ def account(
             raise InputError(f"{layer.name}.weight is to be packed, and the checkpoint does not have it")
     leads = {group[0].name for group in groups(selected, recipe)}
     packed = {layer.name: layer_bytes(layer, recipe, stores_transform=layer.name in leads) for layer in selected}
+    changed = rewritten(tensors, selected)
     before: dict[Part, int] = {}
     after: dict[Part, int] = {}
     of_layer = dict.fromkeys(packed, 0)
@@ -163,11 +187,12 @@ def account(
     embedding = _embedding(tensors)
     for name, tensor in tensors.items():
         module, _, kind = name.rpartition(".")
-        old = new = tensor_bytes([tensor])
+        old = tensor_bytes([tensor])
+        new = tensor_bytes([changed.get(name, tensor)])
         if module in packed:
             of_layer[module] += old
-            biases[module] += old if kind != "weight" else 0
-            new = packed[module] if kind == "weight" else old
+            biases[module] += new if kind != "weight" else 0
+            new = packed[module] if kind == "weight" else new
         elif name == embedding and recipe.embedding_bits == 8:
             rows, width = tensor[0]
             new = tensor_bytes([((rows, width), torch.int8), ((rows, 1), torch.float32)])

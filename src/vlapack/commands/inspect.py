@@ -19,9 +19,10 @@ from vlapack.errors import InputError
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
 from vlapack.recipe.resolve import RecipeFlags, resolve
-from vlapack.select import Selected, select
+from vlapack.select import Selected
 
 if TYPE_CHECKING:
+    from vlapack.pi0.config import Pi0Config
     from vlapack.sizes import Sizes, Tensors
 
 COUNTED = ("vision", "projector", "llm", "expert")
@@ -34,15 +35,23 @@ class Network:
     """What there is to inspect, without a single weight."""
 
     tensors: Tensors
-    linears: Mapping[str, tuple[int, int]]
-    never_executed: frozenset[str]
+    architecture: Pi0Config
+
+    @property
+    def idle(self) -> list[str]:
+        """The linears that inference never calls."""
+        from vlapack.pi0.names import linears, never_executed
+
+        return [name for name in linears(self.architecture) if name in never_executed(self.architecture)]
 
     def pack(self, recipe: Recipe) -> tuple[list[Selected], Sizes]:
         """Select the recipe's layers and add up the bytes."""
+        from vlapack.parent import layers_of
+        from vlapack.pi0.names import never_executed
         from vlapack.sizes import account
 
-        selected = select(self.linears, recipe, never_executed=self.never_executed)
-        return selected, account(self.tensors, selected, recipe, never_executed=self.never_executed)
+        selected = layers_of(self.architecture, recipe)
+        return selected, account(self.tensors, selected, recipe, never_executed=never_executed(self.architecture))
 
 
 def inspect(
@@ -100,7 +109,7 @@ def open_network(target: str, config: str | None) -> Network:
 
     from vlapack.checkpoints.configs import policy_config
     from vlapack.pi0.config import CONFIGS
-    from vlapack.pi0.names import canonical, linears, never_executed, openpi_tensors
+    from vlapack.pi0.names import canonical, openpi_tensors
 
     if target == SHIPPED or Path(target).is_dir():
         from vlapack.checkpoints import open_checkpoint
@@ -121,7 +130,7 @@ def open_network(target: str, config: str | None) -> Network:
         tensors = {
             name: (shape, getattr(torch, dtype)) for name, (shape, dtype) in openpi_tensors(architecture).items()
         }
-    return Network(tensors, linears(architecture), never_executed(architecture))
+    return Network(tensors, architecture)
 
 
 def _document(
@@ -158,8 +167,8 @@ def _notes(network: Network, selected: list[Selected], recipe: Recipe) -> Iterat
     shrunk = Counter(note for layer in selected for note in _shrunk(layer, recipe))
     for what, count in shrunk.items():
         yield f"{what} ({count} ×)"
-    idle = [name for name in network.linears if name in network.never_executed]
-    if idle:
+    yield from _left(selected)
+    if idle := network.idle:
         packed = sum(not layer.executed for layer in selected)
         yield (
             f"{len(idle)} layers never run, because nothing reads their output: {', '.join(idle)}; {packed} of them "
@@ -175,10 +184,21 @@ def _notes(network: Network, selected: list[Selected], recipe: Recipe) -> Iterat
     yield _guide(network)
 
 
+def _left(selected: list[Selected]) -> Iterator[str]:
+    """Say which steps cost nothing at run time, and why the others do."""
+    kinds = {layer.name: f"{layer.part} {layer.name.rpartition('.')[2]}" for layer in selected}
+    folded = Counter(f"{kinds[layer.name]} {' and '.join(layer.folded)}" for layer in selected if layer.folded)
+    if folded:
+        yield f"folded into what stands before, at no cost: {', '.join(f'{w} ({n} ×)' for w, n in folded.items())}"
+    for reason in dict.fromkeys(layer.kept for layer in selected if layer.kept):
+        where = Counter(kinds[layer.name] for layer in selected if layer.kept == reason)
+        yield f"left at run time for {', '.join(f'{w} ({n} ×)' for w, n in where.items())}: {reason}"
+
+
 def _shrunk(layer: Selected, recipe: Recipe) -> Iterator[str]:
     kind = layer.name.rpartition(".")[2]
     wanted_out = recipe.block_out or recipe.block
-    if 0 < layer.block < recipe.block:
+    if 0 < layer.block < recipe.block and "rotation" not in layer.folded:
         yield f"{layer.part} {kind}: block {recipe.block} → {layer.block}, which divides K = {layer.in_features}"
     if 0 < layer.block_out < wanted_out:
         yield f"{layer.part} {kind}: row block {wanted_out} → {layer.block_out}, which divides N = {layer.out_features}"
@@ -224,6 +244,7 @@ def _layers(sizes: Sizes) -> Table:
         "bits",
         "block",
         "permute",
+        "folded",
         "row rotation",
         "MB before",
         "after",
@@ -239,7 +260,8 @@ def _layers(sizes: Sizes) -> Table:
             f"{layer.in_features} → {layer.out_features}",
             f"W{layer.weight_bits}A{layer.act_bits}",
             f"{layer.block or '–'}{' (shrunk)' if layer.block_shrunk else ''}",
-            ("folded" if "permutation" in layer.folded else "yes") if layer.permute else "no",
+            "yes" if layer.permute else "no",
+            ", ".join(layer.folded) or "–",
             f"{layer.row_rot}{f' {layer.block_out}' if layer.block_out else ''}",
             f"{size.before / 1e6:.3f}",
             f"{size.after / 1e6:.3f}",

@@ -8,7 +8,7 @@ inverted numerically. What changes is only how hard the two factors are to round
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,23 +52,28 @@ class Transform:
             x = x.index_select(-1, self.permutation)
         return x if self.rotation is None else rotate_blocks(x, self.rotation)
 
-    def rows(self, made: Tensor) -> Tensor:
-        """Return a weight or bias [K, ...] so changed that what it makes is x T where it was x.
-
-        Only for a transform that does nothing but reorder; the dtype stays.
-        """
-        return made if self.permutation is None else made.index_select(0, self.permutation)
-
     def split(self, steps: Collection[str]) -> tuple[Transform, Transform]:
         """Cut this transform in two, of which the first holds the `steps`: one after the other they are this one.
 
         Args:
-            steps: of `permutation`; not after a first rotation.
+            steps: of `smooth`, `permutation` and `rotation`; those that leave a step behind that comes before them can
+                change places with it: a reordering with a factor for each channel, and no other.
         """
-        if "permutation" not in steps:
-            return Transform(), self
-        scale = None if self.scale is None or self.permutation is None else self.scale[self.permutation]
-        return Transform(permutation=self.permutation), replace(self, scale=scale, permutation=None)
+        folded = Transform(
+            scale=self.scale if "smooth" in steps else None,
+            permutation=self.permutation if "permutation" in steps else None,
+            rotation=self.rotation if "rotation" in steps else None,
+        )
+        scale = self.scale if folded.scale is None else None
+        if scale is not None and folded.permutation is not None:
+            scale = scale[folded.permutation]
+        left = Transform(
+            scale=scale,
+            permutation=self.permutation if folded.permutation is None else None,
+            rotation=self.rotation if folded.rotation is None else None,
+            pre_rotation=self.pre_rotation,
+        )
+        return folded, left
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the steps under their names in a pack, each in the smallest form that a run needs.

@@ -10,11 +10,11 @@ import torch
 
 from vlapack.errors import InputError
 from vlapack.packing import pack_specs
-from vlapack.parent import Parent
-from vlapack.pi0.names import EMBEDDING, linears, never_executed
+from vlapack.parent import Parent, layers_of
+from vlapack.pi0.names import EMBEDDING
 from vlapack.quantize import Group
 from vlapack.recipe.recipe import Recipe
-from vlapack.select import Selected, groups, select
+from vlapack.select import Selected, groups
 from vlapack.sizes import layer_bytes, tensor_bytes
 from vlapack.tune.allocate import FLOAT_BITS, Bits, Option, Problem
 
@@ -39,7 +39,7 @@ class Space:
     base: Recipe
     """Method and selection; its bits, of layers and embedding, are what is decided."""
     layers: tuple[Selected, ...]
-    """At 4 bits."""
+    """At 4 bits, and with nothing folded: each must fit among float ones. Folding makes a pack smaller than counted."""
     groups: tuple[Group, ...]
     """Of those, the ones that read the same input."""
 
@@ -59,8 +59,8 @@ class Space:
                 "--atm True --ohb True when you quantize the tuned recipe"
             )
         base = replace(base, overrides=(), weight_bits=PACKED_BITS[0])
-        architecture = parent.config.architecture
-        layers = select(linears(architecture), base, never_executed=never_executed(architecture))
+        alone = replace(base, fold=False)
+        layers = layers_of(parent.config.architecture, alone)
         return cls(parent, base, tuple(layers), tuple(groups(layers, base)))
 
     @property
@@ -75,7 +75,7 @@ class Space:
         return found | ({EMBEDDING_MODULE: (EMBEDDING_BITS,)} if self.embedding else {})
 
     def problem(self, errors: Errors) -> Problem:
-        """Return the allocation problem; its bytes are exactly a pack's."""
+        """Return the allocation problem; its bytes are exactly those of a pack without folding."""
         nothing: dict[int, float] = {}
         options = {}
         for layer in self.layers:
@@ -117,8 +117,7 @@ class Space:
 
         How it quantizes is not looked at, nor what it does with layers that never run.
         """
-        architecture = self.parent.config.architecture
-        touched = {layer.name: layer.weight_bits for layer in select(linears(architecture), recipe)}
+        touched = {layer.name: layer.weight_bits for layer in layers_of(self.parent.config.architecture, recipe)}
         bits = {layer.name: touched.pop(layer.name, FLOAT_BITS) for layer in self.layers}
         bits |= {layer.name: IDLE_BITS for layer in self.layers if not layer.executed}
         if touched or (recipe.embedding_bits == EMBEDDING_BITS and not self.embedding):
@@ -127,8 +126,7 @@ class Space:
 
     def pack_bytes(self, recipe: Recipe) -> int:
         """Return the bytes of the pack that a recipe makes: the sum over its tensors."""
-        architecture = self.parent.config.architecture
-        selected = select(linears(architecture), recipe, never_executed=never_executed(architecture))
+        selected = layers_of(self.parent.config.architecture, recipe)
         return sum(spec.nbytes for spec in pack_specs(self.parent.tensors, selected, recipe))
 
     def _layer_bytes(self, layer: Selected, bits: int) -> int:
