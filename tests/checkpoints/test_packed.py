@@ -90,7 +90,7 @@ def test_sixteen_bit_activations_give_the_network_of_the_rounded_weights(
     random_checkpoint: Path, tmp_path: Path
 ) -> None:
     """Names, biases, sharing and transforms at once: each packed weight is undone by its definition and run so."""
-    recipe = Recipe(act_bits=16, block=8, row_rot="restore", smooth=0.15)
+    recipe = Recipe(act_bits=16, block=8, row_rot="restore", smooth=0.15, fold=False)
     make_pack(open_checkpoint(random_checkpoint), recipe, tmp_path / "pack", OBSERVATIONS)
     packed, rounded = Policy.from_pretrained(tmp_path / "pack"), Policy.from_pretrained(random_checkpoint)
     for group in PackedCheckpoint.open(tmp_path / "pack").groups:

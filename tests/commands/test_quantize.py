@@ -180,10 +180,10 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(shop: Shop) -> None:
     resume = PackWriter._resume
     with shop.monkeypatch.context() as patch:
         patch.setattr(PackWriter, "_resume", lambda self: FullDisk(resume(self)))
-        assert shop.quantize("pack", *DIT) == 1
+        assert shop.quantize("pack", *DIT, "--fold", "False") == 1
     assert "free some space and give the same command again" in shop.said()
     assert not (shop.folder / "pack").exists()
-    assert shop.quantize("pack", *DIT) == 0
+    assert shop.quantize("pack", *DIT, "--fold", "False") == 0
     assert "3 of 8 groups of layers are finished" in shop.said()
 
 
