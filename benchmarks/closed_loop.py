@@ -1,0 +1,129 @@
+"""Which component may be quantized first? Packs of tiny-libero act in the simulator, on the same episodes as the float.
+
+    python benchmarks/closed_loop.py [--trials 15] [--workers 2]
+
+Every policy has the same initial states and the same noise. Packs and episodes that are finished are kept: the same
+command again continues. The result goes to benchmarks/results/closed_loop.json and as a table into docs/fidelity.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from parts.grid import GUIDE_FULL
+from parts.results import ROOT, write_between, write_result
+
+from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack.console import exit_code, say
+from vlapack.evaluate.contender import contender
+from vlapack.evaluate.plan import Plan
+from vlapack.evaluate.run import conclude, evaluate
+from vlapack.evaluate.tasks import choose_tasks, listed_tasks
+from vlapack.libero.suites import num_tasks
+from vlapack.ops.engine import active
+from vlapack.packing import make_pack
+from vlapack.policy.observations import open_source
+from vlapack.recipe.presets import PRESETS
+
+PARENT = "tiny-libero"
+RESULT = ROOT / "benchmarks" / "results" / "closed_loop.json"
+DOCS = ROOT / "docs" / "fidelity.md"
+W4A8_PRESETS = ("dit-fast", "dit", "llm", "vision", "quantvla", "full", "everything")
+RECIPES = {
+    **{name: PRESETS[name] for name in W4A8_PRESETS},
+    "guide-full": GUIDE_FULL,
+    "full-w4a4": replace(PRESETS["full"], act_bits=4),
+}
+
+
+def main(*, trials: int = 15, workers: int = 2, work: Path = ROOT / "outputs" / "closed_loop") -> int:
+    """Play.
+
+    Args:
+        trials: Episodes per task and policy, from initial states 0 to trials-1.
+        workers: Simulators at a time.
+        work: The folder of packs and episodes.
+    """
+    checkpoint = open_checkpoint(PARENT)
+    baseline, metadata = contender("baseline", PARENT)
+    contenders = [baseline]
+    source = open_source(SHIPPED[PARENT] / "observations")
+    for name, recipe in RECIPES.items():
+        calibration = [frame.observation for frame in source.take(min(recipe.calib_steps, len(source)))]
+        report = make_pack(checkpoint, recipe, work / "packs" / name, calibration)
+        contenders.append(contender(name, str(report.pack))[0])
+    plan = Plan(
+        tasks=choose_tasks(None, None, listed_tasks(metadata), num_tasks),
+        init_states=tuple(range(trials)),
+        policies={entry.role: entry.identity for entry in contenders},
+        engine=active(),
+    )
+    say(f"{len(plan.cases())} episodes for each of {len(contenders)} policies")
+    records = evaluate(plan, contenders, work / "episodes", workers=workers, videos=False)
+    summaries = {name: conclude(plan, records, work / "episodes", names=(name, PARENT), role=name) for name in RECIPES}
+    found = rows(summaries)
+    write_result(RESULT, found)
+    write_between(DOCS, "closed loop", table(found))
+    return 0
+
+
+def rows(summaries: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the float policy and every pack, each with its interval and the paired test against the float."""
+    first = next(iter(summaries.values()))
+    found = [
+        {
+            "policy": "float",
+            "bits": "float",
+            "episodes": first["episodes"],
+            "success_rate": first["baseline_success_rate"],
+            "ci95": first["baseline_ci95"],
+            "baseline_success_rate": first["baseline_success_rate"],
+            "p_value": None,
+            "bytes": first["bytes"]["baseline"],
+        }
+    ]
+    for name, summary in summaries.items():
+        found.append(
+            {
+                "policy": name,
+                "bits": f"W4A{RECIPES[name].act_bits}",
+                "episodes": summary["episodes"],
+                "success_rate": summary["success_rate"],
+                "ci95": summary["ci95"],
+                "baseline_success_rate": summary["baseline_success_rate"],
+                "p_value": summary["paired"]["p_value"],
+                "bytes": summary["bytes"]["policy"],
+            }
+        )
+    return found
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Return the rows in Markdown."""
+    lines = [
+        f"{found[0]['episodes']} episodes each, from the same initial states with the same noise; *p*: McNemar's exact "
+        "test against the float policy.",
+        "",
+        "| policy | bits | success | 95 % interval | *p* | MB held |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        low, high = row["ci95"]
+        cells = (
+            f"`{row['policy']}`",
+            row["bits"],
+            f"{100 * row['success_rate']:.0f} %",
+            f"{100 * low:.0f}-{100 * high:.0f} %",
+            "" if row["p_value"] is None else f"{row['p_value']:.3f}",
+            f"{row['bytes'] / 1e6:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(lambda: tyro.cli(main)))

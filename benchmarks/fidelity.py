@@ -1,0 +1,132 @@
+"""Which method keeps a quantized network closest to its float parent?
+
+    python scripts/record_observations.py --seed 1 --count 432 --out data/fidelity      # once, 20 minutes
+    python benchmarks/fidelity.py [--targets minilm,synthetic] [--only 'W4A4.*gptq']
+
+Every row is one method on one target from one calibration seed. A row that is finished is kept: the same command
+again does what is missing. The result goes to benchmarks/results/fidelity.json and as tables into docs/fidelity.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+import tyro
+from parts.grid import BITS, GROUPS, METHODS, PRESET, rows
+from parts.results import ROOT, Rows, write_between, write_result
+from parts.sentences import Sentences
+from parts.synthetic import Synthetic
+from parts.tiny_libero import TinyLibero
+
+from vlapack.console import exit_code, progress
+from vlapack.errors import InputError
+from vlapack.fingerprint import digest
+from vlapack.recipe.presets import PRESETS
+from vlapack.recipe.recipe import Recipe
+
+RESULT = ROOT / "benchmarks" / "results" / "fidelity.json"
+DOCS = ROOT / "docs" / "fidelity.md"
+OBSERVATIONS = ROOT / "data" / "fidelity"
+KEPT = ROOT / "outputs" / "fidelity.jsonl"
+MEASURES = {
+    "tiny-libero": "relative error of the action chunk, %",
+    "minilm": "1 − mean cosine of sentence embeddings, %",
+    "synthetic": "relative error of the output, %",
+}
+
+
+class Target(Protocol):
+    """Something that can be quantized and held against its float parent."""
+
+    name: str
+    preset: str | None
+    identity: str
+    """Digest of weights and data."""
+
+    def error(self, recipe: Recipe, seed: int) -> float: ...
+
+
+def main(
+    *, targets: str = ",".join(MEASURES), only: str = "", observations: Path = OBSERVATIONS, kept: Path = KEPT
+) -> int:
+    """Measure what is missing.
+
+    Args:
+        targets: Comma list of tiny-libero, minilm, synthetic.
+        only: A regular expression that a row's name must match, such as 'W4A8 per channel .* seed 0'.
+        observations: Of tiny-libero; recorded as the head of this file says.
+        kept: The file of finished rows.
+    """
+    makers: Mapping[str, Callable[[], Target]] = {
+        "tiny-libero": lambda: TinyLibero(observations),
+        "minilm": Sentences,
+        "synthetic": Synthetic,
+    }
+    done = Rows(kept)
+    for name in targets.split(","):
+        if name not in makers:
+            raise InputError(f"--targets {name!r} is unknown; choose from {', '.join(makers)}")
+        measure(makers[name](), re.compile(only), done)
+    found = [line["row"] for line in done.read().values()]
+    write_result(RESULT, found)
+    for name, measured in MEASURES.items():
+        of_target = [row for row in found if row["target"] == name]
+        write_between(
+            DOCS, f"fidelity: {name}", f"{measured}; mean of the seeds ± half their range\n\n{table(of_target)}"
+        )
+    write_between(DOCS, "fidelity: presets", presets_table(found))
+    return 0
+
+
+def measure(target: Target, only: re.Pattern[str], done: Rows) -> None:
+    """Add every row of a target that is wanted, and not there yet as it would be now."""
+    there = done.read()
+    wanted = {}
+    for row in rows(target.name, target.preset):
+        made_of = digest({"target": target.identity, "recipe": row.recipe.digest()})
+        if only.search(str(row)) and there.get(str(row), {}).get("made_of") != made_of:
+            wanted[row] = made_of
+    with progress(target.name, len(wanted)) as advance:
+        for row, made_of in wanted.items():
+            error = target.error(row.recipe, row.seed)
+            done.add(str(row), made_of, {**row.to_dict(), "error": error})
+            advance(f"{row}: {error:.4g}")
+
+
+def table(found: Iterable[Mapping[str, Any]]) -> str:
+    """Return methods against bits and groups, in Markdown."""
+    cells: dict[tuple[Any, ...], list[float]] = {}
+    for row in found:
+        cells.setdefault((row["method"], row["smooth"] > 0, row["bits"], row["group"]), []).append(row["error"])
+    columns = [(bits, group) for bits in BITS for group in GROUPS]
+    names = [f"{bits}{'' if group is None else f' g{group}'}" for bits, group in columns]
+    lines = [f"| method | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for method in ("guide", *METHODS):
+        for smooth in (False, True):
+            values = [_cell(cells.get((method, smooth, *column), [])) for column in columns]
+            if any(values):
+                lines.append(f"| {method}{', smoothed' if smooth else ''} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def presets_table(found: Iterable[Mapping[str, Any]]) -> str:
+    """Return the error of every preset as it is."""
+    of_presets = [row for row in found if row["method"] == PRESET]
+    lines = ["| preset | error, % |", "|---|---|"]
+    for name in PRESETS:
+        lines.append(f"| `{name}` | {_cell([row['error'] for row in of_presets if row['preset'] == name])} |")
+    return "\n".join(lines)
+
+
+def _cell(errors: list[float]) -> str:
+    if not errors:
+        return ""
+    return f"{100 * fmean(errors):.2f} ± {50 * (max(errors) - min(errors)):.2f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(lambda: tyro.cli(main)))

@@ -1,0 +1,83 @@
+"""What `fidelity.py` tries: methods, with and without smoothing, by scale groups and by bits, each with three seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from vlapack.recipe.environment import GUIDE
+from vlapack.recipe.presets import PRESETS
+from vlapack.recipe.recipe import Recipe
+
+SEEDS = (0, 1, 2)
+GROUPS = (None, 128, 32)
+BITS = {"W4A8": (4, 8), "W4A4": (4, 4), "W8A8": (8, 8)}
+LAMBDA = 0.3
+"""The λ of rows with smoothing."""
+
+PLAIN = Recipe(rotation="none", permute=False, rounding="rtn")
+ROTATED = Recipe(block=64, shared_block=True, permute=True, rounding="rtn")
+METHODS = {
+    "rtn": PLAIN,
+    "hadamard": replace(ROTATED, rotation="hadamard"),
+    "svd": replace(ROTATED, rotation="svd"),
+    "svd_hadamard": replace(ROTATED, rotation="svd_hadamard"),
+    "greedy": replace(ROTATED, rotation="greedy", order="rotate_permute_rotate"),
+}
+METHODS |= {f"{name} + gptq": replace(recipe, rounding="gptq") for name, recipe in METHODS.items() if name != "svd"}
+"""Rotations are blocks of 64, one for each input, after the zigzag permutation; DuQuant's `greedy` is on both sides."""
+
+GUIDE_FULL = replace(GUIDE, scope=PRESETS["full"].scope)
+"""The scripts guide's own recipe on all four parts."""
+
+PRESET = "preset"
+"""The method of rows that measure a preset as it is."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment: the fields of the result's JSON, without the error."""
+
+    target: str
+    method: str
+    smooth: float
+    group: int | None
+    bits: str
+    preset: str | None
+    seed: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is quantized; its scope is everything that a π0 network's `full` takes, or its preset's own."""
+        weight_bits, act_bits = BITS[self.bits]
+        if self.method == PRESET:
+            return replace(PRESETS[self.preset or ""], act_bits=act_bits)
+        if self.method == "guide":
+            return replace(GUIDE_FULL, weight_bits=weight_bits, act_bits=act_bits)
+        method = replace(METHODS[self.method], weight_bits=weight_bits, act_bits=act_bits)
+        return replace(method, smooth=self.smooth, group_size=self.group)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Name the row in one line; `--only` is matched against it."""
+        group = "per channel" if self.group is None else f"g{self.group}"
+        preset = "" if self.preset is None else f" {self.preset}"
+        return f"{self.target}{preset} {self.bits} {group} {self.method} smooth {self.smooth} seed {self.seed}"
+
+
+def rows(target: str, preset: str | None) -> Iterator[Row]:
+    """Yield the experiments on one target; `preset` is the one whose layers it quantizes, None outside of π0."""
+    for seed in SEEDS:
+        for bits in BITS:
+            for method in METHODS:
+                for smooth in (0.0, LAMBDA):
+                    for group in GROUPS:
+                        yield Row(target, method, smooth, group, bits, preset, seed)
+            yield Row(target, "guide", 0.0, None, bits, preset, seed)
+        if preset is not None:
+            for name, recipe in PRESETS.items():
+                yield Row(target, PRESET, recipe.smooth, recipe.group_size, "W4A8", name, seed)

@@ -1,0 +1,55 @@
+"""Where a benchmark's figures go: finished rows at once, the JSON of all of them, and a table in the docs."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlapack import machine
+
+ROOT = Path(__file__).parents[2]
+
+
+class Rows:
+    """Finished rows, one JSON line each: a kill loses none, and two processes may share the file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Return every row by its name; of several under one name the last."""
+        lines = [json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines()]
+        return {line["name"]: line for line in lines}
+
+    def add(self, name: str, made_of: str, row: dict[str, Any]) -> None:
+        """Keep a row; `made_of` is a digest of all that decided its result."""
+        line = json.dumps({"name": name, "made_of": made_of, "row": row}, ensure_ascii=False)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def write_result(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the JSON of a benchmark: rows, and what measured them when."""
+    document = {
+        "machine": machine.describe(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.strip(),
+    }
+    lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in rows)
+    head = json.dumps(document, indent=1, ensure_ascii=False).removesuffix("\n}")
+    file.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+
+
+def write_between(page: Path, marker: str, text: str) -> None:
+    """Put `text` into a page between `<!-- marker -->` and `<!-- /marker -->`."""
+    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")

@@ -1,0 +1,93 @@
+"""The target `minilm`: how far sentence embeddings turn when the encoder is quantized.
+
+The test sentences are a text file of our own; those that calibrate are made from a seed, of other words in other forms.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from parts import minilm
+from parts.in_place import quantized
+from torch import nn
+
+from vlapack.calibrate import collect
+from vlapack.fingerprint import digest
+from vlapack.recipe.recipe import Recipe
+
+TEST = Path(__file__).with_name("sentences.txt")
+CALIBRATION = 640
+"""Sentences that calibrate: about 8,000 tokens."""
+
+FORMS = (
+    "{who} {did} {what} {where}.",
+    "{when}, {who} {did} {what}.",
+    "{who} and {who} {did} {what} {when}.",
+    "why did {who} {do} {what} {where}?",
+    "{do} {what} {where}, then {do} {what}.",
+    "it is {how} to {do} {what} {when}.",
+    "{who} said that {who} {did} {what}.",
+    "{what} {where} was {how}, but {who} {did} it anyway.",
+    "if {who} {did} {what}, we would {do} {what} {when}.",
+)
+WORDS = {
+    "who": "the old pilot|my cousin|a young engineer|the government|nobody|our neighbour's daughter|the research group|"
+    "a tired waiter|the second robot|Maria|the company from Oslo|he|she|they|a famous painter|the crew|the blue team|"
+    "an angry customer|the school|a flock of geese|Dr. Weber|the jury|my roommate|the captain|the left gripper",
+    "did": "lifted|forgot|painted|bought|measured|described|stole|cleaned|moved|ignored|sold|rebuilt|carried|opened|"
+    "compared|noticed|counted|published|dropped|explained|cancelled|heated|photographed|replaced|turned over",
+    "do": "lift|forget|paint|buy|measure|describe|steal|clean|move|ignore|sell|rebuild|carry|open|compare|notice|count|"
+    "publish|drop|explain|cancel|heat|photograph|replace|turn over",
+    "what": "the green bottle|three wooden boxes|a letter from abroad|the results of the survey|the salad dressing|"
+    "an expensive camera|the second drawer|the front wheel|a song about winter|the bedroom window|their own mistakes|"
+    "a pair of boots|the ketchup|the annual budget|an electric guitar|the frozen peas|the emergency exit|a yellow book|"
+    "the history of mathematics|two kilograms of rice|the orange juice|a broken mirror|the cookie box|her new theory|"
+    "the milk",
+    "where": "in the kitchen|on the wooden shelf|behind the hospital|next to the lamp|at the airport|under the table|"
+    "in front of a large crowd|near the border|on the internet|inside the basket|between two plates|at the university|"
+    "across the valley|on the left side of the tray|in a small village|above the sink|at home|outside the theatre",
+    "when": "yesterday|last summer|before breakfast|in 2014|after a long discussion|every second week|at the same time|"
+    "during the war|tonight|as usual|on her birthday|without warning|at the end of March|for the first time|"
+    "half an hour later|once again|in the middle of the night",
+    "how": "difficult|surprisingly cheap|dangerous|too late|not necessary|almost impossible|popular|forbidden|easy|"
+    "quite useful|boring|illegal|good manners|very slow",
+}
+
+
+class Sentences:
+    """Relative to the float encoder: 1 − mean cosine over the test sentences."""
+
+    name = "minilm"
+    preset = None
+
+    def __init__(self) -> None:
+        self._model, self._tokenize = minilm.load()
+        self._layers = [name for name, module in self._model.named_modules() if isinstance(module, nn.Linear)]
+        lines = TEST.read_text(encoding="utf-8").splitlines()
+        self._test = [self._tokenize(line) for line in lines]
+        self._expected = minilm.embed(self._model, self._test)
+        self.identity = digest({"test": lines, "calibration": [CALIBRATION, FORMS, WORDS]})
+
+    def error(self, recipe: Recipe, seed: int) -> float:
+        """Return 1 − mean cosine; the seed makes the sentences that calibrate."""
+        everything = replace(recipe, scope="", include=".", seed=seed)
+        calibration = [self._tokenize(line) for line in made_up(CALIBRATION, seed)]
+        seen = collect(self._model, self._layers, self._model, minilm.batches(calibration), seed=seed)
+        found = minilm.embed(quantized(self._model, everything, seen), self._test)
+        return 1 - float(torch.cosine_similarity(found.double(), self._expected.double()).mean())
+
+
+def made_up(count: int, seed: int) -> list[str]:
+    """Return sentences put together at random."""
+    draw = random.Random(seed)
+
+    def fill(form: str) -> str:
+        for kind, words in WORDS.items():
+            while f"{{{kind}}}" in form:
+                form = form.replace(f"{{{kind}}}", draw.choice(words.split("|")), 1)
+        return form[0].upper() + form[1:]
+
+    return [fill(draw.choice(FORMS)) for _ in range(count)]
