@@ -166,6 +166,11 @@ class Policy:
         """What a policy server sends on connect: the parent's, unchanged."""
         return self.config.policy_metadata
 
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Horizon and action_dim: the shape of one observation's noise."""
+        return self.config.architecture.action_horizon, self.config.architecture.action_dim
+
     def reset(self, seed: int = 0) -> None:
         """Begin an episode: the policy's own noise starts again from `seed`."""
         self._generator.manual_seed(seed)
@@ -234,10 +239,22 @@ class Policy:
         inputs = Inputs.stack([self.observe(observation) for observation in observations])
         start_noise = self._noise(len(observations), noise, generator)
         start = time.perf_counter()
-        chunks = self.model.sample_actions(*inputs.network, start_noise)
+        actions = self.act(inputs, start_noise)
         infer_ms = (time.perf_counter() - start) * 1000
-        actions = self.robot_actions(chunks.numpy(), inputs.robot_state)
         return [{"actions": chunk, "policy_timing": {"infer_ms": infer_ms}} for chunk in actions]
+
+    def act(self, inputs: Inputs, noise: Tensor) -> np.ndarray:
+        """Run the network on observations that `observe` has prepared: what a server does in a thread of its own.
+
+        Args:
+            inputs: B observations (`Inputs.stack`).
+            noise: [B, *noise_shape].
+
+        Returns:
+            float64 [B, horizon, robot dimensions].
+        """
+        chunks = self.model.sample_actions(*inputs.network, noise)
+        return self.robot_actions(chunks.numpy(), inputs.robot_state)
 
     @torch.no_grad()
     def infer_noises(self, observation: Mapping[str, Any], noise: Tensor) -> np.ndarray:
@@ -265,7 +282,7 @@ class Policy:
         return self._layout.outputs(actions)
 
     def _noise(self, count: int, given: Sequence[Noise] | Noise | None, generator: torch.Generator | None) -> Tensor:
-        shape = (self.config.architecture.action_horizon, self.config.architecture.action_dim)
+        shape = self.noise_shape
         if given is None:
             source = self._generator if generator is None else generator
             # One draw per observation: the batch sees the noise that one at a time would have seen.
