@@ -18,6 +18,7 @@ COMMANDS = {
     "verify": "check every checksum and the format of a pack",
     "eval": "a policy and its float parent on the same LIBERO episodes, with intervals and a paired test",
     "compare": "a pack's actions and its float parent's on recorded observations; no simulator needed",
+    "serve": "a policy behind openpi's websocket protocol, for robots and simulators on other machines",
     "clean": "list or remove what interrupted runs left behind",
 }
 

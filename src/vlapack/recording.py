@@ -30,21 +30,19 @@ PICTURES = ("image", "wrist_image")
 class Recorder:
     """Adds observations to a folder; the index is rewritten atomically after each, so a kill loses none.
 
-    With a limit the folder never holds more than that, however long a server runs: when it is full, every other
-    observation is dropped and from then on only every second is kept. So the folder always shows all of the time
-    evenly, in half to all of its limit.
+    With a limit the folder never holds more than that, however long a server runs: the oldest goes when one comes.
 
     Args:
         folder: a new one, or one that was recorded before: recording goes on.
         limit: the most observations that the folder may hold; None for no limit.
 
     Raises:
-        InputError: the folder holds something else, or the limit is below 2.
+        InputError: the folder holds something else, or the limit is below 1.
     """
 
     def __init__(self, folder: Path, *, limit: int | None = None) -> None:
-        if limit is not None and limit < 2:
-            raise InputError(f"a recording of at most {limit} observations: the limit must be 2 or more")
+        if limit is not None and limit < 1:
+            raise InputError(f"a recording of at most {limit} observations: the limit must be 1 or more")
         self.folder = folder
         self._limit = limit
         self._index = folder / INDEX_FILE
@@ -59,13 +57,12 @@ class Recorder:
         elif any(folder.iterdir()):
             raise InputError(f"{folder} is not empty and has no {INDEX_FILE}; give a new folder")
         self._seen = document.get("seen", len(self._rows))
-        self._stride = document.get("stride", 1)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def add(self, observation: Mapping[str, Any], **source: Any) -> None:
-        """Record one observation, unless the limit has it left out.
+        """Record one observation.
 
         Args:
             observation: openpi's LIBERO keys; pictures uint8 [H, W, 3].
@@ -73,11 +70,6 @@ class Recorder:
         """
         number = self._seen
         self._seen += 1
-        if self._limit is not None:
-            while number % self._stride == 0 and len(self._rows) >= self._limit:
-                self._halve()
-        if number % self._stride:
-            return
         row: dict[str, Any] = {}
         for key in PICTURES:
             row[key] = f"{number:05d}_{key}.png"
@@ -85,22 +77,15 @@ class Recorder:
         row["state"] = np.asarray(observation["observation/state"], dtype=np.float64).tolist()
         row["prompt"] = str(observation["prompt"])
         row["source"] = source
-        self._rows.append(row)
-        self._write()
-
-    def _halve(self) -> None:
-        dropped = self._rows[1::2]
-        self._rows = self._rows[::2]
-        self._stride *= 2
+        dropped = [] if self._limit is None else self._rows[: max(0, len(self._rows) + 1 - self._limit)]
+        self._rows = [*self._rows[len(dropped) :], row]
         self._write()  # before the pictures go: an index never names one that is missing
-        for row in dropped:
+        for old in dropped:
             for key in PICTURES:
-                (self.folder / row[key]).unlink()
+                (self.folder / old[key]).unlink(missing_ok=True)
 
     def _write(self) -> None:
-        document = {"type": TYPE, "version": VERSION, "layout": LAYOUT}
-        if self._limit is not None:
-            document |= {"seen": self._seen, "stride": self._stride}
+        document = {"type": TYPE, "version": VERSION, "layout": LAYOUT, "seen": self._seen}
         part = self._index.with_suffix(".part")
         part.write_text(json.dumps({**document, "observations": self._rows}, indent=1) + "\n")
         os.replace(part, self._index)

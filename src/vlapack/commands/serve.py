@@ -1,0 +1,143 @@
+"""`vlapack serve`: a policy behind openpi's websocket protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vlapack.console import say
+from vlapack.errors import InputError
+
+OPENPI_CHECKPOINT = "policy:checkpoint"
+OPENPI_DEFAULT = "policy:default"
+
+
+def serve(
+    policy: tyro.conf.Positional[str | None] = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    insecure: bool = False,
+    cert: Path | None = None,
+    key: Path | None = None,
+    config: str | None = None,
+    norm_stats: Path | None = None,
+    tokenizer: Path | None = None,
+    default_prompt: str | None = None,
+    seed: int = 0,
+    max_batch: int = 8,
+    batch_wait_ms: float = 2.0,
+    queue: int = 256,
+    max_message_mb: float = 32.0,
+    record: bool = False,
+    record_dir: Path = Path("policy_records"),
+    record_limit: int = 1024,
+    debug: bool = False,
+    env: str | None = None,
+    policy_config: Annotated[str | None, tyro.conf.arg(name="policy.config")] = None,
+    policy_dir: Annotated[str | None, tyro.conf.arg(name="policy.dir")] = None,
+) -> int:
+    """Serve a policy by openpi's websocket protocol: clients of openpi's server need no change.
+
+    As soon as clients can connect, one JSON line on stdout says where. SIGTERM or Ctrl-C ends the server after it has
+    answered what it was asked.
+
+        vlapack serve packs/tiny-full
+        vlapack serve CHECKPOINT --config pi05_libero --host 0.0.0.0 --api-key KEY
+        vlapack serve policy:checkpoint --policy.config=pi05_libero --policy.dir=CHECKPOINT     (as openpi spells it)
+
+    Args:
+        policy: A pack, a checkpoint folder, or tiny-libero.
+        host: Address to listen on; the default is reached from this machine only.
+        port: 0 takes any that is free.
+        api_key: What clients must send as `Authorization: Api-Key KEY` (openpi's client: api_key=KEY). Default: the
+            variable VLAPACK_API_KEY, which no other user of this machine can read. Needed beyond this machine.
+        insecure: Listen beyond this machine without a key.
+        cert: TLS certificate chain (PEM), with --key; clients then give wss://HOST.
+        key: TLS private key (PEM).
+        config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
+        norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
+        tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
+        default_prompt: The instruction where an observation brings none.
+        seed: Root of the noise: the same server, asked the same in the same order, answers the same.
+        max_batch: The most requests in one pass of the network. 1 makes every answer exactly what it is alone.
+        batch_wait_ms: How long a request may wait for others to join it, where more robots are connected.
+        queue: The most requests under way; the next one gets an error at once.
+        max_message_mb: The largest message that is read.
+        record: Keep observations in --record-dir, for `quantize --calib` and `compare --data`.
+        record_dir: Folder of the recording; an older one is continued.
+        record_limit: The most observations there; the oldest goes when one comes.
+        debug: Send clients the traceback of a failure, as openpi does, and log every connection.
+        env: openpi's flag, which downloads a checkpoint; refused with what to type instead.
+        policy_config: openpi's spelling of --config.
+        policy_dir: openpi's spelling of POLICY.
+    """
+    target, config = _target(policy, config, env=env, policy_config=policy_config, policy_dir=policy_dir)
+    from vlapack.serve.access import KEY_VARIABLE, check_access, is_loopback, tls_context
+    from vlapack.serve.run import Settings, serve_policy
+    from vlapack.serve.server import Door
+
+    api_key = api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None
+    command = f"vlapack serve {target}" + (f" --config {config}" if config else "")
+    check_access(command, host=host, api_key=api_key, insecure=insecure)
+    for flag, value, least in (("--max-batch", max_batch, 1), ("--queue", queue, 1), ("--batch-wait-ms", batch_wait_ms, 0)):
+        if not value >= least:
+            raise InputError(f"{flag} {value}: give {least} or more")
+    if not max_message_mb > 0:
+        raise InputError(f"--max-message-mb {max_message_mb}: give more than 0; LIBERO's two pictures take 0.4")
+    door = Door(
+        host=host,
+        port=port,
+        api_key=api_key,
+        tls=tls_context(cert, key),
+        max_message_bytes=int(max_message_mb * 2**20),
+    )
+    if door.api_key is not None and door.tls is None and not is_loopback(host):
+        say("warning: without --cert and --key, the API key crosses the network in the clear")
+    settings = Settings(
+        seed=seed,
+        max_batch=max_batch,
+        wait_s=batch_wait_ms / 1000,
+        queue=queue,
+        record_dir=record_dir if record else None,
+        record_limit=record_limit,
+        default_prompt=default_prompt,
+        debug=debug,
+    )
+    return serve_policy(
+        target, door, settings, announce=_announce, config=config, norm_stats=norm_stats, tokenizer=tokenizer
+    )
+
+
+def _target(
+    policy: str | None, config: str | None, *, env: str | None, policy_config: str | None, policy_dir: str | None
+) -> tuple[str, str | None]:
+    """The folder and its configuration, however they were spelled."""
+    if env is not None or policy == OPENPI_DEFAULT:
+        asked = f"--env {env}" if env is not None else OPENPI_DEFAULT
+        raise InputError(
+            f"{asked}: openpi would download a checkpoint of its own choice; give the folder of one: "
+            f"vlapack serve CHECKPOINT --config pi05_{(env or 'libero').lower()}"
+        )
+    if policy == OPENPI_CHECKPOINT or policy is None:
+        if policy_dir is None:
+            raise InputError(
+                "no policy: give a folder or tiny-libero, as in `vlapack serve tiny-libero`"
+                if policy is None
+                else f"{OPENPI_CHECKPOINT} needs --policy.dir (and --policy.config)"
+            )
+        return policy_dir, config if policy_config is None else policy_config
+    if policy_dir is not None or policy_config is not None:
+        raise InputError(f"--policy.dir and --policy.config go with {OPENPI_CHECKPOINT}, not with {policy!r}")
+    return policy, config
+
+
+def _announce(event: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""A policy behind openpi's websocket protocol, so that no robot's client changes."""

@@ -1,0 +1,117 @@
+"""A server from its settings to its last answer: the policy is loaded, signals are heard, everything is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vlapack import __version__
+from vlapack.console import say
+from vlapack.errors import InputError
+from vlapack.evaluate.contender import is_pack
+from vlapack.ops.engine import active
+from vlapack.policy.policy import Policy
+from vlapack.recording import LAYOUT, Recorder
+from vlapack.serve.metrics import Metrics
+from vlapack.serve.record import BackgroundRecorder
+from vlapack.serve.server import Door, Server
+from vlapack.serve.service import Service
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a policy is served; see `vlapack serve --help`."""
+
+    seed: int = 0
+    max_batch: int = 8
+    wait_s: float = 0.002
+    queue: int = 256
+    record_dir: Path | None = None
+    record_limit: int = 1024
+    default_prompt: str | None = None
+    debug: bool = False
+
+
+def serve_policy(
+    target: str,
+    door: Door,
+    settings: Settings,
+    *,
+    announce: Callable[[dict[str, Any]], None],
+    config: str | None = None,
+    norm_stats: Path | None = None,
+    tokenizer: Path | None = None,
+) -> int:
+    """Load a policy and serve it until SIGTERM or SIGINT; return the exit code.
+
+    Args:
+        target: a pack, a checkpoint folder, or `tiny-libero`.
+        door: where to listen.
+        settings: how to serve.
+        announce: called with the event "listening".
+        config, norm_stats, tokenizer: what an openpi folder does not say itself.
+
+    Raises:
+        InputError: the policy cannot be loaded, the recording not continued, or the address not listened on.
+    """
+    flags: dict[str, Any] = {} if is_pack(target) else {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
+    engine = active()
+    say(f"{target}: loading; engine {engine}")
+    policy = Policy.from_pretrained(target, **flags)
+    if settings.default_prompt is not None:
+        policy.config = replace(policy.config, default_prompt=settings.default_prompt)
+    recorder = _recorder(policy, settings)
+    metrics = Metrics(policy=target, engine=engine, version=__version__)
+
+    def ready(host: str, port: int) -> None:
+        announce({"event": "listening", "host": host, "port": port, "policy": target, "engine": engine})
+
+    async def main() -> int:
+        service = Service(
+            policy,
+            metrics=metrics,
+            seed=settings.seed,
+            max_batch=settings.max_batch,
+            wait_s=settings.wait_s,
+            queue=settings.queue,
+            record=recorder,
+        )
+        server = Server(service, metrics, door, engine=engine, debug=settings.debug)
+        return await server.run(_stop_signal(), ready)
+
+    try:
+        answered = asyncio.run(main())
+    finally:
+        if recorder is not None:
+            recorder.close()
+    say(f"stopped; {answered} requests answered")
+    return 0
+
+
+def _recorder(policy: Policy, settings: Settings) -> BackgroundRecorder | None:
+    if settings.record_dir is None:
+        return None
+    if policy.config.layout != LAYOUT:
+        raise InputError(f"--record: recordings hold {LAYOUT!r} observations; this policy's are {policy.config.layout!r}")
+    return BackgroundRecorder(Recorder(settings.record_dir, limit=settings.record_limit))
+
+
+def _stop_signal() -> asyncio.Future[None]:
+    """A future that SIGTERM or SIGINT settles; a second one ends the process as usual."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[None] = loop.create_future()
+
+    def heard() -> None:
+        if not stop.done():
+            say("stopping: what was asked is answered first (once more to stop at once)")
+            stop.set_result(None)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, heard)
+    return stop

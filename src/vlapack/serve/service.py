@@ -1,0 +1,181 @@
+"""One request, from its bytes to the bytes of its answer; whoever carries them (websockets, a test) is not known here.
+
+    bytes -> admitted, or `busy` at once -> unpacked, checked, prepared -> batched and inferred -> packed
+
+Unpacking and preparing pictures happen in a thread of their own, beside the network's: the event loop does nothing that
+takes time, so that a robot which sends a gigabyte, or a batch that takes seconds, delays nobody's ping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlapack.errors import InputError, WorkError
+from vlapack.policy.policy import Inputs
+from vlapack.serve.batch import Acts, Batcher
+from vlapack.serve.metrics import Metrics
+from vlapack.serve.wire import pack, unpack
+
+NOISE = "noise"
+"""The one key that is not the robot's: a client may send the noise that its chunk starts from."""
+
+MOST_PROMPT = 4096
+"""Characters; networks read at most some 200 tokens, and a tokenizer takes seconds over megabytes."""
+
+
+class Served(Acts, Protocol):
+    """What a server asks of a policy; `policy.Policy` has it, a fake in a test too."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What clients get on connect."""
+        ...
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Horizon and action_dim."""
+        ...
+
+    def observe(self, observation: Mapping[str, Any]) -> Inputs:
+        """Prepare one observation; InputError for one that cannot be used."""
+        ...
+
+
+class Busy(WorkError):
+    """As many requests wait as may wait."""
+
+
+class Service:
+    """Answers requests.
+
+    Args:
+        policy: what acts.
+        seed: root of every request's noise.
+        max_batch: the most requests in one pass of the network.
+        wait_s: how long a request may wait for others to join it.
+        queue: the most requests that may be under way; the next one is refused at once.
+        metrics: counts them.
+        record: called with every usable observation, its connection and its number, in the preparing thread.
+    """
+
+    def __init__(
+        self,
+        policy: Served,
+        *,
+        metrics: Metrics,
+        seed: int = 0,
+        max_batch: int = 8,
+        wait_s: float = 0.002,
+        queue: int = 256,
+        record: Callable[[Mapping[str, Any], int, int], None] | None = None,
+    ) -> None:
+        self._policy = policy
+        self._seed = seed
+        self._queue = queue
+        self._record = record
+        self._metrics = metrics
+        self._under_way = 0
+        self.robots = 0
+        """How many clients are connected; the server says so."""
+        self._batcher = Batcher(
+            policy, max_batch=max_batch, wait_s=wait_s, robots=lambda: self.robots, metrics=metrics
+        )
+        self._prepare = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+
+    @property
+    def greeting(self) -> bytes:
+        """The first message to every client: the parent's metadata, unchanged."""
+        return pack(self._policy.metadata)
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Shape of the noise that a client may send."""
+        return self._policy.noise_shape
+
+    async def run(self) -> None:
+        """Serve until cancelled; whoever calls `answer` must run this too."""
+        try:
+            await self._batcher.run()
+        finally:
+            self._batcher.close()
+            self._prepare.shutdown(wait=False)
+
+    async def answer(
+        self, message: bytes, *, connection: int, number: int, previous_s: float | None = None
+    ) -> bytes:
+        """Answer one observation.
+
+        Args:
+            message: what `wire.pack` makes of an observation, and perhaps of `noise` [horizon, action_dim].
+            connection: which of the server's connections it came by, from 0.
+            number: how many came before it there. Both decide the noise, where the client sends none.
+            previous_s: how long the client's last request took until its answer was sent; openpi reports that.
+
+        Raises:
+            Busy: the queue is full.
+            InputError: the message or the observation cannot be used.
+            WorkError: the policy gave actions that no robot should carry out.
+        """
+        if self._under_way >= self._queue:
+            raise Busy(f"the server is busy: {self._queue} requests are waiting; ask again later")
+        self._under_way += 1
+        self._metrics.queue.set(self._under_way)
+        start = time.perf_counter()
+        try:
+            loop = asyncio.get_running_loop()
+            inputs, noise = await loop.run_in_executor(self._prepare, self._prepared, message, connection, number)
+            chunk = await self._batcher.act(inputs, noise)
+        finally:
+            self._under_way -= 1
+            self._metrics.queue.set(self._under_way)
+        if not np.isfinite(chunk.actions).all():
+            raise WorkError("the policy gave actions that are NaN or infinite")
+        seconds = time.perf_counter() - start
+        self._metrics.seconds.observe(seconds)
+        timing = {"infer_ms": seconds * 1000}
+        if previous_s is not None:
+            timing["prev_total_ms"] = previous_s * 1000
+        return pack(
+            {"actions": chunk.actions, "policy_timing": {"infer_ms": chunk.infer_ms}, "server_timing": timing}
+        )
+
+    def _prepared(self, message: bytes, connection: int, number: int) -> tuple[Inputs, Tensor]:
+        observation = unpack(message)
+        given = observation.pop(NOISE, None)
+        if isinstance(prompt := observation.get("prompt"), str) and len(prompt) > MOST_PROMPT:
+            raise InputError(f"prompt: {len(prompt)} characters; an instruction has at most {MOST_PROMPT}")
+        try:
+            inputs = self._policy.observe(observation)
+        except ValueError as error:  # numpy's, of lists that make no array
+            raise InputError(str(error)) from error
+        if self._record is not None:
+            self._record(observation, connection, number)
+        if given is None:
+            generator = torch.Generator().manual_seed(noise_seed(self._seed, connection, number))
+            return inputs, torch.randn(self.noise_shape, generator=generator)
+        return inputs, torch.from_numpy(self._checked(given))
+
+    def _checked(self, noise: Any) -> np.ndarray:
+        if not (isinstance(noise, np.ndarray) and noise.dtype.kind == "f" and noise.shape == self.noise_shape):
+            found = f"{noise.dtype} of shape {noise.shape}" if isinstance(noise, np.ndarray) else type(noise).__name__
+            raise InputError(f"{NOISE}: {found}; this policy starts from floats of shape {self.noise_shape}")
+        with np.errstate(over="ignore"):
+            single = noise.astype(np.float32)
+        if not np.isfinite(single).all():
+            raise InputError(f"{NOISE}: not finite everywhere")
+        return single
+
+
+def noise_seed(seed: int, connection: int, number: int) -> int:
+    """Seed of one request's noise, 63 bits: the same server, asked the same in the same order, answers the same."""
+    text = f"{seed}/{connection}/{number}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
