@@ -91,3 +91,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         load_observations(tmp_path)
     with pytest.raises(InputError, match="there is no such folder"):
         load_observations(tmp_path / "nowhere")
+
+
+def test_openpis_pickled_recording_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "step_0.npy").touch()
+    with pytest.raises(InputError, match=r"step_0.npy: .* pickle.*--record-dir"):
+        load_observations(tmp_path)

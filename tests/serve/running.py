@@ -61,7 +61,8 @@ class Running:
     answered: list[int] = field(default_factory=list)
 
     def connect(self, **options: Any) -> ClientConnection:
-        return connect(f"ws://127.0.0.1:{self.port}", compression=None, max_size=None, **options)
+        # Newer versions want a `with`; these end with their server.
+        return connect(f"ws://127.0.0.1:{self.port}", compression=None, max_size=None, **options).__enter__()
 
     def client(self) -> Client:
         return Client(self.connect())
@@ -75,7 +76,8 @@ class Running:
         return float(next(lines).rpartition(" ")[2])
 
     def stop(self) -> None:
-        self.loop.call_soon_threadsafe(lambda: self.end.done() or self.end.set_result(None))
+        if not self.end.done():
+            self.loop.call_soon_threadsafe(self.end.set_result, None)
 
 
 class Client:
@@ -121,4 +123,4 @@ def running(policy: Any, *, door: Door | None = None, debug: bool = False, **opt
     finally:
         started[0].stop()
         thread.join(20)
-        assert not thread.is_alive()
+    assert not thread.is_alive()

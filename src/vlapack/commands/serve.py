@@ -86,7 +86,11 @@ def serve(
     api_key = api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None
     command = f"vlapack serve {target}" + (f" --config {config}" if config else "")
     check_access(command, host=host, api_key=api_key, insecure=insecure)
-    for flag, value, least in (("--max-batch", max_batch, 1), ("--queue", queue, 1), ("--batch-wait-ms", batch_wait_ms, 0)):
+    for flag, value, least in (
+        ("--max-batch", max_batch, 1),
+        ("--queue", queue, 1),
+        ("--batch-wait-ms", batch_wait_ms, 0),
+    ):
         if not value >= least:
             raise InputError(f"{flag} {value}: give {least} or more")
     if not max_message_mb > 0:

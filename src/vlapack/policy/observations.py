@@ -26,6 +26,11 @@ def open_source(folder: Path) -> Source:
         return RecordedFolder(folder)
     if (folder / INFO_FILE).is_file():
         return LerobotDataset.open(folder)
+    if pickled := next(folder.glob("step_*.npy"), None):
+        raise InputError(
+            f"{pickled}: openpi's own recording, a pickle, which runs whatever code is in it when it is read; record "
+            f"again with `vlapack serve POLICY --record --record-dir DIR` and give that DIR"
+        )
     raise InputError(
         f"{folder}: no {INDEX_FILE} (recorded observations) and no {INFO_FILE} (a LeRobotDataset v3): "
         f"{'give the folder that holds one' if folder.is_dir() else 'there is no such folder'}"

@@ -134,4 +134,3 @@ class Batcher:
         self._metrics.infer_seconds.observe(seconds)
         self._metrics.batch.observe(len(batch))
         return [Chunk(chunk, seconds * 1000) for chunk in actions]
-

@@ -51,4 +51,5 @@ class Metrics:
 
     def text(self) -> str:
         """Everything in Prometheus' text format."""
-        return generate_latest(self._registry).decode()
+        text: str = generate_latest(self._registry).decode()
+        return text

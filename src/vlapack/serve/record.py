@@ -20,10 +20,12 @@ class BackgroundRecorder:
 
     Args:
         recorder: the folder.
+        default_prompt: what the policy reads where an observation brings no prompt.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, *, default_prompt: str | None = None) -> None:
         self._recorder = recorder
+        self._default = {} if default_prompt is None else {"prompt": default_prompt}
         self._room = threading.BoundedSemaphore(MOST_WAITING)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._failed = False
@@ -39,7 +41,8 @@ class BackgroundRecorder:
 
     def _write(self, observation: Mapping[str, Any], connection: int, number: int) -> None:
         try:
-            self._recorder.add(canonical(observation, "recording"), connection=connection, request=number)
+            whole = canonical(self._default | dict(observation), "recording")
+            self._recorder.add(whole, connection=connection, request=number)
         except OSError as error:
             self._failed = True
             say(f"warning: recording has stopped: {error}")

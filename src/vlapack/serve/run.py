@@ -58,7 +58,9 @@ def serve_policy(
     Raises:
         InputError: the policy cannot be loaded, the recording not continued, or the address not listened on.
     """
-    flags: dict[str, Any] = {} if is_pack(target) else {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
+    flags: dict[str, Any] = (
+        {} if is_pack(target) else {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
+    )
     engine = active()
     say(f"{target}: loading; engine {engine}")
     policy = Policy.from_pretrained(target, **flags)
@@ -96,8 +98,11 @@ def _recorder(policy: Policy, settings: Settings) -> BackgroundRecorder | None:
     if settings.record_dir is None:
         return None
     if policy.config.layout != LAYOUT:
-        raise InputError(f"--record: recordings hold {LAYOUT!r} observations; this policy's are {policy.config.layout!r}")
-    return BackgroundRecorder(Recorder(settings.record_dir, limit=settings.record_limit))
+        raise InputError(
+            f"--record: recordings hold {LAYOUT!r} observations; this policy's are {policy.config.layout!r}"
+        )
+    recorder = Recorder(settings.record_dir, limit=settings.record_limit)
+    return BackgroundRecorder(recorder, default_prompt=policy.config.default_prompt)
 
 
 def _stop_signal() -> asyncio.Future[None]:

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -24,7 +25,7 @@ from vlapack import __version__
 from vlapack.console import say
 from vlapack.errors import InputError, WorkError
 from vlapack.serve.metrics import Metrics
-from vlapack.serve.service import Busy, Service
+from vlapack.serve.service import BusyError, Service
 
 NOISE_HEADER = "X-Vlapack-Noise"
 """Response header of the handshake: horizon and action_dim, so that a client can send noise. openpi's ignore it."""
@@ -120,7 +121,7 @@ class Server:
             )
         except OSError as error:
             raise InputError(
-                f"cannot listen on {door.host}:{door.port}: {error.strerror}; give another --port (0: any that is free)"
+                f"cannot listen on {door.host}:{door.port}: {error.strerror or error}; --port 0 takes any that is free"
             ) from error
         work = asyncio.ensure_future(self._service.run())
         try:
@@ -186,8 +187,10 @@ class Server:
             answer = await self._answer(message, connection, number, previous_s)
             if isinstance(answer, BaseException):
                 await self._send(socket, self._explained(answer, connection))
-                busy = isinstance(answer, Busy)
-                await socket.close(CloseCode.TRY_AGAIN_LATER if busy else CloseCode.INTERNAL_ERROR, "see the last frame")
+                busy = isinstance(answer, BusyError)
+                await socket.close(
+                    CloseCode.TRY_AGAIN_LATER if busy else CloseCode.INTERNAL_ERROR, "see the last frame"
+                )
                 return
             await self._send(socket, answer)
             self._answered += 1
@@ -197,13 +200,15 @@ class Server:
     async def _next(self, socket: ServerConnection) -> bytes | str | None:
         """The client's next message; None if the server stops and none is on its way."""
         receive = asyncio.ensure_future(socket.recv())
-        await asyncio.wait([receive, self._stop], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [receive, self._stop]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not receive.done():
             await asyncio.wait([receive], timeout=LAST_CALL_SECONDS)
         if not receive.done():
             receive.cancel()
             return None
-        return receive.result()
+        message: bytes | str = receive.result()
+        return message
 
     async def _answer(
         self, message: bytes | str, connection: int, number: int, previous_s: float | None
@@ -241,7 +246,7 @@ def _outcome(error: BaseException | None) -> str:
             return "answered"
         case InputError():
             return "bad_input"
-        case Busy():
+        case BusyError():
             return "busy"
         case _:
             return "failed"

@@ -50,7 +50,7 @@ class Served(Acts, Protocol):
         ...
 
 
-class Busy(WorkError):
+class BusyError(WorkError):
     """As many requests wait as may wait."""
 
 
@@ -86,9 +86,7 @@ class Service:
         self._under_way = 0
         self.robots = 0
         """How many clients are connected; the server says so."""
-        self._batcher = Batcher(
-            policy, max_batch=max_batch, wait_s=wait_s, robots=lambda: self.robots, metrics=metrics
-        )
+        self._batcher = Batcher(policy, max_batch=max_batch, wait_s=wait_s, robots=lambda: self.robots, metrics=metrics)
         self._prepare = ThreadPoolExecutor(1, thread_name_prefix="prepare")
 
     @property
@@ -109,9 +107,7 @@ class Service:
             self._batcher.close()
             self._prepare.shutdown(wait=False)
 
-    async def answer(
-        self, message: bytes, *, connection: int, number: int, previous_s: float | None = None
-    ) -> bytes:
+    async def answer(self, message: bytes, *, connection: int, number: int, previous_s: float | None = None) -> bytes:
         """Answer one observation.
 
         Args:
@@ -121,12 +117,12 @@ class Service:
             previous_s: how long the client's last request took until its answer was sent; openpi reports that.
 
         Raises:
-            Busy: the queue is full.
+            BusyError: the queue is full.
             InputError: the message or the observation cannot be used.
             WorkError: the policy gave actions that no robot should carry out.
         """
         if self._under_way >= self._queue:
-            raise Busy(f"the server is busy: {self._queue} requests are waiting; ask again later")
+            raise BusyError(f"the server is busy: {self._queue} requests are waiting; ask again later")
         self._under_way += 1
         self._metrics.queue.set(self._under_way)
         start = time.perf_counter()
@@ -144,9 +140,7 @@ class Service:
         timing = {"infer_ms": seconds * 1000}
         if previous_s is not None:
             timing["prev_total_ms"] = previous_s * 1000
-        return pack(
-            {"actions": chunk.actions, "policy_timing": {"infer_ms": chunk.infer_ms}, "server_timing": timing}
-        )
+        return pack({"actions": chunk.actions, "policy_timing": {"infer_ms": chunk.infer_ms}, "server_timing": timing})
 
     def _prepared(self, message: bytes, connection: int, number: int) -> tuple[Inputs, Tensor]:
         observation = unpack(message)
