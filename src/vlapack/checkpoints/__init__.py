@@ -6,7 +6,9 @@ from pathlib import Path
 
 from vlapack.checkpoints.base import Checkpoint, read_json
 from vlapack.checkpoints.configs import POLICIES, refuse_fast
-from vlapack.checkpoints.openpi import CONFIG_FILE, OpenpiCheckpoint
+from vlapack.checkpoints.lerobot import TYPES, open_lerobot
+from vlapack.checkpoints.openpi import CONFIG_FILE, open_openpi
+from vlapack.checkpoints.weights import open_weights
 from vlapack.errors import InputError
 
 SHIPPED = {"tiny-libero": Path(__file__).parent.parent / "assets" / "tiny-libero"}
@@ -41,13 +43,15 @@ def open_checkpoint(
         from vlapack.checkpoints.packed import PackedCheckpoint
 
         return PackedCheckpoint.open(folder)
-    if kind is not None:
+    if kind is not None and kind not in TYPES:
         refuse_fast(str(kind), f"{folder}: type {kind!r}")
         raise InputError(
-            f"{folder}: config.json says type {kind!r}: a LeRobot policy, whose folders are not read yet; "
-            "give an openpi PyTorch folder"
+            f"{folder}: config.json says type {kind!r}; of LeRobot's policies, {' and '.join(TYPES)} are read"
         )
-    return OpenpiCheckpoint.open(folder, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+    if kind in TYPES:
+        weights = open_weights(folder)
+        return open_lerobot(folder, weights, document, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+    return open_openpi(folder, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
 
 
 def _flags(

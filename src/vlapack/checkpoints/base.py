@@ -16,10 +16,10 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import torch
 
+from vlapack.checkpoints.features import FEATURES, Features, LayoutName
 from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config
 
-LayoutName = Literal["libero", "droid", "aloha"]
 NormalizationKind = Literal["mean_std", "quantile"]
 
 # openpi adds this to every divisor (transforms.Normalize).
@@ -40,6 +40,9 @@ class PolicyConfig:
         delta_mask: True for the action dimensions that were trained as differences to the state; empty for none.
         default_prompt: used where an observation brings no prompt.
         policy_metadata: what a policy server sends on connect, unchanged.
+        robot: the features of layout `lerobot`, which has none of its own; None for the others.
+        prompt_state_dim: the state is padded with zeros to this length where it is written into the prompt, as LeRobot
+            before 0.5 did; None: it is not padded.
     """
 
     name: str
@@ -51,6 +54,8 @@ class PolicyConfig:
     delta_mask: tuple[bool, ...] = ()
     default_prompt: str | None = None
     policy_metadata: dict[str, Any] = field(default_factory=dict, hash=False)
+    robot: Features | None = None
+    prompt_state_dim: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no runtime of ours could mean."""
@@ -63,10 +68,27 @@ class PolicyConfig:
                 "policy configuration: discrete_state_input is true for variant pi0, "
                 "which reads the state as a vector; set discrete_state_input to false"
             )
+        if (self.layout == "lerobot") != (self.robot is not None):
+            raise InputError(
+                f"policy configuration: layout {self.layout} {'lacks' if self.robot is None else 'excludes'} the key "
+                "robot; layout lerobot, and no other, says there which cameras, state and actions the robot has"
+            )
+
+    @property
+    def features(self) -> Features:
+        """What the robot shows and takes."""
+        return FEATURES[self.layout] if self.robot is None else self.robot
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready dictionary; `from_dict` reads it back."""
+        """JSON-ready dictionary; `from_dict` reads it back. The last two fields are left out where they are None."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in (
+            ("robot", self.robot and self.robot.to_dict()),
+            ("prompt_state_dim", self.prompt_state_dim),
+        ):
+            plain[name] = value
+            if value is None:
+                del plain[name]
         return plain | {"architecture": self.architecture.to_dict(), "delta_mask": list(self.delta_mask)}
 
     @classmethod
@@ -94,6 +116,7 @@ class PolicyConfig:
                 "architecture": Pi0Config.from_dict(document["architecture"]),
                 "delta_mask": tuple(mask),
                 "policy_metadata": dict(document.get("policy_metadata") or {}),
+                "robot": None if document.get("robot") is None else Features.from_dict(document["robot"]),
             }
         )
 

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlapack.checkpoints.base import LayoutName, PolicyConfig, read_json
+from vlapack.checkpoints.base import PolicyConfig, read_json
+from vlapack.checkpoints.features import LayoutName
 from vlapack.errors import InputError
 from vlapack.pi0.config import CONFIGS
 

@@ -1,4 +1,4 @@
-"""What every folder with one weights file answers alike, float checkpoint or pack."""
+"""What every folder answers alike, float checkpoint or pack."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from vlapack.checkpoints.base import PolicyConfig
-from vlapack.checkpoints.mapping import TensorFile
+from vlapack.checkpoints.base import Normalization, PolicyConfig
+from vlapack.checkpoints.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class CheckpointFolder:
 
     path: Path
     config: PolicyConfig
-    weights: TensorFile
+    weights: Weights
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -40,3 +40,11 @@ class CheckpointFolder:
     def read(self, name: str) -> torch.Tensor:
         """One tensor, in memory of its own."""
         return self.weights.read(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatCheckpoint(CheckpointFolder):
+    """A float policy's folder, whoever wrote it; its tensors have openpi's names."""
+
+    normalization: Normalization | None
+    tokenizer: Path | None

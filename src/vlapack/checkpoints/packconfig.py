@@ -21,13 +21,6 @@ FORMAT_VERSION = 1
 FILE = "config.json"
 POLICY_FIELDS = tuple(field.name for field in dataclasses.fields(PolicyConfig))
 
-# What a robot of each layout shows and takes: LeRobot's camera names, state and action dimensions.
-FEATURES: Mapping[str, tuple[tuple[str, ...], int, int]] = {
-    "libero": (("image", "image2"), 8, 7),
-    "droid": (("exterior_1_left", "wrist_left"), 8, 8),
-    "aloha": (("cam_high", "cam_left_wrist", "cam_right_wrist"), 14, 14),
-}
-
 
 @dataclass(frozen=True)
 class PackedGroup:
@@ -44,11 +37,10 @@ class PackedGroup:
 
 def features(policy: PolicyConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return LeRobot's `input_features` and `output_features`."""
-    cameras, state, actions = FEATURES[policy.layout]
-    size = policy.architecture.vision.image_size
-    inputs = {f"observation.images.{camera}": {"type": "VISUAL", "shape": [3, size, size]} for camera in cameras}
-    inputs["observation.state"] = {"type": "STATE", "shape": [state]}
-    return inputs, {"action": {"type": "ACTION", "shape": [actions]}}
+    robot, size = policy.features, policy.architecture.vision.image_size
+    inputs = {camera: {"type": "VISUAL", "shape": [3, size, size]} for camera in robot.cameras}
+    inputs["observation.state"] = {"type": "STATE", "shape": [robot.state]}
+    return inputs, {"action": {"type": "ACTION", "shape": [len(robot.actions)]}}
 
 
 def config_document(
@@ -161,7 +153,7 @@ def packed_groups(document: Mapping[str, Any]) -> list[PackedGroup]:
 
 def policy_config(document: Mapping[str, Any]) -> PolicyConfig:
     """Read back the parent's policy configuration."""
-    return PolicyConfig.from_dict({key: document[key] for key in POLICY_FIELDS})
+    return PolicyConfig.from_dict({key: document[key] for key in POLICY_FIELDS if key in document})
 
 
 def seal(config: Mapping[str, Any]) -> bytes:

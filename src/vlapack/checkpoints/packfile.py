@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -67,7 +68,11 @@ def encode_header(placed: Mapping[str, tuple[TensorSpec, int]], checksums: Mappi
     `checksums` holds the hexadecimal SHA-256 of each tensor; the result's length does not depend on it.
     """
     sums = {name: checksums.get(name, UNWRITTEN) for name in placed}
-    document: dict[str, Any] = {"__metadata__": {"format": "pt", "sha256": json.dumps(sums, separators=(",", ":"))}}
+    return _header(placed, {"format": "pt", "sha256": json.dumps(sums, separators=(",", ":"))})
+
+
+def _header(placed: Mapping[str, tuple[TensorSpec, int]], metadata: Mapping[str, str]) -> bytes:
+    document: dict[str, Any] = {"__metadata__": metadata}
     for name, (spec, offset) in placed.items():
         document[name] = {
             "dtype": DTYPE_NAMES[spec.dtype],
@@ -77,6 +82,15 @@ def encode_header(placed: Mapping[str, tuple[TensorSpec, int]], checksums: Mappi
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def write_tensors(path: Path, specs: Iterable[TensorSpec], read: Callable[[str], Tensor]) -> None:
+    """Write a plain safetensors file with one tensor in memory at a time, in the order of `place`."""
+    placed = place(specs)
+    with path.open("wb") as file:
+        file.write(_header(placed, {"format": "pt"}))
+        for name in placed:
+            file.write(tensor_bytes(read(name)))
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

@@ -13,14 +13,18 @@ from safetensors.torch import save_file
 
 from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE
 from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
-from vlapack.checkpoints.openpi import CONFIG_FILE, WEIGHTS_FILE, OpenpiCheckpoint
+from vlapack.checkpoints.folder import FloatCheckpoint
+from vlapack.checkpoints.mapping import TensorFile
+from vlapack.checkpoints.openpi import CONFIG_FILE
+from vlapack.checkpoints.packfile import TensorSpec, write_tensors
+from vlapack.checkpoints.weights import WEIGHTS_FILE, Weights
 from vlapack.errors import InputError, WorkError
 
 
 def write_folder(
     path: Path,
     config: PolicyConfig,
-    weights: Path | Mapping[str, torch.Tensor],
+    weights: Weights | Mapping[str, torch.Tensor],
     *,
     normalization: Normalization | None,
     tokenizer: Path | None,
@@ -30,7 +34,7 @@ def write_folder(
     Args:
         path: the folder to make.
         config: goes into config.json.
-        weights: a safetensors file to copy, or tensors under openpi's names.
+        weights: of a checkpoint, or tensors; under openpi's names.
         normalization: goes to assets/<asset id>/norm_stats.json.
         tokenizer: a SentencePiece model, goes to tokenizer.model.
 
@@ -40,10 +44,13 @@ def write_folder(
     """
     with _new_folder(path) as folder:
         folder.mkdir(parents=True)
-        if isinstance(weights, Path):
-            shutil.copyfile(weights, folder / WEIGHTS_FILE)
-        else:
+        if isinstance(weights, Mapping):
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
+        elif isinstance(weights, TensorFile):
+            shutil.copyfile(weights.path, folder / WEIGHTS_FILE)
+        else:
+            specs = [TensorSpec(name, weights.dtype(name), weights.shape(name)) for name in weights.names()]
+            write_tensors(folder / WEIGHTS_FILE, specs, weights.read)
         _write_json(folder / CONFIG_FILE, {"policy_config": config.to_dict()})
         if normalization is not None:
             place = folder / "assets" / config.asset_id if config.asset_id else folder
@@ -56,14 +63,15 @@ def write_folder(
 def copy_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Copy a checkpoint, so that the copy opens by itself.
 
-    A float folder takes its configuration, statistics and tokenizer along, wherever they were found; a pack holds
-    all of them already and is copied file by file. Errors as in `write_folder`.
+    A float folder becomes one of openpi's, whatever it was, and takes its configuration, statistics and tokenizer
+    along, wherever they were found; a pack holds all of them already and is copied file by file. Errors as in
+    `write_folder`.
     """
-    if isinstance(checkpoint, OpenpiCheckpoint):
+    if isinstance(checkpoint, FloatCheckpoint):
         write_folder(
             path,
             checkpoint.config,
-            checkpoint.weights.path,
+            checkpoint.weights,
             normalization=checkpoint.normalization,
             tokenizer=checkpoint.tokenizer,
         )

@@ -42,9 +42,7 @@ def load_weights(
     Raises:
         InputError: A tensor is missing, unexpected, there twice, or of another shape; the message names it.
     """
-    stored = _by_canonical_name(names)
-    if EMBEDDING not in stored and TIED_EMBEDDING in stored:
-        stored[EMBEDDING] = stored[TIED_EMBEDDING]
+    stored = stored_names(names)
     wanted = executed_parameters(model)
     check_names(model, stored)
     for name, parameter in wanted.items():
@@ -98,12 +96,19 @@ def arithmetic(name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if kept_in_fp32(name) else dtype
 
 
-def _by_canonical_name(names: Iterable[str]) -> dict[str, str]:
+def stored_names(names: Iterable[str]) -> dict[str, str]:
+    """Map the network's names to those of a checkpoint; where the embedding is only there as the head, it is that.
+
+    Raises:
+        InputError: Two names mean the same tensor.
+    """
     stored: dict[str, str] = {}
     for name in names:
         other = stored.setdefault(canonical(name), name)
         if other != name:
             raise InputError(f"The checkpoint holds one tensor under two names: {other} and {name}.")
+    if EMBEDDING not in stored and TIED_EMBEDDING in stored:
+        stored[EMBEDDING] = stored[TIED_EMBEDDING]
     return stored
 
 

@@ -1,0 +1,83 @@
+"""What the weights of a folder prove, and a configuration held against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlapack.checkpoints.base import PolicyConfig
+from vlapack.checkpoints.weights import Weights
+from vlapack.errors import InputError
+from vlapack.pi0.config import Pi0Config, Variant
+from vlapack.pi0.load import build, check_names, stored_names
+from vlapack.pi0.names import canonical, openpi_tensors
+
+MARKS: Mapping[Variant, str] = {"pi05": "time_mlp_in", "pi0": "action_time_mlp_in"}
+REMEDY = "give the --config that the policy was trained with"
+
+
+def variant_of(weights: Weights) -> Variant:
+    """Return which of the two networks the weights are.
+
+    Raises:
+        InputError: neither.
+    """
+    names = set(weights.names())
+    for variant, mark in MARKS.items():
+        if f"{mark}.weight" in names:
+            return variant
+    raise InputError(
+        f"{weights.path}: no π0 or π0.5 checkpoint: it has neither {MARKS['pi05']} (π0.5) nor {MARKS['pi0']} (π0); "
+        "π0-FAST and other models are not supported"
+    )
+
+
+def action_dim(weights: Weights) -> int:
+    """Return the network's width of one action, `Pi0Config.action_dim`."""
+    return weights.shape("action_in_proj.weight")[1]
+
+
+def mismatches(weights: Weights, architecture: Pi0Config) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of another shape than the architecture's, with that shape; absent ones do not count."""
+    expected = {canonical(name): shape for name, (shape, _) in openpi_tensors(architecture).items()}
+    return {
+        name: expected[canonical(name)]
+        for name in weights.names()
+        if canonical(name) in expected and expected[canonical(name)] != weights.shape(name)
+    }
+
+
+def check(path: Path, weights: Weights, config: PolicyConfig, stated: Mapping[str, tuple[Any, str]]) -> None:
+    """Refuse a configuration that the weights, or what the folder states, contradict.
+
+    Args:
+        path: the folder.
+        weights: its tensors.
+        config: what the policy is said to be.
+        stated: field of the architecture → value, and the file that states it.
+
+    Raises:
+        InputError: it names the field or tensor, what is expected and what was found.
+    """
+    variant = variant_of(weights)
+    proven: dict[str, tuple[Any, str]] = {
+        "variant": (variant, f"{MARKS[variant]} in {weights.path.name}"),
+        "action_dim": (action_dim(weights), weights.path.name),
+        **stated,
+    }
+    for field, (value, source) in proven.items():
+        if (said := getattr(config.architecture, field)) != value:
+            raise InputError(
+                f"{path}: configuration {config.name} has {field} {said}, but {source} proves {value}; {REMEDY}"
+            )
+    if wrong := mismatches(weights, config.architecture):
+        name, expected = next(iter(wrong.items()))
+        raise InputError(
+            f"{weights.path}: {len(wrong)} of the tensors do not have configuration {config.name}'s shapes; the first "
+            f"is {name}: {list(weights.shape(name))} instead of {list(expected)}; {REMEDY}"
+        )
+    try:
+        check_names(build(config.architecture), stored_names(weights.names()))
+    except InputError as error:
+        raise InputError(f"{weights.path}: {error}") from error

@@ -1,0 +1,147 @@
+"""Tensors by name, however they lie on disk: one file, several, under other names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vlapack.checkpoints.base import read_json
+from vlapack.checkpoints.mapping import TensorFile
+from vlapack.errors import InputError
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+CONVERSION = (
+    "from safetensors.torch import save_file; import torch; save_file({k: v.contiguous().clone() for k, v in "
+    "torch.load('FILE', map_location='cpu', weights_only=True).items()}, 'model.safetensors')"
+)
+
+
+class Weights(Protocol):
+    """What a checkpoint's tensors are read through; names are those that the loader asks for."""
+
+    @property
+    def path(self) -> Path:
+        """The file or folder that messages name."""
+        ...
+
+    def names(self) -> list[str]:
+        """Every tensor's name."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor, without reading it."""
+        ...
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Element type of one tensor, without reading it."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in memory of its own."""
+        ...
+
+
+class ShardedFile:
+    """Hugging Face's shards: `model.safetensors.index.json` says which file holds which tensor.
+
+    Args:
+        path: the index.
+
+    Raises:
+        InputError: a shard is missing, truncated, or does not hold exactly what the index says.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the index and every shard's header."""
+        self.path = path
+        placed = read_json(path).get("weight_map")
+        if not isinstance(placed, dict) or not placed:
+            raise InputError(f"{path}: no weight_map, which says where each tensor lies; copy the folder again")
+        shards = {file: TensorFile(self._shard(str(file))) for file in sorted(set(placed.values()))}
+        held = {name: file for file, shard in shards.items() for name in shard.names()}
+        for name in placed.keys() | held.keys():
+            if placed.get(name) != held.get(name):
+                raise InputError(
+                    f"{path}: says that {name} lies in {placed.get(name)}, but it lies in {held.get(name)}; "
+                    "the shards are not of one checkpoint: copy the folder again"
+                )
+        self._of = {name: shards[file] for name, file in placed.items()}
+
+    def _shard(self, file: str) -> Path:
+        shard = self.path.parent / file
+        if Path(file).name != file or not shard.is_file():
+            raise InputError(f"{self.path}: names the shard {file!r}, which is no file beside it; copy it again")
+        return shard
+
+    def names(self) -> list[str]:
+        """Every tensor's name, in the index's order."""
+        return list(self._of)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor."""
+        return self._of[name].shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Element type of one tensor."""
+        return self._of[name].dtype(name)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor in memory of its own."""
+        return self._of[name].read(name)
+
+
+class Renamed:
+    """The same tensors under other names.
+
+    Args:
+        weights: where they lie.
+        stored: new name → name there; tensors that are not in it are left out.
+    """
+
+    def __init__(self, weights: Weights, stored: Mapping[str, str]) -> None:
+        """Keep both."""
+        self.path = weights.path
+        self._weights = weights
+        self._stored = stored
+
+    def names(self) -> list[str]:
+        """Every new name."""
+        return list(self._stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor."""
+        return self._weights.shape(self._stored[name])
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Element type of one tensor."""
+        return self._weights.dtype(self._stored[name])
+
+    def read(self, name: str) -> Tensor:
+        """One tensor in memory of its own."""
+        return self._weights.read(self._stored[name])
+
+
+def open_weights(folder: Path) -> Weights:
+    """Open the safetensors of a folder, one file or shards.
+
+    Raises:
+        InputError: no folder, none in it, or only a pickle, which is refused with the line that converts it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; a checkpoint is a folder with {WEIGHTS_FILE}")
+    if (folder / WEIGHTS_FILE).is_file():
+        return TensorFile(folder / WEIGHTS_FILE)
+    if (folder / INDEX_FILE).is_file():
+        return ShardedFile(folder / INDEX_FILE)
+    if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES):
+        raise InputError(
+            f"{folder}: holds {', '.join(pickles)}, a pickle, which runs any code it likes when it is loaded; convert "
+            f'it, for each FILE: python -c "{CONVERSION}"'
+        )
+    raise InputError(f"{folder}: no {WEIGHTS_FILE}; the folder holds {sorted(file.name for file in folder.iterdir())}")
