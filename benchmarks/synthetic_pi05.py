@@ -25,8 +25,8 @@ from vlapack.checkpoints import SHIPPED
 from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE
 from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.checkpoints.configs import policy_config
-from vlapack.checkpoints.weights import WEIGHTS_FILE
 from vlapack.checkpoints.packfile import DTYPE_NAMES, TensorSpec, place, tensor_bytes
+from vlapack.checkpoints.weights import WEIGHTS_FILE
 from vlapack.console import progress, say
 from vlapack.errors import InputError
 from vlapack.methods.rotate import hadamard

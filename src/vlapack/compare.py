@@ -16,7 +16,7 @@ from torch import Tensor
 from vlapack.console import progress
 from vlapack.errors import InputError, WorkError
 from vlapack.policy.frame import Frame
-from vlapack.policy.layouts import Layout, layout
+from vlapack.policy.layouts import Layout, layout_of
 from vlapack.policy.policy import Policy
 
 NOISE_SEEDS = 8
@@ -54,7 +54,7 @@ def compare(
             f"the baseline has layout {config.layout}, noise {shape}"
         )
     found = _chunks(other, frames, seed, 1, "compared policy")
-    return measure(expected, found[:, 0], [frame.name for frame in frames], layout(config.layout))
+    return measure(expected, found[:, 0], [frame.name for frame in frames], layout_of(config))
 
 
 def noise_shape(policy: Policy) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vlapack.errors import InputError
-from vlapack.policy.layouts import layout
+from vlapack.policy.layouts import LAYOUTS
 from vlapack.policy.observations import load_observations
 
 
@@ -29,7 +29,7 @@ def test_every_observation_can_be_acted_on(folder: Path) -> None:
     observations = load_observations(folder)
     assert len(observations) == 4
     for observation in observations:
-        robot = layout("libero").inputs(observation)
+        robot = LAYOUTS["libero"].inputs(observation)
         assert robot.state.dtype == np.float64
     assert (observations[0]["observation/image"] != observations[1]["observation/image"]).any()
 

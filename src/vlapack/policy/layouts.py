@@ -11,25 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vlapack.errors import InputError
+from vlapack.checkpoints.base import PolicyConfig
+from vlapack.checkpoints.features import FEATURES, Features
+from vlapack.policy.aloha import AlohaLayout
 from vlapack.policy.images import parse_image
-
-
-@dataclass(frozen=True, eq=False)
-class RobotInputs:
-    """One observation in terms that no longer depend on the robot.
-
-    Attributes:
-        images: uint8 [H, W, 3] per camera, in the network's order.
-        image_masks: which cameras the robot has.
-        state: float64 [D], in the robot's units.
-        prompt: the instruction; None where the observation has none.
-    """
-
-    images: tuple[np.ndarray, ...]
-    image_masks: tuple[bool, ...]
-    state: np.ndarray
-    prompt: str | None
+from vlapack.policy.robot import PROMPT, RobotInputs, get, parse_prompt, parse_state, picture
 
 
 class Layout(Protocol):
@@ -50,7 +36,11 @@ class Layout(Protocol):
         ...
 
     def outputs(self, actions: np.ndarray) -> np.ndarray:
-        """Cut actions [..., action_dim] to the robot's dimensions."""
+        """Turn actions [..., action_dim], of which the first are in the robot's units, into the robot's."""
+        ...
+
+    def example(self) -> dict[str, Any]:
+        """Return an observation of this robot, of no particular scene."""
         ...
 
 
@@ -61,61 +51,130 @@ class LiberoLayout:
     The network's third camera, a right wrist, does not exist: black and masked, as in openpi.
     """
 
-    state_dim: int = 8
-    action_dim: int = 7
-    action_names: tuple[str, ...] = ("x", "y", "z", "rx", "ry", "rz", "gripper")
+    features: Features = FEATURES["libero"]
     gripper: tuple[int, ...] = (6,)
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Six differences of the pose, and the gripper."""
+        return self.features.actions
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read `observation/image`, `observation/wrist_image`, `observation/state` [8] and `prompt`."""
-        base = parse_image(_get(observation, "observation/image"), "observation/image")
-        wrist = parse_image(_get(observation, "observation/wrist_image"), "observation/wrist_image")
+        base = parse_image(get(observation, "observation/image"), "observation/image")
+        wrist = parse_image(get(observation, "observation/wrist_image"), "observation/wrist_image")
         return RobotInputs(
             images=(base, wrist, np.zeros_like(base)),
             image_masks=(True, True, False),
-            state=_parse_state(_get(observation, "observation/state"), "observation/state", self.state_dim),
-            prompt=_parse_prompt(observation["prompt"]) if "prompt" in observation else None,
+            state=parse_state(get(observation, "observation/state"), "observation/state", self.features.state),
+            prompt=parse_prompt(observation["prompt"]) if "prompt" in observation else None,
         )
 
     def outputs(self, actions: np.ndarray) -> np.ndarray:
         """Keep the first 7 dimensions; the rest is padding."""
-        return actions[..., : self.action_dim]
+        return actions[..., : len(self.action_names)]
+
+    def example(self) -> dict[str, Any]:
+        """Return an observation in openpi's LIBERO keys."""
+        return {
+            "observation/image": picture(0),
+            "observation/wrist_image": picture(1),
+            "observation/state": np.linspace(-0.5, 0.5, self.features.state),
+            "prompt": PROMPT,
+        }
 
 
-LAYOUTS: dict[str, Layout] = {"libero": LiberoLayout()}
+@dataclass(frozen=True)
+class DroidLayout:
+    """DROID: seven joints and the gripper, one camera outside and one on the wrist; as openpi's `DroidInputs`."""
 
+    features: Features = FEATURES["droid"]
+    gripper: tuple[int, ...] = (7,)
 
-def layout(name: str) -> Layout:
-    """The layout of a name; InputError for one that is not built yet."""
-    if name not in LAYOUTS:
-        raise InputError(
-            f"layout {name!r} cannot act yet (supported: {', '.join(LAYOUTS)}); its policies can be inspected only"
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Seven joints (velocities, or positions, as the policy was trained) and the gripper."""
+        return self.features.actions
+
+    def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
+        """Read both cameras, `observation/joint_position` [7], `observation/gripper_position` [1] or [], `prompt`."""
+        cameras = ("observation/exterior_image_1_left", "observation/wrist_image_left")
+        base, wrist = (parse_image(get(observation, camera), camera) for camera in cameras)
+        joints = parse_state(get(observation, "observation/joint_position"), "observation/joint_position", 7)
+        gripper = np.atleast_1d(get(observation, "observation/gripper_position"))
+        return RobotInputs(
+            images=(base, wrist, np.zeros_like(base)),
+            image_masks=(True, True, False),
+            state=np.concatenate([joints, parse_state(gripper, "observation/gripper_position", 1)]),
+            prompt=parse_prompt(observation["prompt"]) if "prompt" in observation else None,
         )
-    return LAYOUTS[name]
+
+    def outputs(self, actions: np.ndarray) -> np.ndarray:
+        """Keep the first 8 dimensions; the rest is padding."""
+        return actions[..., : len(self.action_names)]
+
+    def example(self) -> dict[str, Any]:
+        """Return an observation in openpi's DROID keys."""
+        return {
+            "observation/exterior_image_1_left": picture(0),
+            "observation/wrist_image_left": picture(1),
+            "observation/joint_position": np.linspace(-1.0, 1.0, 7),
+            "observation/gripper_position": np.array([0.5]),
+            "prompt": PROMPT,
+        }
 
 
-def _get(observation: Mapping[str, Any], key: str) -> Any:
-    if key not in observation:
-        raise InputError(f"the observation has no {key!r}; it has {sorted(map(str, observation))}")
-    return observation[key]
+@dataclass(frozen=True)
+class LerobotLayout:
+    """Any robot of LeRobot's, by the features of its policy: `observation.images.…`, `observation.state`, a task."""
+
+    features: Features
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The data set's names."""
+        return self.features.actions
+
+    @property
+    def gripper(self) -> tuple[int, ...]:
+        """The dimensions that are called so."""
+        return tuple(index for index, name in enumerate(self.action_names) if "gripper" in name.lower())
+
+    def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
+        """Read the cameras that are there (at least one), `observation.state`, and `prompt` or LeRobot's `task`."""
+        there = [camera in observation for camera in self.features.cameras]
+        first = self.features.cameras[there.index(True) if any(there) else 0]
+        black = np.zeros_like(parse_image(get(observation, first), first))
+        images = [
+            parse_image(observation[camera], camera) if seen else black
+            for camera, seen in zip(self.features.cameras, there, strict=True)
+        ]
+        prompt = observation.get("prompt", observation.get("task"))
+        return RobotInputs(
+            images=tuple(images),
+            image_masks=tuple(there),
+            state=parse_state(get(observation, "observation.state"), "observation.state", self.features.state),
+            prompt=None if prompt is None else parse_prompt(prompt),
+        )
+
+    def outputs(self, actions: np.ndarray) -> np.ndarray:
+        """Keep the robot's dimensions; the rest is padding."""
+        return actions[..., : len(self.action_names)]
+
+    def example(self) -> dict[str, Any]:
+        """Return an observation in LeRobot's keys."""
+        pictures = {camera: picture(index) for index, camera in enumerate(self.features.cameras)}
+        return {**pictures, "observation.state": np.linspace(-0.5, 0.5, self.features.state), "task": PROMPT}
 
 
-def _parse_state(value: Any, key: str, dim: int) -> np.ndarray:
-    state = np.asarray(value)
-    if not (np.issubdtype(state.dtype, np.floating) or np.issubdtype(state.dtype, np.integer)):
-        raise InputError(f"{key}: dtype {state.dtype}; a state is a vector of numbers")
-    if state.shape != (dim,):
-        raise InputError(f"{key}: shape {state.shape}; this robot's state has shape ({dim},)")
-    if not np.isfinite(state).all():
-        raise InputError(f"{key}: {state.tolist()} is not finite everywhere")
-    return state.astype(np.float64)
+LAYOUTS: dict[str, Layout] = {
+    "libero": LiberoLayout(),
+    "droid": DroidLayout(),
+    "aloha": AlohaLayout(),
+    "aloha_unadapted": AlohaLayout(adapt=False),
+}
 
 
-def _parse_prompt(value: Any) -> str:
-    """A string, or a numpy scalar of one (what a policy server receives)."""
-    text = value.item() if isinstance(value, np.ndarray | np.generic) and np.size(value) == 1 else value
-    if not isinstance(text, str):
-        raise InputError(f"prompt: {text!r} is {type(text).__name__}; an instruction is a string")
-    if not text.strip():
-        raise InputError("prompt: empty; the policy needs an instruction")
-    return text
+def layout_of(config: PolicyConfig) -> Layout:
+    """Return the layout of a policy."""
+    return LAYOUTS[config.layout] if config.robot is None else LerobotLayout(config.robot)

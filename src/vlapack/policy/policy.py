@@ -26,7 +26,7 @@ from vlapack.errors import InputError
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
 from vlapack.policy.images import to_network
-from vlapack.policy.layouts import layout
+from vlapack.policy.layouts import layout_of
 from vlapack.policy.prompt import PromptTokenizer
 
 Noise: TypeAlias = Tensor | np.ndarray
@@ -89,13 +89,13 @@ class Policy:
             checkpoint: where all of it came from; `save_pretrained` copies it.
 
         Raises:
-            InputError: a layout that cannot act yet, statistics or a tokenizer that do not fit the network.
+            InputError: statistics or a tokenizer that do not fit the network.
         """
         architecture = config.architecture
         self.model = model
         self.config = config
         self.checkpoint = checkpoint
-        self._layout = layout(config.layout)
+        self._layout = layout_of(config)
         self._normalization = normalization
         self._tokenizer = PromptTokenizer(
             tokenizer, max_len=architecture.max_token_len, vocab_size=architecture.vocab_size
@@ -132,7 +132,6 @@ class Policy:
     def from_checkpoint(cls, checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32) -> Policy:
         """Load an opened checkpoint; arguments and errors as in `from_pretrained`."""
         config = checkpoint.config
-        layout(config.layout)  # before gigabytes are read
         if checkpoint.normalization is None:
             raise missing_norm_stats(checkpoint.path, config.asset_id)
         if checkpoint.tokenizer is None:
@@ -193,7 +192,7 @@ class Policy:
         state = self._normalization.normalize("state", robot.state)
         if len(state) > architecture.action_dim:
             raise InputError(f"the state has {len(state)} dimensions, the network takes {architecture.action_dim}")
-        tokens, token_masks = self._tokenizer.tokenize(prompt, state if self.config.discrete_state_input else None)
+        tokens, token_masks = self._tokenizer.tokenize(prompt, self._written(state))
         padded = np.pad(state, (0, architecture.action_dim - len(state)))
         size = architecture.vision.image_size
         return Inputs(
@@ -204,6 +203,12 @@ class Policy:
             state=torch.from_numpy(padded).to(torch.float32)[None],
             robot_state=robot.state[None],
         )
+
+    def _written(self, state: np.ndarray) -> np.ndarray | None:
+        """The normalized state as the prompt has it; None where it is not written there."""
+        if not self.config.discrete_state_input:
+            return None
+        return np.pad(state, (0, max(0, (self.config.prompt_state_dim or 0) - len(state))))
 
     def infer(
         self, observation: Mapping[str, Any], *, noise: Noise | None = None, generator: torch.Generator | None = None
