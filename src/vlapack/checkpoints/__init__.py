@@ -8,7 +8,6 @@ from vlapack.checkpoints.base import Checkpoint, read_json
 from vlapack.checkpoints.configs import POLICIES, refuse_fast
 from vlapack.checkpoints.lerobot import TYPES, open_lerobot
 from vlapack.checkpoints.openpi import CONFIG_FILE, open_openpi
-from vlapack.checkpoints.weights import open_weights
 from vlapack.errors import InputError
 
 SHIPPED = {"tiny-libero": Path(__file__).parent.parent / "assets" / "tiny-libero"}
@@ -49,8 +48,7 @@ def open_checkpoint(
             f"{folder}: config.json says type {kind!r}; of LeRobot's policies, {' and '.join(TYPES)} are read"
         )
     if kind in TYPES:
-        weights = open_weights(folder)
-        return open_lerobot(folder, weights, document, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+        return open_lerobot(folder, document, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
     return open_openpi(folder, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
 
 

@@ -25,6 +25,15 @@ def _hub_cache() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
 
 
+def hub_snapshot(repository: str) -> Path | None:
+    """Return the newest snapshot of a repository (`owner/name`) in Hugging Face's cache, None where it has none."""
+    folder = _hub_cache() / f"models--{repository.replace('/', '--')}"
+    main = folder / "refs" / "main"
+    if main.is_file():
+        return folder / "snapshots" / main.read_text().strip()
+    return max(folder.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, default=None)
+
+
 def _tokenizer_places(folder: Path) -> list[Path]:
     openpi = _openpi_cache() / "big_vision" / PALIGEMMA_FILE
     return [folder / TOKENIZER_FILE, folder / PALIGEMMA_FILE, openpi, *sorted(_hub_cache().glob(HUB_PATTERN))]

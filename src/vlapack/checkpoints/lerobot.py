@@ -1,7 +1,8 @@
 """LeRobot's folders of π0 and π0.5 (0.4 to 0.6): `config.json`, `model.safetensors` and two processors.
 
 They say what openpi's folders leave to a Python file: robot, horizon, normalization. The weights are openpi's, with
-`model.` before every name; from 0.6 on, the token embedding stands beside the head that it once was tied to.
+`model.` before every name; from 0.6 on, the token embedding stands beside the head that it once was tied to. What was
+trained with PEFT is an adapter beside such a configuration, and names its base.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from vlapack.checkpoints.base import Normalization, NormalizationKind, PolicyCon
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.features import CAMERA, FEATURES, Features
 from vlapack.checkpoints.folder import FloatCheckpoint
+from vlapack.checkpoints.peft import ADAPTER_CONFIG, Merged, base_of
 from vlapack.checkpoints.processors import Processors
 from vlapack.checkpoints.proof import check
-from vlapack.checkpoints.weights import Renamed, Weights
+from vlapack.checkpoints.weights import Renamed, Weights, open_weights
 from vlapack.errors import InputError
 from vlapack.pi0.config import CONFIGS, GemmaConfig, Pi0Config
 from vlapack.pi0.names import TIED_EMBEDDING
@@ -36,18 +38,16 @@ PREFIX = "model."
 
 def open_lerobot(
     path: Path,
-    weights: Weights,
     document: Mapping[str, Any],
     *,
     config: str | Path | None = None,
     norm_stats: Path | None = None,
     tokenizer: Path | None = None,
 ) -> FloatCheckpoint:
-    """Open a folder; tensors are read later.
+    """Open a folder, or an adapter's with its base; tensors are read later.
 
     Args:
         path: the folder.
-        weights: its tensors, by the names in the file.
         document: its `config.json`.
         config: openpi's configuration name or a JSON file, whose layout, prompt and normalization go before the
             folder's; the statistics are still the folder's.
@@ -60,7 +60,7 @@ def open_lerobot(
     for name in LACKING:
         if document.get(name):
             raise InputError(f"{path}: {name} is {document[name]!r}; vlapack's network lacks that feature of LeRobot's")
-    named = Renamed(weights, {name.removeprefix(PREFIX): name for name in weights.names()})
+    named = _weights(path)
     processors = Processors(path) if Processors.there(path) else None
     own = config is None
     chosen = read_config(path, document, named, processors) if config is None else policy_config(config)
@@ -79,6 +79,14 @@ def open_lerobot(
         tokenizer=assets.find_tokenizer(path, tokenizer),
         weights=named,
     )
+
+
+def _weights(path: Path) -> Weights:
+    """Tensors under openpi's names, those of an adapter merged into its base's."""
+    adapter = (path / ADAPTER_CONFIG).is_file()
+    stored = open_weights(base_of(path) if adapter else path)
+    named = Renamed(stored, {name.removeprefix(PREFIX): name for name in stored.names()})
+    return Merged(named, path) if adapter else named
 
 
 def read_config(
