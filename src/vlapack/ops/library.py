@@ -1,6 +1,6 @@
 """The ops as torch sees them: one schema each, the reference as their default, and a fake for compile and export.
 
-An engine adds itself beside the reference with `int_linear.register_kernel("cuda")(kernel)`. None of the ops has a
+An engine adds itself beside the reference: `cpu` at the end of this file, where it is installed. None of the ops has a
 derivative yet: differentiating through a packed layer is torch's error, not a silent zero.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlapack.ops import reference
+from vlapack.ops import cpu, engine, reference
 
 _STEPS = "Tensor? smooth=None, Tensor? permutation=None, Tensor? rotation=None"
 _LAYER = (
@@ -63,7 +63,7 @@ def _(
     dtype: torch.dtype,
     group_size: int | None = None,
 ) -> Tensor:
-    return q.new_empty((len(q), len(weight)), dtype=dtype)
+    return q.new_empty((len(q), len(weight_scale)), dtype=dtype)
 
 
 @float_linear.register_fake
@@ -76,3 +76,9 @@ def _(
     group_size: int | None = None,
 ) -> Tensor:
     return x.new_empty((len(x), len(weight)), dtype=dtype)
+
+
+if engine.kernels is not None:
+    transform_activation.register_kernel("cpu")(cpu.transform_activation)
+    quantize_activation.register_kernel("cpu")(cpu.quantize_activation)
+    int_linear.register_kernel("cpu")(cpu.int_linear)

@@ -1,0 +1,139 @@
+// AVX2 without VNNI: `vpmaddubsw` multiplies 32 pairs u8 x s8 and adds neighbours into 16 sums of 16 bits.
+//
+// With 4-bit weights w + 8 (0-15) a sum of eight such pairs stays within 8 * 2 * 15 * 128 = 30720, so that it is widened
+// only once in 32 channels. An 8-bit weight is 16 times its high nibble plus its low one: two such products.
+#include <immintrin.h>
+
+#include "float_kernels.hpp"
+
+namespace vlapack {
+namespace {
+
+struct Vector {
+  using Register = __m256;
+  static constexpr int kLanes = 8;
+  static constexpr int kColumns = 2;
+  static Register load(const float* from) { return _mm256_loadu_ps(from); }
+  static void store(float* to, Register value) { _mm256_storeu_ps(to, value); }
+  static Register broadcast(float value) { return _mm256_set1_ps(value); }
+  static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
+};
+
+constexpr int kTileRows = 4;
+constexpr int64_t kSteps = 4;  // of 8 channels, whose pairs one 16-bit sum holds: 2 per step
+constexpr int kAhead = 512;
+
+inline __m256i four(const int8_t* activations) {
+  int32_t word;
+  std::memcpy(&word, activations, 4);
+  return _mm256_set1_epi32(word);
+}
+
+// Adds four channels to the 16-bit sums of `Rows` rows by 16 outputs.
+template <int Rows>
+inline void add_pairs(__m256i (&sums)[Rows][2], __m256i left, __m256i right, const int8_t* activations) {
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) {
+    const __m256i x = four(activations + 4 * r);
+    sums[r][0] = _mm256_add_epi16(sums[r][0], _mm256_maddubs_epi16(left, x));
+    sums[r][1] = _mm256_add_epi16(sums[r][1], _mm256_maddubs_epi16(right, x));
+  }
+}
+
+// Adds `factor` times the 16-bit sums to the 32-bit ones and clears them.
+template <int Rows>
+inline void widen_sums(__m256i (&sums)[Rows][2], int factor, int32_t* wide) {
+  const __m256i times = _mm256_set1_epi16(static_cast<int16_t>(factor));
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r)
+    for (int h = 0; h < 2; ++h) {
+      __m256i* target = reinterpret_cast<__m256i*>(wide + r * kPanel + h * 8);
+      _mm256_storeu_si256(target, _mm256_add_epi32(_mm256_loadu_si256(target), _mm256_madd_epi16(sums[r][h], times)));
+      sums[r][h] = _mm256_setzero_si256();
+    }
+}
+
+inline __m256i nibbles(__m256i bytes, bool high) {
+  return _mm256_and_si256(high ? _mm256_srli_epi16(bytes, 4) : bytes, _mm256_set1_epi8(15));
+}
+
+inline __m256i load(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+
+template <int Rows>
+void product_block4(const Tile& tile, const uint8_t* weights, int32_t* wide) {
+  __m256i sums[Rows][2] = {};
+  const int8_t* activations = tile.activations;
+  for (int64_t left = tile.steps; left > 0; left -= kSteps) {
+    for (int64_t t = 0; t < (left < kSteps ? left : kSteps); ++t, weights += 64, activations += 8 * Rows) {
+      _mm_prefetch(reinterpret_cast<const char*>(weights + kAhead), _MM_HINT_T0);
+      const __m256i low = load(weights), high = load(weights + 32);
+      add_pairs<Rows>(sums, nibbles(low, false), nibbles(high, false), activations);
+      add_pairs<Rows>(sums, nibbles(low, true), nibbles(high, true), activations + 4 * Rows);
+    }
+    widen_sums<Rows>(sums, 1, wide);
+  }
+}
+
+template <int Rows>
+void product_block8(const Tile& tile, const uint8_t* weights, int32_t* wide) {
+  __m256i sums[Rows][2] = {};
+  const int8_t* activations = tile.activations;
+  for (int64_t left = 2 * tile.steps; left > 0; left -= 2 * kSteps) {
+    const int64_t fours = left < 2 * kSteps ? left : 2 * kSteps;
+    for (int half = 0; half < 2; ++half) {
+      for (int64_t t = 0; t < fours; ++t)
+        add_pairs<Rows>(sums, nibbles(load(weights + 64 * t), half), nibbles(load(weights + 64 * t + 32), half),
+                        activations + 4 * Rows * t);
+      widen_sums<Rows>(sums, half ? 16 : 1, wide);
+    }
+    weights += 64 * fours;
+    activations += 4 * Rows * fours;
+  }
+}
+
+template <int Bits, int Rows>
+void product(const Tile& tile) {
+  for (int b = 0; b < tile.blocks; ++b) {
+    int32_t* wide = tile.sums + b * kLanes;
+    for (int r = 0; r < Rows; ++r)
+      for (int lane = 0; lane < kLanes; ++lane) wide[r * kPanel + lane] = tile.start[r];
+    if constexpr (Bits == 4)
+      product_block4<Rows>(tile, tile.weights + b * tile.pitch, wide);
+    else
+      product_block8<Rows>(tile, tile.weights + b * tile.pitch, wide);
+  }
+}
+
+template <int Bits>
+void product_rows(const Tile& tile) {
+  switch (tile.rows) {
+    case 1: return product<Bits, 1>(tile);
+    case 2: return product<Bits, 2>(tile);
+    case 3: return product<Bits, 3>(tile);
+    case 4: return product<Bits, 4>(tile);
+  }
+}
+
+int64_t peak(int64_t rounds) {
+  __m256i sums[12];
+  for (__m256i& sum : sums) sum = _mm256_setzero_si256();
+  __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-5);
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; ++j) {
+      asm volatile("" : "+x"(a), "+x"(b));  // as if the factors were new, or the product would leave the loop
+      sums[j] = _mm256_add_epi16(sums[j], _mm256_maddubs_epi16(a, b));
+    }
+  }
+  for (__m256i& sum : sums) asm volatile("" : : "x"(sum));
+  return rounds * 12 * 32 * 2;
+}
+
+}  // namespace
+
+const Kernels kAvx2 = {
+    "avx2",          kTileRows, kRows,  Vector::kLanes,     product_rows<4>,
+    product_rows<8>, scale,     finish, activation<Vector>, peak,
+};
+
+}  // namespace vlapack

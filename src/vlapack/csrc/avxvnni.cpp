@@ -1,0 +1,96 @@
+// AVX-VNNI: `vpdpbusd` on 256-bit registers, of which there are 16: tiles of 6 rows by 16 outputs.
+#include <immintrin.h>
+
+#include "float_kernels.hpp"
+
+namespace vlapack {
+namespace {
+
+struct Vector {
+  using Register = __m256;
+  static constexpr int kLanes = 8;
+  static constexpr int kColumns = 2;
+  static Register load(const float* from) { return _mm256_loadu_ps(from); }
+  static void store(float* to, Register value) { _mm256_storeu_ps(to, value); }
+  static Register broadcast(float value) { return _mm256_set1_ps(value); }
+  static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
+};
+
+constexpr int kTileRows = 6;
+
+inline __m256i four(const int8_t* activations) {
+  int32_t word;
+  std::memcpy(&word, activations, 4);
+  return _mm256_set1_epi32(word);
+}
+
+inline __m256i load(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+
+template <int Rows>
+inline void add_products(__m256i (&sums)[Rows][2], __m256i left, __m256i right, const int8_t* activations) {
+#pragma GCC unroll 6
+  for (int r = 0; r < Rows; ++r) {
+    const __m256i x = four(activations + 4 * r);
+    sums[r][0] = _mm256_dpbusd_avx_epi32(sums[r][0], left, x);
+    sums[r][1] = _mm256_dpbusd_avx_epi32(sums[r][1], right, x);
+  }
+}
+
+template <int Bits, int Rows>
+void product(const Tile& tile) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  for (int b = 0; b < tile.blocks; ++b) {
+    __m256i sums[Rows][2];
+    for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm256_set1_epi32(tile.start[r]);
+    const int8_t* activations = tile.activations;
+    const uint8_t* weights = tile.weights + b * tile.pitch;
+    for (int64_t t = 0; t < tile.steps; ++t, weights += 16 * Bits, activations += 8 * Rows) {
+      const __m256i left = load(weights), right = load(weights + 32);
+      if constexpr (Bits == 8) {
+        add_products<Rows>(sums, left, right, activations);
+        add_products<Rows>(sums, load(weights + 64), load(weights + 96), activations + 4 * Rows);
+      } else {
+        add_products<Rows>(sums, _mm256_and_si256(left, mask), _mm256_and_si256(right, mask), activations);
+        add_products<Rows>(sums, _mm256_and_si256(_mm256_srli_epi16(left, 4), mask),
+                           _mm256_and_si256(_mm256_srli_epi16(right, 4), mask), activations + 4 * Rows);
+      }
+    }
+    for (int r = 0; r < Rows; ++r)
+      for (int h = 0; h < 2; ++h)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(tile.sums + r * kPanel + b * kLanes + h * 8), sums[r][h]);
+  }
+}
+
+template <int Bits>
+void product_rows(const Tile& tile) {
+  switch (tile.rows) {
+    case 1: return product<Bits, 1>(tile);
+    case 2: return product<Bits, 2>(tile);
+    case 3: return product<Bits, 3>(tile);
+    case 4: return product<Bits, 4>(tile);
+    case 5: return product<Bits, 5>(tile);
+    case 6: return product<Bits, 6>(tile);
+  }
+}
+
+int64_t peak(int64_t rounds) {
+  __m256i sums[12];
+  for (__m256i& sum : sums) sum = _mm256_setzero_si256();
+  __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-5);
+  for (int64_t i = 0; i < rounds; ++i) {
+    asm volatile("" : "+x"(a), "+x"(b));
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; ++j) sums[j] = _mm256_dpbusd_avx_epi32(sums[j], a, b);
+  }
+  for (__m256i& sum : sums) asm volatile("" : : "x"(sum));
+  return rounds * 12 * 32 * 2;
+}
+
+}  // namespace
+
+const Kernels kAvxVnni = {
+    "avxvnni",       kTileRows, kRows,  Vector::kLanes,     product_rows<4>,
+    product_rows<8>, scale,     finish, activation<Vector>, peak,
+};
+
+}  // namespace vlapack

@@ -1,0 +1,100 @@
+// What one instruction set has to offer. Everything else (packing, tasks, threads, checks) is written once.
+#pragma once
+
+#include <cstdint>
+
+namespace vlapack {
+
+// The prepared layout of a weight, the same for every instruction set. Rows (output channels) stand in blocks of 16,
+// input channels in steps of 8; a block is a row of steps, both filled up with zeros. Weights are stored unsigned, w + 8
+// or w + 128, so that u8 x s8 instructions take them first; the product then subtracts 8 or 128 times the sum of the
+// activations. In a step of 4-bit weights byte 4 r + j holds channel j of row r in its low nibble and channel j + 4 in
+// its high one; a step of 8-bit weights is the 64 bytes of channels 0-3, then those of channels 4-7.
+constexpr int kLanes = 16;
+constexpr int kDepth = 8;
+constexpr int kPanel = 2 * kLanes;  // outputs that one tile computes
+
+inline int64_t step_bytes(int bits) { return kLanes * kDepth * bits / 8; }
+
+// Some rows of activations times one panel of weights.
+struct Tile {
+  const int8_t* activations;  // [2 * steps][rows][4]
+  const int32_t* start;       // [rows]: what the sums begin with
+  const uint8_t* weights;     // the panel's first block
+  int64_t pitch;              // bytes from there to its second block
+  int64_t steps;
+  int rows;
+  int blocks;     // 1 or 2
+  int32_t* sums;  // [rows][kPanel]
+};
+
+// Orthogonal blocks, [count][size][padded] floats; columns above `size` are zero.
+struct Blocks {
+  const float* data = nullptr;
+  int64_t count = 0;
+  int64_t size = 0;
+  int64_t padded = 0;
+};
+
+// The steps of an activation, in their order; absent ones are null. See `Transform` in methods/transform.py.
+struct Steps {
+  const float* smooth = nullptr;
+  Blocks pre_rotation;
+  const int32_t* permutation = nullptr;
+  Blocks rotation;
+};
+
+enum class Float { f32, bf16 };
+
+// Some rows of an activation, to be transformed into `out` (fp32) or rounded into `q` and `s`.
+struct Rows {
+  const void* x;
+  Float kind;
+  int64_t pitch;  // elements from row to row
+  int rows;
+  int64_t channels;
+  const float* scale;  // one static scale, or null
+  float largest;
+  int8_t* q;
+  float* s;
+  float* out;
+  float* scratch;  // two buffers of rows * (channels + kSlack)
+};
+
+constexpr int64_t kSlack = 32;  // elements that a vector may write behind a row
+
+// The last of a linear: out = sums * s + bias.
+struct Outputs {
+  const float* partial;  // [rows][kPanel]
+  const float* s;        // [rows]
+  const float* bias;     // [columns] or null
+  void* out;
+  Float kind;
+  int64_t pitch;  // elements from row to row
+  int rows;
+  int columns;
+};
+
+struct Kernels {
+  const char* name;
+  int tile_rows;        // the most rows of a product's tile
+  int activation_rows;  // the most rows of an activation's tile
+  int lanes;            // floats in a vector: what `Blocks.padded` is a multiple of
+  void (*product4)(const Tile&);
+  void (*product8)(const Tile&);
+  // partial (+)= sums * weight_scale: all of it for the first group of channels, added for the others
+  void (*scale)(const int32_t* sums, const float* weight_scale, bool first, int rows, float* partial);
+  void (*finish)(const Outputs&);
+  void (*activation)(const Steps&, const Rows&);
+  // Runs the product's instructions on registers alone; returns the operations (2 per product and sum) done.
+  int64_t (*peak)(int64_t rounds);
+};
+
+#if defined(__x86_64__)
+extern const Kernels kAvx512Vnni, kAvxVnni, kAvx2;
+#elif defined(__aarch64__)
+extern const Kernels kNeon;
+#endif
+extern const Kernels kPortable;
+
+}  // namespace vlapack

@@ -1,0 +1,73 @@
+#include "layout.hpp"
+
+#include <cstring>
+
+#include "kernels.hpp"
+#include "threads.hpp"
+
+namespace vlapack {
+namespace {
+
+int64_t blocks(int64_t outputs) { return (outputs + kLanes - 1) / kLanes; }
+int64_t steps(int64_t inputs) { return (inputs + kDepth - 1) / kDepth; }
+
+// Four nibbles of the low half of a word, one per byte; and back.
+uint32_t spread(uint32_t half) {
+  half = (half | half << 8) & 0x00ff00ffu;
+  return (half | half << 4) & 0x0f0f0f0fu;
+}
+uint32_t gather(uint32_t bytes) {
+  bytes = (bytes | bytes >> 4) & 0x00ff00ffu;
+  return (bytes | bytes >> 8) & 0x0000ffffu;
+}
+
+void prepare_row4(const uint32_t* words, int64_t count, uint8_t* target) {
+  for (int64_t t = 0; t < count; ++t, target += kLanes * 4) {
+    const uint32_t bytes = spread(words[t] & 0xffffu) | spread(words[t] >> 16) << 4;
+    std::memcpy(target, &bytes, 4);
+  }
+}
+
+void prepare_row8(const int8_t* row, int64_t inputs, uint8_t* target) {
+  for (int64_t k = 0; k < inputs; ++k)
+    target[k / 4 * kLanes * 4 + k % 4] = static_cast<uint8_t>(row[k] ^ 0x80);
+}
+
+}  // namespace
+
+int64_t prepared_bytes(int bits, int64_t outputs, int64_t inputs) {
+  return blocks(outputs) * steps(inputs) * step_bytes(bits);
+}
+
+void prepare(int bits, int64_t outputs, int64_t inputs, const void* stored, uint8_t* prepared, int threads) {
+  const int64_t block = steps(inputs) * step_bytes(bits);
+  parallel(blocks(outputs), threads, [&](int64_t b) {
+    uint8_t* target = prepared + b * block;
+    std::memset(target, 0, static_cast<size_t>(block));
+    for (int64_t n = b * kLanes; n < outputs && n < (b + 1) * kLanes; ++n, target += 4) {
+      if (bits == 4)
+        prepare_row4(static_cast<const uint32_t*>(stored) + n * steps(inputs), steps(inputs), target);
+      else
+        prepare_row8(static_cast<const int8_t*>(stored) + n * inputs, inputs, target);
+    }
+  });
+}
+
+void restore(int bits, int64_t outputs, int64_t inputs, const uint8_t* prepared, void* stored) {
+  for (int64_t n = 0; n < outputs; ++n) {
+    const uint8_t* source = prepared + n / kLanes * steps(inputs) * step_bytes(bits) + n % kLanes * 4;
+    if (bits == 4) {
+      uint32_t* words = static_cast<uint32_t*>(stored) + n * steps(inputs);
+      for (int64_t t = 0; t < steps(inputs); ++t, source += kLanes * 4) {
+        uint32_t bytes;
+        std::memcpy(&bytes, source, 4);
+        words[t] = gather(bytes & 0x0f0f0f0fu) | gather(bytes >> 4 & 0x0f0f0f0fu) << 16;
+      }
+    } else {
+      int8_t* row = static_cast<int8_t*>(stored) + n * inputs;
+      for (int64_t k = 0; k < inputs; ++k) row[k] = static_cast<int8_t>(source[k / 4 * kLanes * 4 + k % 4] ^ 0x80);
+    }
+  }
+}
+
+}  // namespace vlapack

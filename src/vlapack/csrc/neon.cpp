@@ -1,0 +1,122 @@
+// NEON with the dot-product extension (Armv8.2): `sdot` multiplies 16 pairs s8 x s8 and adds them to four sums.
+//
+// A nibble w + 8 is a positive s8 as well. An 8-bit weight is stored as w + 128; flipping its top bit makes it w, and the
+// 128 times the sum of the activations, by which every other instruction set is too large, is added to the start.
+#include <arm_neon.h>
+
+#include "float_kernels.hpp"
+
+namespace vlapack {
+namespace {
+
+struct Vector {
+  using Register = float32x4_t;
+  static constexpr int kLanes = 4;
+  static constexpr int kColumns = 4;
+  static Register load(const float* from) { return vld1q_f32(from); }
+  static void store(float* to, Register value) { vst1q_f32(to, value); }
+  static Register broadcast(float value) { return vdupq_n_f32(value); }
+  static Register fma(Register a, Register b, Register c) { return vfmaq_f32(c, a, b); }
+};
+
+constexpr int kTileRows = 6;
+constexpr int kQuarters = 4;  // registers of four outputs in a block
+
+template <int Rows>
+inline void add_products(int32x4_t (&sums)[Rows][kQuarters], const int8x16_t (&weights)[kQuarters],
+                         const int8_t* activations) {
+#pragma GCC unroll 6
+  for (int r = 0; r < Rows; ++r) {
+    int32_t word;
+    std::memcpy(&word, activations + 4 * r, 4);
+    const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(word));
+#pragma GCC unroll 4
+    for (int i = 0; i < kQuarters; ++i) sums[r][i] = vdotq_s32(sums[r][i], weights[i], x);
+  }
+}
+
+template <int Rows>
+inline void add_block4(int32x4_t (&sums)[Rows][kQuarters], const uint8_t* weights, const int8_t* activations) {
+  int8x16_t low[kQuarters], high[kQuarters];
+  for (int i = 0; i < kQuarters; ++i) {
+    const uint8x16_t bytes = vld1q_u8(weights + 16 * i);
+    low[i] = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
+    high[i] = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
+  }
+  add_products<Rows>(sums, low, activations);
+  add_products<Rows>(sums, high, activations + 4 * Rows);
+}
+
+template <int Rows>
+inline void add_block8(int32x4_t (&sums)[Rows][kQuarters], const uint8_t* weights, const int8_t* activations) {
+  for (int half = 0; half < 2; ++half) {
+    int8x16_t signed_weights[kQuarters];
+    for (int i = 0; i < kQuarters; ++i)
+      signed_weights[i] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(weights + 64 * half + 16 * i), vdupq_n_u8(128)));
+    add_products<Rows>(sums, signed_weights, activations + 4 * Rows * half);
+  }
+}
+
+// -128 times the sum of each row's activations is what `start` holds beyond the sums of signed weights.
+template <int Rows>
+inline int32_t surplus(const Tile& tile, int row) {
+  int32_t sum = 0;
+  for (int64_t t = 0; t < 2 * tile.steps; ++t)
+    for (int j = 0; j < 4; ++j) sum += tile.activations[(t * Rows + row) * 4 + j];
+  return 128 * sum;
+}
+
+template <int Bits, int Rows>
+void product(const Tile& tile) {
+  int32_t start[Rows];
+  for (int r = 0; r < Rows; ++r) start[r] = tile.start[r] + (Bits == 8 ? surplus<Rows>(tile, r) : 0);
+  for (int b = 0; b < tile.blocks; ++b) {
+    int32x4_t sums[Rows][kQuarters];
+    for (int r = 0; r < Rows; ++r)
+      for (int i = 0; i < kQuarters; ++i) sums[r][i] = vdupq_n_s32(start[r]);
+    const int8_t* activations = tile.activations;
+    const uint8_t* weights = tile.weights + b * tile.pitch;
+    for (int64_t t = 0; t < tile.steps; ++t, weights += 16 * Bits, activations += 8 * Rows) {
+      if constexpr (Bits == 4)
+        add_block4<Rows>(sums, weights, activations);
+      else
+        add_block8<Rows>(sums, weights, activations);
+    }
+    for (int r = 0; r < Rows; ++r)
+      for (int i = 0; i < kQuarters; ++i) vst1q_s32(tile.sums + r * kPanel + b * kLanes + 4 * i, sums[r][i]);
+  }
+}
+
+template <int Bits>
+void product_rows(const Tile& tile) {
+  switch (tile.rows) {
+    case 1: return product<Bits, 1>(tile);
+    case 2: return product<Bits, 2>(tile);
+    case 3: return product<Bits, 3>(tile);
+    case 4: return product<Bits, 4>(tile);
+    case 5: return product<Bits, 5>(tile);
+    case 6: return product<Bits, 6>(tile);
+  }
+}
+
+int64_t peak(int64_t rounds) {
+  int32x4_t sums[16];
+  for (int32x4_t& sum : sums) sum = vdupq_n_s32(0);
+  int8x16_t a = vdupq_n_s8(3), b = vdupq_n_s8(-5);
+  for (int64_t i = 0; i < rounds; ++i) {
+    asm volatile("" : "+w"(a), "+w"(b));
+#pragma GCC unroll 16
+    for (int j = 0; j < 16; ++j) sums[j] = vdotq_s32(sums[j], a, b);
+  }
+  for (int32x4_t& sum : sums) asm volatile("" : : "w"(sum));
+  return rounds * 16 * 16 * 2;
+}
+
+}  // namespace
+
+const Kernels kNeon = {
+    "neon",          kTileRows, kRows,  Vector::kLanes,     product_rows<4>,
+    product_rows<8>, scale,     finish, activation<Vector>, peak,
+};
+
+}  // namespace vlapack
