@@ -60,11 +60,11 @@ inline __m256i nibbles(__m256i bytes, bool high) {
 inline __m256i load(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 
 template <int Rows>
-void product_block4(const Tile& tile, const uint8_t* weights, int32_t* wide) {
+void add_half4(const Tile& tile, const uint8_t* weights, int32_t* wide) {
   __m256i sums[Rows][2] = {};
   const int8_t* activations = tile.activations;
   for (int64_t left = tile.steps; left > 0; left -= kSteps) {
-    for (int64_t t = 0; t < (left < kSteps ? left : kSteps); ++t, weights += 64, activations += 8 * Rows) {
+    for (int64_t t = 0; t < (left < kSteps ? left : kSteps); ++t, weights += 128, activations += 8 * Rows) {
       _mm_prefetch(reinterpret_cast<const char*>(weights + kAhead), _MM_HINT_T0);
       const __m256i low = load(weights), high = load(weights + 32);
       add_pairs<Rows>(sums, nibbles(low, false), nibbles(high, false), activations);
@@ -75,32 +75,31 @@ void product_block4(const Tile& tile, const uint8_t* weights, int32_t* wide) {
 }
 
 template <int Rows>
-void product_block8(const Tile& tile, const uint8_t* weights, int32_t* wide) {
+void add_half8(const Tile& tile, const uint8_t* weights, int32_t* wide) {
   __m256i sums[Rows][2] = {};
   const int8_t* activations = tile.activations;
   for (int64_t left = 2 * tile.steps; left > 0; left -= 2 * kSteps) {
     const int64_t fours = left < 2 * kSteps ? left : 2 * kSteps;
     for (int half = 0; half < 2; ++half) {
       for (int64_t t = 0; t < fours; ++t)
-        add_pairs<Rows>(sums, nibbles(load(weights + 64 * t), half), nibbles(load(weights + 64 * t + 32), half),
+        add_pairs<Rows>(sums, nibbles(load(weights + 128 * t), half), nibbles(load(weights + 128 * t + 32), half),
                         activations + 4 * Rows * t);
       widen_sums<Rows>(sums, half ? 16 : 1, wide);
     }
-    weights += 64 * fours;
+    weights += 128 * fours;
     activations += 4 * Rows * fours;
   }
 }
 
 template <int Bits, int Rows>
 void product(const Tile& tile) {
-  for (int b = 0; b < tile.blocks; ++b) {
-    int32_t* wide = tile.sums + b * kLanes;
-    for (int r = 0; r < Rows; ++r)
-      for (int lane = 0; lane < kLanes; ++lane) wide[r * kPanel + lane] = tile.start[r];
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < kPanel; ++c) tile.sums[r * kPanel + c] = tile.start[r];
+  for (int half = 0; half < 2; ++half) {
     if constexpr (Bits == 4)
-      product_block4<Rows>(tile, tile.weights + b * tile.pitch, wide);
+      add_half4<Rows>(tile, tile.weights + 64 * half, tile.sums + 16 * half);
     else
-      product_block8<Rows>(tile, tile.weights + b * tile.pitch, wide);
+      add_half8<Rows>(tile, tile.weights + 64 * half, tile.sums + 16 * half);
   }
 }
 

@@ -20,7 +20,7 @@ struct Vector {
 };
 
 constexpr int kTileRows = 12;
-constexpr int kAhead = 1024;  // bytes of weights fetched before they are needed
+constexpr int kAhead = 2048;  // bytes of weights fetched before they are needed
 
 inline __m512i four(const int8_t* activations) {
   int32_t word;
@@ -28,74 +28,60 @@ inline __m512i four(const int8_t* activations) {
   return _mm512_set1_epi32(word);
 }
 
-template <int Rows, int Blocks>
-inline void add_products(__m512i (&sums)[Rows][Blocks], const __m512i (&weights)[Blocks], const int8_t* activations) {
+template <int Rows>
+inline void add_products(__m512i (&sums)[Rows][2], __m512i left, __m512i right, const int8_t* activations) {
 #pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) {
     const __m512i x = four(activations + 4 * r);
-#pragma GCC unroll 2
-    for (int b = 0; b < Blocks; ++b) sums[r][b] = _mm512_dpbusd_epi32(sums[r][b], weights[b], x);
+    sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], left, x);
+    sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], right, x);
   }
-}
-
-template <int Bits, int Rows, int Blocks>
-void product(const Tile& tile) {
-  __m512i sums[Rows][Blocks];
-#pragma GCC unroll 12
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-    for (int b = 0; b < Blocks; ++b) sums[r][b] = _mm512_set1_epi32(tile.start[r]);
-  const __m512i low = _mm512_set1_epi8(15);
-  const int8_t* activations = tile.activations;
-  const uint8_t* weights = tile.weights;
-  for (int64_t t = 0; t < tile.steps; ++t) {
-    __m512i first[Blocks], second[Blocks];  // channels 0-3 and 4-7 of the step
-#pragma GCC unroll 2
-    for (int b = 0; b < Blocks; ++b) {
-      const uint8_t* from = weights + b * tile.pitch;
-      _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
-      first[b] = _mm512_loadu_si512(from);
-      if constexpr (Bits == 8) {
-        second[b] = _mm512_loadu_si512(from + 64);
-      } else {
-        second[b] = _mm512_and_si512(_mm512_srli_epi16(first[b], 4), low);
-        first[b] = _mm512_and_si512(first[b], low);
-      }
-    }
-    add_products(sums, first, activations);
-    add_products(sums, second, activations + 4 * Rows);
-    weights += 8 * Bits * 2;
-    activations += 8 * Rows;
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-    for (int b = 0; b < Blocks; ++b) _mm512_storeu_si512(tile.sums + r * kPanel + b * kLanes, sums[r][b]);
 }
 
 template <int Bits, int Rows>
-void product_of(const Tile& tile) {
-  if (tile.blocks == 2)
-    product<Bits, Rows, 2>(tile);
-  else
-    product<Bits, Rows, 1>(tile);
+void product(const Tile& tile) {
+  __m512i sums[Rows][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm512_set1_epi32(tile.start[r]);
+  const __m512i low = _mm512_set1_epi8(15);
+  const int8_t* activations = tile.activations;
+  const uint8_t* weights = tile.weights;
+  for (int64_t t = 0; t < tile.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
+    for (int line = 0; line < 32 * Bits; line += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(weights + kAhead + line), _MM_HINT_T0);
+    const __m512i left = _mm512_loadu_si512(weights), right = _mm512_loadu_si512(weights + 64);
+    if constexpr (Bits == 8) {
+      add_products<Rows>(sums, left, right, activations);
+      add_products<Rows>(sums, _mm512_loadu_si512(weights + 128), _mm512_loadu_si512(weights + 192),
+                         activations + 4 * Rows);
+    } else {
+      add_products<Rows>(sums, _mm512_and_si512(left, low), _mm512_and_si512(right, low), activations);
+      add_products<Rows>(sums, _mm512_and_si512(_mm512_srli_epi16(left, 4), low),
+                         _mm512_and_si512(_mm512_srli_epi16(right, 4), low), activations + 4 * Rows);
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < Rows; ++r) {
+    _mm512_storeu_si512(tile.sums + r * kPanel, sums[r][0]);
+    _mm512_storeu_si512(tile.sums + r * kPanel + 16, sums[r][1]);
+  }
 }
 
 template <int Bits>
 void product_rows(const Tile& tile) {
   switch (tile.rows) {
-    case 1: return product_of<Bits, 1>(tile);
-    case 2: return product_of<Bits, 2>(tile);
-    case 3: return product_of<Bits, 3>(tile);
-    case 4: return product_of<Bits, 4>(tile);
-    case 5: return product_of<Bits, 5>(tile);
-    case 6: return product_of<Bits, 6>(tile);
-    case 7: return product_of<Bits, 7>(tile);
-    case 8: return product_of<Bits, 8>(tile);
-    case 9: return product_of<Bits, 9>(tile);
-    case 10: return product_of<Bits, 10>(tile);
-    case 11: return product_of<Bits, 11>(tile);
-    case 12: return product_of<Bits, 12>(tile);
+    case 1: return product<Bits, 1>(tile);
+    case 2: return product<Bits, 2>(tile);
+    case 3: return product<Bits, 3>(tile);
+    case 4: return product<Bits, 4>(tile);
+    case 5: return product<Bits, 5>(tile);
+    case 6: return product<Bits, 6>(tile);
+    case 7: return product<Bits, 7>(tile);
+    case 8: return product<Bits, 8>(tile);
+    case 9: return product<Bits, 9>(tile);
+    case 10: return product<Bits, 10>(tile);
+    case 11: return product<Bits, 11>(tile);
+    case 12: return product<Bits, 12>(tile);
   }
 }
 

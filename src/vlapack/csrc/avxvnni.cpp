@@ -39,16 +39,16 @@ inline void add_products(__m256i (&sums)[Rows][2], __m256i left, __m256i right, 
 template <int Bits, int Rows>
 void product(const Tile& tile) {
   const __m256i mask = _mm256_set1_epi8(15);
-  for (int b = 0; b < tile.blocks; ++b) {
+  for (int half = 0; half < 2; ++half) {
     __m256i sums[Rows][2];
     for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm256_set1_epi32(tile.start[r]);
     const int8_t* activations = tile.activations;
-    const uint8_t* weights = tile.weights + b * tile.pitch;
-    for (int64_t t = 0; t < tile.steps; ++t, weights += 16 * Bits, activations += 8 * Rows) {
+    const uint8_t* weights = tile.weights + 64 * half;
+    for (int64_t t = 0; t < tile.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
       const __m256i left = load(weights), right = load(weights + 32);
       if constexpr (Bits == 8) {
         add_products<Rows>(sums, left, right, activations);
-        add_products<Rows>(sums, load(weights + 64), load(weights + 96), activations + 4 * Rows);
+        add_products<Rows>(sums, load(weights + 128), load(weights + 160), activations + 4 * Rows);
       } else {
         add_products<Rows>(sums, _mm256_and_si256(left, mask), _mm256_and_si256(right, mask), activations);
         add_products<Rows>(sums, _mm256_and_si256(_mm256_srli_epi16(left, 4), mask),
@@ -56,8 +56,8 @@ void product(const Tile& tile) {
       }
     }
     for (int r = 0; r < Rows; ++r)
-      for (int h = 0; h < 2; ++h)
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(tile.sums + r * kPanel + b * kLanes + h * 8), sums[r][h]);
+      for (int i = 0; i < 2; ++i)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(tile.sums + r * kPanel + half * 16 + i * 8), sums[r][i]);
   }
 }
 

@@ -40,17 +40,22 @@ inline float round_even(float value) {
   return (value + magic) - magic;
 }
 
-// y[r][0 .. C * lanes) = sum over k of x[k][r] * block[k][..]; `x` is [size][Rows].
-template <class V, int Rows, int C>
-inline void rotate_tile(const float* x, const float* block, const Blocks& blocks, float* y, int64_t pitch) {
+// y[r][0 .. C * lanes) = sum over k of x[r][order[k]] * block[k][..]; without `Ordered` the channels are as they stand.
+template <class V, int Rows, int C, bool Ordered>
+inline void rotate_tile(const float* x, int64_t pitch, const int32_t* order, const float* block, const Blocks& blocks,
+                        float* y) {
   typename V::Register sums[Rows][C];
-  for (int r = 0; r < Rows; ++r)
+  const float* rows[Rows];
+  for (int r = 0; r < Rows; ++r) {
+    rows[r] = x + r * pitch;
     for (int c = 0; c < C; ++c) sums[r][c] = V::broadcast(0.0f);
-  for (int64_t k = 0; k < blocks.size; ++k, x += Rows, block += blocks.padded) {
+  }
+  for (int64_t k = 0; k < blocks.size; ++k, block += blocks.padded) {
     typename V::Register row[C];
     for (int c = 0; c < C; ++c) row[c] = V::load(block + c * V::kLanes);
+    const int64_t channel = Ordered ? order[k] : k;
     for (int r = 0; r < Rows; ++r) {
-      const typename V::Register value = V::broadcast(x[r]);
+      const typename V::Register value = V::broadcast(rows[r][channel]);
       for (int c = 0; c < C; ++c) sums[r][c] = V::fma(value, row[c], sums[r][c]);
     }
   }
@@ -58,131 +63,117 @@ inline void rotate_tile(const float* x, const float* block, const Blocks& blocks
     for (int c = 0; c < C; ++c) V::store(y + r * pitch + c * V::kLanes, sums[r][c]);
 }
 
-// Rotates `Rows` rows, block by block; `order` (or null) is a permutation on the way in. The vectors of a narrow block
-// write zeros into the block after it, which comes later, or into the slack behind the row.
-template <class V, int Rows, class Source>
-void rotate(const Source* x, int64_t pitch, int64_t channels, const int32_t* order, const Blocks& blocks, float* y,
-            int64_t y_pitch) {
-  constexpr int64_t kMost = 64;
-  float columns[kMost * Rows];
-  float* held = blocks.size <= kMost ? columns : new float[static_cast<size_t>(blocks.size * Rows)];
+// Rotates rows block by block; `order` is a permutation on the way in. The vectors of a narrow block write zeros into the
+// block after it, which comes later, or into the slack behind the row.
+template <class V, int Rows, bool Ordered>
+void rotate(const float* x, int64_t pitch, int64_t channels, const int32_t* order, const Blocks& blocks, float* y) {
   for (int64_t g = 0, first = 0; first < channels; ++g, first += blocks.size) {
-    for (int64_t k = 0; k < blocks.size; ++k) {
-      const int64_t channel = order ? order[first + k] : first + k;
-      for (int r = 0; r < Rows; ++r) held[k * Rows + r] = widen(x[r * pitch + channel]);
-    }
     const float* block = blocks.data + (blocks.count == 1 ? 0 : g) * blocks.size * blocks.padded;
+    const float* from = Ordered ? x : x + first;
+    const int32_t* places = Ordered ? order + first : nullptr;
     int64_t c = 0;
     for (; c + V::kColumns * V::kLanes <= blocks.padded; c += V::kColumns * V::kLanes)
-      rotate_tile<V, Rows, V::kColumns>(held, block + c, blocks, y + first + c, y_pitch);
+      rotate_tile<V, Rows, V::kColumns, Ordered>(from, pitch, places, block + c, blocks, y + first + c);
     for (; c < blocks.padded; c += V::kLanes)
-      rotate_tile<V, Rows, 1>(held, block + c, blocks, y + first + c, y_pitch);
+      rotate_tile<V, Rows, 1, Ordered>(from, pitch, places, block + c, blocks, y + first + c);
   }
-  if (held != columns) delete[] held;
 }
 
-template <class V, class Source>
-void rotate_rows(int rows, const Source* x, int64_t pitch, int64_t channels, const int32_t* order,
-                 const Blocks& blocks, float* y, int64_t y_pitch) {
+template <class V, bool Ordered>
+void rotate_rows(int rows, const float* x, int64_t pitch, int64_t channels, const int32_t* order, const Blocks& blocks,
+                 float* y) {
   switch (rows) {
-    case 1: return rotate<V, 1>(x, pitch, channels, order, blocks, y, y_pitch);
-    case 2: return rotate<V, 2>(x, pitch, channels, order, blocks, y, y_pitch);
-    case 3: return rotate<V, 3>(x, pitch, channels, order, blocks, y, y_pitch);
-    case 4: return rotate<V, 4>(x, pitch, channels, order, blocks, y, y_pitch);
-    case 5: return rotate<V, 5>(x, pitch, channels, order, blocks, y, y_pitch);
-    case 6: return rotate<V, 6>(x, pitch, channels, order, blocks, y, y_pitch);
+    case 1: return rotate<V, 1, Ordered>(x, pitch, channels, order, blocks, y);
+    case 2: return rotate<V, 2, Ordered>(x, pitch, channels, order, blocks, y);
+    case 3: return rotate<V, 3, Ordered>(x, pitch, channels, order, blocks, y);
+    case 4: return rotate<V, 4, Ordered>(x, pitch, channels, order, blocks, y);
+    case 5: return rotate<V, 5, Ordered>(x, pitch, channels, order, blocks, y);
+    case 6: return rotate<V, 6, Ordered>(x, pitch, channels, order, blocks, y);
   }
 }
 
-// The last steps, from `x` into `y`: reorder, rotate, or only widen.
-template <class V, class Source>
-void reorder_and_rotate(const Steps& steps, const Rows& job, const Source* x, int64_t pitch, float* y,
-                        int64_t y_pitch) {
-  if (steps.rotation.data)
-    return rotate_rows<V>(job.rows, x, pitch, job.channels, steps.permutation, steps.rotation, y, y_pitch);
-  for (int r = 0; r < job.rows; ++r, x += pitch, y += y_pitch) {
-    if (steps.permutation)
-      for (int64_t k = 0; k < job.channels; ++k) y[k] = widen(x[steps.permutation[k]]);
+// One row to fp32, divided by the smoothing factors if there are any.
+template <class Source>
+inline void widen_row(const Source* __restrict x, const float* __restrict smooth, int64_t channels,
+                      float* __restrict y) {
+  if (smooth)
+    for (int64_t k = 0; k < channels; ++k) y[k] = widen(x[k]) / smooth[k];
+  else
+    for (int64_t k = 0; k < channels; ++k) y[k] = widen(x[k]);
+}
+
+// All steps, back and forth between the two buffers; returns the one with the result.
+template <class V>
+float* transform(const Steps& steps, const Rows& job) {
+  const int64_t channels = job.channels, pitch = channels + kSlack;
+  float* ready = job.scratch;
+  float* other = job.scratch + job.rows * pitch;
+  const auto swap = [&] {
+    float* last = ready;
+    ready = other;
+    other = last;
+  };
+  for (int r = 0; r < job.rows; ++r) {
+    float* y = ready + r * pitch;
+    if (job.kind == Float::f32)
+      widen_row(static_cast<const float*>(job.x) + r * job.pitch, steps.smooth, channels, y);
     else
-      for (int64_t k = 0; k < job.channels; ++k) y[k] = widen(x[k]);
-  }
-}
-
-// All steps: smooth and the first rotation, where there are any, need the whole row before the others begin.
-template <class V, class Source>
-void transform_rows(const Steps& steps, const Rows& job, const Source* x, float* y, int64_t y_pitch, float* spare) {
-  const int64_t pitch = job.channels + kSlack;
-  const float* ready = nullptr;
-  if (steps.smooth) {
-    for (int r = 0; r < job.rows; ++r)
-      for (int64_t k = 0; k < job.channels; ++k) spare[r * pitch + k] = widen(x[r * job.pitch + k]) / steps.smooth[k];
-    ready = spare;
+      widen_row(static_cast<const uint16_t*>(job.x) + r * job.pitch, steps.smooth, channels, y);
   }
   if (steps.pre_rotation.data) {
-    if (ready) {
-      rotate_rows<V>(job.rows, ready, pitch, job.channels, nullptr, steps.pre_rotation, y, y_pitch);
-      for (int r = 0; r < job.rows; ++r)
-        std::memcpy(spare + r * pitch, y + r * y_pitch, static_cast<size_t>(job.channels) * sizeof(float));
-    } else {
-      rotate_rows<V>(job.rows, x, job.pitch, job.channels, nullptr, steps.pre_rotation, spare, pitch);
-    }
-    ready = spare;
+    rotate_rows<V, false>(job.rows, ready, pitch, channels, nullptr, steps.pre_rotation, other);
+    swap();
   }
-  if (ready)
-    reorder_and_rotate<V>(steps, job, ready, pitch, y, y_pitch);
-  else
-    reorder_and_rotate<V>(steps, job, x, job.pitch, y, y_pitch);
+  if (steps.rotation.data && steps.permutation) {
+    rotate_rows<V, true>(job.rows, ready, pitch, channels, steps.permutation, steps.rotation, other);
+    swap();
+  } else if (steps.rotation.data) {
+    rotate_rows<V, false>(job.rows, ready, pitch, channels, nullptr, steps.rotation, other);
+    swap();
+  } else if (steps.permutation) {
+    for (int r = 0; r < job.rows; ++r)
+      for (int64_t k = 0; k < channels; ++k) other[r * pitch + k] = ready[r * pitch + steps.permutation[k]];
+    swap();
+  }
+  return ready;
 }
 
-// One row of y into integers. By division, as the definition says; what is not finite makes the row's scale NaN.
-inline void round_row(const Rows& job, const float* y, int64_t r) {
-  int8_t* q = job.q + r * job.channels;
+// One row into integers. By division, as the definition says; what is not finite makes the row's scale NaN.
+inline float round_row(const float* __restrict y, int64_t channels, const float* scale, float largest,
+                       int8_t* __restrict q) {
   Bits peak = 0;
   const Bits* bits = reinterpret_cast<const Bits*>(y);
-  for (int64_t k = 0; k < job.channels; ++k) {
+  for (int64_t k = 0; k < channels; ++k) {
     const Bits magnitude = bits[k] & 0x7fffffff;
     peak = magnitude > peak ? magnitude : peak;
   }
   float step;
   std::memcpy(&step, &peak, 4);
-  step /= job.largest;
-  if (job.scale) step = *job.scale;
-  if (step == 0.0f) step = 1.0f;
   if (peak >= kInfinity) {
-    const uint32_t nan = 0x7fc00000u;
-    std::memcpy(&job.s[r], &nan, 4);
-    std::memset(q, 0, static_cast<size_t>(job.channels));
-    return;
+    std::memset(q, 0, static_cast<size_t>(channels));
+    return __builtin_nanf("");
   }
-  job.s[r] = step;
-  const float largest = job.largest;
-  for (int64_t k = 0; k < job.channels; ++k) {
+  step = scale ? *scale : step / largest;
+  if (step == 0.0f) step = 1.0f;
+  for (int64_t k = 0; k < channels; ++k) {
     float value = y[k] / step;
     value = value > largest ? largest : value;
     value = value < -largest ? -largest : value;
     q[k] = static_cast<int8_t>(static_cast<int32_t>(round_even(value)));
   }
-}
-
-template <class V, class Source>
-void activation_of(const Steps& steps, const Rows& job, const Source* x) {
-  const int64_t pitch = job.channels + kSlack;
-  float* y = job.scratch;
-  transform_rows<V>(steps, job, x, y, pitch, job.scratch + job.rows * pitch);
-  for (int r = 0; r < job.rows; ++r) {
-    if (job.out)
-      std::memcpy(job.out + r * job.channels, y + r * pitch, static_cast<size_t>(job.channels) * sizeof(float));
-    else
-      round_row(job, y + r * pitch, r);
-  }
+  return step;
 }
 
 template <class V>
 void activation(const Steps& steps, const Rows& job) {
-  if (job.kind == Float::f32)
-    activation_of<V>(steps, job, static_cast<const float*>(job.x));
-  else
-    activation_of<V>(steps, job, static_cast<const uint16_t*>(job.x));
+  const float* y = transform<V>(steps, job);
+  const int64_t channels = job.channels;
+  for (int r = 0; r < job.rows; ++r, y += channels + kSlack) {
+    if (job.out)
+      std::memcpy(job.out + r * channels, y, static_cast<size_t>(channels) * sizeof(float));
+    else
+      job.s[r] = round_row(y, channels, job.scale, job.largest, job.q + r * channels);
+  }
 }
 
 void scale(const int32_t* sums, const float* weight_scale, bool first, int rows, float* partial) {

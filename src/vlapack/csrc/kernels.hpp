@@ -5,26 +5,23 @@
 
 namespace vlapack {
 
-// The prepared layout of a weight, the same for every instruction set. Rows (output channels) stand in blocks of 16,
-// input channels in steps of 8; a block is a row of steps, both filled up with zeros. Weights are stored unsigned, w + 8
+// The prepared layout of a weight, the same for every instruction set. Rows (output channels) stand in panels of 32,
+// input channels in steps of 8; a panel is a row of steps, both filled up with zeros. Weights are stored unsigned, w + 8
 // or w + 128, so that u8 x s8 instructions take them first; the product then subtracts 8 or 128 times the sum of the
 // activations. In a step of 4-bit weights byte 4 r + j holds channel j of row r in its low nibble and channel j + 4 in
-// its high one; a step of 8-bit weights is the 64 bytes of channels 0-3, then those of channels 4-7.
-constexpr int kLanes = 16;
+// its high one; a step of 8-bit weights is the 128 bytes of channels 0-3, then those of channels 4-7.
+constexpr int kPanel = 32;
 constexpr int kDepth = 8;
-constexpr int kPanel = 2 * kLanes;  // outputs that one tile computes
 
-inline int64_t step_bytes(int bits) { return kLanes * kDepth * bits / 8; }
+inline int64_t step_bytes(int bits) { return kPanel * kDepth * bits / 8; }
 
 // Some rows of activations times one panel of weights.
 struct Tile {
   const int8_t* activations;  // [2 * steps][rows][4]
   const int32_t* start;       // [rows]: what the sums begin with
-  const uint8_t* weights;     // the panel's first block
-  int64_t pitch;              // bytes from there to its second block
+  const uint8_t* weights;
   int64_t steps;
   int rows;
-  int blocks;     // 1 or 2
   int32_t* sums;  // [rows][kPanel]
 };
 

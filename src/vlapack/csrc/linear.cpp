@@ -83,7 +83,7 @@ void linear(const Linear& job) {
     pack_tile(job, plan, first, rows, packed + first * padded, start + first * plan.groups);
   });
 
-  const int64_t block = plan.steps * step_bytes(job.bits);
+  const int64_t panel_bytes = plan.steps * step_bytes(job.bits);
   const int64_t wanted = (threads == 1 ? 1 : kTasksPerThread * threads + plan.panels - 1) / plan.panels;
   const int64_t chunks = std::clamp<int64_t>(wanted, 1, plan.tiles);
   const auto product = job.bits == 4 ? isa.product4 : isa.product8;
@@ -103,11 +103,9 @@ void linear(const Linear& job) {
         const int64_t step = g * plan.group_steps;
         const Tile part = {packed + first * padded + step * kDepth * rows,
                            start + first * plan.groups + g * rows,
-                           job.weight + 2 * panel * block + step * step_bytes(job.bits),
-                           block,
+                           job.weight + panel * panel_bytes + step * step_bytes(job.bits),
                            std::min(plan.group_steps, plan.steps - step),
                            rows,
-                           columns > kLanes ? 2 : 1,
                            sums};
         product(part);
         isa.scale(sums, scales + g * kPanel, g == 0, rows, partial);

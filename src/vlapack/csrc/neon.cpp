@@ -20,7 +20,7 @@ struct Vector {
 };
 
 constexpr int kTileRows = 6;
-constexpr int kQuarters = 4;  // registers of four outputs in a block
+constexpr int kQuarters = 4;  // registers of four outputs in half a panel
 
 template <int Rows>
 inline void add_products(int32x4_t (&sums)[Rows][kQuarters], const int8x16_t (&weights)[kQuarters],
@@ -36,7 +36,7 @@ inline void add_products(int32x4_t (&sums)[Rows][kQuarters], const int8x16_t (&w
 }
 
 template <int Rows>
-inline void add_block4(int32x4_t (&sums)[Rows][kQuarters], const uint8_t* weights, const int8_t* activations) {
+inline void add_step4(int32x4_t (&sums)[Rows][kQuarters], const uint8_t* weights, const int8_t* activations) {
   int8x16_t low[kQuarters], high[kQuarters];
   for (int i = 0; i < kQuarters; ++i) {
     const uint8x16_t bytes = vld1q_u8(weights + 16 * i);
@@ -48,11 +48,11 @@ inline void add_block4(int32x4_t (&sums)[Rows][kQuarters], const uint8_t* weight
 }
 
 template <int Rows>
-inline void add_block8(int32x4_t (&sums)[Rows][kQuarters], const uint8_t* weights, const int8_t* activations) {
+inline void add_step8(int32x4_t (&sums)[Rows][kQuarters], const uint8_t* weights, const int8_t* activations) {
   for (int half = 0; half < 2; ++half) {
     int8x16_t signed_weights[kQuarters];
     for (int i = 0; i < kQuarters; ++i)
-      signed_weights[i] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(weights + 64 * half + 16 * i), vdupq_n_u8(128)));
+      signed_weights[i] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(weights + 128 * half + 16 * i), vdupq_n_u8(128)));
     add_products<Rows>(sums, signed_weights, activations + 4 * Rows * half);
   }
 }
@@ -70,20 +70,20 @@ template <int Bits, int Rows>
 void product(const Tile& tile) {
   int32_t start[Rows];
   for (int r = 0; r < Rows; ++r) start[r] = tile.start[r] + (Bits == 8 ? surplus<Rows>(tile, r) : 0);
-  for (int b = 0; b < tile.blocks; ++b) {
+  for (int part = 0; part < 2; ++part) {
     int32x4_t sums[Rows][kQuarters];
     for (int r = 0; r < Rows; ++r)
       for (int i = 0; i < kQuarters; ++i) sums[r][i] = vdupq_n_s32(start[r]);
     const int8_t* activations = tile.activations;
-    const uint8_t* weights = tile.weights + b * tile.pitch;
-    for (int64_t t = 0; t < tile.steps; ++t, weights += 16 * Bits, activations += 8 * Rows) {
+    const uint8_t* weights = tile.weights + 64 * part;
+    for (int64_t t = 0; t < tile.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
       if constexpr (Bits == 4)
-        add_block4<Rows>(sums, weights, activations);
+        add_step4<Rows>(sums, weights, activations);
       else
-        add_block8<Rows>(sums, weights, activations);
+        add_step8<Rows>(sums, weights, activations);
     }
     for (int r = 0; r < Rows; ++r)
-      for (int i = 0; i < kQuarters; ++i) vst1q_s32(tile.sums + r * kPanel + b * kLanes + 4 * i, sums[r][i]);
+      for (int i = 0; i < kQuarters; ++i) vst1q_s32(tile.sums + r * kPanel + 16 * part + 4 * i, sums[r][i]);
   }
 }
 

@@ -18,31 +18,29 @@ constexpr int kTileRows = 4;
 
 template <int Bits>
 void product(const Tile& tile) {
-  for (int r = 0; r < tile.rows; ++r)
-    for (int b = 0; b < tile.blocks; ++b) {
-      int32_t* sums = tile.sums + r * kPanel + b * kLanes;
-      for (int lane = 0; lane < kLanes; ++lane) sums[lane] = tile.start[r];
-      const uint8_t* weights = tile.weights + b * tile.pitch;
-      for (int64_t t = 0; t < 2 * tile.steps; ++t) {
-        const int8_t* x = tile.activations + (t * tile.rows + r) * 4;
-        const uint8_t* w = weights + (Bits == 4 ? t / 2 : t) * 64;
-        const int shift = Bits == 4 ? 4 * (t % 2) : 0;
-        for (int lane = 0; lane < kLanes; ++lane)
-          for (int j = 0; j < 4; ++j) sums[lane] += (w[4 * lane + j] >> shift & (Bits == 4 ? 15 : 255)) * x[j];
-      }
+  for (int r = 0; r < tile.rows; ++r) {
+    int32_t* sums = tile.sums + r * kPanel;
+    for (int c = 0; c < kPanel; ++c) sums[c] = tile.start[r];
+    for (int64_t t = 0; t < 2 * tile.steps; ++t) {
+      const int8_t* x = tile.activations + (t * tile.rows + r) * 4;
+      const uint8_t* weights = tile.weights + (Bits == 4 ? t / 2 : t) * 4 * kPanel;
+      const int shift = Bits == 4 ? 4 * (t % 2) : 0;
+      for (int c = 0; c < kPanel; ++c)
+        for (int j = 0; j < 4; ++j) sums[c] += (weights[4 * c + j] >> shift & (Bits == 4 ? 15 : 255)) * x[j];
     }
+  }
 }
 
 int64_t peak(int64_t rounds) {
-  int32_t sums[kLanes] = {};
+  int32_t sums[kPanel] = {};
   for (int64_t i = 0; i < rounds; ++i)
-    for (int lane = 0; lane < kLanes; ++lane) {
+    for (int lane = 0; lane < kPanel; ++lane) {
       int32_t x = static_cast<int32_t>(i);
       asm volatile("" : "+r"(x));
       sums[lane] += x * 3;
     }
   for (int32_t& sum : sums) asm volatile("" : : "r"(sum));
-  return rounds * kLanes * 2;
+  return rounds * kPanel * 2;
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 """The `cpu` engine's half in Python: what checks the tensors of an op and hands their addresses to csrc/.
 
-A weight is laid out anew when its layer is made (`prepare`): uint8 [ceil(N / 16), ceil(K / 8), 64] for 4 bits, [.., ..,
-128] for 8, in the order in which the kernels read it (csrc/kernels.hpp). A weight in a pack's own layout is the
+A weight is laid out anew when its layer is made (`prepare`): uint8 [ceil(N / 32), ceil(K / 8), 128] for 4 bits, [.., ..,
+256] for 8, in the order in which the kernels read it (csrc/kernels.hpp). A weight in a pack's own layout is the
 reference's, here too.
 
 Integers are the reference's, and so are the scaled results, bit for bit, except where blocks are rotated: rotations are
@@ -21,7 +21,7 @@ from vlapack.ops import engine, reference
 from vlapack.ops.engine import kernels
 from vlapack.ops.int4 import PER_WORD
 
-LANES = 16
+PANEL = 32
 INT8_CHANNELS = (1 << 31) // (128 * 128) - 1
 """Above these channels the sum of an 8-bit product may not fit into 32 bits."""
 
@@ -216,13 +216,13 @@ def _checked(name: str, tensor: T, dtype: torch.dtype, shape: tuple[int, ...]) -
 
 
 def _prepared_shape(bits: int, rows: int, channels: int) -> tuple[int, int, int]:
-    return -(-rows // LANES), -(-channels // PER_WORD), LANES * bits
+    return -(-rows // PANEL), -(-channels // PER_WORD), PANEL * bits
 
 
 def _bits(prepared: Tensor) -> int:
-    if prepared.dim() != 3 or prepared.shape[2] not in (4 * LANES, 8 * LANES):
-        raise InputError(f"a prepared weight is uint8 [ceil(N / 16), ceil(K / 8), 64 or 128], not {list(prepared.shape)}")
-    return prepared.shape[2] // LANES
+    if prepared.dim() != 3 or prepared.shape[2] not in (4 * PANEL, 8 * PANEL):
+        raise InputError(f"a prepared weight is uint8 [ceil(N / 32), ceil(K / 8), 128 or 256], not {list(prepared.shape)}")
+    return prepared.shape[2] // PANEL
 
 
 def _address(tensor: Tensor | None) -> int:
