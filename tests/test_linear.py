@@ -83,7 +83,8 @@ def test_the_output_has_the_inputs_dtype(dtype):
     assert packed(torch.randn(3, 32).to(dtype)).dtype == dtype
 
 
-def test_only_the_stored_bytes_are_held():
+def test_only_the_stored_bytes_are_held(monkeypatch):
+    monkeypatch.setenv("VLAPACK_ENGINE", "reference")
     tensors = pack(torch.randn(64, 128), torch.randn(64), row_rot="svd")
     packed = PackedLinear.from_tensors(tensors, weight_bits=4)
     held = {buffer.data_ptr(): buffer.nbytes for buffer in packed.buffers()}

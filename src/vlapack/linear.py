@@ -2,7 +2,8 @@
 
 A packed layer is two halves. The `ActivationStep` transforms and rounds the inputs; layers that read the same input
 (q, k and v of an attention) hold the *same* step, and `project` then runs it once. The `PackedLinear` multiplies. In
-memory stay the 4-bit nibbles (or int8), their scales and the transform, byte for byte as the pack stores them.
+memory stay the 4-bit nibbles (or int8), their scales and the transform: as the pack stores them, save that the compiled
+engine lays the nibbles out in the order in which it reads them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from vlapack.errors import InputError
 from vlapack.methods.round import group_count
-from vlapack.ops import engine, library
+from vlapack.ops import cpu, engine, library
 
 ActScale = Literal["per_token", "static"]
 
@@ -108,22 +109,32 @@ class PackedLinear(_ExactBuffers):
     or `weight` int8 [N, K] (8 bits), `weight_scale` [N, 1] fp32 or [N, groups] bf16, `row_rotation`, `bias`; `inputs`
     is the `ActivationStep`, the same module in every layer that shares it. Moving the model moves them; casting it does
     not change them.
+
+    Where the engine is `cpu` and activations are integers, `weight_prepared` (see `ops.cpu`) takes the weight's place
+    while the layer is made; such a layer stays on the CPU.
     """
 
-    NAMES = ("weight_packed", "weight", "weight_scale", "row_rotation", "bias")
+    NAMES = ("weight_packed", "weight", "weight_prepared", "weight_scale", "row_rotation", "bias")
     weight_packed: Tensor | None
     weight: Tensor | None
+    weight_prepared: Tensor | None
     weight_scale: Tensor
     row_rotation: Tensor | None
     bias: Tensor | None
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], in_features: int, inputs: ActivationStep, group_size: int | None
+        self,
+        tensors: Mapping[str, Tensor],
+        in_features: int,
+        inputs: ActivationStep,
+        weight_bits: int,
+        group_size: int | None,
     ) -> None:
         """Hold tensors already checked; `from_tensors` is the way in."""
         super().__init__()
         self.engine = engine.active()
         self.in_features = in_features
+        self.weight_bits = weight_bits
         self.out_features = len(tensors["weight_scale"])
         self.inputs = inputs
         self.group_size = group_size
@@ -177,12 +188,15 @@ class PackedLinear(_ExactBuffers):
                 raise InputError(f"{name} of a {rows} x {channels} layer must be {dtype} {list(shape)}, not {found}")
         if inputs is None:
             inputs = ActivationStep(tensors, act_bits=act_bits, act_scale=act_scale)
-        return cls(tensors, channels, inputs, group_size)
+        if engine.active() == "cpu" and inputs.act_bits != 16 and weight.device.type == "cpu":
+            tensors = {name: tensor for name, tensor in tensors.items() if name != needed[0]}
+            tensors["weight_prepared"] = cpu.prepare(weight, weight_bits, channels)
+        return cls(tensors, channels, inputs, weight_bits, group_size)
 
     def forward(self, x: Tensor | Activation) -> Tensor:
         """Return y [..., N] for `x` [..., K], or for what its `inputs` step made of it."""
         ready = x if isinstance(x, Activation) else self.inputs(x)
-        layer = (self.weight_packed if self.weight is None else self.weight, self.weight_scale)
+        layer = (self._stored(), self.weight_scale)
         options = {
             "row_rotation": self.row_rotation,
             "bias": self.bias,
@@ -195,12 +209,17 @@ class PackedLinear(_ExactBuffers):
             y = library.int_linear(ready.values, ready.scale, *layer, **options)
         return y.reshape(*ready.leading, self.out_features)
 
+    def _stored(self) -> Tensor | None:
+        """The weight, in whichever of its three forms the layer holds."""
+        if self.weight_prepared is not None:
+            return self.weight_prepared
+        return self.weight_packed if self.weight is None else self.weight
+
     def extra_repr(self) -> str:
         """Say shape and bits in `print(model)`, as `nn.Linear` does."""
-        bits = 4 if self.weight is None else 8
         groups = "" if self.group_size is None else f"g{self.group_size}"
         shape = f"in_features={self.in_features}, out_features={self.out_features}"
-        return f"{shape}, W{bits}{groups}A{self.inputs.act_bits}"
+        return f"{shape}, W{self.weight_bits}{groups}A{self.inputs.act_bits}"
 
 
 def project(x: Tensor, *linears: nn.Module) -> tuple[Tensor, ...]:

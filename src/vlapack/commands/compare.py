@@ -54,7 +54,7 @@ def compare(
     from vlapack.checkpoints import open_checkpoint
     from vlapack.compare import compare as compare_policies
     from vlapack.evaluate.contender import is_pack
-    from vlapack.ops.engine import active
+    from vlapack.ops.engine import described
     from vlapack.policy.observations import open_source
     from vlapack.policy.policy import Policy
 
@@ -62,7 +62,7 @@ def compare(
     taken = min(frames, len(source))
     flags: dict[str, Any] = {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
     parent, ours = (open_checkpoint(target, **({} if is_pack(target) else flags)) for target in (baseline, policy))
-    engine = active()
+    engine = described()
     say(f"{data}: {source.description}; {taken} taken; engine {engine}")
     measured = compare_policies(
         lambda: Policy.from_checkpoint(parent), lambda: Policy.from_checkpoint(ours), source.take(taken), seed=seed

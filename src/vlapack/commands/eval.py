@@ -65,7 +65,7 @@ def eval(
     from vlapack.evaluate.table import print_table, sentence
     from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks
     from vlapack.libero.suites import num_tasks
-    from vlapack.ops.engine import active
+    from vlapack.ops.engine import described
 
     states = choose_init_states(trials, init_states)
     ours, metadata = contender("policy", policy, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
@@ -80,7 +80,7 @@ def eval(
         seed=seed,
         replan=replan,
         hard_reset=hard_reset,
-        engine=active(),
+        engine=described(),
     )
     out = default_out(policy) if out is None else out
     tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)

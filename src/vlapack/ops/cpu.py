@@ -1,7 +1,7 @@
 """The `cpu` engine's half in Python: what checks the tensors of an op and hands their addresses to csrc/.
 
-A weight is laid out anew when its layer is made (`prepare`): uint8 [ceil(N / 32), ceil(K / 8), 128] for 4 bits, [.., ..,
-256] for 8, in the order in which the kernels read it (csrc/kernels.hpp). A weight in a pack's own layout is the
+A weight is laid out anew when its layer is made (`prepare`): uint8 [ceil(N / 32), ceil(K / 8), 128] for 4 bits, 256 in
+the end for 8, in the order in which the kernels read it (csrc/kernels.hpp). A weight in a pack's own layout is the
 reference's, here too.
 
 Integers are the reference's, and so are the scaled results, bit for bit, except where blocks are rotated: rotations are
@@ -25,7 +25,7 @@ PANEL = 32
 INT8_CHANNELS = (1 << 31) // (128 * 128) - 1
 """Above these channels the sum of an 8-bit product may not fit into 32 bits."""
 
-T = TypeVar("T", bound=Tensor | None)
+T = TypeVar("T", Tensor, Tensor | None)
 
 
 def prepare(stored: Tensor, bits: int, in_features: int) -> Tensor:
@@ -199,7 +199,9 @@ def _blocks(name: str, blocks: Tensor | None, channels: int) -> tuple[Tensor | N
     if blocks is None:
         return None, 0, 0
     if blocks.dim() != 3 or not blocks.shape[1] or channels % blocks.shape[1]:
-        raise InputError(f"{name} {list(blocks.shape)} of {channels} channels: it must be [1 or K/B, B, B], B dividing K")
+        raise InputError(
+            f"{name} {list(blocks.shape)} of {channels} channels: it must be [1 or K/B, B, B], B dividing K"
+        )
     count, size = blocks.shape[:2]
     shape = (count if count == 1 else channels // size, size, size)
     return _checked(name, blocks, torch.float32, shape), count, size
@@ -221,7 +223,9 @@ def _prepared_shape(bits: int, rows: int, channels: int) -> tuple[int, int, int]
 
 def _bits(prepared: Tensor) -> int:
     if prepared.dim() != 3 or prepared.shape[2] not in (4 * PANEL, 8 * PANEL):
-        raise InputError(f"a prepared weight is uint8 [ceil(N / 32), ceil(K / 8), 128 or 256], not {list(prepared.shape)}")
+        raise InputError(
+            f"a prepared weight is uint8 [ceil(N / 32), ceil(K / 8), 128 or 256], not {list(prepared.shape)}"
+        )
     return prepared.shape[2] // PANEL
 
 

@@ -13,14 +13,18 @@ from vlapack.console import say
 from vlapack.errors import InputError
 
 try:
-    from vlapack import _kernels as kernels
+    from vlapack import _kernels
 except ImportError as error:
-    kernels = None  # type: ignore[assignment]
+    _kernels = None  # type: ignore[assignment]
     _why_not = str(error)
 
+kernels = _kernels
+"""The compiled module, or None."""
 VARIABLE = "VLAPACK_ENGINE"
 ISA_VARIABLE = "VLAPACK_ISA"
-REMEDY = "install a C++17 compiler and run `pip install --force-reinstall --no-deps vlapack` (from the source folder: .)"
+REMEDY = (
+    "install a C++17 compiler and run `pip install --force-reinstall --no-deps vlapack` (from the source folder: .)"
+)
 
 
 def available() -> tuple[str, ...]:
