@@ -121,8 +121,9 @@ RECIPES = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_pack_is_the_ordinary_one_with_the_factors_in_its_rows(
-    random_checkpoint: Path, tmp_path: Path, name: str
+    random_checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("VLAPACK_ENGINE", "reference")  # which heads leave the neutral 3 % hangs on the last bit
     recipe, parent = RECIPES[name], open_checkpoint(random_checkpoint)
     report = make_pack(parent, recipe, tmp_path / "balanced", OBSERVATIONS)
     make_pack(parent, replace(recipe, atm=False, ohb=False), tmp_path / "plain", OBSERVATIONS)
