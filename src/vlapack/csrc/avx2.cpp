@@ -131,8 +131,8 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kAvx2 = {
-    "avx2",          kTileRows, kRows,  Vector::kLanes,     product_rows<4>,
-    product_rows<8>, scale,     finish, activation<Vector>, peak,
+    "avx2", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
+    activation<Vector>, peak,
 };
 
 }  // namespace vlapack

@@ -101,8 +101,8 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kAvx512Vnni = {
-    "avx512vnni",    kTileRows, kRows,  Vector::kLanes,     product_rows<4>,
-    product_rows<8>, scale,     finish, activation<Vector>, peak,
+    "avx512vnni", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
+    activation<Vector>, peak,
 };
 
 }  // namespace vlapack

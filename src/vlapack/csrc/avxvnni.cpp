@@ -89,8 +89,8 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kAvxVnni = {
-    "avxvnni",       kTileRows, kRows,  Vector::kLanes,     product_rows<4>,
-    product_rows<8>, scale,     finish, activation<Vector>, peak,
+    "avxvnni", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
+    activation<Vector>, peak,
 };
 
 }  // namespace vlapack

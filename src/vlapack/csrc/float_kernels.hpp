@@ -1,4 +1,4 @@
-// The floating-point half of every instruction set: the activation step, and the scaling after a product.
+// What every instruction set leaves to its compiler: the activation step, and what stands around a product.
 //
 // Included once by each instruction set's file and compiled with that file's flags, so everything here has internal
 // linkage: a shared inline function could be linked in from the file with the widest instructions.
@@ -185,24 +185,46 @@ void scale(const int32_t* sums, const float* weight_scale, bool first, int rows,
   }
 }
 
-inline void finish_row(const float* partial, float s, const float* bias, int columns, float* out) {
-  for (int c = 0; c < columns; ++c) out[c] = partial[c] * s;
-  if (bias)
-    for (int c = 0; c < columns; ++c) out[c] += bias[c];
+template <class Out>
+inline Out rounded(float value) {
+  if constexpr (sizeof(Out) == 4)
+    return value;
+  else
+    return narrow(value);
 }
 
-void finish(const Outputs& job) {
-  float row[kPanel];
-  for (int r = 0; r < job.rows; ++r) {
+template <class Out>
+inline void finish_row(const float* __restrict partial, float s, const float* __restrict bias, int columns,
+                       Out* __restrict out) {
+  if (bias)
+    for (int c = 0; c < columns; ++c) out[c] = rounded<Out>(partial[c] * s + bias[c]);
+  else
+    for (int c = 0; c < columns; ++c) out[c] = rounded<Out>(partial[c] * s);
+}
+
+template <class Out>
+void finish_rows(const Outputs& job) {
+  Out* out = static_cast<Out*>(job.out);
+  for (int r = 0; r < job.rows; ++r, out += job.pitch) {
     const float* partial = job.partial + r * kPanel;
-    if (job.kind == Float::f32) {
-      finish_row(partial, job.s[r], job.bias, job.columns, static_cast<float*>(job.out) + r * job.pitch);
-      continue;
-    }
-    finish_row(partial, job.s[r], job.bias, job.columns, row);
-    uint16_t* out = static_cast<uint16_t*>(job.out) + r * job.pitch;
-    for (int c = 0; c < job.columns; ++c) out[c] = narrow(row[c]);
+    if (job.columns == kPanel)  // a loop whose length the compiler knows
+      finish_row(partial, job.s[r], job.bias, kPanel, out);
+    else
+      finish_row(partial, job.s[r], job.bias, job.columns, out);
   }
+}
+
+void finish(const Outputs& job) { job.kind == Float::f32 ? finish_rows<float>(job) : finish_rows<uint16_t>(job); }
+
+void pack(const int8_t* __restrict q, int64_t pitch, int rows, int64_t channels, int8_t* __restrict packed) {
+  for (int64_t k = 0; k < channels; k += 4)
+    for (int r = 0; r < rows; ++r, packed += 4) std::memcpy(packed, q + r * pitch + k, 4);
+}
+
+int32_t sum(const int8_t* q, int64_t channels) {
+  int32_t total = 0;
+  for (int64_t k = 0; k < channels; ++k) total += q[k];
+  return total;
 }
 
 }  // namespace

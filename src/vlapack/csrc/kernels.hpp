@@ -79,6 +79,9 @@ struct Kernels {
   int lanes;            // floats in a vector: what `Blocks.padded` is a multiple of
   void (*product4)(const Tile&);
   void (*product8)(const Tile&);
+  // Into `packed` [channels / 4][rows][4], as a product reads them, the rows of `q` (a multiple of 4 channels of each)
+  void (*pack)(const int8_t* q, int64_t pitch, int rows, int64_t channels, int8_t* packed);
+  int32_t (*sum)(const int8_t* q, int64_t channels);
   // partial (+)= sums * weight_scale: all of it for the first group of channels, added for the others
   void (*scale)(const int32_t* sums, const float* weight_scale, bool first, int rows, float* partial);
   void (*finish)(const Outputs&);

@@ -11,7 +11,7 @@ namespace vlapack {
 namespace {
 
 constexpr int kMostTileRows = 12;
-constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kTasksPerThread = 8;
 constexpr double kSerialWork = 1 << 18;  // products below which waking a second thread costs more than it saves
 
 // How the work is cut: rows into tiles of nearly equal height, channels into groups, outputs into panels.
@@ -28,24 +28,21 @@ struct Plan {
 
 int64_t first_row(const Linear& job, const Plan& plan, int64_t tile) { return tile * job.rows / plan.tiles; }
 
-// The activations of one tile, four channels of each row after the other as a product reads them; and what its sums
-// begin with: minus 8 (or 128) times the sum of a row's activations, group by group, for the weights are stored unsigned.
+// The activations of one tile, four channels of each row after the other; and what its sums begin with: minus 8 (or 128)
+// times the sum of a row's activations, group by group, for the weights are stored unsigned.
 void pack_tile(const Linear& job, const Plan& plan, int64_t first, int rows, int8_t* packed, int32_t* start) {
+  const Kernels& isa = kernels();
+  const int8_t* q = job.q + first * job.inputs;
+  const int64_t whole = job.inputs / 4 * 4;
+  isa.pack(q, job.inputs, rows, whole, packed);
+  for (int64_t k = whole; k < plan.steps * kDepth; ++k)
+    for (int r = 0; r < rows; ++r)
+      packed[(k / 4 * rows + r) * 4 + k % 4] = k < job.inputs ? q[r * job.inputs + k] : int8_t{0};
   const int32_t offset = job.bits == 4 ? 8 : 128;
-  for (int r = 0; r < rows; ++r) {
-    const int8_t* row = job.q + (first + r) * job.inputs;
-    int8_t* target = packed + 4 * r;
-    const int64_t whole = job.inputs / 4;
-    for (int64_t k = 0; k < whole; ++k, target += 4 * rows) std::memcpy(target, row + 4 * k, 4);
-    for (int64_t k = whole; k < 2 * plan.steps; ++k, target += 4 * rows)
-      for (int64_t j = 0; j < 4; ++j) target[j] = 4 * k + j < job.inputs ? row[4 * k + j] : int8_t{0};
-    for (int64_t g = 0; g < plan.groups; ++g) {
-      const int64_t begin = g * plan.group_steps * kDepth;
-      const int64_t end = std::min(job.inputs, begin + plan.group_steps * kDepth);
-      int32_t sum = 0;
-      for (int64_t k = begin; k < end; ++k) sum += row[k];
-      start[g * rows + r] = -offset * sum;
-    }
+  for (int64_t g = 0; g < plan.groups; ++g) {
+    const int64_t begin = g * plan.group_steps * kDepth;
+    const int64_t end = std::min(job.inputs, begin + plan.group_steps * kDepth);
+    for (int r = 0; r < rows; ++r) start[g * rows + r] = -offset * isa.sum(q + r * job.inputs + begin, end - begin);
   }
 }
 
@@ -64,13 +61,46 @@ void panel_scales(const Linear& job, const Plan& plan, int64_t output, int colum
     }
 }
 
+// Some tiles of rows times one panel of weights.
+void multiply(const Linear& job, const Plan& plan, const int8_t* packed, const int32_t* start, int64_t panel,
+              int64_t first_tile, int64_t last_tile) {
+  static thread_local Buffer scale_buffer;
+  alignas(64) int32_t sums[kMostTileRows * kPanel];
+  alignas(64) float partial[kMostTileRows * kPanel];
+  const Kernels& isa = kernels();
+  const int64_t bytes = step_bytes(job.bits), padded = plan.steps * kDepth, output = panel * kPanel;
+  const uint8_t* weights = job.weight + panel * plan.steps * bytes;
+  const int columns = static_cast<int>(std::min<int64_t>(kPanel, job.outputs - output));
+  float* scales = scale_buffer.hold<float>(plan.groups * kPanel);
+  panel_scales(job, plan, output, columns, scales);
+  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+    const int64_t first = first_row(job, plan, tile);
+    const int rows = static_cast<int>(first_row(job, plan, tile + 1) - first);
+    for (int64_t g = 0; g < plan.groups; ++g) {
+      const int64_t step = g * plan.group_steps;
+      const Tile part = {packed + first * padded + step * kDepth * rows,
+                         start + first * plan.groups + g * rows,
+                         weights + step * bytes,
+                         std::min(plan.group_steps, plan.steps - step),
+                         rows,
+                         sums};
+      job.bits == 4 ? isa.product4(part) : isa.product8(part);
+      isa.scale(sums, scales + g * kPanel, g == 0, rows, partial);
+    }
+    const int64_t place = first * job.outputs + output;
+    void* out = job.kind == Float::f32 ? static_cast<void*>(static_cast<float*>(job.out) + place)
+                                       : static_cast<void*>(static_cast<uint16_t*>(job.out) + place);
+    isa.finish({partial, job.s + first, job.bias ? job.bias + output : nullptr, out, job.kind, job.outputs, rows,
+                columns});
+  }
+}
+
 }  // namespace
 
 void linear(const Linear& job) {
   if (job.rows == 0 || job.outputs == 0) return;
   static thread_local Buffer packed_buffer, start_buffer;
-  const Kernels& isa = kernels();
-  const Plan plan(job, isa.tile_rows);
+  const Plan plan(job, kernels().tile_rows);
   const int64_t padded = plan.steps * kDepth;
   int8_t* packed = packed_buffer.hold<int8_t>(job.rows * padded);
   int32_t* start = start_buffer.hold<int32_t>(job.rows * plan.groups);
@@ -83,39 +113,15 @@ void linear(const Linear& job) {
     pack_tile(job, plan, first, rows, packed + first * padded, start + first * plan.groups);
   });
 
-  const int64_t panel_bytes = plan.steps * step_bytes(job.bits);
-  const int64_t wanted = (threads == 1 ? 1 : kTasksPerThread * threads + plan.panels - 1) / plan.panels;
-  const int64_t chunks = std::clamp<int64_t>(wanted, 1, plan.tiles);
-  const auto product = job.bits == 4 ? isa.product4 : isa.product8;
-  parallel(plan.panels * chunks, threads, [&](int64_t task) {
-    static thread_local Buffer scale_buffer;
-    alignas(64) int32_t sums[kMostTileRows * kPanel];
-    alignas(64) float partial[kMostTileRows * kPanel];
-    const int64_t panel = task / chunks, chunk = task % chunks;
-    const int64_t output = panel * kPanel;
-    const int columns = static_cast<int>(std::min<int64_t>(kPanel, job.outputs - output));
-    float* scales = scale_buffer.hold<float>(plan.groups * kPanel);
-    panel_scales(job, plan, output, columns, scales);
-    for (int64_t tile = chunk * plan.tiles / chunks; tile < (chunk + 1) * plan.tiles / chunks; ++tile) {
-      const int64_t first = first_row(job, plan, tile);
-      const int rows = static_cast<int>(first_row(job, plan, tile + 1) - first);
-      for (int64_t g = 0; g < plan.groups; ++g) {
-        const int64_t step = g * plan.group_steps;
-        const Tile part = {packed + first * padded + step * kDepth * rows,
-                           start + first * plan.groups + g * rows,
-                           job.weight + panel * panel_bytes + step * step_bytes(job.bits),
-                           std::min(plan.group_steps, plan.steps - step),
-                           rows,
-                           sums};
-        product(part);
-        isa.scale(sums, scales + g * kPanel, g == 0, rows, partial);
-      }
-      const int64_t place = first * job.outputs + output;
-      void* out = job.kind == Float::f32 ? static_cast<void*>(static_cast<float*>(job.out) + place)
-                                         : static_cast<void*>(static_cast<uint16_t*>(job.out) + place);
-      isa.finish({partial, job.s + first, job.bias ? job.bias + output : nullptr, out, job.kind, job.outputs, rows,
-                  columns});
-    }
+  // A task is some neighbouring panels, so that a thread reads on where it is; or, of few panels, some of the tiles.
+  const int64_t tasks = threads == 1 ? 1 : kTasksPerThread * threads;
+  const int64_t together = std::max<int64_t>(plan.panels / tasks, 1);
+  const int64_t runs = (plan.panels + together - 1) / together;
+  const int64_t chunks = std::clamp<int64_t>((tasks + runs - 1) / runs, 1, plan.tiles);
+  parallel(runs * chunks, threads, [&](int64_t task) {
+    const int64_t run = task / chunks, chunk = task % chunks;
+    for (int64_t panel = run * together; panel < std::min((run + 1) * together, plan.panels); ++panel)
+      multiply(job, plan, packed, start, panel, chunk * plan.tiles / chunks, (chunk + 1) * plan.tiles / chunks);
   });
 }
 

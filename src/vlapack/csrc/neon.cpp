@@ -115,8 +115,8 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kNeon = {
-    "neon",          kTileRows, kRows,  Vector::kLanes,     product_rows<4>,
-    product_rows<8>, scale,     finish, activation<Vector>, peak,
+    "neon", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
+    activation<Vector>, peak,
 };
 
 }  // namespace vlapack

@@ -46,7 +46,8 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kPortable = {
-    "portable", kTileRows, kRows, Vector::kLanes, product<4>, product<8>, scale, finish, activation<Vector>, peak,
+    "portable", kTileRows, kRows, Vector::kLanes, product<4>, product<8>, pack, sum, scale, finish,
+    activation<Vector>, peak,
 };
 
 }  // namespace vlapack
