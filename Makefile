@@ -24,7 +24,7 @@ export MUJOCO_GL ?= egl
 
 setup: $(VENV)/.installed $(VENV)/.renders
 
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(wildcard src/vlapack/csrc/*.cpp src/vlapack/csrc/*.hpp)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
 	  echo "$(PYTHON) is not Python 3.11, for which $(CONSTRAINTS) is made; name one: make setup PYTHON=/path/to/python3.11" >&2; \
 	  exit 1; }
