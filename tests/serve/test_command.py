@@ -19,6 +19,7 @@ from vlapack.cli import main
 from vlapack.commands import serve as command
 from vlapack.policy.observations import load_observations
 from vlapack.policy.policy import Policy
+from vlapack.ops.engine import described
 from vlapack.serve import run
 
 
@@ -33,7 +34,7 @@ def test_a_server_says_where_it_is_answers_records_and_ends_well(
         event = server.event
         assert event == {
             "event": "listening", "host": "127.0.0.1", "port": event["port"],
-            "policy": str(random_checkpoint), "engine": "reference",
+            "policy": str(random_checkpoint), "engine": described(),
         }  # fmt: skip
         with connect(server.url) as socket:
             client = Client(socket)

@@ -13,7 +13,7 @@ from vlapack import __version__
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.evaluate.contender import is_pack
-from vlapack.ops.engine import active
+from vlapack.ops.engine import described
 from vlapack.policy.policy import Policy
 from vlapack.recording import LAYOUT, Recorder
 from vlapack.serve.metrics import Metrics
@@ -61,7 +61,7 @@ def serve_policy(
     flags: dict[str, Any] = (
         {} if is_pack(target) else {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
     )
-    engine = active()
+    engine = described()
     say(f"{target}: loading; engine {engine}")
     policy = Policy.from_pretrained(target, **flags)
     if settings.default_prompt is not None:
