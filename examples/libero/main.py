@@ -7,7 +7,8 @@ The flags are those of openpi's examples/libero/main.py and of the DuQuant scrip
 
 With variables set, the pack in OPENPI_DUQUANT_PACKDIR is made, or used if it is there already (another pack there is
 an error), and evaluated. OPENPI_DUQUANT_DRYRUN=1 lists the layers and stops. Without variables the float policy is
-evaluated. Everything happens by the same calls as `vlapack quantize` and `vlapack eval`.
+evaluated. With --host and --port, as in openpi's own script, the policy of a server (`vlapack serve`, or openpi's) is
+evaluated, and no weights are needed here. Everything happens by the calls of `vlapack quantize` and `vlapack eval`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -35,6 +37,9 @@ class Args:
     """What to evaluate, and on which episodes.
 
     Args:
+        host: Evaluate the policy of a server, instead of a folder's: its name, or wss://NAME. Its key is read from
+            VLAPACK_API_KEY. With --port alone, the server of this machine.
+        port: Where that server listens; 8000 if only --host is given.
         policy_dir: A checkpoint folder or a pack; empty: tiny-libero, the policy that comes with the package.
         policy_config: What the policy in an openpi folder is: a configuration's name or JSON file.
         norm_stats: norm_stats.json or its folder, where it is not in the checkpoint.
@@ -51,6 +56,8 @@ class Args:
         headless: Accepted as in the guide's commands; rendering never needs a screen.
     """
 
+    host: Annotated[str | None, tyro.conf.arg(aliases=["--host"])] = None
+    port: Annotated[int | None, tyro.conf.arg(aliases=["--port"])] = None
     policy_dir: str = ""
     policy_config: str | None = None
     norm_stats: Path | None = None
@@ -69,22 +76,25 @@ class Args:
 
 def main(args: Args) -> int:
     """Quantize if variables say so, then evaluate; return the exit code."""
+    if args.host is not None or args.port is not None:
+        return play(args, server(args), policy_dir(args) if args.baseline else None)
     parent = policy_dir(args)
-    # The shipped folder says itself what it is.
-    config = None if parent == SHIPPED else args.policy_config
-    policy = parent
-    if any(name.startswith(PREFIX) for name in os.environ):
-        recipe, _, options = resolve(None, None, RecipeFlags(), os.environ)
-        if options.dryrun:
-            say(f"{PREFIX}DRYRUN=1: these layers would be quantized; nothing is")
-            return inspect(parent, config=config, layers=True)
-        pack = options.packdir or Path(f"duquant_packed_{recipe.digest()[:12]}")
-        code = quantize(
-            parent, out=pack, config=config, norm_stats=args.norm_stats, tokenizer=args.tokenizer, calib=args.calib
-        )
-        if code != 0:
-            return code
-        policy = str(pack)
+    if not any(name.startswith(PREFIX) for name in os.environ):
+        return play(args, parent, parent)
+    recipe, _, options = resolve(None, None, RecipeFlags(), os.environ)
+    config = said_config(args, parent)
+    if options.dryrun:
+        say(f"{PREFIX}DRYRUN=1: these layers would be quantized; nothing is")
+        return inspect(parent, config=config, layers=True)
+    pack = options.packdir or Path(f"duquant_packed_{recipe.digest()[:12]}")
+    code = quantize(
+        parent, out=pack, config=config, norm_stats=args.norm_stats, tokenizer=args.tokenizer, calib=args.calib
+    )
+    return play(args, str(pack), parent) if code == 0 else code
+
+
+def play(args: Args, policy: str, parent: str | None) -> int:
+    """Evaluate a policy, beside its float parent if that was asked for."""
     return evaluate(
         policy,
         baseline=parent if args.baseline else None,
@@ -95,10 +105,32 @@ def main(args: Args) -> int:
         replan=args.replan_steps,
         workers=args.workers,
         out=args.video_out_path,
-        config=config,
+        config=said_config(args, parent),
         norm_stats=args.norm_stats,
         tokenizer=args.tokenizer,
     )
+
+
+def said_config(args: Args, parent: str | None) -> str | None:
+    """What the folder is, where it does not say so itself, as the shipped one does."""
+    return None if parent == SHIPPED else args.policy_config
+
+
+def server(args: Args) -> str:
+    """Return the address of the policy server; what it serves was decided when it was started.
+
+    Raises:
+        InputError: something here says what to quantize or load.
+    """
+    given = [name for name in os.environ if name.startswith(PREFIX)]
+    if args.policy_dir and not args.baseline:
+        given.append("--args.policy-dir")
+    if given:
+        raise InputError(f"--host, --port: the server holds its policy already; drop {', '.join(given)}")
+    host = args.host or "127.0.0.1"
+    if host.startswith(("ws://", "wss://")):
+        return host if args.port is None else f"{host}:{args.port}"
+    return f"ws://{host}:{8000 if args.port is None else args.port}"
 
 
 def policy_dir(args: Args) -> str:

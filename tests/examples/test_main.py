@@ -105,3 +105,31 @@ def test_nothing_given_is_the_shipped_policy_which_says_itself_what_it_is(main: 
 def test_a_configuration_without_its_folder_is_no_guess(main: ModuleType) -> None:
     with pytest.raises(InputError, match="is CKPT set"):
         run(main, "--args.policy-config", "pi05_libero")
+
+
+@pytest.mark.parametrize(
+    ("flags", "url"),
+    [
+        (("--host", "robot.lab", "--port", "8001"), "ws://robot.lab:8001"),
+        (("--args.host", "robot.lab"), "ws://robot.lab:8000"),
+        (("--args.port", "8001"), "ws://127.0.0.1:8001"),
+        (("--args.host", "wss://robot.lab"), "wss://robot.lab"),
+    ],
+)
+def test_a_server_is_evaluated_as_in_openpis_script(
+    main: ModuleType, calls: list[Any], flags: tuple[str, ...], url: str
+) -> None:
+    assert run(main, *flags, "--args.policy-config", "pi05_libero", "--args.num-trials-per-task", "3") == 0
+    [(name, target, given)] = calls
+    assert (name, target, given["baseline"], given["trials"]) == ("evaluate", url, None, 3)
+
+
+def test_a_server_decides_itself_what_it_serves(
+    main: ModuleType, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"drop --args\.policy-dir"):
+        run(main, "--port", "8000", "--args.policy-dir", "ckpt")
+    monkeypatch.setenv("OPENPI_DUQUANT_SCOPE", LLM)
+    with pytest.raises(InputError, match="drop OPENPI_DUQUANT_SCOPE"):
+        run(main, "--port", "8000")
+    assert calls == []

@@ -37,9 +37,11 @@ def eval(
 
         vlapack eval PACK --baseline tiny-libero --trials 20 --out outputs/eval/full
         vlapack eval PACK --baseline CHECKPOINT --config pi05_libero --suite libero_spatial --task-ids 0,3,7
+        vlapack eval ws://HOST:8000 --suite libero_goal      (a policy that `vlapack serve` serves)
 
     Args:
-        policy: A pack, a checkpoint folder, or tiny-libero.
+        policy: A pack, a checkpoint folder, tiny-libero, or the address of a policy server (ws://HOST:PORT; its key is
+            read from VLAPACK_API_KEY).
         baseline: The float parent to compare with, a folder or tiny-libero; without it the policy plays alone.
         suite: libero_spatial, libero_object, libero_goal, libero_10, libero_90, or several with commas. Default:
             the suites that the policy says it was trained for.
@@ -102,5 +104,5 @@ def eval(
 def default_out(policy: str) -> Path:
     """Return `outputs/eval/<date>/<time>_<policy>`, as LeRobot names its folders."""
     now = datetime.datetime.now()
-    name = Path(policy).resolve().name
+    name = Path(policy).resolve().name.replace(":", "_")  # of a server: HOST_PORT
     return Path("outputs") / "eval" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}_{name}"

@@ -71,7 +71,7 @@ def contender(
 
     Args:
         role: its part in the evaluation.
-        target: a pack, a checkpoint folder, or `tiny-libero`.
+        target: a pack, a checkpoint folder, `tiny-libero`, or the address of a policy server (ws://HOST:PORT).
         config, norm_stats, tokenizer: what an openpi folder does not say itself (`checkpoints.open_checkpoint`). Packs
             and our own folders say it, so that one set of flags serves a pack and its parent.
 
@@ -79,8 +79,10 @@ def contender(
         The contender and its policy's metadata.
 
     Raises:
-        InputError: the folder cannot be opened; the message names what is missing.
+        InputError: the folder cannot be opened; the message names what is missing. Or no server is there.
     """
+    if target.startswith(("ws://", "wss://")):
+        return _remote(role, target)
     from vlapack.policy.policy import Policy
 
     if is_pack(target):
@@ -93,6 +95,15 @@ def contender(
 
     identity = {"name": target, "weights": _weights(checkpoint), "policy": _policy(checkpoint)}
     return Contender(role, target, identity, _needed(checkpoint), load), checkpoint.metadata
+
+
+def _remote(role: str, url: str) -> tuple[Contender, dict[str, Any]]:
+    """A policy that a server holds; what it is beyond its metadata, only whoever started the server knows."""
+    from vlapack.serve.client import RemotePolicy
+
+    policy = RemotePolicy(url)
+    identity = {"name": url, "engine": str(policy.engine), "metadata": digest(policy.metadata)}
+    return Contender(role, url, identity, 0, lambda: policy), policy.metadata
 
 
 def _weights(checkpoint: Checkpoint) -> str:

@@ -1,0 +1,64 @@
+"""A policy behind a server is the policy: the same actions for the same noise, and errors in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from running import Echo, running
+from small import random_observations
+
+from vlapack.errors import InputError, WorkError
+from vlapack.evaluate.contender import contender
+from vlapack.policy.policy import Policy
+from vlapack.serve.client import RemotePolicy
+from vlapack.serve.server import Door
+
+
+def test_an_episode_over_the_network_has_the_noise_and_actions_of_one_without(policy: Policy) -> None:
+    observations = random_observations(3)
+    with running(policy) as server:
+        remote = RemotePolicy(f"ws://127.0.0.1:{server.port}")
+        ours, theirs = (
+            [one.infer(obs, generator=generator)["actions"] for obs in observations]
+            for one, generator in (
+                (policy, torch.Generator().manual_seed(3)),
+                (remote, torch.Generator().manual_seed(3)),
+            )
+        )
+        np.testing.assert_array_equal(ours, theirs)
+        assert (remote.held_bytes(), remote.mapped_bytes(), remote.engine) == (0, 0, "reference")
+        remote.close()
+
+
+def test_a_server_takes_part_in_an_evaluation() -> None:
+    with running(Echo()) as server:
+        url = f"ws://127.0.0.1:{server.port}"
+        entry, metadata = contender("policy", url, config="pi05_libero", tokenizer=Path("anything"))
+        assert metadata == Echo().metadata
+        assert (entry.name, entry.identity["engine"], entry.needed_bytes) == (url, "reference", 0)
+        assert entry.load().infer({"number": 4})["actions"][0, 0] == 4
+
+
+def test_what_the_server_refuses_is_said() -> None:
+    with running(Echo()) as server:
+        remote = RemotePolicy(f"ws://127.0.0.1:{server.port}")
+        with pytest.raises(WorkError, match="the policy failed"):
+            remote.infer({"number": -1})
+        with pytest.raises(WorkError, match="the server is gone"):
+            remote.infer({"number": 1})
+
+
+def test_nobody_there_and_the_wrong_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(Echo(), door=Door(api_key="s3cret")) as server:
+        url = f"ws://127.0.0.1:{server.port}"
+        with pytest.raises(InputError, match="401; set VLAPACK_API_KEY"):
+            RemotePolicy(url)
+        monkeypatch.setenv("VLAPACK_API_KEY", "s3cret")
+        RemotePolicy(url).close()
+    with pytest.raises(InputError, match="no policy server"):
+        RemotePolicy(url)
+    with pytest.raises(InputError, match="no policy server"):
+        RemotePolicy("ws://not a host")
