@@ -14,6 +14,7 @@ from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.evaluate.contender import is_pack
 from vlapack.ops.engine import described
+from vlapack.policy.layouts import LiberoLayout, layout_of
 from vlapack.policy.policy import Policy
 from vlapack.recording import LAYOUT, Recorder
 from vlapack.serve.metrics import Metrics
@@ -67,6 +68,9 @@ def serve_policy(
     if settings.default_prompt is not None:
         policy.config = replace(policy.config, default_prompt=settings.default_prompt)
     recorder = _recorder(policy, settings)
+    # The first chunk costs more than the others (threads start, memory is laid out): no robot shall wait for that.
+    first = policy.infer(layout_of(policy.config).example())
+    say(f"ready; the first chunk took {first['policy_timing']['infer_ms']:.0f} ms")
     metrics = Metrics(policy=target, engine=engine, version=__version__)
 
     def ready(host: str, port: int) -> None:
@@ -97,9 +101,9 @@ def serve_policy(
 def _recorder(policy: Policy, settings: Settings) -> BackgroundRecorder | None:
     if settings.record_dir is None:
         return None
-    if policy.config.layout != LAYOUT:
+    if not isinstance(layout := layout_of(policy.config), LiberoLayout):
         raise InputError(
-            f"--record: recordings hold {LAYOUT!r} observations; this policy's are {policy.config.layout!r}"
+            f"--record: recordings hold {LAYOUT!r} observations; this policy's are {type(layout).__name__}'s"
         )
     recorder = Recorder(settings.record_dir, limit=settings.record_limit)
     return BackgroundRecorder(recorder, default_prompt=policy.config.default_prompt)

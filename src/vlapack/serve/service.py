@@ -28,7 +28,7 @@ from vlapack.serve.wire import pack, unpack
 NOISE = "noise"
 """The one key that is not the robot's: a client may send the noise that its chunk starts from."""
 
-MOST_PROMPT = 4096
+MOST_TEXT = 4096
 """Characters; networks read at most some 200 tokens, and a tokenizer takes seconds over megabytes."""
 
 
@@ -145,8 +145,9 @@ class Service:
     def _prepared(self, message: bytes, connection: int, number: int) -> tuple[Inputs, Tensor]:
         observation = unpack(message)
         given = observation.pop(NOISE, None)
-        if isinstance(prompt := observation.get("prompt"), str) and len(prompt) > MOST_PROMPT:
-            raise InputError(f"prompt: {len(prompt)} characters; an instruction has at most {MOST_PROMPT}")
+        for key, value in observation.items():
+            if isinstance(value, str | bytes) and len(value) > MOST_TEXT:
+                raise InputError(f"{key:.100}: {len(value)} characters; an instruction has at most {MOST_TEXT}")
         try:
             inputs = self._policy.observe(observation)
         except ValueError as error:  # numpy's, of lists that make no array
