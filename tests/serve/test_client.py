@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,8 @@ from small import random_observations
 
 from vlapack.errors import InputError, WorkError
 from vlapack.evaluate.contender import contender
-from vlapack.policy.policy import Policy
+from vlapack.evaluate.run import evaluate
+from vlapack.policy.policy import Inputs, Policy
 from vlapack.serve.client import RemotePolicy
 from vlapack.serve.server import Door
 
@@ -62,3 +66,28 @@ def test_nobody_there_and_the_wrong_key(monkeypatch: pytest.MonkeyPatch) -> None
         RemotePolicy(url)
     with pytest.raises(InputError, match="no policy server"):
         RemotePolicy("ws://not a host")
+
+
+def test_an_evaluation_over_the_network_takes_the_course_of_one_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Drunkard(Echo):
+        def observe(self, observation: Mapping[str, Any]) -> Inputs:
+            return super().observe({"number": 0})
+
+        def act(self, inputs: Inputs, noise: torch.Tensor) -> np.ndarray:
+            return (0.1 + 0.2 * noise).double().numpy()
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "evaluate"))  # its workers inherit the path
+    fakes, simulators = import_module("fakes"), import_module("simulators")
+    with running(Drunkard(noise_shape=(10, 7))) as server:
+        remote, _ = contender("policy", f"ws://127.0.0.1:{server.port}")
+        local = fakes.contender("policy", fakes.Drunkard())
+        ours, theirs = (
+            evaluate(
+                fakes.plan([entry]), [entry], tmp_path / entry.name[:2], factory=simulators.walk, videos=False
+            )["policy"]
+            for entry in (remote, local)
+        )  # fmt: skip
+    assert len(ours) > 1
+    assert [record.steps for record in ours] == [record.steps for record in theirs]
