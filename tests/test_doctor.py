@@ -22,7 +22,8 @@ GOLDEN = Path(__file__).parent / "golden" / "pack-format-1"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rendering is tried in a process of its own, which takes seconds."""
+    """Rendering is tried in a process of its own, which takes seconds; the compiled engine may be missing."""
+    monkeypatch.setenv("VLAPACK_ENGINE", "reference")
     monkeypatch.setattr(doctor, "rendering", lambda: Finding("rendering", True, "egl"))
     for name in [name for name in os.environ if name.startswith("OPENPI_DUQUANT_")]:
         monkeypatch.delenv(name)
@@ -105,6 +106,14 @@ def test_variables_that_make_no_recipe_and_an_engine_that_is_not_there_are_wrong
     assert code == 1
     assert not found["variables"]["ok"]
     assert "VLAPACK_ENGINE=warp" in found["engine"]["remedy"]
+
+
+def test_the_slow_engine_is_wrong_unless_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "available", lambda: ("reference",))
+    assert doctor.engine() == Finding("engine", True, "reference")
+    monkeypatch.delenv("VLAPACK_ENGINE")
+    assert not doctor.engine().ok
+    assert "compiler" in (doctor.engine().remedy or "")
 
 
 def test_more_threads_than_cores_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

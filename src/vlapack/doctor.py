@@ -25,7 +25,7 @@ from vlapack.errors import InputError
 from vlapack.evaluate.contender import is_pack, needed_bytes
 from vlapack.evaluate.memory import available_bytes
 from vlapack.machine import describe, fast_bf16
-from vlapack.ops.engine import active
+from vlapack.ops.engine import REMEDY, VARIABLE, available, described
 from vlapack.packing import check_pack
 from vlapack.recipe.environment import PREFIX
 from vlapack.recipe.resolve import RecipeFlags, resolve
@@ -86,11 +86,14 @@ def versions() -> Finding:
 
 
 def engine() -> Finding:
-    """Which implementation runs the ops."""
+    """Which implementation runs the ops: the compiled one, unless `reference` was asked for."""
+    asked = os.environ.get(VARIABLE)
+    if not asked and available() == ("reference",):
+        return Finding("engine", False, "reference: several times slower than the compiled engine", REMEDY)
     try:
-        return Finding("engine", True, active())
+        return Finding("engine", True, described())
     except InputError as error:
-        return Finding("engine", False, os.environ.get("VLAPACK_ENGINE", ""), str(error))
+        return Finding("engine", False, asked or "", str(error))
 
 
 def cpu() -> Finding:
