@@ -33,8 +33,8 @@ from vlapack.policy.policy import Policy
 from vlapack.policy.streaming import compute_dtype
 
 RUNS = {
-    "weights-only": ("--preset", "full", "--weights-only"),
-    "calibrated": ("--preset", "full"),
+    "weights-only": ("--preset", "full", "--weights-only", "--rounding", "rtn"),
+    "calibrated": ("--preset", "full", "--rounding", "rtn"),
     "gptq": ("--preset", "llm-dit", "--rounding", "gptq"),
 }
 RESULT = Path(__file__).parent / "results" / "quantize_full.json"
