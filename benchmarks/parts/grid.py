@@ -19,14 +19,20 @@ LAMBDA = 0.3
 PLAIN = Recipe(rotation="none", permute=False, rounding="rtn")
 ROTATED = Recipe(block=64, shared_block=True, permute=True, rounding="rtn")
 METHODS = {
-    "rtn": PLAIN,
+    "rtn": replace(PLAIN, clip="absmax"),
+    "clip": PLAIN,
     "hadamard": replace(ROTATED, rotation="hadamard"),
     "svd": replace(ROTATED, rotation="svd"),
     "svd_hadamard": replace(ROTATED, rotation="svd_hadamard"),
     "greedy": replace(ROTATED, rotation="greedy", order="rotate_permute_rotate"),
 }
-METHODS |= {f"{name} + gptq": replace(recipe, rounding="gptq") for name, recipe in METHODS.items() if name != "svd"}
-"""Rotations are blocks of 64, one for each input, after the zigzag permutation; DuQuant's `greedy` is on both sides."""
+METHODS |= {
+    "gptq" if name == "clip" else f"{name} + gptq": replace(recipe, rounding="gptq")
+    for name, recipe in METHODS.items()
+    if name not in ("rtn", "svd")
+}
+"""`rtn` takes the largest weight as the range; all others search the clip of least squared error. Rotations are blocks
+of 64, one for each input, after the zigzag permutation; DuQuant's `greedy` is on both sides of it."""
 
 GUIDE_FULL = replace(GUIDE, scope=PRESETS["full"].scope)
 """The scripts guide's own recipe on all four parts."""

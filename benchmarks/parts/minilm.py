@@ -23,8 +23,8 @@ from vlapack.errors import InputError
 WIDTH, DEPTH, HEADS, MLP = 384, 6, 12, 1536
 VOCABULARY, POSITIONS, EPSILON = 30522, 512, 1e-12
 LONGEST_WORD = 100
-AT_ONCE = 32
-"""Sentences in one pass."""
+AT_ONCE = 8
+"""Sentences in one pass: attention is computed over all of their tokens, and then masked."""
 _NAMES = {
     "encoder.layer.": "layers.",
     "attention.self.query": "query",

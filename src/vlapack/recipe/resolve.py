@@ -49,6 +49,7 @@ class RecipeFlags:
         order: Permute and rotate, or rotate, permute and rotate again (DuQuant).
         group_size: Input channels per weight scale, instead of one scale per output channel.
         rounding: Weights to the nearest integer, or by GPTQ, which makes up for each column's error in the later ones.
+        clip: The end of the integers' range: where the squared error is least, or the largest weight.
         act_scale: One activation scale per token, or one per layer from calibration.
         act_percentile: Percentile that sets the static scale.
         calib_steps: How many observations calibrate.
@@ -77,6 +78,7 @@ class RecipeFlags:
     order: Literal["permute_rotate", "rotate_permute_rotate"] | None = None
     group_size: Literal[32, 64, 128] | None = None
     rounding: Literal["rtn", "gptq"] | None = None
+    clip: Literal["mse", "absmax"] | None = None
     act_scale: Literal["per_token", "static"] | None = None
     act_percentile: float | None = None
     calib_steps: int | None = None
