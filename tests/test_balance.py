@@ -108,7 +108,7 @@ def test_strengths_are_those_of_the_logits_a_softmax_sees(tmp_path: Path) -> Non
     assert found.outputs[-1] == pytest.approx(float(torch.cat(seen["outputs"]).double().square().mean().sqrt()))
 
 
-COARSE = replace(preset("full"), atm=True, ohb=True, act_bits=4, rotation="none", permute=False)
+COARSE = replace(preset("full"), atm=True, ohb=True, act_bits=4, rotation="none", permute=False, rounding="rtn")
 RECIPES = {
     "float attention": QUANTVLA,
     "packed": COARSE,
@@ -227,7 +227,7 @@ def test_disk_for_both_packs_is_asked_for_before_anything_is_written(
     size = (tmp_path / "plain/model.safetensors").stat().st_size
     free = type("Usage", (), {"free": 8 * 2**20 + size * 3 // 2})()
     monkeypatch.setattr("vlapack.checkpoints.packwriter.shutil.disk_usage", lambda path: free)
-    make_pack(parent, Recipe(scope=EXPERT), tmp_path / "fits", None)
+    make_pack(parent, Recipe(scope=EXPERT, rounding="rtn"), tmp_path / "fits", None)
     with pytest.raises(InputError, match="its disk has"):
         make_pack(parent, QUANTVLA, tmp_path / "pack", OBSERVATIONS)
     assert not partial_path(tmp_path / "pack").exists()

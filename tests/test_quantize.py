@@ -24,16 +24,18 @@ SHAPES = {f"{ATTENTION}.q_proj": (40, 24), f"{ATTENTION}.k_proj": (8, 24), f"{AT
 ODD = {"paligemma_with_expert.fc2": (21, 4304)}
 ONE = {"paligemma_with_expert.fc1": (1, 12)}
 
+NEAREST = Recipe(rounding="rtn", rotation="svd_hadamard")
 RECIPES = {
     "ours": Recipe(),
+    "to the nearest": NEAREST,
     "ours, everything on": Recipe(block=8, shared_block=False, row_rot="restore", smooth=0.15, act_scale="static"),
     "hadamard W8A16": Recipe(rotation="hadamard", weight_bits=8, act_bits=16, permute=False),
-    "plain": Recipe(rotation="none", permute=False),
+    "plain": Recipe(rotation="none", permute=False, rounding="rtn"),
     "DuQuant's order": Recipe(order="rotate_permute_rotate", smooth=0.15, block=8, shared_block=False),
     "groups": Recipe(group_size=32, smooth=0.15),
     "greedy": Recipe(rotation="greedy", order="rotate_permute_rotate", smooth=0.15, block=4),
-    "gptq": Recipe(rounding="gptq", act_scale="static", act_percentile=97),
-    "gptq W4A16, groups": Recipe(rounding="gptq", act_bits=16, group_size=32),
+    "static": Recipe(act_scale="static", act_percentile=97),
+    "W4A16, groups": Recipe(act_bits=16, group_size=32),
     "guide": replace(GUIDE, scope="paligemma_with_expert."),
 }
 
@@ -162,23 +164,22 @@ def test_only_one_group_is_read_at_a_time_and_finished_ones_not_at_all() -> None
     def write(group: tuple[object, ...], packed: PackedGroup) -> None:
         log.append(f"wrote {len(group)}")
 
-    selected = select(shapes, Recipe())
-    blocks = weights_only(groups(selected, Recipe()))
-    quantize(read, write, blocks, Recipe(), finished=lambda group: group[0].name.endswith("fc1"))
+    blocks = weights_only(groups(select(shapes, NEAREST), NEAREST))
+    quantize(read, write, blocks, NEAREST, finished=lambda group: group[0].name.endswith("fc1"))
     assert log == ["read q_proj", "read k_proj", "read v_proj", "wrote 3"]
 
 
 def test_the_same_weights_give_the_same_bytes() -> None:
-    (group,) = groups(select(SHAPES, Recipe()), Recipe())
-    first, second = (quantize_group(weights(SHAPES).__getitem__, group, Recipe(), None) for _ in range(2))
+    (group,) = groups(select(SHAPES, NEAREST), NEAREST)
+    first, second = (quantize_group(weights(SHAPES).__getitem__, group, NEAREST, None) for _ in range(2))
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
     floats = weights(ONE)
     floats["paligemma_with_expert.fc1.weight"].zero_()
-    (group,) = groups(select(ONE, Recipe()), Recipe())
-    made = quantize_group(floats.__getitem__, group, Recipe(), None)
+    (group,) = groups(select(ONE, NEAREST), NEAREST)
+    made = quantize_group(floats.__getitem__, group, NEAREST, None)
     assert made.errors == {"paligemma_with_expert.fc1": 0.0}
 
 
@@ -194,10 +195,10 @@ def test_weights_that_are_no_numbers_name_their_layer(recipe: Recipe, poison: fl
 
 def test_what_was_never_measured_is_never_assumed() -> None:
     for recipe, message in (
-        (Recipe(smooth=0.2), "--smooth 0"),
-        (Recipe(act_scale="static"), "--act-scale per_token"),
-        (Recipe(rotation="greedy"), "--rotation svd_hadamard"),
-        (Recipe(rounding="gptq"), "--rounding rtn"),
+        (Recipe(smooth=0.2, rounding="rtn"), "--smooth 0"),
+        (Recipe(act_scale="static", rounding="rtn"), "--act-scale per_token"),
+        (Recipe(rotation="greedy", rounding="rtn"), "--rotation hadamard"),
+        (Recipe(), "--rounding rtn"),
     ):
         (group,) = groups(select(ONE, recipe), recipe)
         with pytest.raises(InputError, match=message):

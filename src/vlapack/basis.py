@@ -72,7 +72,7 @@ def _rotation(
     elif not layer.executed:
         blocks = hadamard(layer.block)
     else:
-        seen = required(inputs, "a greedy rotation", "--rotation svd_hadamard")
+        seen = required(inputs, "a greedy rotation", "--rotation hadamard")
         blocks = greedy(steps.inputs(seen.sample.float()), layer.block, recipe.seed)
     return None if blocks is None else blocks.float()
 

@@ -101,7 +101,7 @@ class InputCollector:
         if not self._tokens:
             raise InputError(
                 f"calibration never reached {self._layer}: give observations that use it, exclude it, or quantize "
-                "with --weights-only"
+                "with --weights-only --rounding rtn"
             )
         return LayerInputs(self._absmax, self._sample[: self._tokens], self._tokens)
 

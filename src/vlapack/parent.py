@@ -37,7 +37,7 @@ def inputs_needed(recipe: Recipe) -> dict[str, str]:
     needs = (
         (recipe.act_scale == "static", "static activation scales", "--act-scale per_token"),
         (recipe.smoothing > 0, f"smoothing (λ = {recipe.smoothing})", "--smooth 0"),
-        (recipe.rotation == "greedy", "a greedy rotation", "--rotation svd_hadamard"),
+        (recipe.rotation == "greedy", "a greedy rotation", "--rotation hadamard"),
         (recipe.rounding == "gptq", "GPTQ", "--rounding rtn"),
         (recipe.atm, "attention temperature matching", "--atm False"),
         (recipe.ohb, "output head balancing", "--ohb False"),

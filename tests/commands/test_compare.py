@@ -21,7 +21,22 @@ CONTRACT = {
 @pytest.fixture(scope="module")
 def pack(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("packs") / "pack"
-    assert main(["quantize", str(random_checkpoint), "--preset", "full", "--weights-only", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "quantize",
+                str(random_checkpoint),
+                "--preset",
+                "full",
+                "--rounding",
+                "rtn",
+                "--weights-only",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     return out
 
 

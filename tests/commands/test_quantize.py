@@ -28,7 +28,7 @@ from vlapack.checkpoints.packwriter import PackWriter, partial_path
 from vlapack.cli import main
 from vlapack.pi0.flow import Pi0
 
-DIT = ["--preset", "dit", "--weights-only"]
+DIT = ["--preset", "dit", "--rounding", "rtn", "--weights-only"]
 CALIBRATED = ["--preset", "dit", "--calib-steps", "4"]
 
 
@@ -216,7 +216,7 @@ def test_a_folder_that_holds_another_pack_is_refused_and_unharmed(shop: Shop, ch
     before = shop.contents(held)
     if change == "other weights":
         shop.parent = write_random_checkpoint(shop.folder / "other", small_policy(), seed=1)
-    recipe = DIT[:2] if change == "calibration" else DIT
+    recipe = DIT[:4] if change == "calibration" else DIT
     shop.said()
     assert shop.quantize("pack", *recipe, *words) == 2
     assert messages[0 if finished else 1] in shop.said()
@@ -233,11 +233,17 @@ def test_a_folder_of_something_else_is_never_written_into(shop: Shop) -> None:
 BAD_INPUT = {
     "static scales from weights": ([*DIT, "--act-scale", "static"], "static activation scales cannot be had"),
     "smoothing from weights": ([*DIT, "--smooth", "0.2"], "smoothing (λ = 0.2)"),
-    "GPTQ from weights": ([*DIT, "--rounding", "gptq"], "GPTQ cannot be had from weights only: give --calib DIR, or"),
-    "a greedy rotation of weights": ([*DIT, "--rotation", "greedy"], "--rotation svd_hadamard"),
+    "GPTQ from weights": (
+        ["--preset", "dit", "--weights-only"],
+        "GPTQ cannot be had from weights only: give --calib DIR, or",
+    ),
+    "a greedy rotation of weights": ([*DIT, "--rotation", "greedy"], "--rotation hadamard"),
     "both sources": ([*DIT, "--calib", "here"], "exclude each other"),
     "too few observations": (["--preset", "dit", "--calib-steps", "5"], "--calib-steps 4"),
-    "ATM from weights": (["--preset", "quantvla", "--weights-only"], "--calib DIR, or --atm False --ohb False"),
+    "ATM from weights": (
+        ["--preset", "quantvla", "--weights-only"],
+        "--calib DIR, or --rounding rtn --atm False --ohb False",
+    ),
     "ATM where rows of heads mix": (
         [*CALIBRATED, "--atm", "True", "--row-rot", "restore", "--block-out", "32"],
         "q_proj: row blocks of 32 mix its heads of 16 rows",
@@ -322,7 +328,7 @@ def test_a_robot_that_the_shipped_observations_do_not_fit_names_the_two_flags(sh
     message = shop.said()
     assert "--calib DIR" in message
     assert "--weights-only" in message
-    assert main([*words, "--weights-only"]) == 0
+    assert main([*words, "--weights-only", "--rounding", "rtn"]) == 0
 
 
 def test_the_guides_variables_make_the_guides_pack(shop: Shop) -> None:

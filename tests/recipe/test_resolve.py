@@ -47,7 +47,7 @@ def test_flags_go_before_variables_and_variables_before_the_preset() -> None:
 
 
 def test_row_rotation_off_leaves_a_presets_own_rotation() -> None:
-    assert from_variables(named="llm", ROW_ROT="0").recipe.rotation == "svd_hadamard"
+    assert from_variables(named="llm", ROW_ROT="0").recipe.rotation == "hadamard"
 
 
 def test_a_percentile_selects_static_scales() -> None:

@@ -124,7 +124,7 @@ def calibration_folder(parent: Checkpoint, calib: Path | None) -> Path:
     if parent.config.layout != "libero":
         raise InputError(
             f"the observations that come with the package are LIBERO's and this policy's layout is "
-            f"{parent.config.layout}: give --calib DIR with recorded ones, or --weights-only"
+            f"{parent.config.layout}: give --calib DIR with recorded ones, or --weights-only --rounding rtn"
         )
     say(f"no --calib: calibrating on the shipped LIBERO observations, {SHIPPED_OBSERVATIONS}")
     return SHIPPED_OBSERVATIONS

@@ -18,7 +18,7 @@ ROWS_PER_STEP = 2048
 """Rows of a weight that are float64 at once: a 16384 x 2048 layer is never doubled as a whole."""
 GREEDY_STEPS = 256
 """The longest product of rotations that `greedy` tries."""
-GREEDY_ROWS = 16384
+GREEDY_ROWS = 2048
 """Rows of B channels that `greedy` looks at: those of the largest norm, which no rotation changes."""
 
 

@@ -25,6 +25,7 @@ GUIDE = Recipe(
     permute=True,
     row_rot="restore",
     smooth=0.15,
+    rounding="rtn",
     act_scale="static",
     act_percentile=99.9,
     calib_steps=32,

@@ -1,4 +1,4 @@
-"""The named recipes. Each one states only what it touches; how it quantizes are `Recipe`'s defaults."""
+"""The named recipes. Each one states what it touches; how it quantizes are `Recipe`'s defaults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VISION = "paligemma_with_expert.paligemma.model.vision_tower."
 _SMALL_PARTS = r"(norm\.dense|(^|\.)(action_in_proj|action_out_proj|state_proj|(action_)?time_mlp_(in|out)))$"
 
 PRESETS: dict[str, Recipe] = {
-    "dit-fast": Recipe(preset="dit-fast", scope=_EXPERT, permute=False, rotation="none"),
+    "dit-fast": Recipe(preset="dit-fast", scope=_EXPERT, permute=False, rotation="none", rounding="rtn"),
     "dit": Recipe(preset="dit", scope=_EXPERT),
     "llm": Recipe(preset="llm", scope=_LLM),
     "full": Recipe(preset="full", scope=_ALL),
@@ -40,7 +40,7 @@ PRESETS: dict[str, Recipe] = {
 }
 
 SUMMARIES: dict[str, str] = {
-    "dit-fast": "the action expert, without permutation and rotation (the guide's run_simple_w4a8.sh)",
+    "dit-fast": "the action expert, rounded as it is: no permutation, rotation or calibration (run_simple_w4a8.sh)",
     "dit": "the action expert (run_optimized_duquant.sh)",
     "llm": "the language model: the largest saving of one part (run_llm_w4a8.sh)",
     "full": "vision tower, projector, language model and expert (run_full_quantize.sh)",

@@ -38,7 +38,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "order": ("permute_rotate", "rotate_permute_rotate"),
     "group_size": (None, 32, 64, 128),
     "rounding": ("rtn", "gptq"),
-    "clip": ("mse",),
+    "clip": ("mse", "absmax"),
     "act_scale": ("per_token", "static"),
     "embedding_bits": (16, 8),
 }
@@ -77,7 +77,7 @@ class Recipe:
     act_bits: int = 8
     """8; 4: values in ±7; or 16: activations are not quantized."""
     method: Literal["vlapack", "guide"] = "vlapack"
-    rotation: Literal["none", "hadamard", "svd", "svd_hadamard", "greedy"] = "svd_hadamard"
+    rotation: Literal["none", "hadamard", "svd", "svd_hadamard", "greedy"] = "hadamard"
     """How the blocks of input channels are rotated; `greedy` (DuQuant's) is found on calibration's inputs."""
     block: int = 64
     """Channels per rotation block, a power of two; it shrinks to a divisor of the layer's input width."""
@@ -95,9 +95,10 @@ class Recipe:
     """The second is DuQuant's: rotate, deal the rotated channels over the blocks, and rotate again."""
     group_size: Literal[32, 64, 128] | None = None
     """Input channels per (bf16) weight scale, the last group may be short; None: one fp32 scale per output channel."""
-    rounding: Literal["rtn", "gptq"] = "rtn"
+    rounding: Literal["rtn", "gptq"] = "gptq"
     """To the nearest, or by GPTQ on calibration's inputs; layers that never run have none, and take the nearest."""
-    clip: Literal["mse"] = "mse"
+    clip: Literal["mse", "absmax"] = "mse"
+    """What of a channel's (or group's) range the integers cover: the part of least squared error, or all of it."""
     act_scale: Literal["per_token", "static"] = "per_token"
     act_percentile: float = 99.9
     """Percentile of transformed activations that sets the static scale; unused with per-token scales."""
