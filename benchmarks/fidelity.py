@@ -47,7 +47,9 @@ class Target(Protocol):
     identity: str
     """Digest of weights and data."""
 
-    def error(self, recipe: Recipe, seed: int) -> float: ...
+    def measure(self, recipe: Recipe, seed: int) -> dict[str, float]:
+        """Return `error`, and what else there is to say of a row."""
+        ...
 
 
 def main(
@@ -74,10 +76,12 @@ def main(
     found = [line["row"] for line in done.read().values()]
     write_result(RESULT, found)
     for name, measured in MEASURES.items():
-        of_target = [row for row in found if row["target"] == name]
+        of_target = [row for row in found if row["target"] == name and row["method"] != PRESET]
         write_between(
             DOCS, f"fidelity: {name}", f"{measured}; mean of the seeds ± half their range\n\n{table(of_target)}"
         )
+    of_chunks = [row for row in found if row["target"] == "tiny-libero" and row["method"] != PRESET]
+    write_between(DOCS, "fidelity: median", table(of_chunks, "median"))
     write_between(DOCS, "fidelity: presets", presets_table(found))
     return 0
 
@@ -92,16 +96,16 @@ def measure(target: Target, only: re.Pattern[str], done: Rows) -> None:
             wanted[row] = made_of
     with progress(target.name, len(wanted)) as advance:
         for row, made_of in wanted.items():
-            error = target.error(row.recipe, row.seed)
-            done.add(str(row), made_of, {**row.to_dict(), "error": error})
-            advance(f"{row}: {error:.4g}")
+            found = target.measure(row.recipe, row.seed)
+            done.add(str(row), made_of, {**row.to_dict(), **found})
+            advance(f"{row}: {found['error']:.4g}")
 
 
-def table(found: Iterable[Mapping[str, Any]]) -> str:
+def table(found: Iterable[Mapping[str, Any]], field: str = "error") -> str:
     """Return methods against bits and groups, in Markdown."""
     cells: dict[tuple[Any, ...], list[float]] = {}
     for row in found:
-        cells.setdefault((row["method"], row["smooth"] > 0, row["bits"], row["group"]), []).append(row["error"])
+        cells.setdefault((row["method"], row["smooth"] > 0, row["bits"], row["group"]), []).append(row[field])
     columns = [(bits, group) for bits in BITS for group in GROUPS]
     names = [f"{bits}{'' if group is None else f' g{group}'}" for bits, group in columns]
     lines = [f"| method | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]

@@ -77,11 +77,11 @@ class Sentences:
         self._seen = lru_cache(maxsize=1)(self._calibrate)  # rows come seed by seed
         self.identity = digest({"test": lines, "calibration": [CALIBRATION, self._prose, FORMS, WORDS]})
 
-    def error(self, recipe: Recipe, seed: int) -> float:
+    def measure(self, recipe: Recipe, seed: int) -> dict[str, float]:
         """Return 1 − mean cosine; the seed chooses the sentences that calibrate."""
         everything = replace(recipe, scope="", include=".", seed=seed)
         found = minilm.embed(quantized(self._model, everything, self._seen(seed)), self._test)
-        return 1 - float(torch.cosine_similarity(found.double(), self._expected.double()).mean())
+        return {"error": 1 - float(torch.cosine_similarity(found.double(), self._expected.double()).mean())}
 
     def _calibrate(self, seed: int) -> Mapping[str, LayerInputs]:
         prose, made = CALIBRATION

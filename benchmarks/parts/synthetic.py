@@ -48,7 +48,7 @@ class Synthetic:
         self._test = self._inputs(TEST_SEED)
         self._seen = lru_cache(maxsize=1)(self._calibrate)  # rows come seed by seed
 
-    def error(self, recipe: Recipe, seed: int) -> float:
+    def measure(self, recipe: Recipe, seed: int) -> dict[str, float]:
         """Return the mean over the layers."""
         everything = replace(recipe, scope="", include=".", seed=seed)
         packed = quantized(self._model, everything, self._seen(seed))
@@ -56,7 +56,7 @@ class Synthetic:
         for name, x in self._test.items():
             y = self._model[name](x)
             errors.append(float((packed.get_submodule(name)(x) - y).norm() / y.norm()))
-        return sum(errors) / len(errors)
+        return {"error": sum(errors) / len(errors)}
 
     def _calibrate(self, seed: int) -> Mapping[str, LayerInputs]:
         return collect(self._model, SHAPES, self._run, [self._inputs(seed)], seed=seed)

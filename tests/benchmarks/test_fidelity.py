@@ -34,11 +34,11 @@ class Fake:
         self.asked: list[tuple[Recipe, int]] = []
         self._fails_after = fails_after
 
-    def error(self, recipe: Recipe, seed: int) -> float:
+    def measure(self, recipe: Recipe, seed: int) -> dict[str, float]:
         if len(self.asked) == self._fails_after:
             raise KeyboardInterrupt
         self.asked.append((recipe, seed))
-        return 0.25
+        return {"error": 0.25}
 
 
 def test_rows_are_distinct_and_their_recipes_say_what_their_names_say() -> None:
