@@ -18,7 +18,7 @@ from collect_demos import TASKS, TRAINING_STATES, disturb, disturbances, parse_t
 from vlapack.console import progress
 from vlapack.libero.env import LiberoEnv
 from vlapack.libero.expert import Expert
-from vlapack.libero.recording import Recorder
+from vlapack.recording import Recorder
 
 
 @dataclass(frozen=True)
