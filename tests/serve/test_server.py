@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import ssl
 import subprocess
@@ -22,8 +23,10 @@ from small import random_observations
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from vlapack.commands.quantize import quantize
 from vlapack.errors import InputError
 from vlapack.policy.policy import Policy
+from vlapack.recipe.resolve import RecipeFlags
 from vlapack.serve.access import tls_context
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.server import Door, Server
@@ -87,6 +90,28 @@ def test_the_policys_answers_are_those_it_gives_alone(policy: Policy) -> None:
             )  # fmt: skip
             np.testing.assert_allclose(list(served), alone, rtol=0, atol=tolerance)
             assert server.counted("vlapack_batch_count") == (1 if max_batch == 6 else 6)
+
+
+def test_a_pack_answers_in_a_batch_within_half_of_what_quantization_changed_and_alone_exactly(
+    policy: Policy, random_checkpoint: Path, observation_folder: Path, tmp_path: Path
+) -> None:
+    pack = tmp_path / "pack"
+    fields = RecipeFlags(calib_steps=4)
+    assert quantize(str(random_checkpoint), preset="full", out=pack, calib=observation_folder, fields=fields) == 0
+    packed = Policy.from_pretrained(pack)
+    observations = random_observations(4)
+    noise = np.random.default_rng(2).normal(size=(4, *policy.noise_shape))
+    asked = [obs | {"noise": one} for obs, one in zip(observations, noise, strict=True)]
+    float_alone, alone = (
+        np.array([one.infer(obs, noise=start)["actions"] for obs, start in zip(observations, noise, strict=True)])
+        for one in (policy, packed)
+    )
+    for max_batch, share in ((4, 0.5), (1, 0.0)):
+        with running(packed, max_batch=max_batch, wait_s=0.2) as server, ThreadPoolExecutor(4) as threads:
+            answers = threads.map(
+                lambda client, obs: client.infer(obs)["actions"], [server.client() for _ in asked], asked
+            )
+            assert np.linalg.norm(np.array(list(answers)) - alone) <= share * np.linalg.norm(float_alone - alone)
 
 
 def test_only_equal_cameras_share_a_pass() -> None:
@@ -196,6 +221,7 @@ def test_a_message_over_the_limit_is_not_read() -> None:
         assert closed.value.rcvd.code == 1009
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 def test_tls(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(

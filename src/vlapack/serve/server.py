@@ -127,6 +127,8 @@ class Server:
         try:
             ready(door.host, next(iter(server.sockets)).getsockname()[1])
             await asyncio.wait([stop, work], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():  # it runs until it is cancelled: a bug ends the server aloud, not with robots that wait
+                work.result()
             server.close(close_connections=False)
             await server.wait_closed()
         finally:
