@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import random
 import socket
 import struct
 import threading
@@ -209,7 +208,6 @@ def robot(server: Served, policy: Policy) -> Iterator[list[int]]:
 @pytest.mark.parametrize("examples", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)])
 def test_no_bytes_bring_the_server_down(random_checkpoint: Path, tmp_path: Path, policy: Policy, examples: int) -> None:
     outcomes: Counter[str] = Counter()
-    pick = random.Random(0)
     with served(tmp_path, str(random_checkpoint), "--max-message-mb", str(LIMIT_MB)) as server:
         loris = [socket.create_connection((server.event["host"], server.event["port"])) for _ in range(20)]
         for number, slow in enumerate(loris):
@@ -227,10 +225,10 @@ def test_no_bytes_bring_the_server_down(random_checkpoint: Path, tmp_path: Path,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        @given(st.lists(frames(), min_size=FRAMES_AT_ONCE, max_size=FRAMES_AT_ONCE))
-        def attack(thrown: list[Frame]) -> None:
+        @given(st.lists(frames(), min_size=FRAMES_AT_ONCE, max_size=FRAMES_AT_ONCE), st.sampled_from(list(RAW)))
+        def attack(thrown: list[Frame], raw: str) -> None:
             throw(server, thrown, outcomes)
-            send_raw(server, pick.choice(list(RAW.values())))
+            send_raw(server, RAW[raw])
 
         with robot(server, policy) as count:
             attack()
