@@ -20,7 +20,7 @@ struct Vector {
 };
 
 constexpr int kTileRows = 12;
-constexpr int kAhead = 2048;  // bytes of weights fetched before they are needed
+constexpr int kAhead = 1024;  // bytes of weights fetched before they are needed
 
 inline __m512i four(const int8_t* activations) {
   int32_t word;
