@@ -77,6 +77,7 @@ def main(rows: str = "1,10,50,256,544,968", seconds: float = 0.3, result: Path |
     document = {
         "cpu": machine.describe()["cpu"],
         "isa": engine.kernels.isa(),
+        "forced": engine.kernels.isa() != engine.kernels.available()[0],
         "threads": threads,
         "machine": machine.describe(),
         "torch": torch.__version__,

@@ -19,7 +19,7 @@ struct Vector {
   static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
 };
 
-constexpr int kTileRows = 4;
+constexpr int kTileRows = 5;
 constexpr int64_t kSteps = 4;  // of 8 channels, whose pairs one 16-bit sum holds: 2 per step
 constexpr int kAhead = 512;
 
@@ -32,7 +32,7 @@ inline __m256i four(const int8_t* activations) {
 // Adds four channels to the 16-bit sums of `Rows` rows by 16 outputs.
 template <int Rows>
 inline void add_pairs(__m256i (&sums)[Rows][2], __m256i left, __m256i right, const int8_t* activations) {
-#pragma GCC unroll 4
+#pragma GCC unroll 5
   for (int r = 0; r < Rows; ++r) {
     const __m256i x = four(activations + 4 * r);
     sums[r][0] = _mm256_add_epi16(sums[r][0], _mm256_maddubs_epi16(left, x));
@@ -44,7 +44,7 @@ inline void add_pairs(__m256i (&sums)[Rows][2], __m256i left, __m256i right, con
 template <int Rows>
 inline void widen_sums(__m256i (&sums)[Rows][2], int factor, int32_t* wide) {
   const __m256i times = _mm256_set1_epi16(static_cast<int16_t>(factor));
-#pragma GCC unroll 4
+#pragma GCC unroll 5
   for (int r = 0; r < Rows; ++r)
     for (int h = 0; h < 2; ++h) {
       __m256i* target = reinterpret_cast<__m256i*>(wide + r * kPanel + h * 8);
@@ -110,6 +110,7 @@ void product_rows(const Tile& tile) {
     case 2: return product<Bits, 2>(tile);
     case 3: return product<Bits, 3>(tile);
     case 4: return product<Bits, 4>(tile);
+    case 5: return product<Bits, 5>(tile);
   }
 }
 
