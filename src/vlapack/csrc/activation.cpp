@@ -12,7 +12,7 @@
 namespace vlapack {
 namespace {
 
-constexpr int64_t kSerialWork = 1 << 14;  // elements below which one thread is enough
+constexpr int64_t kSerialWork = 1 << 15;  // elements below which one thread is enough
 
 // As they are, if whole vectors fit; else a copy with zeros behind each row.
 Blocks pad(const StoredBlocks& stored, int lanes, Buffer& buffer) {
