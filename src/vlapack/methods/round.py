@@ -9,10 +9,13 @@ from torch import Tensor
 
 from vlapack.errors import InputError
 
-COARSE = [i / 20 for i in range(20, 1, -1)]
+COARSE = [[i / 20 for i in range(20, 1, -1)]]
 """Clip fractions tried for every row: 1.00, 0.95, ..., 0.10 of its largest magnitude."""
-FINE = [i / 100 for i in (0, 1, -1, 2, -2, 3, -3, 4, -4)]
-"""Then steps around the best of them; equal errors keep the earlier candidate."""
+COARSE_FOR_MANY = [[i / 10 for i in range(10, 0, -1)], [0.05, -0.05]]
+"""The same for rows of at least `MANY` weights, whose error changes so smoothly that half of them need not be tried."""
+MANY = 256
+FINE = [[0.02, -0.02], [0.01, -0.01]]
+"""Then steps around the best so far; equal errors keep the earlier candidate."""
 ELEMENTS_AT_ONCE = 1 << 18
 """Weights searched at a time: their scratch stays in the CPU's cache, and memory does not grow with the layer."""
 
@@ -46,8 +49,8 @@ def choose_scale(weight: Tensor, bits: int, clip: str = "mse", group_size: int |
     """Return the scales by which `round_weight` rounds.
 
     With a clip fraction c a scale is c * max|w| / 7 (127 for 8 bits) over its row or group. `mse` chooses each one's c
-    by the squared error, among 1.00, 0.95, ..., 0.10 and then in steps of 0.01 around the best; c = 7/8 or so lets a
-    row whose extreme is negative use -8. `absmax` is c = 1.
+    by the squared error, among 1.00, 0.95, ..., 0.10 and then down to steps of 0.01 around the best; c = 7/8 or so lets
+    a row whose extreme is negative use -8. `absmax` is c = 1.
 
     Returns:
         fp32 [N, 1], or with a `group_size` bf16 [N, ceil(K / group_size)]: rounded to what a pack stores, so that the
@@ -135,8 +138,10 @@ def _best_clip(units: Tensor, bits: int) -> Tensor:
     """Return each row's clip fraction [rows, 1] of least squared error; `units` are weights over the widest scale."""
     lowest, highest = integer_range(bits)
     best = torch.zeros(len(units), 1, device=units.device)
-    for candidates in (COARSE, FINE):
-        centre, least = best, torch.full_like(best, torch.inf)
+    least = torch.full_like(best, torch.inf)
+    coarse = COARSE_FOR_MANY if units.shape[1] >= MANY else COARSE
+    for candidates in (*coarse, *FINE):
+        centre = best
         for step in candidates:
             clip = centre + step
             residual = (units / clip).round_().clamp_(lowest, highest).mul_(clip).sub_(units)
