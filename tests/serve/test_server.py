@@ -20,6 +20,7 @@ import pytest
 import torch
 from running import Client, Echo, running
 from small import random_observations
+from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -31,6 +32,7 @@ from vlapack.serve.access import tls_context
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.server import Door, Server
 from vlapack.serve.service import Service, noise_seed
+from vlapack.serve.wire import pack, unpack
 
 
 def test_metadata_comes_first_and_unchanged() -> None:
@@ -112,6 +114,27 @@ def test_a_pack_answers_in_a_batch_within_half_of_what_quantization_changed_and_
                 lambda client, obs: client.infer(obs)["actions"], [server.client() for _ in asked], asked
             )
             assert np.linalg.norm(np.array(list(answers)) - alone) <= share * np.linalg.norm(float_alone - alone)
+
+
+def test_of_many_robots_each_gets_its_own_answers_and_none_is_lost() -> None:
+    async def work(port: int, robot: int) -> list[float]:
+        got = []
+        async with connect_async(f"ws://127.0.0.1:{port}", compression=None) as socket:
+            await socket.recv()
+            for request in range(8):
+                await socket.send(pack({"number": robot + request / 100}))
+                got.append(float(unpack(await socket.recv())["actions"][0, 0]))
+        return got
+
+    async def crowd(port: int) -> list[list[float]]:
+        return await asyncio.gather(*(work(port, robot) for robot in range(64)))
+
+    echo = Echo()
+    with running(echo, max_batch=16) as server:
+        answers = asyncio.run(crowd(server.port))
+    np.testing.assert_allclose(answers, np.arange(64)[:, None] + np.arange(8)[None] / 100)
+    assert sum(echo.batches) == 64 * 8
+    assert max(echo.batches) > 1
 
 
 def test_only_equal_cameras_share_a_pass() -> None:
