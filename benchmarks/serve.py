@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import os
 import subprocess
 import sys
 import time
@@ -171,6 +172,7 @@ def main(
         ).stdout.strip(),
         "date": datetime.date.today().isoformat(),
         "machine": describe(),
+        "load_average": os.getloadavg()[1],  # what else the machine did in the last five minutes, this included
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=2) + "\n")
