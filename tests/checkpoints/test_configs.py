@@ -46,7 +46,6 @@ def test_pi05_droid_writes_its_state_into_the_prompt() -> None:
         ("pi0-FAST", "π0-FAST"),
         ("my_pi0_fast_thing", "π0-FAST"),
         ("paligemma_binning_droid", "π0-FAST and its kin"),
-        ("pi0_libero_low_mem_finetune", "LoRA"),
         ("missing.json", "missing.json: cannot be read"),
     ],
 )

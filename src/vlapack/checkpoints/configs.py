@@ -44,6 +44,7 @@ FAST = (
 )
 FAST_NAME = re.compile(r"pi0[-_]?fast|(^|[-_])fast([-_]|$)")
 LORA = ("pi0_libero_low_mem_finetune",)
+"""Configurations whose weights openpi keeps with adapters beside them."""
 
 
 def _entry(
@@ -79,6 +80,7 @@ def _table(entries: Iterable[PolicyConfig]) -> dict[str, PolicyConfig]:
 POLICIES: dict[str, PolicyConfig] = _table(
     [
         _entry("pi0_libero", "libero", LIBERO_ASSETS, LIBERO_DELTA),
+        _entry("pi0_libero_low_mem_finetune", "libero", LIBERO_ASSETS, LIBERO_DELTA),
         _entry("pi05_libero", "libero", LIBERO_ASSETS, discrete_state_input=False, action_horizon=10),
         _entry("pi0_droid", "droid", "droid", action_horizon=10),
         _entry("pi05_droid", "droid", "droid", action_horizon=15),
@@ -138,11 +140,6 @@ def policy_config(name_or_path: str | Path) -> PolicyConfig:
         except InputError as error:
             raise InputError(f"{text}: {error}") from error
     refuse_fast(text, f"--config {text}")
-    if text in LORA:
-        raise InputError(
-            f"--config {text}: a LoRA fine-tune, which openpi's PyTorch model does not hold; "
-            "merge the adapters, export it as pi0_libero and name that"
-        )
     near = difflib.get_close_matches(text, POLICIES, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(POLICIES)}"
     raise InputError(f"--config {text}: no configuration of this name ({hint}); a file's name ends in .json")

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlapack.checkpoints import assets
 from vlapack.checkpoints.base import Normalization, read_json
-from vlapack.checkpoints.configs import POLICIES, config_from_document, policy_config
+from vlapack.checkpoints.configs import LORA, POLICIES, config_from_document, policy_config
 from vlapack.checkpoints.folder import FloatCheckpoint
 from vlapack.checkpoints.proof import action_dim, check, mismatches, variant_of
 from vlapack.checkpoints.weights import Weights, open_weights
@@ -41,6 +41,11 @@ def open_openpi(
         InputError: no usable weights, no or a contradicting configuration, or a given file that does not exist.
     """
     weights = open_weights(path)
+    if config in LORA:
+        raise InputError(
+            f"{path}: --config {config} is a LoRA fine-tune, and openpi's converter to PyTorch drops the adapters; "
+            "give the JAX folder, whose adapters are merged, or if you have merged them yourself --config pi0_libero"
+        )
     document = read_json(path / CONFIG_FILE) if (path / CONFIG_FILE).is_file() else {}
     return with_config(path, weights, document, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
 
@@ -91,7 +96,8 @@ def _unknown_config(path: Path, weights: Weights, document: Mapping[str, Any]) -
     fitting = [
         entry
         for entry in POLICIES.values()
-        if entry.architecture.variant == variant
+        if entry.name not in LORA
+        and entry.architecture.variant == variant
         and not mismatches(weights, entry.architecture)
         and (horizon is None or entry.architecture.action_horizon == horizon)
     ]
