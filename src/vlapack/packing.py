@@ -13,6 +13,7 @@ import torch
 
 from vlapack import __version__
 from vlapack.balance import folded, measure_factors, require_foldable
+from vlapack.checkpoints.assets import repository_of
 from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.packcard import model_card
 from vlapack.checkpoints.packconfig import config_document, read_config
@@ -142,7 +143,8 @@ def _make_pack(
             parent.config, recipe, selected, linears=every, fingerprint=fingerprint, measured=measured
         )
         parts = _parts(parent.tensors, specs)
-        card = model_card(parent.config, recipe, selected, parts=parts, measured=measured)
+        repository = repository_of(parent.checkpoint.path)
+        card = model_card(parent.config, recipe, selected, parts=parts, measured=measured, base_model=repository)
         writer.finish(config, {**parent.files(), "README.md": card})
     return report(measured, calibration_seconds, already_there=False)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE, missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.base import Checkpoint
-from vlapack.checkpoints.packcard import processor_files
+from vlapack.checkpoints.packcard import notices, processor_files
 from vlapack.checkpoints.packconfig import FORMAT_VERSION
 from vlapack.console import say
 from vlapack.fingerprint import UNUSED, WEIGHTS_ONLY, Fingerprint, digest, digest_observations, digest_weights
@@ -120,4 +120,5 @@ class Parent:
             NORM_STATS_FILE: (json.dumps(self.normalization.to_dict(), indent=2) + "\n").encode(),
             TOKENIZER_FILE: self.tokenizer.read_bytes(),
             **processor_files(self.config, self.normalization),
+            **notices(self.config),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vlapack.checkpoints.assets import REPOSITORY
 from vlapack.checkpoints.base import Checkpoint, read_json
 from vlapack.checkpoints.configs import POLICIES, refuse_fast
 from vlapack.checkpoints.lerobot import TYPES, open_lerobot
@@ -25,7 +26,8 @@ def open_checkpoint(
     """Open a float folder or a pack.
 
     Args:
-        target: a folder, or `tiny-libero`, the policy that comes with the package (a folder so called: ./tiny-libero).
+        target: a folder, `tiny-libero`, the policy that comes with the package (a folder so called: ./tiny-libero), or
+            a repository of Hugging Face's, `owner/name`.
         config: openpi's configuration name or a JSON file; needed where the folder does not say what it is.
         norm_stats: norm_stats.json or its folder, instead of the one in the folder.
         tokenizer: SentencePiece model, instead of the one that is found.
@@ -36,6 +38,10 @@ def open_checkpoint(
     folder = SHIPPED.get(str(target), Path(target))
     if not folder.exists() and str(target) in POLICIES:
         raise InputError(f"{target}: the name of a configuration, not of a folder; weights are needed here")
+    if not folder.exists() and REPOSITORY.fullmatch(str(target)):
+        from vlapack.checkpoints.hub import local_folder
+
+        folder = local_folder(target)
     document = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
     kind = document.get("type")
     if kind == "vlapack":

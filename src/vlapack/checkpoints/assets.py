@@ -6,6 +6,7 @@ Nothing is downloaded. What is found is returned; what is missing becomes an err
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from vlapack.errors import InputError
@@ -13,6 +14,8 @@ from vlapack.errors import InputError
 TOKENIZER_FILE = "tokenizer.model"
 NORM_STATS_FILE = "norm_stats.json"
 PALIGEMMA_FILE = "paligemma_tokenizer.model"
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+IN_CACHE = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
 HUB_PATTERN = "models--google--paligemma*/snapshots/*/tokenizer.model"
 
 
@@ -32,6 +35,12 @@ def hub_snapshot(repository: str) -> Path | None:
     if main.is_file():
         return folder / "snapshots" / main.read_text().strip()
     return max(folder.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def repository_of(folder: Path) -> str | None:
+    """Return the repository that a folder in the cache is a snapshot of; None for any other folder."""
+    found = IN_CACHE.search(folder.absolute().as_posix())
+    return None if found is None else f"{found['owner']}/{found['name']}"
 
 
 def _tokenizer_places(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from vlapack.recipe.recipe import Recipe
 from vlapack.select import Selected
 
 PALIGEMMA_VOCABULARY = 257152
+NOTICE_FILE = "NOTICE"
 GEMMA_NOTICE = """
 The parent derives from Gemma (through PaliGemma), and so does this pack: Gemma is provided under and subject to the
 Gemma Terms of Use found at ai.google.dev/gemma/terms. **Modified: quantized.**
@@ -35,14 +36,18 @@ def processor_files(policy: PolicyConfig, normalization: Normalization) -> dict[
             for theirs, ours in lerobot_keys.items()
         },
     }
+    to_cpu = {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}}
     before = [
         {"registry_name": "rename_observations_processor", "config": {"rename_map": {}}},
         {"registry_name": "to_batch_processor", "config": {}},
+        {"registry_name": "relative_actions_processor", "config": _relative(policy)},
         {"registry_name": "normalizer_processor", "config": config},
+        to_cpu,
     ]
     after = [
         {"registry_name": "unnormalizer_processor", "config": {**config, "features": outputs}},
-        {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}},
+        {"registry_name": "absolute_actions_processor", "config": {"enabled": bool(policy.delta_mask)}},
+        to_cpu,
     ]
     return {
         f"policy_{when}processor.json": (
@@ -52,6 +57,24 @@ def processor_files(policy: PolicyConfig, normalization: Normalization) -> dict[
     }
 
 
+def _relative(policy: PolicyConfig) -> dict[str, Any]:
+    """Say in LeRobot's words, which are names of joints, which actions are differences to the state."""
+    names = list(policy.features.actions)
+    mask = (*policy.delta_mask, *(False,) * len(names))[: len(names)]
+    names = [f"{'relative' if relative else 'absolute'} {name}" for name, relative in zip(names, mask, strict=True)]
+    return {"enabled": bool(policy.delta_mask), "exclude_joints": ["absolute"], "action_names": names}
+
+
+def is_gemma(policy: PolicyConfig) -> bool:
+    """Whether a policy derives from Gemma: it has PaliGemma's vocabulary."""
+    return policy.architecture.vocab_size == PALIGEMMA_VOCABULARY
+
+
+def notices(policy: PolicyConfig) -> dict[str, bytes]:
+    """Return the files of terms that a pack carries, by name."""
+    return {NOTICE_FILE: GEMMA_NOTICE.lstrip().encode()} if is_gemma(policy) else {}
+
+
 def model_card(
     policy: PolicyConfig,
     recipe: Recipe,
@@ -59,6 +82,7 @@ def model_card(
     *,
     parts: Mapping[str, tuple[int, int]],
     measured: Mapping[str, Any],
+    base_model: str | None = None,
 ) -> bytes:
     """Return `README.md`.
 
@@ -68,8 +92,9 @@ def model_card(
         selected: which layers were packed.
         parts: part of the network → bytes of its tensors in the parent's file and in the pack, as they are.
         measured: bytes and rounding errors.
+        base_model: the parent's repository on Hugging Face's hub, if it came from there.
     """
-    gemma = policy.architecture.vocab_size == PALIGEMMA_VOCABULARY
+    gemma = is_gemma(policy)
     error = measured["weight_error"]
     rows = [
         f"| {part} | {sum(layer.part == part for layer in selected)} | {before / 1e6:.3f} | {after / 1e6:.3f} |"
@@ -81,6 +106,7 @@ def model_card(
         "library_name: vlapack",
         "pipeline_tag: robotics",
         f"license: {'gemma' if gemma else 'other'}",
+        *([f"base_model: {base_model}", "base_model_relation: quantized"] if base_model else []),
         "tags: [robotics, vision-language-action, quantized]",
         "---",
         "",

@@ -19,6 +19,7 @@ from torch import Tensor
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.assets import missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
+from vlapack.checkpoints.hub import push_to_hub
 from vlapack.checkpoints.mapping import is_mapped
 from vlapack.checkpoints.packed import PackedCheckpoint, load_packed_model
 from vlapack.checkpoints.write import copy_checkpoint
@@ -96,7 +97,7 @@ class Policy:
         self.config = config
         self.checkpoint = checkpoint
         self._layout = layout_of(config)
-        self._normalization = normalization
+        self.normalization = normalization
         self._tokenizer = PromptTokenizer(
             tokenizer, max_len=architecture.max_token_len, vocab_size=architecture.vocab_size
         )
@@ -116,7 +117,7 @@ class Policy:
         """Load a float folder or a pack.
 
         Args:
-            path: the folder, or `tiny-libero`.
+            path: the folder, `tiny-libero`, or a repository of Hugging Face's (`owner/name`).
             config: openpi's configuration name or a JSON file, where the folder does not say what it is.
             norm_stats: norm_stats.json or its folder, instead of the one in the folder.
             tokenizer: SentencePiece model, instead of the one that is found.
@@ -160,6 +161,16 @@ class Policy:
             raise InputError("this policy was made in memory; write its folder with vlapack.checkpoints.write")
         copy_checkpoint(self.checkpoint, Path(path))
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Send the policy's pack to Hugging Face's hub; options and errors as in `checkpoints.hub.push_to_hub`.
+
+        Returns:
+            The address of the commit.
+        """
+        if not isinstance(self.checkpoint, PackedCheckpoint):
+            raise InputError("only packs are sent to the hub; a float policy stays with those who published it")
+        return push_to_hub(self.checkpoint.path, repo_id, **options)
+
     @property
     def metadata(self) -> dict[str, Any]:
         """What a policy server sends on connect: the parent's, unchanged."""
@@ -189,7 +200,7 @@ class Policy:
             raise InputError(
                 f"layout {self.config.layout} has {len(robot.images)} cameras, the network {architecture.num_cameras}"
             )
-        state = self._normalization.normalize("state", robot.state)
+        state = self.normalization.normalize("state", robot.state)
         if len(state) > architecture.action_dim:
             raise InputError(f"the state has {len(state)} dimensions, the network takes {architecture.action_dim}")
         tokens, token_masks = self._tokenizer.tokenize(prompt, self._written(state))
@@ -280,7 +291,7 @@ class Policy:
 
     def robot_actions(self, chunks: np.ndarray, robot_state: np.ndarray) -> np.ndarray:
         """Undo the normalization of [B, horizon, action_dim], add the state to delta dimensions, cut the padding."""
-        actions = self._normalization.unnormalize("actions", chunks)
+        actions = self.normalization.unnormalize("actions", chunks)
         if mask := self.config.delta_mask:
             dims = len(mask)
             actions[..., :dims] += np.where(mask, robot_state[:, None, :dims], 0)

@@ -1,0 +1,67 @@
+"""A pack's `config.json` as LeRobot's configuration: every key that a pack has, since LeRobot refuses unknown ones."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lerobot.configs import PreTrainedConfig
+
+
+@PreTrainedConfig.register_subclass("vlapack")
+@dataclass
+class VlapackConfig(PreTrainedConfig):
+    """What LeRobot may override is `n_action_steps` and `device`; all else is vlapack's, and read from the pack."""
+
+    chunk_size: int = 50
+    n_action_steps: int = 50
+    seed: int = 0
+    """Of the noise; every rollout begins with it."""
+
+    name: str = ""
+    layout: str = ""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    discrete_state_input: bool = False
+    normalization: str = ""
+    asset_id: str | None = None
+    delta_mask: list[bool] = field(default_factory=list)
+    default_prompt: str | None = None
+    policy_metadata: dict[str, Any] = field(default_factory=dict)
+    robot: dict[str, Any] | None = None
+    prompt_state_dim: int | None = None
+    format_version: int = 1
+    vlapack: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    quantization_config: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Any] = field(default_factory=dict)
+    checksum: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep the device at the CPU, where packs run, unless told otherwise; take no more steps than a chunk has."""
+        self.device = self.device or "cpu"
+        super().__post_init__()
+        if not 1 <= self.n_action_steps <= self.chunk_size:
+            raise ValueError(f"n_action_steps is {self.n_action_steps}; a chunk of this pack has {self.chunk_size}")
+
+    def validate_features(self) -> None:
+        """Nothing to add: a pack knows its robot."""
+
+    def get_optimizer_preset(self) -> Any:
+        """Refuse: integers are not trained."""
+        raise NotImplementedError("a pack is not trained; train its float parent and quantize again")
+
+    def get_scheduler_preset(self) -> None:
+        """None: integers are not trained."""
+
+    @property
+    def observation_delta_indices(self) -> None:
+        """None: the present observation only."""
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        """Every step of the chunk."""
+        return list(range(self.chunk_size))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        """None: no rewards."""

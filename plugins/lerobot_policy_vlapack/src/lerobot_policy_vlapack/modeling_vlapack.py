@@ -1,0 +1,94 @@
+"""A pack as LeRobot's policy: its methods, around `vlapack.policy.policy.Policy`."""
+
+from collections import deque
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.pretrained import PreTrainedPolicy
+from torch import Tensor
+
+from lerobot_policy_vlapack.configuration_vlapack import VlapackConfig
+from vlapack.checkpoints import open_checkpoint
+from vlapack.checkpoints.packed import PackedCheckpoint
+from vlapack.errors import InputError
+from vlapack.lerobot import predict_chunk
+from vlapack.policy.policy import Policy
+
+
+class VlapackPolicy(PreTrainedPolicy):
+    """One pack; built by `from_pretrained` only, since there is nothing to train."""
+
+    config_class = VlapackConfig
+    name = "vlapack"
+
+    def __init__(self, config: VlapackConfig, pack: Policy | None = None, **_: Any) -> None:
+        """Hold a loaded pack.
+
+        Raises:
+            InputError: none is given: LeRobot would train it from scratch.
+        """
+        if pack is None:
+            raise InputError(
+                "a vlapack policy is a pack: give --policy.path=PACK, a folder that `vlapack quantize` made"
+            )
+        super().__init__(config)
+        self.pack = pack
+        self.network = pack.model  # LeRobot moves and inspects what is registered
+        self.reset()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **kwargs: Any
+    ) -> Self:
+        """Load a pack, every tensor's checksum compared.
+
+        Args:
+            pretrained_name_or_path: the pack's folder, or a repository of Hugging Face's.
+            config: LeRobot's, with what the command line overrides.
+            kwargs: of LeRobot's loaders; nothing in them concerns a pack.
+
+        Raises:
+            InputError: no pack, or a damaged one.
+        """
+        checkpoint = open_checkpoint(pretrained_name_or_path)
+        if not isinstance(checkpoint, PackedCheckpoint):
+            raise InputError(f"{pretrained_name_or_path}: no pack; LeRobot runs float policies by itself")
+        if config is None:
+            config = PreTrainedConfig.from_pretrained(checkpoint.path)
+        return cls(config, Policy.from_checkpoint(checkpoint)).eval()
+
+    def reset(self) -> None:
+        """Begin an episode: no actions are waiting, and the noise starts again from the seed."""
+        self._queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
+        self._draw = torch.Generator().manual_seed(self.config.seed)
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Return [B, chunk, dimensions], normalized; `noise` [B, chunk, action_dim] goes before the policy's own.
+
+        Raises:
+            InputError: real-time chunking, or a batch that the pack cannot use.
+        """
+        if unknown := sorted(name for name, value in kwargs.items() if value is not None):
+            raise InputError(f"{', '.join(unknown)}: real-time chunking is not part of this plugin")
+        if noise is None:
+            noise = torch.randn((len(batch["observation.state"]), *self.pack.noise_shape), generator=self._draw)
+        return predict_chunk(self.pack, batch, noise).to(self.config.device)
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
+        """Return the next action [B, dimensions] of the chunk, a new chunk when `n_action_steps` have been taken."""
+        if not self._queue:
+            chunk = self.predict_action_chunk(batch, **kwargs)
+            self._queue.extend(chunk[:, : self.config.n_action_steps].transpose(0, 1))
+        return self._queue.popleft()
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """Refuse: integers are not trained."""
+        raise NotImplementedError("a pack is not trained; train its float parent and quantize again")
+
+    def get_optim_params(self) -> dict[str, Any]:
+        """Return nothing to optimize."""
+        return {}

@@ -1,0 +1,124 @@
+"""Inside LeRobot a pack acts as it does alone: what LeRobot's processors do around it is taken into account."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import random_observations, small_policy, write_random_checkpoint
+
+from vlapack.checkpoints import open_checkpoint
+from vlapack.checkpoints.features import Features
+from vlapack.checkpoints.processors import Processors
+from vlapack.errors import InputError
+from vlapack.lerobot import predict_chunk
+from vlapack.packing import make_pack
+from vlapack.policy.layouts import layout_of
+from vlapack.policy.policy import Policy
+from vlapack.recipe.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+NOISE = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(1))
+SO101 = Features(("observation.images.front", "observation.images.wrist"), 6, (*"abcde", "gripper"))
+
+
+def batch_of(
+    policy: Policy, observations: list[dict[str, Any]], keys: dict[str, str], state_key: str
+) -> dict[str, Any]:
+    """What LeRobot's preprocessor hands over."""
+    states = np.stack([observation[state_key] for observation in observations])
+    return {
+        **{
+            name: torch.stack([torch.from_numpy(o[key]).permute(2, 0, 1).float() / 255 for o in observations])
+            for name, key in keys.items()
+        },
+        "observation.state": torch.from_numpy(policy.normalization.normalize("state", states)).float(),
+        "task": [observation["prompt"] for observation in observations],
+    }
+
+
+def test_a_batch_of_libero_is_acted_on_as_its_observations(random_checkpoint: Path) -> None:
+    policy = Policy.from_pretrained(random_checkpoint)
+    observations = random_observations(2)
+    keys = {"observation.images.image": "observation/image", "observation.images.image2": "observation/wrist_image"}
+    batch = batch_of(policy, observations, keys, "observation/state")
+    chunk = predict_chunk(policy, batch, NOISE)
+    expected = policy.infer_batch(observations, noise=list(NOISE))
+    actions = policy.normalization.unnormalize("actions", chunk.double().numpy())
+    np.testing.assert_allclose(actions, [result["actions"] for result in expected], atol=1e-5)
+
+
+def test_a_robot_of_lerobots_own_is_known_by_its_features(tmp_path: Path) -> None:
+    config = small_policy(layout="lerobot", robot=SO101, delta_mask=(True,) * 5 + (False,))
+    policy = Policy.from_pretrained(write_random_checkpoint(tmp_path / "so101", config))
+    example = layout_of(config).example() | {"prompt": "go"}
+    batch = batch_of(policy, [example], {name: name for name in SO101.cameras}, "observation.state")
+    del batch["observation.images.wrist"]
+    chunk = predict_chunk(policy, batch, NOISE[:1])
+    absent = {name: value for name, value in example.items() if name != "observation.images.wrist"}
+    actions = policy.normalization.unnormalize("actions", chunk[0].double().numpy())
+    actions[:, :5] += example["observation.state"][:5]
+    np.testing.assert_allclose(actions, policy.infer(absent, noise=NOISE[0])["actions"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"observation.state": ...}, "no 'observation.state'"),
+        ({"task": ["one"]}, "2 states and the tasks"),
+        ({"observation.images.image": torch.full((2, 3, 8, 8), 3.0)}, r"observation.images.image: values from 3.0"),
+    ],
+)
+def test_batches_that_cannot_be_used_are_named(random_checkpoint: Path, change: dict[str, Any], message: str) -> None:
+    policy = Policy.from_pretrained(random_checkpoint)
+    keys = {"observation.images.image": "observation/image", "observation.images.image2": "observation/wrist_image"}
+    batch = batch_of(policy, random_observations(2), keys, "observation/state") | change
+    with pytest.raises(InputError, match=message):
+        predict_chunk(policy, {key: value for key, value in batch.items() if value is not ...}, NOISE)
+
+
+def test_a_pack_tells_lerobot_which_actions_are_relative(tmp_path: Path) -> None:
+    config = small_policy(layout="lerobot", robot=SO101, delta_mask=(True,) * 5 + (False,))
+    folder = write_random_checkpoint(tmp_path / "so101", config)
+    make_pack(open_checkpoint(folder), Recipe(block=8, permute=False), tmp_path / "pack", None)
+    processors = Processors(tmp_path / "pack")
+    step = processors.relative_actions
+    assert step["enabled"]
+    assert [not any(word in name for word in step["exclude_joints"]) for name in step["action_names"]] == [True] * 5 + [
+        False
+    ]
+    ours, theirs = open_checkpoint(tmp_path / "pack"), processors.normalization(None, state=6, actions=6)
+    x = np.linspace(-1, 1, 6)
+    np.testing.assert_allclose(theirs.normalize("state", x), ours.normalization.normalize("state", x), rtol=1e-5)
+    assert ours.config == config
+
+
+def test_lerobots_own_tools_run_a_pack(random_checkpoint: Path, tmp_path: Path) -> None:
+    python = os.environ.get("VLAPACK_LEROBOT_PYTHON") or shutil.which("lerobot-python")
+    if python is None:
+        pytest.skip("VLAPACK_LEROBOT_PYTHON names no Python ≥ 3.12 with lerobot ≥ 0.6 and torch")
+    make_pack(open_checkpoint(random_checkpoint), Recipe(block=8, permute=False), tmp_path / "pack", None)
+    policy = Policy.from_pretrained(tmp_path / "pack")
+    observations = random_observations(2)
+    np.savez(
+        tmp_path / "seen.npz",
+        noise=NOISE.numpy(),
+        task=[observation["prompt"] for observation in observations],
+        state=np.stack([observation["observation/state"] for observation in observations]),
+        image=np.stack([observation["observation/image"] for observation in observations]),
+        image2=np.stack([observation["observation/wrist_image"] for observation in observations]),
+        actions=np.stack([r["actions"] for r in policy.infer_batch(observations, noise=list(NOISE))]),
+    )
+    source = ROOT / "plugins/lerobot_policy_vlapack/src"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(source)])}
+    command = [python, str(ROOT / "scripts/check_plugin.py"), str(tmp_path / "pack"), str(tmp_path / "seen.npz")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["largest_difference"] < 1e-4
