@@ -58,7 +58,10 @@ def write_random_checkpoint(folder: Path, config: PolicyConfig, seed: int = 0) -
         low = draw.normal(-1, 0.2, size)
         return Statistics(mean=low + 1, std=np.full(size, 0.5), q01=low, q99=low + 2)
 
-    normalization = Normalization(config.normalization, {"state": statistics(8), "actions": statistics(7)})
+    normalization = Normalization(
+        config.normalization,
+        {"state": statistics(config.features.state), "actions": statistics(len(config.features.actions))},
+    )
     weights = random_tensors(config.architecture, seed)
     write_folder(folder, config, weights, normalization=normalization, tokenizer=TOKENIZER)
     return folder

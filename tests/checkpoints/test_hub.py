@@ -41,7 +41,7 @@ def test_a_pack_of_it_names_it_as_its_base(cached: Path, tmp_path: Path) -> None
 def test_a_repository_that_cannot_be_fetched_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="someone/absent: no such folder, .*HF_HUB_OFFLINE"):
+    with pytest.raises(InputError, match=r"someone/absent: no such folder, .*HF_HUB_OFFLINE"):
         open_checkpoint("someone/absent")
 
 
