@@ -30,7 +30,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(wildcard src/vlapack/csrc/*.
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[libero,lerobot,dev]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[libero,lerobot,jax,dev]'
 	@touch $@
 
 # The simulator renders without a screen: try it once, instead of failing in the middle of an evaluation.

@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small import random_observations, small_policy, write_random_checkpoint
+from small import SMALL, random_observations, small_policy, write_random_checkpoint
 
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.features import Features
@@ -56,7 +57,9 @@ def test_a_batch_of_libero_is_acted_on_as_its_observations(random_checkpoint: Pa
 
 
 def test_a_robot_of_lerobots_own_is_known_by_its_features(tmp_path: Path) -> None:
-    config = small_policy(layout="lerobot", robot=SO101, delta_mask=(True,) * 5 + (False,))
+    config = small_policy(
+        layout="lerobot", robot=SO101, delta_mask=(True,) * 5 + (False,), architecture=replace(SMALL, num_cameras=2)
+    )
     policy = Policy.from_pretrained(write_random_checkpoint(tmp_path / "so101", config))
     example = layout_of(config).example() | {"prompt": "go"}
     batch = batch_of(policy, [example], {name: name for name in SO101.cameras}, "observation.state")
@@ -85,7 +88,9 @@ def test_batches_that_cannot_be_used_are_named(random_checkpoint: Path, change: 
 
 
 def test_a_pack_tells_lerobot_which_actions_are_relative(tmp_path: Path) -> None:
-    config = small_policy(layout="lerobot", robot=SO101, delta_mask=(True,) * 5 + (False,))
+    config = small_policy(
+        layout="lerobot", robot=SO101, delta_mask=(True,) * 5 + (False,), architecture=replace(SMALL, num_cameras=2)
+    )
     folder = write_random_checkpoint(tmp_path / "so101", config)
     make_pack(open_checkpoint(folder), Recipe(block=8, permute=False), tmp_path / "pack", None)
     processors = Processors(tmp_path / "pack")
