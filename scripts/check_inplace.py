@@ -38,8 +38,8 @@ SMALL = Pi0Config(
     num_cameras=3,
 )
 SCOPE = "paligemma_with_expert."
-FINE = Recipe(scope=SCOPE, weight_bits=8, act_bits=16, block=8, rotation="none", permute=False)
-COARSE = Recipe(scope=SCOPE, block=8, rotation="none", smooth=0.15)
+FINE = Recipe(scope=SCOPE, weight_bits=8, act_bits=16, block=8, rotation="none", rounding="rtn", permute=False)
+COARSE = Recipe(scope=SCOPE, block=8, rotation="none", rounding="rtn", smooth=0.15)
 GUIDE = {
     "OPENPI_DUQUANT_SCOPE": f"{SCOPE}gemma_expert.model.",
     "OPENPI_DUQUANT_CALIB_STEPS": "2",

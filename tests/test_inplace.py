@@ -22,7 +22,7 @@ from vlapack.policy.policy import Policy
 from vlapack.recipe.recipe import Recipe
 
 OBSERVATIONS = random_observations(3)
-PLAIN = Recipe(rotation="hadamard", block=8, permute=False, fold=False)
+PLAIN = Recipe(rotation="hadamard", block=8, permute=False, fold=False, rounding="rtn")
 SCOPE = "paligemma_with_expert.gemma_expert.model."
 
 
@@ -79,7 +79,7 @@ def test_filters_names_and_every_method_that_needs_inputs(policy: Policy) -> Non
 
 def test_eight_bits_without_rounded_activations_change_little(policy: Policy) -> None:
     before = policy.infer(OBSERVATIONS[0], noise=torch.zeros(4, 32))["actions"]
-    vlapack.quantize_(policy.model, Recipe(weight_bits=8, act_bits=16, block=8))
+    vlapack.quantize_(policy.model, Recipe(weight_bits=8, act_bits=16, block=8, rounding="rtn"))
     after = policy.infer(OBSERVATIONS[0], noise=torch.zeros(4, 32))["actions"]
     assert 0 < abs(after - before).max() < 0.1 * abs(before).max()
 
@@ -100,7 +100,7 @@ class Wrapped(nn.Module):
 def test_a_policy_around_the_network_has_the_same_names(policy: Policy) -> None:
     wrapped = Wrapped(policy.model)
     inputs = (*policy.observe(OBSERVATIONS[0]).network, torch.zeros(1, 4, 32))
-    vlapack.quantize_(wrapped, Recipe(scope=SCOPE, block=8, smooth=0.15), [inputs])
+    vlapack.quantize_(wrapped, Recipe(scope=SCOPE, block=8, smooth=0.15, rounding="rtn"), [inputs])
     assert len(wrapped.batches) == 1
     assert len(quantized(wrapped)) == 14
 
@@ -109,7 +109,7 @@ def test_any_module_is_called(policy: Policy) -> None:
     model = nn.Sequential(nn.Linear(24, 16), nn.GELU(), nn.Linear(16, 8))
     x = torch.randn(5, 24, generator=torch.Generator().manual_seed(0))
     expected = model(x)
-    vlapack.quantize_(model, Recipe(scope="", include=".", weight_bits=8, block=8, smooth=0.15), [x])
+    vlapack.quantize_(model, Recipe(scope="", include=".", weight_bits=8, block=8, smooth=0.15, rounding="rtn"), [x])
     torch.testing.assert_close(model(x), expected, atol=0.05, rtol=0)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), model(x))
@@ -118,7 +118,10 @@ def test_any_module_is_called(policy: Policy) -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (Recipe(smooth=0.15, block=8), "smoothing .* cannot be had from weights only: give calib, or .*smooth=0"),
+        (
+            Recipe(smooth=0.15, block=8, rounding="rtn"),
+            "smoothing .* cannot be had from weights only: give calib, or .*smooth=0",
+        ),
         (Recipe(atm=True), "atm=False"),
         ("everything", "embedding_bits=16"),
         (Recipe(scope="nowhere."), "scope 'nowhere.' matches no linear"),

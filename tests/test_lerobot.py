@@ -92,7 +92,7 @@ def test_a_pack_tells_lerobot_which_actions_are_relative(tmp_path: Path) -> None
         layout="lerobot", robot=SO101, delta_mask=(True,) * 5 + (False,), architecture=replace(SMALL, num_cameras=2)
     )
     folder = write_random_checkpoint(tmp_path / "so101", config)
-    make_pack(open_checkpoint(folder), Recipe(block=8, permute=False), tmp_path / "pack", None)
+    make_pack(open_checkpoint(folder), Recipe(block=8, permute=False, rounding="rtn"), tmp_path / "pack", None)
     processors = Processors(tmp_path / "pack")
     step = processors.relative_actions
     assert step["enabled"]
@@ -109,7 +109,9 @@ def test_lerobots_own_tools_run_a_pack(random_checkpoint: Path, tmp_path: Path) 
     python = os.environ.get("VLAPACK_LEROBOT_PYTHON") or shutil.which("lerobot-python")
     if python is None:
         pytest.skip("VLAPACK_LEROBOT_PYTHON names no Python ≥ 3.12 with lerobot ≥ 0.6 and torch")
-    make_pack(open_checkpoint(random_checkpoint), Recipe(block=8, permute=False), tmp_path / "pack", None)
+    make_pack(
+        open_checkpoint(random_checkpoint), Recipe(block=8, permute=False, rounding="rtn"), tmp_path / "pack", None
+    )
     policy = Policy.from_pretrained(tmp_path / "pack")
     observations = random_observations(2)
     np.savez(

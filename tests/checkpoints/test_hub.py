@@ -15,7 +15,7 @@ from vlapack.packing import make_pack
 from vlapack.policy.policy import Policy
 from vlapack.recipe.recipe import Recipe
 
-RECIPE = Recipe(block=8, permute=False)
+RECIPE = Recipe(block=8, permute=False, rounding="rtn")
 
 
 @pytest.fixture
