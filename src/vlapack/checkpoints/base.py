@@ -260,6 +260,10 @@ class Checkpoint(Protocol):
         """One tensor, in memory of its own."""
         ...
 
+    def mapped(self, name: str) -> torch.Tensor:
+        """One tensor, left on disk where it can be: pages come into memory when rows are read."""
+        ...
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON object from a file; anything else is an InputError that names the file."""

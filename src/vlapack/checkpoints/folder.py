@@ -41,6 +41,10 @@ class CheckpointFolder:
         """One tensor, in memory of its own."""
         return self.weights.read(name)
 
+    def mapped(self, name: str) -> torch.Tensor:
+        """One tensor, left on disk."""
+        return self.weights.mapped(name)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FloatCheckpoint(CheckpointFolder):

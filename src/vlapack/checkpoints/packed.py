@@ -27,6 +27,7 @@ from vlapack.linear import ActivationStep, PackedLinear
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.names import EMBEDDING
+from vlapack.pi0.savings import Savings
 from vlapack.pi0.stored import StoredEmbedding
 
 EMBEDDING_MODULE = EMBEDDING.rpartition(".")[0]
@@ -115,7 +116,11 @@ class PackedCheckpoint(CheckpointFolder):
         return packed_groups(self.document["quantization_config"])
 
 
-def load_packed_model(checkpoint: PackedCheckpoint, dtype: torch.dtype = torch.float32) -> Pi0:
+def load_packed_model(
+    checkpoint: PackedCheckpoint,
+    dtype: torch.dtype = torch.float32,
+    savings: Savings = Savings(),  # noqa: B008 - it is frozen
+) -> Pi0:
     """Return the network of a pack, every weight held as the pack stores it.
 
     Layers that never run stay on meta; the embedding stays in the file. Every tensor is checked, these included.
@@ -123,11 +128,12 @@ def load_packed_model(checkpoint: PackedCheckpoint, dtype: torch.dtype = torch.f
     Args:
         checkpoint: the pack.
         dtype: of the arithmetic around the integer products; see `load_weights`.
+        savings: what is neither computed nor held.
 
     Raises:
         InputError: a tensor is damaged or missing.
     """
-    model = build(checkpoint.config.architecture)
+    model = build(checkpoint.config.architecture, savings)
     of_module: dict[str, dict[str, str]] = {}
     for name in checkpoint.names():
         module, _, kind = name.rpartition(".")
@@ -142,13 +148,14 @@ def load_packed_model(checkpoint: PackedCheckpoint, dtype: torch.dtype = torch.f
         return {kind: take(name) for kind, name in of_module.pop(module, {}).items()}
 
     for group in checkpoint.groups:
-        if group.executed:
+        if group.executed or not savings.last_layer:
             for name, packed in _packed_linears(group, {name: tensors(name) for name in group.layers}):
                 model.set_submodule(name, packed)
         else:
             for name in group.layers:
                 del of_module[name]
-    rows = {kind: checkpoint.weights.mapped(name) for kind, name in of_module.pop(EMBEDDING_MODULE).items()}
+    embedding = checkpoint.weights.mapped if savings.embedding_rows else checkpoint.read
+    rows = {kind: embedding(name) for kind, name in of_module.pop(EMBEDDING_MODULE).items()}
     model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(rows["weight"], rows.get("weight_scale"), dtype))
     load_weights(model, take, [name for kinds in of_module.values() for name in kinds.values()], dtype)
     for name in unread:

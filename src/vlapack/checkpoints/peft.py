@@ -134,6 +134,11 @@ class Merged:
         scale = alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
         return torch.addmm(self._base.read(name).float(), up, down, alpha=scale)
 
+    def mapped(self, name: str) -> Tensor:
+        """One tensor; those that the adapter does not change are left on disk."""
+        changed = name in self._halves or name in self._replaced
+        return self.read(name) if changed else self._base.mapped(name)
+
 
 def base_of(folder: Path) -> Path:
     """Return the folder of the base that an adapter names: a path, or a repository in Hugging Face's cache.

@@ -46,6 +46,10 @@ class Weights(Protocol):
         """One tensor, in memory of its own."""
         ...
 
+    def mapped(self, name: str) -> Tensor:
+        """One tensor, left on disk where it lies there as it is."""
+        ...
+
 
 class ShardedFile:
     """Hugging Face's shards: `model.safetensors.index.json` says which file holds which tensor.
@@ -95,6 +99,10 @@ class ShardedFile:
         """One tensor in memory of its own."""
         return self._of[name].read(name)
 
+    def mapped(self, name: str) -> Tensor:
+        """One tensor, left on disk."""
+        return self._of[name].mapped(name)
+
 
 class Renamed:
     """The same tensors under other names.
@@ -125,6 +133,10 @@ class Renamed:
     def read(self, name: str) -> Tensor:
         """One tensor in memory of its own."""
         return self._weights.read(self._stored[name])
+
+    def mapped(self, name: str) -> Tensor:
+        """One tensor, left on disk where it lies there as it is."""
+        return self._weights.mapped(self._stored[name])
 
 
 def open_weights(folder: Path) -> Weights:

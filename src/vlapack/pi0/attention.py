@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 
@@ -25,3 +28,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
         return scaled_dot_product_attention(query, key, value, attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
         return scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask).to(value.dtype)
+
+
+def backend(*, fused: bool) -> AbstractContextManager[None]:
+    """Where attention runs fused as usual, or else in separate products, its weights [Q, S] written to memory."""
+    return nullcontext() if fused else sdpa_kernel(SDPBackend.MATH)

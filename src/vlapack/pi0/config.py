@@ -99,6 +99,11 @@ class Pi0Config:
         """Whether the expert's norms are modulated by the flow time (adaRMS), which is π0.5."""
         return self.variant == "pi05"
 
+    @property
+    def suffix_length(self) -> int:
+        """How many tokens the expert reads: the actions, and π0's state."""
+        return self.action_horizon + (0 if self.adaptive_norms else 1)
+
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain dicts, the form `from_dict` reads and JSON holds."""
         return dataclasses.asdict(self)

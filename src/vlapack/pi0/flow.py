@@ -1,26 +1,25 @@
-"""π0 and π0.5 (arXiv 2410.24164, 2504.16054): a flow-matching action expert beside a vision-language model.
+"""π0 and π0.5 as policies act with them: a flow from noise to an action chunk, integrated by Euler steps.
 
-Parameter names and shapes are those of openpi's `PI0Pytorch`, without its two lm_heads, which acting never reads.
-Written for inference: the prefix (images and prompt) runs once per action chunk, and the expert's denoise steps
-attend to its keys and values. What cannot change the result is not computed: cameras that no observation of the
-batch has, prompt slots that none of them uses, and the last language layer beyond its keys and values.
+Written for inference: the prefix (images and prompt) runs once per action chunk, and the expert's denoise steps attend
+to its keys and values. What cannot change the result is neither computed nor held (`savings`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import mse_loss, pad, silu
+from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.gemma import GemmaModel
-from vlapack.pi0.positions import sinusoidal_embedding
-from vlapack.pi0.prefix import Prefix
-from vlapack.pi0.siglip import SiglipTransformer
+from vlapack.pi0.network import Network
+from vlapack.pi0.positions import euler_times
+from vlapack.pi0.prefix import Prefix, look
+from vlapack.pi0.savings import Savings
 
 Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(x_t [B, H, D], t [B]) → the velocity v_t [B, H, D] at that point of the flow."""
@@ -29,64 +28,23 @@ Step: TypeAlias = Callable[[Denoise, Tensor, Tensor], Tensor]
 """Wraps one denoise step, `(denoise, x_t, t) → v_t`: real-time chunking steers the flow here."""
 
 
-class Holder(nn.Module):
-    """A module that only carries others, so that names have the dots of openpi's."""
-
-    def __init__(self, **children: nn.Module) -> None:
-        """Register each keyword under its name."""
-        super().__init__()
-        for name, child in children.items():
-            self.add_module(name, child)
+NUM_STEPS = 10
+"""Denoise steps of a chunk, as openpi acts."""
 
 
-class Pi0(nn.Module):
-    """The policy network. Built under `torch.device("meta")` it costs nothing; `load.load_weights` fills it."""
+class Pi0(Network):
+    """The policy network. Built under `torch.device("meta")` it costs nothing; `load.load_weights` fills it.
 
-    def __init__(self, config: Pi0Config) -> None:
+    Attributes:
+        time_table: `condition` of every denoise step's time, [steps, …]; None until `tabulate`.
+    """
+
+    time_table: Tensor | None
+
+    def __init__(self, config: Pi0Config, savings: Savings = Savings()) -> None:  # noqa: B008 - it is frozen
         """Allocate every parameter on the current default device; `load` or `init` give them their values."""
-        super().__init__()
-        self.config = config
-        llm, expert = config.llm.width, config.expert.width
-        adaptive = config.adaptive_norms
-        self.paligemma_with_expert = Holder(
-            paligemma=Holder(
-                model=Holder(
-                    vision_tower=Holder(vision_model=SiglipTransformer(config.vision)),
-                    multi_modal_projector=Holder(linear=nn.Linear(config.vision.width, llm)),
-                    language_model=GemmaModel(config.llm, vocab_size=config.vocab_size),
-                )
-            ),
-            gemma_expert=Holder(model=GemmaModel(config.expert, cond_dim=expert if adaptive else None)),
-        )
-        self.action_in_proj = nn.Linear(config.action_dim, expert)
-        self.action_out_proj = nn.Linear(expert, config.action_dim)
-        if adaptive:
-            self.time_mlp_in = nn.Linear(expert, expert)
-            self.time_mlp_out = nn.Linear(expert, expert)
-        else:
-            self.state_proj = nn.Linear(config.action_dim, expert)
-            self.action_time_mlp_in = nn.Linear(2 * expert, expert)
-            self.action_time_mlp_out = nn.Linear(expert, expert)
-
-    @property
-    def vision(self) -> SiglipTransformer:
-        """The SigLIP tower."""
-        return self.get_submodule("paligemma_with_expert.paligemma.model.vision_tower.vision_model")  # type: ignore[return-value]
-
-    @property
-    def projector(self) -> nn.Module:
-        """The linear that takes image tokens to the language model's width."""
-        return self.get_submodule("paligemma_with_expert.paligemma.model.multi_modal_projector.linear")
-
-    @property
-    def llm(self) -> GemmaModel:
-        """The language model."""
-        return self.get_submodule("paligemma_with_expert.paligemma.model.language_model")  # type: ignore[return-value]
-
-    @property
-    def expert(self) -> GemmaModel:
-        """The action expert."""
-        return self.get_submodule("paligemma_with_expert.gemma_expert.model")  # type: ignore[return-value]
+        super().__init__(config, savings)
+        self.register_buffer("time_table", None, persistent=False)
 
     def embed_prefix(self, images: Tensor, image_masks: Tensor, tokens: Tensor, token_masks: Tensor) -> Prefix:
         """Run images and prompt through the language model.
@@ -100,33 +58,8 @@ class Pi0(nn.Module):
         Raises:
             InputError: The shapes do not fit the configuration or each other.
         """
-        self._check_prefix(images, image_masks, tokens, token_masks)
-        features = self.vision(images[:, image_masks.any(dim=0)].flatten(0, 1))
-        x, exists = self.join(features, image_masks, tokens, token_masks)
-        mask = None if bool(exists.all()) else exists
-        # Positions count only tokens that exist, so leaving some out moves none of the others.
-        positions = exists.cumsum(dim=1) - 1
-        keys_values = self.llm.keys_values(x, positions, None if mask is None else mask[:, None, None, :])
-        return Prefix(keys_values, mask, exists.sum(dim=1))
-
-    def join(self, features: Tensor, image_masks: Tensor, tokens: Tensor, token_masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Make one sequence of the pictures that the vision tower has encoded and the prompt.
-
-        Args:
-            features: [B · seen cameras, patches, vision width]; a camera that no observation has is not among them.
-            image_masks: As the next two, see `embed_prefix`.
-            tokens: [B, L].
-            token_masks: [B, L].
-
-        Returns:
-            The language model's input [B, T, width], and which of its tokens exist, [B, T] boolean.
-        """
-        seen, used = image_masks.any(dim=0), token_masks.any(dim=0)
-        image_tokens = self.projector(features).reshape(len(tokens), -1, self.config.llm.width)
-        prompt = self.llm.embed(tokens[:, used])
-        per_camera = self.config.vision.num_patches
-        exists = torch.cat((image_masks[:, seen].repeat_interleave(per_camera, dim=1), token_masks[:, used]), dim=1)
-        return torch.cat((image_tokens.to(prompt.dtype), prompt), dim=1), exists
+        seen = look(images, image_masks, tokens, token_masks, config=self.config, savings=self.savings)
+        return Prefix(self.understand(self.see(seen.images), seen.tokens, seen.exists), seen.exists, seen.length)
 
     def denoise_step(self, prefix: Prefix, state: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Predict the velocity noise − actions of the flow.
@@ -140,15 +73,18 @@ class Pi0(nn.Module):
         Returns:
             v_t [B, H, action_dim] in fp32.
         """
-        with _full_precision(x_t.device):
-            x, cond = self._embed_suffix(state, x_t, t)
-        length = x.shape[1]
-        positions = prefix.length[:, None] + torch.arange(length, device=x.device)
-        stream = x.to(prefix.keys_values[0][0].dtype)
-        out = self.expert(stream, positions, self._suffix_mask(prefix, length), prefix.keys_values, cond)
-        with _full_precision(x_t.device):
-            velocity: Tensor = self.action_out_proj(out[:, -self.config.action_horizon :].float())
-        return velocity
+        return self.velocity(prefix, state, x_t, self.condition(t))
+
+    @torch.no_grad()
+    def tabulate(self, num_steps: int = NUM_STEPS) -> None:
+        """Compute `condition` for the times of so many denoise steps, once and for all.
+
+        Sampling with this number of steps then neither computes the condition nor reads the layers that make it. Their
+        weights must not be changed, nor hooked, afterwards.
+        """
+        # Row by row, since a product of several rows may round otherwise than that of one.
+        times = euler_times(num_steps).to(self.action_in_proj.weight.device)
+        self.time_table = torch.cat([self.condition(t[None]) for t in times])
 
     @torch.no_grad()
     def sample_actions(  # noqa: PLR0917 - five tensors make one batch
@@ -160,7 +96,7 @@ class Pi0(nn.Module):
         state: Tensor,
         noise: Tensor,
         *,
-        num_steps: int = 10,
+        num_steps: int = NUM_STEPS,
         step: Step | None = None,
     ) -> Tensor:
         """Integrate the flow from noise to an action chunk with Euler steps.
@@ -172,7 +108,7 @@ class Pi0(nn.Module):
             token_masks: [B, L].
             state: [B, action_dim], normalized.
             noise: [B, H, action_dim], standard normal.
-            num_steps: Euler steps.
+            num_steps: Euler steps, 10 as openpi takes.
             step: Called as `step(denoise, x_t, t)` for each step's velocity; None: `denoise(x_t, t)`.
 
         Returns:
@@ -180,25 +116,34 @@ class Pi0(nn.Module):
         """
         if num_steps < 1:
             raise InputError(f"num_steps is {num_steps}; sampling takes at least 1 step (openpi takes 10).")
-        prefix = self.embed_prefix(images, image_masks, tokens, token_masks)
-        return self.integrate(prefix, state, noise, num_steps=num_steps, step=step)
+        prefix = partial(self.embed_prefix, images, image_masks, tokens, token_masks)
+        if self.savings.prefix_once:
+            return self.integrate(prefix(), state, noise, num_steps=num_steps, step=step)
+        return self._integrate(prefix, state, noise, num_steps=num_steps, step=step)
 
     def integrate(
-        self, prefix: Prefix, state: Tensor, noise: Tensor, *, num_steps: int = 10, step: Step | None = None
+        self, prefix: Prefix, state: Tensor, noise: Tensor, *, num_steps: int = NUM_STEPS, step: Step | None = None
     ) -> Tensor:
         """Do what `sample_actions` does once the prefix is known; arguments and result as there."""
+        return self._integrate(lambda: prefix, state, noise, num_steps=num_steps, step=step)
 
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.denoise_step(prefix, state, x_t, t)
-
+    def _integrate(
+        self, prefix: Callable[[], Prefix], state: Tensor, noise: Tensor, *, num_steps: int, step: Step | None
+    ) -> Tensor:
+        """Take the Euler steps, each with what `prefix` returns."""
         x_t = noise.float()
         dt = torch.tensor(-1.0 / num_steps, dtype=torch.float32, device=noise.device)
-        # The time is accumulated in fp32 as openpi does: its embedding turns by 2π·250 per unit, so that even the
-        # rounding of 1 − k/10 would show in the fifth digit of the actions.
-        t = torch.ones(len(noise), dtype=torch.float32, device=noise.device)
-        for _ in range(num_steps):
+        table = self.time_table if self.time_table is not None and len(self.time_table) == num_steps else None
+        for number, time in enumerate(euler_times(num_steps).to(noise.device)):
+            t = time.expand(len(noise))
+            known = None if table is None else table[number][None]
+
+            def denoise(x: Tensor, at: Tensor, t: Tensor = t, known: Tensor | None = known) -> Tensor:
+                # A step may ask for another time than its own; the table has only its own.
+                condition = known if known is not None and at is t else self.condition(at)
+                return self.velocity(prefix(), state, x, condition)
+
             x_t = x_t + dt * (denoise(x_t, t) if step is None else step(denoise, x_t, t))
-            t = t + dt
         return x_t
 
     def flow_matching_loss(  # noqa: PLR0917 - as above, and the samples
@@ -236,47 +181,3 @@ class Pi0(nn.Module):
             prefix.repeat(samples), state.repeat(samples, 1), x_t.flatten(0, 1), time.flatten()
         )
         return mse_loss(velocity.view_as(noise), noise - actions, reduction="none")
-
-    def _embed_suffix(self, state: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the expert's input tokens and, for π0.5, the condition of its norms."""
-        time = sinusoidal_embedding(t, self.config.expert.width).float()
-        actions = self.action_in_proj(x_t.float())
-        if self.config.adaptive_norms:
-            return actions, silu(self.time_mlp_out(silu(self.time_mlp_in(time))))
-        mixed = torch.cat((actions, time[:, None].expand_as(actions)), dim=-1)
-        mixed = self.action_time_mlp_out(silu(self.action_time_mlp_in(mixed)))
-        first = self.state_proj(state.float())
-        return torch.cat((first[:, None], mixed), dim=1), None
-
-    def _suffix_mask(self, prefix: Prefix, length: int) -> Tensor | None:
-        """[B, 1, length or 1, P + length]: all see the prefix and all actions; π0's state token sees no action."""
-        keys = prefix.keys_values[0][0]
-        batch, prefix_length = keys.shape[0], keys.shape[2]
-        if self.config.adaptive_norms:
-            if prefix.mask is None:
-                return None
-            return pad(prefix.mask, (0, length), value=True)[:, None, None, :]
-        mask = torch.ones(batch, 1, length, prefix_length + length, dtype=torch.bool, device=keys.device)
-        if prefix.mask is not None:
-            mask[:, 0, :, :prefix_length] = prefix.mask[:, None]
-        mask[:, :, 0, prefix_length + 1 :] = False
-        return mask
-
-    def _check_prefix(self, images: Tensor, image_masks: Tensor, tokens: Tensor, token_masks: Tensor) -> None:
-        cameras, size = self.config.num_cameras, self.config.vision.image_size
-        if images.dim() != 5 or images.shape[1:] != (cameras, 3, size, size):
-            raise InputError(f"images: expected [B, {cameras}, 3, {size}, {size}], found {list(images.shape)}.")
-        if image_masks.shape != images.shape[:2]:
-            raise InputError(f"image_masks: expected {list(images.shape[:2])}, found {list(image_masks.shape)}.")
-        if tokens.shape != token_masks.shape or tokens.dim() != 2 or len(tokens) != len(images):
-            raise InputError(
-                f"tokens and token_masks: expected [{len(images)}, L] both, "
-                f"found {list(tokens.shape)} and {list(token_masks.shape)}."
-            )
-        if not bool((image_masks.any(dim=1) | token_masks.any(dim=1)).all()):
-            raise InputError("An observation without any camera and without a prompt gives the expert nothing to see.")
-
-
-def _full_precision(device: torch.device) -> torch.autocast:
-    """Actions, times and velocities keep fp32 under autocast: they are few, and their error goes into every action."""
-    return torch.autocast(device.type, enabled=False)

@@ -13,20 +13,19 @@ from torch.nn.functional import gelu, rms_norm
 
 from vlapack.linear import project
 from vlapack.pi0.attention import attend
+from vlapack.pi0.cache import KeysValues, Past
 from vlapack.pi0.config import GemmaConfig
 from vlapack.pi0.positions import rotary_table, rotate
 
 NORM_EPS = 1e-6
-
-KeysValues = tuple[Tensor, Tensor]
-"""Keys after RoPE and values of one layer, each [B, kv heads, T, head_dim]."""
 
 
 class RMSNorm(nn.Module):
     """x / rms(x), computed in fp32, times 1 + weight.
 
     With `cond_dim` it is adaptive (adaRMS, as DiT's adaLN, arXiv 2212.09748): a linear of the condition gives scale,
-    shift and the gate of the residual that follows, and there is no weight of its own.
+    shift and the gate of the residual that follows, and there is no weight of its own. The condition is the flow time
+    and no more, so what that linear makes of it (`modulation`) is computed apart from the norm, and kept.
     """
 
     def __init__(self, width: int, cond_dim: int | None = None) -> None:
@@ -38,13 +37,19 @@ class RMSNorm(nn.Module):
         else:
             self.dense = nn.Linear(cond_dim, 3 * width)
 
-    def forward(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Normalize [B, T, width], with the condition [B, cond_dim] if adaptive; returns (y, gate [B, 1, width])."""
+    def modulation(self, cond: Tensor) -> Tensor:
+        """Condition [B, cond_dim] → factor 1 + scale, shift and gate, [B, 3, width] fp32."""
+        assert self.dense is not None
+        scale, shift, gate = self.dense(cond).float().chunk(3, dim=-1)
+        return torch.stack((1.0 + scale, shift, gate), dim=1)
+
+    def forward(self, x: Tensor, modulation: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Normalize [B, T, width], with the `modulation` [B or 1, 3, width] if adaptive; returns (y, gate)."""
         normed = rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS)
-        if self.dense is None:
+        if modulation is None:
             return (normed * (1.0 + self.weight.float())).to(x.dtype), None
-        scale, shift, gate = self.dense(cond)[:, None, :].float().chunk(3, dim=-1)
-        return torch.addcmul(shift, normed, 1.0 + scale).to(x.dtype), gate.to(x.dtype)
+        factor, shift, gate = modulation[:, :, None].unbind(1)
+        return torch.addcmul(shift, normed, factor).to(x.dtype), gate.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -66,7 +71,7 @@ class Attention(nn.Module):
         return self._split(key, value, rope)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, past: KeysValues | None
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, past: Past | None
     ) -> tuple[Tensor, KeysValues]:
         """Attend from [B, T, width] to `past` and to itself.
 
@@ -74,7 +79,7 @@ class Attention(nn.Module):
             x: [B, T, width].
             rope: The table of the positions of x.
             mask: [B, 1, T or 1, S] over past and own keys together, or None.
-            past: Keys and values to attend to before its own.
+            past: What to attend to before its own keys.
 
         Returns:
             [B, T, width], and its own keys and values.
@@ -84,7 +89,7 @@ class Attention(nn.Module):
         query = rotate(query.view(batch, tokens, self.config.num_heads, -1), rope)
         key, value = own = self._split(key, value, rope)
         if past is not None:
-            key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
+            key, value = past.followed_by(key, value)
 
         # The queries that share a key are rows of one product: [B, T, G·R, D] → [B, G, T·R, D]. With one kv head
         # this moves no memory, and the keys are never repeated per head.
@@ -134,14 +139,17 @@ class Layer(nn.Module):
         x: Tensor,
         rope: tuple[Tensor, Tensor],
         mask: Tensor | None = None,
-        past: KeysValues | None = None,
-        cond: Tensor | None = None,
+        past: Past | None = None,
+        modulations: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> tuple[Tensor, KeysValues]:
-        """[B, T, width] → the same, and the layer's own keys and values; arguments as in `Attention.forward`."""
-        normed, gate = self.input_layernorm(x, cond)
+        """[B, T, width] → the same, and the layer's own keys and values.
+
+        Arguments as in `Attention.forward`, and the modulations of the two norms where they are adaptive.
+        """
+        normed, gate = self.input_layernorm(x, modulations[0])
         mixed, keys_values = self.self_attn(normed, rope, mask, past)
         x = _gated_sum(x, mixed, gate)
-        normed, gate = self.post_attention_layernorm(x, cond)
+        normed, gate = self.post_attention_layernorm(x, modulations[1])
         return _gated_sum(x, self.mlp(normed), gate), keys_values
 
 
@@ -171,42 +179,60 @@ class GemmaModel(nn.Module):
         scaled: Tensor = rows * self.config.width**0.5
         return scaled
 
-    def keys_values(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> list[KeysValues]:
+    def keys_values(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None, *, room: int = 0, stop_early: bool = True
+    ) -> list[Past]:
         """Run the stack for what others attend to: the keys and values of every layer.
-
-        The last layer stops at its keys and values, since nothing reads its output.
 
         Args:
             x: [B, T, width].
-            positions: [B, T].
+            positions: [B or 1, T].
             mask: [B, 1, 1, T] boolean, true for tokens that exist, or None when all do.
+            room: Tokens that are to follow, see `Past`.
+            stop_early: Let the last layer stop at its keys and values, since nothing reads its output.
         """
         rope = rotary_table(positions, self.config.head_dim, x.dtype)
         collected = []
         for index in range(len(self.layers)):
-            x, own = self.advance(index, x, rope, mask)
-            collected.append(own)
+            x, own = self.advance(index, x, rope, mask, stop_early=stop_early)
+            collected.append(Past.with_room(own, room) if room else Past(*own))
+        if not stop_early:
+            self.norm(x)
         return collected
 
     def advance(
-        self, index: int, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None
+        self, index: int, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, *, stop_early: bool = True
     ) -> tuple[Tensor, KeysValues]:
-        """Run one layer of `keys_values`: its output (the last layer returns its input), its keys and values."""
+        """Run one layer of `keys_values`: its output (a last layer that stops early returns its input), its own."""
         layer: Layer = self.layers[index]  # type: ignore[assignment]
-        if index < len(self.layers) - 1:
+        if index < len(self.layers) - 1 or not stop_early:
             advanced, own = layer(x, rope, mask)
             return advanced, own
         normed, _ = layer.input_layernorm(x)
         return x, layer.self_attn.keys_values(normed, rope)
 
+    def modulations(self, cond: Tensor) -> Tensor:
+        """Condition [B, cond_dim] → what every adaptive norm makes of it, [B, 2 · layers + 1, 3, width] fp32."""
+        norms = [module for module in self.modules() if isinstance(module, RMSNorm)]
+        return torch.stack([norm.modulation(cond) for norm in norms], dim=1)
+
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor | None, past: list[KeysValues], cond: Tensor | None = None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        past: list[Past],
+        modulations: Tensor | None = None,
     ) -> Tensor:
-        """Run the stack on [B, T, width], each layer attending to `past` of its index, then the final norm."""
+        """Run the stack on [B, T, width], each layer attending to `past` of its index, then the final norm.
+
+        `modulations` [B or 1, 2 · layers + 1, 3, width] is what adaptive norms need.
+        """
         rope = rotary_table(positions, self.config.head_dim, x.dtype)
-        for layer, keys_values in zip(self.layers, past, strict=True):
-            x, _ = layer(x, rope, mask, keys_values, cond)
-        y: Tensor = self.norm(x, cond)[0]
+        of_norms = [None] * (2 * len(self.layers) + 1) if modulations is None else modulations.unbind(1)
+        for index, (layer, before) in enumerate(zip(self.layers, past, strict=True)):
+            x, _ = layer(x, rope, mask, before, (of_norms[2 * index], of_norms[2 * index + 1]))
+        y: Tensor = self.norm(x, of_norms[-1])[0]
         return y
 
 

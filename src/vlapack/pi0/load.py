@@ -12,19 +12,25 @@ from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical, kept_in_fp32, never_executed
-from vlapack.pi0.stored import StoredLinear
+from vlapack.pi0.savings import Savings
+from vlapack.pi0.stored import StoredEmbedding, StoredLinear
 
 SHOWN = 5
 
 
-def build(config: Pi0Config) -> Pi0:
+def build(config: Pi0Config, savings: Savings = Savings()) -> Pi0:  # noqa: B008 - it is frozen
     """Return the network with every parameter on the meta device: shapes without memory."""
     with torch.device("meta"):
-        return Pi0(config).eval()
+        return Pi0(config, savings).eval()
 
 
 def load_weights(
-    model: Pi0, read: Callable[[str], Tensor], names: Iterable[str], dtype: torch.dtype = torch.float32
+    model: Pi0,
+    read: Callable[[str], Tensor],
+    names: Iterable[str],
+    dtype: torch.dtype = torch.float32,
+    *,
+    rows: Callable[[str], Tensor] | None = None,
 ) -> None:
     """Assign every parameter of `model` that acting reads; what it never reads stays on meta and is not read here.
 
@@ -38,20 +44,24 @@ def load_weights(
             the language model's is the token embedding where that has no name of its own (tied weights), and the
             expert's is never read.
         dtype: Of the arithmetic; with bf16 (or fp16), norms, patch embeddings, action and time projections stay fp32.
+        rows: Name → tensor, left on disk: for the embedding, of which a prompt needs some rows. None: it is read.
 
     Raises:
         InputError: A tensor is missing, unexpected, there twice, or of another shape; the message names it.
     """
     stored = stored_names(names)
-    wanted = executed_parameters(model)
     check_names(model, stored)
+    if rows is not None and model.savings.embedding_rows:
+        table = _fitting(rows(stored[EMBEDDING]), model.llm.embed_tokens.weight.shape, stored[EMBEDDING])
+        model.set_submodule(EMBEDDING.removesuffix(".weight"), StoredEmbedding(table, dtype=dtype))
+    if EXPERT_HEAD in stored and not model.savings.lm_heads:
+        name = EXPERT_HEAD.removesuffix(".weight")
+        model.get_submodule(name.rpartition(".")[0]).add_module(
+            "lm_head", StoredLinear(read(stored[EXPERT_HEAD]), None)
+        )
+    wanted = executed_parameters(model)
     for name, parameter in wanted.items():
-        tensor = read(stored[name])
-        if tensor.shape != parameter.shape:
-            raise InputError(
-                f"{stored[name]}: expected shape {list(parameter.shape)}, found {list(tensor.shape)}. "
-                "The weights belong to another configuration than the one given."
-            )
+        tensor = _fitting(read(stored[name]), parameter.shape, stored[name])
         module, _, leaf = name.rpartition(".")
         owner = model.get_submodule(module)
         if not (isinstance(owner, nn.Linear) and tensor.dtype.itemsize < arithmetic(name, dtype).itemsize):
@@ -87,7 +97,7 @@ def filled(model: Pi0, modules: Sequence[str], read: Callable[[str], Tensor], dt
 
 def executed_parameters(model: Pi0) -> dict[str, nn.Parameter]:
     """Every parameter that acting reads, by name."""
-    unread = never_executed(model.config)
+    unread = never_executed(model.config) if model.savings.last_layer else frozenset()
     return {name: value for name, value in model.named_parameters() if name.rpartition(".")[0] not in unread}
 
 
@@ -110,6 +120,15 @@ def stored_names(names: Iterable[str]) -> dict[str, str]:
     if EMBEDDING not in stored and TIED_EMBEDDING in stored:
         stored[EMBEDDING] = stored[TIED_EMBEDDING]
     return stored
+
+
+def _fitting(tensor: Tensor, shape: torch.Size, name: str) -> Tensor:
+    if tensor.shape != shape:
+        raise InputError(
+            f"{name}: expected shape {list(shape)}, found {list(tensor.shape)}. "
+            "The weights belong to another configuration than the one given."
+        )
+    return tensor
 
 
 def check_names(model: Pi0, stored: Collection[str]) -> None:

@@ -35,6 +35,18 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def euler_times(num_steps: int) -> Tensor:
+    """The flow times [num_steps] at which Euler steps from 1 towards 0 ask for a velocity, in fp32 on the CPU.
+
+    Each is the one before it plus −1 / num_steps in fp32, as openpi has it: the embedding of a time turns by 2π·250 per
+    unit, so that even the rounding of 1 − k/10 would show in the fifth digit of the actions.
+    """
+    times = [torch.ones(())]
+    for _ in range(num_steps - 1):
+        times.append(times[-1] + torch.tensor(-1.0 / num_steps))
+    return torch.stack(times)
+
+
 def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
     """Sines and cosines of the flow time [B] at `width` / 2 periods from 0.004 to 4, in float64: [B, width]."""
     fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=t.device)

@@ -26,6 +26,7 @@ from vlapack.checkpoints.write import copy_checkpoint
 from vlapack.errors import InputError
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
+from vlapack.pi0.savings import Savings
 from vlapack.policy.images import to_network
 from vlapack.policy.layouts import layout_of
 from vlapack.policy.prompt import PromptTokenizer
@@ -113,6 +114,7 @@ class Policy:
         norm_stats: Path | None = None,
         tokenizer: Path | None = None,
         dtype: torch.dtype = torch.float32,
+        savings: Savings = Savings(),  # noqa: B008 - it is frozen
     ) -> Policy:
         """Load a float folder or a pack.
 
@@ -122,15 +124,22 @@ class Policy:
             norm_stats: norm_stats.json or its folder, instead of the one in the folder.
             tokenizer: SentencePiece model, instead of the one that is found.
             dtype: of the arithmetic around the integer products; float weights stored narrower are held so.
+            savings: what is neither computed nor held, because no action depends on it.
 
         Raises:
             InputError: something is missing or does not fit; the message names the flag that helps.
         """
         checkpoint = open_checkpoint(path, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
-        return cls.from_checkpoint(checkpoint, dtype=dtype)
+        return cls.from_checkpoint(checkpoint, dtype=dtype, savings=savings)
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32) -> Policy:
+    def from_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        dtype: torch.dtype = torch.float32,
+        savings: Savings = Savings(),  # noqa: B008 - it is frozen
+    ) -> Policy:
         """Load an opened checkpoint; arguments and errors as in `from_pretrained`."""
         config = checkpoint.config
         if checkpoint.normalization is None:
@@ -138,10 +147,12 @@ class Policy:
         if checkpoint.tokenizer is None:
             raise missing_tokenizer(checkpoint.path)
         if isinstance(checkpoint, PackedCheckpoint):
-            model = load_packed_model(checkpoint, dtype)
+            model = load_packed_model(checkpoint, dtype, savings)
         else:
-            model = build(config.architecture)
-            load_weights(model, checkpoint.read, checkpoint.names(), dtype)
+            model = build(config.architecture, savings)
+            load_weights(model, checkpoint.read, checkpoint.names(), dtype, rows=checkpoint.mapped)
+        if savings.time_table:
+            model.tabulate()
         return cls(
             model,
             config,

@@ -13,16 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlapack.pi0.cache import Past
 from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.flow import Pi0
-from vlapack.pi0.gemma import KeysValues
+from vlapack.pi0.flow import NUM_STEPS, Pi0
 from vlapack.pi0.names import EMBEDDING, EXPERT, LLM, PROJECTOR, VISION, linears, never_executed
 from vlapack.pi0.positions import rotary_table
 from vlapack.pi0.prefix import Prefix
 from vlapack.policy.policy import Policy
-
-NUM_STEPS = 10
-"""Denoise steps of a chunk, as openpi acts."""
 
 FEWEST_ROWS = 24
 """Fewer rows than this take as long, because reading the weights does. For the forecast of the time only."""
@@ -40,7 +37,7 @@ class Passage:
         noise: [1, H, action_dim]; where its flow starts.
         x: Its pictures [pictures, 3, S, S], then their hidden state [pictures, patches, vision width], then that of
             the whole prefix [1, T, llm width].
-        keys_values: Of the language model's layers so far.
+        past: Keys and values of the language model's layers so far.
         actions: [1, H, action_dim], normalized, at the end.
     """
 
@@ -50,7 +47,7 @@ class Passage:
     state: Tensor
     noise: Tensor
     x: Tensor
-    keys_values: list[KeysValues] = field(default_factory=list)
+    past: list[Past] = field(default_factory=list)
     actions: Tensor | None = None
 
 
@@ -124,20 +121,20 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
     def join(passage: Passage) -> None:
         features = vision.post_layernorm(passage.x)
         # Alone, an observation has no token that does not exist: there is nothing to mask, and positions just count.
-        passage.x, _ = model.join(features, passage.image_masks, passage.tokens, passage.token_masks)
+        passage.x = model.join(features, passage.tokens[passage.token_masks][None])
 
     def understand(index: int) -> Callable[[Passage], None]:
         def run(passage: Passage) -> None:
             positions = torch.arange(passage.x.shape[1])[None]
             rope = rotary_table(positions, config.llm.head_dim, passage.x.dtype)
             passage.x, own = llm.advance(index, passage.x, rope, mask=None)
-            passage.keys_values.append(own)
+            passage.past.append(Past(*own))
 
         return run
 
     def act(passage: Passage) -> None:
         length = torch.tensor([passage.x.shape[1]])
-        past = Prefix(passage.keys_values, mask=None, length=length)
+        past = Prefix(passage.past, mask=None, length=length)
         passage.actions = model.integrate(past, passage.state, passage.noise, num_steps=NUM_STEPS)
 
     heads = [name for name, _ in model.named_children() if name != "paligemma_with_expert"]

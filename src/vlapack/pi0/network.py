@@ -1,0 +1,168 @@
+"""The network of π0 and π0.5 (arXiv 2410.24164, 2504.16054): an action expert beside a vision-language model.
+
+Parameter names and shapes are those of openpi's `PI0Pytorch`, without its two lm_heads, which acting never reads.
+Its work is four methods: `see` (the vision tower), `understand` (the language model), `condition` (what the expert is
+told of the flow time) and `velocity` (the expert). Nothing in them depends on the values of a tensor, so that
+`torch.compile` takes each as one graph.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, silu
+
+from vlapack.pi0.attention import backend
+from vlapack.pi0.cache import Past
+from vlapack.pi0.config import Pi0Config
+from vlapack.pi0.gemma import GemmaModel
+from vlapack.pi0.positions import sinusoidal_embedding
+from vlapack.pi0.prefix import Prefix
+from vlapack.pi0.savings import Savings
+from vlapack.pi0.siglip import SiglipTransformer
+
+
+class Holder(nn.Module):
+    """A module that only carries others, so that names have the dots of openpi's."""
+
+    def __init__(self, **children: nn.Module) -> None:
+        """Register each keyword under its name."""
+        super().__init__()
+        for name, child in children.items():
+            self.add_module(name, child)
+
+
+class Network(nn.Module):
+    """The parts and how data goes through each. `flow.Pi0` makes a policy's network of it."""
+
+    def __init__(self, config: Pi0Config, savings: Savings = Savings()) -> None:  # noqa: B008 - it is frozen
+        """Allocate every parameter on the current default device; `load` or `init` give them their values."""
+        super().__init__()
+        self.config = config
+        self.savings = savings
+        llm, expert = config.llm.width, config.expert.width
+        adaptive = config.adaptive_norms
+        self.paligemma_with_expert = Holder(
+            paligemma=Holder(
+                model=Holder(
+                    vision_tower=Holder(vision_model=SiglipTransformer(config.vision)),
+                    multi_modal_projector=Holder(linear=nn.Linear(config.vision.width, llm)),
+                    language_model=GemmaModel(config.llm, vocab_size=config.vocab_size),
+                )
+            ),
+            gemma_expert=Holder(model=GemmaModel(config.expert, cond_dim=expert if adaptive else None)),
+        )
+        self.action_in_proj = nn.Linear(config.action_dim, expert)
+        self.action_out_proj = nn.Linear(expert, config.action_dim)
+        if adaptive:
+            self.time_mlp_in = nn.Linear(expert, expert)
+            self.time_mlp_out = nn.Linear(expert, expert)
+        else:
+            self.state_proj = nn.Linear(config.action_dim, expert)
+            self.action_time_mlp_in = nn.Linear(2 * expert, expert)
+            self.action_time_mlp_out = nn.Linear(expert, expert)
+
+    @property
+    def vision(self) -> SiglipTransformer:
+        """The SigLIP tower."""
+        return self.get_submodule("paligemma_with_expert.paligemma.model.vision_tower.vision_model")  # type: ignore[return-value]
+
+    @property
+    def projector(self) -> nn.Module:
+        """The linear that takes image tokens to the language model's width."""
+        return self.get_submodule("paligemma_with_expert.paligemma.model.multi_modal_projector.linear")
+
+    @property
+    def llm(self) -> GemmaModel:
+        """The language model."""
+        return self.get_submodule("paligemma_with_expert.paligemma.model.language_model")  # type: ignore[return-value]
+
+    @property
+    def expert(self) -> GemmaModel:
+        """The action expert."""
+        return self.get_submodule("paligemma_with_expert.gemma_expert.model")  # type: ignore[return-value]
+
+    def see(self, images: Tensor) -> Tensor:
+        """Encode pictures [N, 3, image_size, image_size]: [N, patches, vision width]."""
+        with backend(fused=self.savings.fused_attention):
+            features: Tensor = self.vision(images)
+        return features
+
+    def join(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """Make the language model's input [B, T, width] of `see`'s features and the prompt's tokens [B, L]."""
+        image_tokens = self.projector(features).reshape(len(tokens), -1, self.config.llm.width)
+        prompt = self.llm.embed(tokens)
+        return torch.cat((image_tokens.to(prompt.dtype), prompt), dim=1)
+
+    def understand(self, features: Tensor, tokens: Tensor, exists: Tensor | None) -> list[Past]:
+        """Run the language model for its keys and values.
+
+        Args:
+            features: [B · cameras, patches, vision width], from `see`.
+            tokens: [B, L].
+            exists: [B, T] boolean, which of the pictures' and the prompt's tokens exist; None when all do.
+        """
+        x = self.join(features, tokens)
+        if exists is None:
+            positions, mask = torch.arange(x.shape[1], device=x.device)[None], None
+        else:
+            # Positions count only tokens that exist, so leaving some out moves none of the others.
+            positions, mask = exists.cumsum(dim=1) - 1, exists[:, None, None, :]
+        room = self.config.suffix_length if self.savings.static_cache and not torch.is_grad_enabled() else 0
+        with backend(fused=self.savings.fused_attention):
+            return self.llm.keys_values(x, positions, mask, room=room, stop_early=self.savings.last_layer)
+
+    def condition(self, t: Tensor) -> Tensor:
+        """What the expert is told of the flow times [B], and depends on nothing else.
+
+        Returns:
+            π0.5: the modulations of its norms, [B, norms, 3, width]. π0: the times' embedding, [B, width].
+        """
+        time = sinusoidal_embedding(t, self.config.expert.width).float()
+        if not self.config.adaptive_norms:
+            return time
+        with _full_precision(t.device):
+            time = silu(self.time_mlp_out(silu(self.time_mlp_in(time))))
+        return self.expert.modulations(time)
+
+    def velocity(self, prefix: Prefix, state: Tensor, x_t: Tensor, condition: Tensor) -> Tensor:
+        """Predict the velocity as `denoise_step` does, for what `condition` [B or 1, …] says of the time."""
+        with _full_precision(x_t.device):
+            x = self._embed_suffix(state, x_t, condition)
+        length = x.shape[1]
+        positions = prefix.length[:, None] + torch.arange(length, device=x.device)
+        stream = x.to(prefix.layers[0].keys.dtype)
+        modulations = condition if self.config.adaptive_norms else None
+        with backend(fused=self.savings.fused_attention):
+            out = self.expert(stream, positions, self._suffix_mask(prefix, length), prefix.layers, modulations)
+        with _full_precision(x_t.device):
+            velocity: Tensor = self.action_out_proj(out[:, -self.config.action_horizon :].float())
+        return velocity
+
+    def _embed_suffix(self, state: Tensor, x_t: Tensor, condition: Tensor) -> Tensor:
+        """Return the expert's input tokens [B, suffix_length, width]."""
+        actions: Tensor = self.action_in_proj(x_t.float())
+        if self.config.adaptive_norms:
+            return actions
+        mixed = torch.cat((actions, condition[:, None].expand_as(actions)), dim=-1)
+        mixed = self.action_time_mlp_out(silu(self.action_time_mlp_in(mixed)))
+        first = self.state_proj(state.float())
+        return torch.cat((first[:, None], mixed), dim=1)
+
+    def _suffix_mask(self, prefix: Prefix, length: int) -> Tensor | None:
+        """[B, 1, length or 1, P + length]: all see the prefix and all actions; π0's state token sees no action."""
+        batch, prefix_length = len(prefix.length), prefix.layers[0].length
+        if self.config.adaptive_norms:
+            if prefix.mask is None:
+                return None
+            return pad(prefix.mask, (0, length), value=True)[:, None, None, :]
+        mask = torch.ones(batch, 1, length, prefix_length + length, dtype=torch.bool, device=prefix.length.device)
+        if prefix.mask is not None:
+            mask[:, 0, :, :prefix_length] = prefix.mask[:, None]
+        mask[:, :, 0, prefix_length + 1 :] = False
+        return mask
+
+
+def _full_precision(device: torch.device) -> torch.autocast:
+    """Actions, times and velocities keep fp32 under autocast: they are few, and their error goes into every action."""
+    return torch.autocast(device.type, enabled=False)
