@@ -62,7 +62,7 @@ class Sizes:
     after: int
     """The same file with only the selected linears (and 8-bit embedding rows) replaced."""
     held: int
-    """What our runtime keeps in memory: without lm_heads, never-executed layers and the embedding."""
+    """What our runtime keeps in memory: without lm_heads, layers that it never calls, and the embedding."""
     mapped: int
     """The embedding, whose rows are read from the file."""
     layers: tuple[LayerSize, ...]
@@ -160,7 +160,12 @@ def runtime(layer: Selected, recipe: Recipe, *, stores_transform: bool = True) -
 
 
 def account(
-    tensors: Tensors, selected: Sequence[Selected], recipe: Recipe, *, never_executed: Collection[str] = frozenset()
+    tensors: Tensors,
+    selected: Sequence[Selected],
+    recipe: Recipe,
+    *,
+    never_executed: Collection[str] = frozenset(),
+    tables: int = 0,
 ) -> Sizes:
     """Add up the bytes of a network before and after packing.
 
@@ -168,7 +173,8 @@ def account(
         tensors: Every tensor of the unpacked file, named as `selected` names its layers.
         selected: The layers that `recipe` packs.
         recipe: How they are packed.
-        never_executed: Names of modules that inference never calls.
+        never_executed: Names of modules that inference never calls, or not after loading.
+        tables: Bytes of what it keeps in the place of some of them.
 
     Raises:
         InputError: A selected layer's weight is not among `tensors`.
@@ -183,7 +189,7 @@ def account(
     after: dict[Part, int] = {}
     of_layer = dict.fromkeys(packed, 0)
     biases = dict.fromkeys(packed, 0)
-    held = mapped = 0
+    held, mapped = tables, 0
     embedding = _embedding(tensors)
     for name, tensor in tensors.items():
         module, _, kind = name.rpartition(".")

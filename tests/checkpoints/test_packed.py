@@ -24,7 +24,6 @@ from vlapack.linear import PackedLinear
 from vlapack.ops.int4 import unpack_int4
 from vlapack.packing import check_pack, make_pack
 from vlapack.pi0.names import EMBEDDING, linears, never_executed
-from vlapack.pi0.savings import Savings
 from vlapack.policy.policy import Policy
 from vlapack.recipe.environment import GUIDE
 from vlapack.recipe.presets import preset
@@ -94,8 +93,7 @@ def test_sixteen_bit_activations_give_the_network_of_the_rounded_weights(
     """Names, biases, sharing and transforms at once: each packed weight is undone by its definition and run so."""
     recipe = Recipe(act_bits=16, block=8, row_rot="restore", smooth=0.15, fold=False)
     make_pack(open_checkpoint(random_checkpoint), recipe, tmp_path / "pack", OBSERVATIONS)
-    packed = Policy.from_pretrained(tmp_path / "pack")
-    rounded = Policy.from_pretrained(random_checkpoint, savings=Savings(time_table=False))  # it would know the old ones
+    packed, rounded = Policy.from_pretrained(tmp_path / "pack"), Policy.from_pretrained(random_checkpoint)
     for group in PackedCheckpoint.open(tmp_path / "pack").groups:
         for name in group.layers if group.executed else ():
             module = packed.model.get_submodule(name)

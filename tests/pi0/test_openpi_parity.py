@@ -3,61 +3,37 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from torch import Tensor
+from openpi_golden import FOLDER, PREFIX_INPUTS, TOLERANCE, Golden, read_golden, sample
 
-from vlapack.pi0.config import CONFIGS, Pi0Config
+from vlapack.pi0.config import CONFIGS
 from vlapack.pi0.flow import Pi0
-from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.names import EMBEDDING, openpi_tensors
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-TOLERANCE = 1e-5
-PREFIX_INPUTS = ("images", "image_masks", "tokens", "token_masks")
+from vlapack.pi0.savings import Savings
 
 
 @pytest.fixture(scope="module", params=["pi0", "pi05"])
-def golden(request: pytest.FixtureRequest) -> tuple[Pi0Config, dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Return config, weights, and the tensors of each batch."""
-    weights: dict[str, Tensor] = {}
-    batches: dict[str, dict[str, Tensor]] = {"mixed": {}, "libero": {}}
-    with safe_open(GOLDEN / f"{request.param}.safetensors", "pt") as file:
-        config = Pi0Config.from_dict(json.loads(file.metadata()["config"]))
-        for key in file.keys():  # noqa: SIM118 - safe_open is no dict
-            group, _, name = key.partition("/")
-            (weights if group == "weights" else batches[group])[name] = file.get_tensor(key)
-    return config, weights, batches
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return read_golden(request.param)
 
 
 @pytest.fixture
-def model(golden) -> Pi0:
-    return load(golden, torch.float32)
-
-
-def load(golden, dtype: torch.dtype) -> Pi0:
-    config, weights, _ = golden
-    model = build(config)
-    load_weights(model, weights.__getitem__, weights, dtype)
-    return model
-
-
-def sample(model: Pi0, batch: dict[str, Tensor]) -> Tensor:
-    return model.sample_actions(*(batch[name] for name in PREFIX_INPUTS), batch["state"], batch["noise"])
+def model(golden: Golden) -> Pi0:
+    """Without a table of times, which knows those of the denoise steps only."""
+    return golden.load(savings=Savings(time_table=False))
 
 
 @pytest.mark.parametrize("batch_name", ["mixed", "libero"])
 def test_actions_equal_openpi(golden, model, batch_name):
-    batch = golden[2][batch_name]
+    batch = golden.batches[batch_name]
     assert (sample(model, batch) - batch["actions"]).abs().max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("batch_name", ["mixed", "libero"])
 def test_every_denoise_step_equals_openpi_at_its_own_point(golden, model, batch_name):
-    batch = golden[2][batch_name]
+    batch = golden.batches[batch_name]
     prefix = model.embed_prefix(*(batch[name] for name in PREFIX_INPUTS))
     t = torch.ones(len(batch["state"]))
     dt = torch.tensor(-0.1)
@@ -70,7 +46,7 @@ def test_every_denoise_step_equals_openpi_at_its_own_point(golden, model, batch_
 
 @pytest.mark.parametrize("batch_name", ["mixed", "libero"])
 def test_training_loss_equals_openpi_where_samples_share_a_prefix(golden, model, batch_name):
-    batch = golden[2][batch_name]
+    batch = golden.batches[batch_name]
     prefix_inputs = (batch[name] for name in PREFIX_INPUTS)
     loss = model.flow_matching_loss(
         *prefix_inputs, batch["state"], batch["target"], batch["loss_noise"], batch["loss_time"]
@@ -81,15 +57,15 @@ def test_training_loss_equals_openpi_where_samples_share_a_prefix(golden, model,
 
 @pytest.mark.parametrize("batch_name", ["mixed", "libero"])
 def test_bf16_is_no_further_from_openpi_bf16_than_bf16_is_from_fp32(golden, batch_name):
-    batch = golden[2][batch_name]
-    actions = sample(load(golden, torch.bfloat16), batch)
+    batch = golden.batches[batch_name]
+    actions = sample(golden.load(torch.bfloat16), batch)
     rounding = (batch["actions_bf16"] - batch["actions"]).norm()
     assert actions.dtype == torch.float32
     assert (actions - batch["actions_bf16"]).norm() <= rounding
 
 
 def test_names_shapes_and_dtypes_are_those_of_openpi_at_full_size():
-    listed = json.loads((GOLDEN / "openpi_pi05_tensors.json").read_text())
+    listed = json.loads((FOLDER / "openpi_pi05_tensors.json").read_text())
     # safetensors' save_model keeps one of two tied names: the lm_head's.
     del listed[EMBEDDING]
     ours = {name: [list(shape), dtype] for name, (shape, dtype) in openpi_tensors(CONFIGS["pi05_libero"]).items()}

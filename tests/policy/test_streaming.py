@@ -18,6 +18,7 @@ from vlapack.errors import InputError
 from vlapack.parent import Parent
 from vlapack.pi0.load import build, filled
 from vlapack.pi0.names import linears, never_executed
+from vlapack.pi0.savings import Savings
 from vlapack.policy import streaming
 from vlapack.policy.observations import load_observations
 from vlapack.policy.policy import Policy
@@ -62,7 +63,7 @@ def groups_of(parent: Parent, recipe: Recipe = WIDEST) -> list[Group]:
 
 def hooked(parent: Parent, observations: list[Any], dtype: torch.dtype) -> tuple[dict[str, LayerInputs], list[Tensor]]:
     """What hooks on the whole float policy collect, and its chunks."""
-    policy = Policy.from_checkpoint(parent.checkpoint, dtype=dtype)
+    policy = Policy.from_checkpoint(parent.checkpoint, dtype=dtype, savings=Savings(time_table=False))
     noise = torch.Generator().manual_seed(WIDEST.seed)
     chunks = []
 

@@ -47,11 +47,13 @@ class Network:
     def pack(self, recipe: Recipe) -> tuple[list[Selected], Sizes]:
         """Select the recipe's layers and add up the bytes."""
         from vlapack.parent import layers_of
-        from vlapack.pi0.names import never_executed
+        from vlapack.pi0.names import never_executed, time_table
         from vlapack.sizes import account
 
         selected = layers_of(self.architecture, recipe)
-        return selected, account(self.tensors, selected, recipe, never_executed=never_executed(self.architecture))
+        tabulated, tables = time_table(self.architecture)
+        unheld = never_executed(self.architecture) | tabulated
+        return selected, account(self.tensors, selected, recipe, never_executed=unheld, tables=tables)
 
 
 def inspect(

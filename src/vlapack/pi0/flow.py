@@ -73,18 +73,34 @@ class Pi0(Network):
         Returns:
             v_t [B, H, action_dim] in fp32.
         """
-        return self.velocity(prefix, state, x_t, self.condition(t))
+        return self.velocity(prefix, state, x_t, self._told(t))
 
     @torch.no_grad()
     def tabulate(self, num_steps: int = NUM_STEPS) -> None:
-        """Compute `condition` for the times of so many denoise steps, once and for all.
+        """Compute `condition` for the times of so many denoise steps, and let go of π0.5's weights that make it.
 
-        Sampling with this number of steps then neither computes the condition nor reads the layers that make it. Their
-        weights must not be changed, nor hooked, afterwards.
+        From then on these are the only times there are: another number of steps is refused.
         """
         # Row by row, since a product of several rows may round otherwise than that of one.
-        times = euler_times(num_steps).to(self.action_in_proj.weight.device)
-        self.time_table = torch.cat([self.condition(t[None]) for t in times])
+        self.time_table = torch.cat([self.condition(t[None]) for t in euler_times(num_steps)])
+        for name in self.time_modules:
+            self.get_submodule(name).to("meta")
+
+    def _told(self, t: Tensor) -> Tensor:
+        """`condition` of the flow times [B], from the table where there is one.
+
+        Raises:
+            InputError: the table does not have one of them.
+        """
+        if self.time_table is None or not self.time_modules:
+            return self.condition(t)
+        found = euler_times(len(self.time_table)).to(t.device) == t[:, None]
+        if not bool(found.any(dim=1).all()):
+            raise InputError(
+                f"flow times {t.tolist()}: this network was loaded for {len(self.time_table)} denoise steps and keeps "
+                "no other times; load it with Savings(time_table=False)"
+            )
+        return self.time_table[found.int().argmax(dim=1)]
 
     @torch.no_grad()
     def sample_actions(  # noqa: PLR0917 - five tensors make one batch
@@ -140,7 +156,7 @@ class Pi0(Network):
 
             def denoise(x: Tensor, at: Tensor, t: Tensor = t, known: Tensor | None = known) -> Tensor:
                 # A step may ask for another time than its own; the table has only its own.
-                condition = known if known is not None and at is t else self.condition(at)
+                condition = known if known is not None and at is t else self._told(at)
                 return self.velocity(prefix(), state, x, condition)
 
             x_t = x_t + dt * (denoise(x_t, t) if step is None else step(denoise, x_t, t))

@@ -82,6 +82,13 @@ class Network(nn.Module):
         """The action expert."""
         return self.get_submodule("paligemma_with_expert.gemma_expert.model")  # type: ignore[return-value]
 
+    @property
+    def time_modules(self) -> list[str]:
+        """Names of the modules that read nothing but the flow time: π0.5's time MLP and its adaptive norms' linears."""
+        if not self.config.adaptive_norms:
+            return []
+        return ["time_mlp_in", "time_mlp_out", *(name for name, _ in self.named_modules() if name.endswith(".dense"))]
+
     def see(self, images: Tensor) -> Tensor:
         """Encode pictures [N, 3, image_size, image_size]: [N, patches, vision width]."""
         with backend(fused=self.savings.fused_attention):
