@@ -287,7 +287,7 @@ def test_a_network_that_computes_no_numbers_names_the_layer_and_leaves_nothing(s
 
 def test_an_expert_that_is_never_reached_is_named(shop: Shop) -> None:
     """A forward that stops after the prefix: nothing is assumed of the expert's inputs."""
-    shop.monkeypatch.setattr(Pi0, "denoise_step", lambda self, prefix, state, x, t: torch.zeros_like(x))
+    shop.monkeypatch.setattr(Pi0, "velocity", lambda self, prefix, state, x, condition: torch.zeros_like(x))
     assert shop.quantize("pack", *CALIBRATED) == 2
     assert "calibration never reached paligemma_with_expert.gemma_expert.model.layers.0." in shop.said()
     assert not list(shop.folder.glob("pack*"))

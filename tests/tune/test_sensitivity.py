@@ -9,6 +9,7 @@ import torch
 from small import random_observations
 from torch import nn
 
+from vlapack.pi0.savings import Savings
 from vlapack.policy.policy import Policy
 from vlapack.tune.sensitivity import Probe, probing, sample
 
@@ -37,7 +38,7 @@ class Shifted(nn.Module):
 
 @pytest.fixture(scope="module")
 def policy(random_checkpoint: Path) -> Policy:
-    return Policy.from_pretrained(random_checkpoint)
+    return Policy.from_pretrained(random_checkpoint, savings=Savings(time_table=False))
 
 
 def test_each_sum_is_the_change_of_the_chunk_in_its_direction(policy: Policy) -> None:
