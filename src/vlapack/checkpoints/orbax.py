@@ -134,6 +134,10 @@ class OrbaxWeights:
             weight = merge(place.path, weight, self._slice(down, place.layer), self._slice(up, place.layer))
         return place.turn(weight).contiguous()
 
+    def mapped(self, name: str) -> Tensor:
+        """One tensor, in memory too: what Orbax writes is compressed, and often transposed."""
+        return self.read(name)
+
     def _slice(self, path: str, layer: int | None) -> Tensor:
         array = self._arrays[path]
         try:
