@@ -37,8 +37,9 @@ def quantized(model: nn.Module) -> dict[str, QuantizedLinear]:
 
 
 def test_the_layers_are_those_of_a_pack_that_folds_nothing(
-    policy: Policy, random_checkpoint: Path, tmp_path: Path
+    policy: Policy, random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("VLAPACK_ENGINE", "reference")  # which keeps weights as a pack stores them
     vlapack.quantize_(policy.model, PLAIN)
     make_pack(open_checkpoint(random_checkpoint), PLAIN, tmp_path / "pack", OBSERVATIONS)
     pack = PackedCheckpoint.open(tmp_path / "pack")

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from vlapack.errors import InputError
 
-COARSE = [[i / 20 for i in range(20, 1, -1)]]
-"""Clip fractions tried for every row: 1.00, 0.95, ..., 0.10 of its largest magnitude."""
-COARSE_FOR_MANY = [[i / 10 for i in range(10, 0, -1)], [0.05, -0.05]]
-"""The same for rows of at least `MANY` weights, whose error changes so smoothly that half of them need not be tried."""
+CLIPS = ([i / 20 for i in range(20, 1, -1)], [i / 100 for i in (1, -1, 2, -2, 3, -3, 4, -4)])
+"""Clip fractions tried for every row: 1.00, 0.95, ..., 0.10 of its largest magnitude, then steps around the best of
+them; equal errors keep the earlier candidate."""
 MANY = 256
-FINE = [[0.02, -0.02], [0.01, -0.01]]
-"""Then steps around the best so far; equal errors keep the earlier candidate."""
+CLIPS_OF_MANY = ([i / 10 for i in range(10, 0, -1)], [0.05, -0.05], [0.02, -0.02], [0.01, -0.01])
+"""For rows of at least `MANY` weights, whose error changes so smoothly that half of them suffice."""
 ELEMENTS_AT_ONCE = 1 << 18
 """Weights searched at a time: their scratch stays in the CPU's cache, and memory does not grow with the layer."""
 
@@ -139,8 +138,7 @@ def _best_clip(units: Tensor, bits: int) -> Tensor:
     lowest, highest = integer_range(bits)
     best = torch.zeros(len(units), 1, device=units.device)
     least = torch.full_like(best, torch.inf)
-    coarse = COARSE_FOR_MANY if units.shape[1] >= MANY else COARSE
-    for candidates in (*coarse, *FINE):
+    for candidates in CLIPS_OF_MANY if units.shape[1] >= MANY else CLIPS:
         centre = best
         for step in candidates:
             clip = centre + step
