@@ -2,32 +2,14 @@
 //
 // With 4-bit weights w + 8 (0-15) a sum of eight such pairs stays within 8 * 2 * 15 * 128 = 30720, so that it is widened
 // only once in 32 channels. An 8-bit weight is 16 times its high nibble plus its low one: two such products.
-#include <immintrin.h>
-
-#include "float_kernels.hpp"
+#include "vector256.hpp"
 
 namespace vlapack {
 namespace {
 
-struct Vector {
-  using Register = __m256;
-  static constexpr int kLanes = 8;
-  static constexpr int kColumns = 2;
-  static Register load(const float* from) { return _mm256_loadu_ps(from); }
-  static void store(float* to, Register value) { _mm256_storeu_ps(to, value); }
-  static Register broadcast(float value) { return _mm256_set1_ps(value); }
-  static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
-};
-
 constexpr int kTileRows = 5;
 constexpr int64_t kSteps = 4;  // of 8 channels, whose pairs one 16-bit sum holds: 2 per step
 constexpr int kAhead = 512;
-
-inline __m256i four(const int8_t* activations) {
-  int32_t word;
-  std::memcpy(&word, activations, 4);
-  return _mm256_set1_epi32(word);
-}
 
 // Adds four channels to the 16-bit sums of `Rows` rows by 16 outputs.
 template <int Rows>
@@ -56,8 +38,6 @@ inline void widen_sums(__m256i (&sums)[Rows][2], int factor, int32_t* wide) {
 inline __m256i nibbles(__m256i bytes, bool high) {
   return _mm256_and_si256(high ? _mm256_srli_epi16(bytes, 4) : bytes, _mm256_set1_epi8(15));
 }
-
-inline __m256i load(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 
 template <int Rows>
 void add_half4(const Tile& tile, const uint8_t* weights, int32_t* wide) {
@@ -105,13 +85,7 @@ void product(const Tile& tile) {
 
 template <int Bits>
 void product_rows(const Tile& tile) {
-  switch (tile.rows) {
-    case 1: return product<Bits, 1>(tile);
-    case 2: return product<Bits, 2>(tile);
-    case 3: return product<Bits, 3>(tile);
-    case 4: return product<Bits, 4>(tile);
-    case 5: return product<Bits, 5>(tile);
-  }
+  with_rows<kTileRows>(tile.rows, [&](auto rows) { product<Bits, rows>(tile); });
 }
 
 int64_t peak(int64_t rounds) {

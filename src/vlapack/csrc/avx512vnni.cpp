@@ -69,20 +69,7 @@ void product(const Tile& tile) {
 
 template <int Bits>
 void product_rows(const Tile& tile) {
-  switch (tile.rows) {
-    case 1: return product<Bits, 1>(tile);
-    case 2: return product<Bits, 2>(tile);
-    case 3: return product<Bits, 3>(tile);
-    case 4: return product<Bits, 4>(tile);
-    case 5: return product<Bits, 5>(tile);
-    case 6: return product<Bits, 6>(tile);
-    case 7: return product<Bits, 7>(tile);
-    case 8: return product<Bits, 8>(tile);
-    case 9: return product<Bits, 9>(tile);
-    case 10: return product<Bits, 10>(tile);
-    case 11: return product<Bits, 11>(tile);
-    case 12: return product<Bits, 12>(tile);
-  }
+  with_rows<kTileRows>(tile.rows, [&](auto rows) { product<Bits, rows>(tile); });
 }
 
 int64_t peak(int64_t rounds) {

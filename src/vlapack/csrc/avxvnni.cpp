@@ -1,30 +1,10 @@
 // AVX-VNNI: `vpdpbusd` on 256-bit registers, of which there are 16: tiles of 6 rows by 16 outputs.
-#include <immintrin.h>
-
-#include "float_kernels.hpp"
+#include "vector256.hpp"
 
 namespace vlapack {
 namespace {
 
-struct Vector {
-  using Register = __m256;
-  static constexpr int kLanes = 8;
-  static constexpr int kColumns = 2;
-  static Register load(const float* from) { return _mm256_loadu_ps(from); }
-  static void store(float* to, Register value) { _mm256_storeu_ps(to, value); }
-  static Register broadcast(float value) { return _mm256_set1_ps(value); }
-  static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
-};
-
 constexpr int kTileRows = 6;
-
-inline __m256i four(const int8_t* activations) {
-  int32_t word;
-  std::memcpy(&word, activations, 4);
-  return _mm256_set1_epi32(word);
-}
-
-inline __m256i load(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 
 template <int Rows>
 inline void add_products(__m256i (&sums)[Rows][2], __m256i left, __m256i right, const int8_t* activations) {
@@ -63,14 +43,7 @@ void product(const Tile& tile) {
 
 template <int Bits>
 void product_rows(const Tile& tile) {
-  switch (tile.rows) {
-    case 1: return product<Bits, 1>(tile);
-    case 2: return product<Bits, 2>(tile);
-    case 3: return product<Bits, 3>(tile);
-    case 4: return product<Bits, 4>(tile);
-    case 5: return product<Bits, 5>(tile);
-    case 6: return product<Bits, 6>(tile);
-  }
+  with_rows<kTileRows>(tile.rows, [&](auto rows) { product<Bits, rows>(tile); });
 }
 
 int64_t peak(int64_t rounds) {

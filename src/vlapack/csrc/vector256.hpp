@@ -1,0 +1,30 @@
+// What the instruction sets on 256-bit registers share. Internal linkage, as in float_kernels.hpp.
+#pragma once
+
+#include <immintrin.h>
+
+#include "float_kernels.hpp"
+
+namespace vlapack {
+namespace {
+
+struct Vector {
+  using Register = __m256;
+  static constexpr int kLanes = 8;
+  static constexpr int kColumns = 2;
+  static Register load(const float* from) { return _mm256_loadu_ps(from); }
+  static void store(float* to, Register value) { _mm256_storeu_ps(to, value); }
+  static Register broadcast(float value) { return _mm256_set1_ps(value); }
+  static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
+};
+
+inline __m256i four(const int8_t* activations) {
+  int32_t word;
+  std::memcpy(&word, activations, 4);
+  return _mm256_set1_epi32(word);
+}
+
+inline __m256i load(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+
+}  // namespace
+}  // namespace vlapack
