@@ -44,3 +44,11 @@ def test_differentiating_is_an_error_rather_than_zero():
     y = library.float_linear(x, *LAYERS[8], dtype=torch.float32)
     with pytest.raises(RuntimeError, match="no autograd formula"):
         y.sum().backward()
+
+
+def test_rounding_activations_is_no_way_around_that_error():
+    x = torch.randn(2, 24, requires_grad=True)
+    q, s = library.quantize_activation(x)
+    assert torch.equal(q, library.quantize_activation(x.detach())[0])
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        library.int_linear(q, s, *LAYERS[8], dtype=torch.float32).sum().backward()
