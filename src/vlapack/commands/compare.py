@@ -23,6 +23,7 @@ def compare(
     data: Path,
     frames: int = 32,
     seed: int = 0,
+    compile: bool = False,
     config: str | None = None,
     norm_stats: Path | None = None,
     tokenizer: Path | None = None,
@@ -43,6 +44,8 @@ def compare(
         data: Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3.
         frames: How many to look at, spread evenly; data that holds fewer gives all.
         seed: Of the noise.
+        compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
+            OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
         config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
         norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
         tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
@@ -55,9 +58,11 @@ def compare(
     from vlapack.compare import compare as compare_policies
     from vlapack.evaluate.contender import is_pack
     from vlapack.ops.engine import described
+    from vlapack.policy.compiling import compile_wanted
     from vlapack.policy.observations import open_source
     from vlapack.policy.policy import Policy
 
+    compiled = compile_wanted(compile)
     source = open_source(data)
     taken = min(frames, len(source))
     flags: dict[str, Any] = {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
@@ -65,7 +70,10 @@ def compare(
     engine = described()
     say(f"{data}: {source.description}; {taken} taken; engine {engine}")
     measured = compare_policies(
-        lambda: Policy.from_checkpoint(parent), lambda: Policy.from_checkpoint(ours), source.take(taken), seed=seed
+        lambda: Policy.from_checkpoint(parent, compile=compiled),
+        lambda: Policy.from_checkpoint(ours, compile=compiled),
+        source.take(taken),
+        seed=seed,
     )
     document: dict[str, Any] = {"policy": policy, "baseline": baseline, "data": str(data), "source": source.description}
     document |= {"seed": seed, "engine": engine, **measured}

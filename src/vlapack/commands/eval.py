@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -24,6 +25,7 @@ def eval(
     workers: int = 2,
     videos: bool = True,
     out: Path | None = None,
+    compile: bool = False,
     config: str | None = None,
     norm_stats: Path | None = None,
     tokenizer: Path | None = None,
@@ -55,6 +57,8 @@ def eval(
         workers: Processes that hold a simulator. No result depends on it.
         videos: Write a video of every episode.
         out: Output folder. Default: outputs/eval/<date>/<time>_<policy>.
+        compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
+            OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
         config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
         norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
         tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
@@ -68,12 +72,15 @@ def eval(
     from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks
     from vlapack.libero.suites import num_tasks
     from vlapack.ops.engine import described
+    from vlapack.policy.compiling import compile_wanted
 
+    compiled = compile_wanted(compile)
+    flags: dict[str, Any] = {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer, "compile": compiled}
     states = choose_init_states(trials, init_states)
-    ours, metadata = contender("policy", policy, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+    ours, metadata = contender("policy", policy, **flags)
     contenders = [ours]
     if baseline is not None:
-        theirs, _ = contender("baseline", baseline, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+        theirs, _ = contender("baseline", baseline, **flags)
         contenders.insert(0, theirs)
     plan = Plan(
         tasks=choose_tasks(suite, task_ids, listed_tasks(metadata), num_tasks),
@@ -82,7 +89,7 @@ def eval(
         seed=seed,
         replan=replan,
         hard_reset=hard_reset,
-        engine=described(),
+        engine=f"{described()}, compiled" if compiled else described(),
     )
     out = default_out(policy) if out is None else out
     tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)

@@ -26,6 +26,7 @@ def serve(
     insecure: bool = False,
     cert: Path | None = None,
     key: Path | None = None,
+    compile: bool = False,
     config: str | None = None,
     norm_stats: Path | None = None,
     tokenizer: Path | None = None,
@@ -61,6 +62,8 @@ def serve(
         insecure: Listen beyond this machine without a key.
         cert: TLS certificate chain (PEM), with --key; clients then give wss://HOST.
         key: TLS private key (PEM).
+        compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
+            OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
         config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
         norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
         tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
@@ -79,6 +82,7 @@ def serve(
         policy_dir: openpi's spelling of POLICY.
     """
     target, config = _target(policy, config, env=env, policy_config=policy_config, policy_dir=policy_dir)
+    from vlapack.policy.compiling import compile_wanted
     from vlapack.serve.access import KEY_VARIABLE, check_access, is_loopback, tls_context
     from vlapack.serve.run import Settings, serve_policy
     from vlapack.serve.server import Door
@@ -113,6 +117,7 @@ def serve(
         record_limit=record_limit,
         default_prompt=default_prompt,
         debug=debug,
+        compile=compile_wanted(compile),
     )
     return serve_policy(
         target, door, settings, announce=_announce, config=config, norm_stats=norm_stats, tokenizer=tokenizer

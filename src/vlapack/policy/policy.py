@@ -24,6 +24,7 @@ from vlapack.checkpoints.mapping import is_mapped
 from vlapack.checkpoints.packed import PackedCheckpoint, load_packed_model
 from vlapack.checkpoints.write import copy_checkpoint
 from vlapack.errors import InputError
+from vlapack.pi0.compiled import make_ready
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.savings import Savings
@@ -115,6 +116,7 @@ class Policy:
         tokenizer: Path | None = None,
         dtype: torch.dtype = torch.float32,
         savings: Savings = Savings(),  # noqa: B008 - it is frozen
+        compile: bool = False,
     ) -> Policy:
         """Load a float folder or a pack.
 
@@ -125,12 +127,13 @@ class Policy:
             tokenizer: SentencePiece model, instead of the one that is found.
             dtype: of the arithmetic around the integer products; float weights stored narrower are held so.
             savings: what is neither computed nor held, because no action depends on it.
+            compile: let `torch.compile` compile the network; the first chunks then take minutes.
 
         Raises:
             InputError: something is missing or does not fit; the message names the flag that helps.
         """
         checkpoint = open_checkpoint(path, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
-        return cls.from_checkpoint(checkpoint, dtype=dtype, savings=savings)
+        return cls.from_checkpoint(checkpoint, dtype=dtype, savings=savings, compile=compile)
 
     @classmethod
     def from_checkpoint(
@@ -139,6 +142,7 @@ class Policy:
         *,
         dtype: torch.dtype = torch.float32,
         savings: Savings = Savings(),  # noqa: B008 - it is frozen
+        compile: bool = False,
     ) -> Policy:
         """Load an opened checkpoint; arguments and errors as in `from_pretrained`."""
         config = checkpoint.config
@@ -151,8 +155,7 @@ class Policy:
         else:
             model = build(config.architecture, savings)
             load_weights(model, checkpoint.read, checkpoint.names(), dtype, rows=checkpoint.mapped)
-        if savings.time_table:
-            model.tabulate()
+        make_ready(model, compile=compile)
         return cls(
             model,
             config,

@@ -35,6 +35,7 @@ class Settings:
     record_limit: int = 1024
     default_prompt: str | None = None
     debug: bool = False
+    compile: bool = False
 
 
 def serve_policy(
@@ -64,7 +65,7 @@ def serve_policy(
     )
     engine = described()
     say(f"{target}: loading; engine {engine}")
-    policy = Policy.from_pretrained(target, **flags)
+    policy = Policy.from_pretrained(target, **flags, compile=settings.compile)
     if settings.default_prompt is not None:
         policy.config = replace(policy.config, default_prompt=settings.default_prompt)
     recorder = _recorder(policy, settings)

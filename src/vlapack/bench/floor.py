@@ -1,0 +1,58 @@
+"""The least time that a chunk's products could take: operations really needed, over what this CPU was seen to reach."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from vlapack.pi0.config import Pi0Config
+from vlapack.pi0.flow import NUM_STEPS
+from vlapack.pi0.names import LLM, PROJECTOR, VISION, linears, never_executed, time_table
+
+SIDE = 1024
+TRIES = 5
+
+
+def operations(config: Pi0Config, cameras: int, prompt: int, num_steps: int = NUM_STEPS) -> int:
+    """Count a chunk's multiplications and additions in linear layers: 2 · M · K · N of each.
+
+    Only what cannot be left out: cameras that there are, prompt tokens without padding, none of the layers that nothing
+    reads, and the flow times from their table. Attention itself, norms and activations are not counted.
+
+    Args:
+        config: of the network.
+        cameras: how many pictures.
+        prompt: tokens of the prompt.
+        num_steps: denoise steps.
+    """
+    pictures = cameras * config.vision.num_patches
+    rows_of = {VISION: pictures, PROJECTOR: pictures, LLM: pictures + prompt}
+    unread = never_executed(config) | time_table(config)[0]
+    total = 0
+    for name, (outputs, inputs) in linears(config).items():
+        if name not in unread:
+            rows = next((rows for part, rows in rows_of.items() if name.startswith(f"{part}.")), None)
+            if rows is None:  # the expert and what stands before and behind it; π0's state is one token
+                rows = num_steps * (1 if name == "state_proj" else config.suffix_length)
+            total += 2 * rows * outputs * inputs
+    return total
+
+
+def peak(dtype: torch.dtype | None, threads: int) -> tuple[float, str]:
+    """Measure how many operations per second this CPU reaches, and say with what.
+
+    Args:
+        dtype: of a float policy's arithmetic, whose peak is that of torch's own product of two square matrices; None
+            for a packed one, whose peak is the compiled engine's instructions on registers alone. Without that engine
+            integers are multiplied as fp32.
+        threads: how many work.
+    """
+    dtype = torch.float32 if dtype is None else dtype
+    a, b = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(TRIES):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - start)
+    return 2 * SIDE**3 / best, f"{str(dtype).removeprefix('torch.')}, torch.mm"

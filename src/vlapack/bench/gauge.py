@@ -1,0 +1,94 @@
+"""What is measured of a policy: bytes by part, milliseconds by part, and the memory of its process."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vlapack.checkpoints.mapping import is_mapped
+from vlapack.linear import PackedLinear
+from vlapack.pi0.flow import Pi0
+from vlapack.pi0.prefix import look
+from vlapack.policy.policy import Policy
+from vlapack.select import part_of
+
+PARTS = {"see": "vision", "understand": "prefix", "velocity": "denoise"}
+"""The network's methods, and what the time that they take is called."""
+STATUS = Path("/proc/self/status")
+
+
+def describe(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what a policy holds, and how many tokens an observation has for it."""
+    inputs = policy.observe(observation)
+    seen = look(*inputs.network[:4], config=policy.config.architecture, savings=policy.model.savings)
+    patches = policy.config.architecture.vision.num_patches
+    return {
+        "weight_bytes": policy.held_bytes(),
+        "mapped_bytes": policy.mapped_bytes(),
+        "bytes_by_part": bytes_by_part(policy.model),
+        "packed": any(isinstance(module, PackedLinear) for module in policy.model.modules()),
+        "architecture": policy.config.architecture.to_dict(),
+        "cameras": int(inputs.image_masks.sum()),
+        "prompt_tokens": int(inputs.token_masks.sum()),
+        "prefix_tokens": len(seen.images) * patches + seen.tokens.shape[1],
+    }
+
+
+def bytes_by_part(model: Pi0) -> dict[str, int]:
+    """Return the bytes in memory of every part of the network, each storage once; what is mapped is left out."""
+    found: dict[str, int] = defaultdict(int)
+    counted = set()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        storage = tensor.untyped_storage()
+        if not tensor.is_meta and not is_mapped(tensor) and storage.data_ptr() not in counted:
+            counted.add(storage.data_ptr())
+            found["time table" if name == "time_table" else part_of(name)] += storage.nbytes()
+    return dict(found)
+
+
+def chunk(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one action chunk: its milliseconds with the observation's preparation, those of the parts, and the memory."""
+    with timed(policy.model) as spent:
+        start = time.perf_counter()
+        policy.infer(observation)
+        total = (time.perf_counter() - start) * 1e3
+    return {"ms": total, "parts": dict(spent), **memory()}
+
+
+@contextmanager
+def timed(model: Pi0) -> Iterator[Mapping[str, float]]:
+    """Add up the milliseconds of each part while the network runs."""
+    spent: Counter[str] = Counter()
+
+    def watched(work: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            start = time.perf_counter()
+            result = work(*args)
+            spent[part] += (time.perf_counter() - start) * 1e3  # type: ignore[assignment]
+            return result
+
+        return run
+
+    originals = {name: getattr(model, name) for name in PARTS}
+    try:
+        for name, part in PARTS.items():
+            setattr(model, name, watched(originals[name], part))
+        yield spent
+    finally:
+        for name, original in originals.items():
+            setattr(model, name, original)
+
+
+def memory() -> dict[str, int]:
+    """Return the bytes of this process in memory now, and at most so far."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if not STATUS.exists():
+        return {"rss_bytes": most, "peak_rss_bytes": most}
+    fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return {"rss_bytes": int(fields["VmRSS"].split()[0]) * 1024, "peak_rss_bytes": most}

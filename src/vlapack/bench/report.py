@@ -1,0 +1,103 @@
+"""What `vlapack bench` says: the JSON document, and the same as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from vlapack import machine
+from vlapack.bench.floor import operations, peak
+from vlapack.bench.race import Runner
+from vlapack.console import stdout
+from vlapack.ops import engine
+from vlapack.pi0.config import Pi0Config
+
+WIDTH = 120
+PARTS = ("vision", "prefix", "denoise")
+
+
+def document(runners: Sequence[Runner], *, dtype: torch.dtype, threads: int) -> dict[str, Any]:
+    """Put together what was measured, the policy first; and measure what this CPU could do.
+
+    Args:
+        runners: the policy, and the baseline if there is one, after their race.
+        dtype: of their arithmetic.
+        threads: how many worked.
+    """
+    policy = runners[0].loaded
+    architecture = Pi0Config.from_dict(policy["architecture"])
+    needed = operations(architecture, policy["cameras"], policy["prompt_tokens"])
+    reached, with_what = peak(None if policy["packed"] else dtype, threads)
+    results = [runner.result() for runner in runners]
+    milliseconds = [result["ms_per_chunk"]["median"] for result in results]
+    return {
+        "cpu": machine.describe()["cpu"],
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "engine": engine.active(),
+        "threads": threads,
+        "tokens": {key: policy[key] for key in ("cameras", "prompt_tokens", "prefix_tokens")},
+        "policy": results[0],
+        "baseline": results[1] if len(results) > 1 else None,
+        "ratio": milliseconds[1] / milliseconds[0] if len(results) > 1 else None,
+        "floor": {
+            "ops": needed,
+            "peak_ops_per_s": reached,
+            "peak_of": with_what,
+            "seconds": needed / reached,
+            "times_floor": milliseconds[0] / 1e3 / (needed / reached),
+        },
+    }
+
+
+def print_document(found: Mapping[str, Any]) -> None:
+    """Print tables of times and bytes, and the floor in words."""
+    tokens = found["tokens"]
+    table = Table(
+        title=f"{found['cpu']} ({found['isa']}), engine {found['engine']}, {found['threads']} threads; "
+        f"{tokens['cameras']} cameras, {tokens['prompt_tokens']} prompt tokens, {tokens['prefix_tokens']} in all",
+        title_justify="left",
+    )
+    table.add_column("", no_wrap=True)
+    for column in ("ms per chunk", "min", "max", *PARTS, "first", "load s", "MB held", "MB mapped", "MB RSS", "peak"):
+        table.add_column(column, justify="right", no_wrap=True)
+    results = [result for result in (found["policy"], found["baseline"]) if result is not None]
+    for result in results:
+        times = result["ms_per_chunk"]
+        parts = [result["parts"].get(part) for part in PARTS]
+        table.add_row(
+            result["name"],
+            *(_number(value) for value in (times["median"], times["min"], times["max"], *parts)),
+            _number(result["first_chunk_ms"]),
+            f"{result['load_seconds']:.1f}",
+            *(_number(result[key] / 1e6) for key in ("weight_bytes", "mapped_bytes", "rss_bytes", "peak_rss_bytes")),
+        )
+    # Off a terminal rich would fold the rows into 80 columns.
+    (stdout if stdout.is_terminal else Console(width=WIDTH, highlight=False)).print(table)
+    for line in _sentences(found, results):
+        stdout.print(line, markup=False, soft_wrap=True)
+
+
+def _sentences(found: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        f"{result['name']} holds " + ", ".join(f"{part} {nbytes / 1e6:.1f} MB" for part, nbytes in parts.items())
+        for result in results
+        if (parts := result["bytes_by_part"])
+    ]
+    floor = found["floor"]
+    lines.append(
+        f"a chunk needs {floor['ops'] / 1e9:.3g} G operations, at {floor['peak_ops_per_s'] / 1e9:.3g} G/s "
+        f"({floor['peak_of']}) {floor['seconds'] * 1e3:.3g} ms: the policy takes {floor['times_floor']:.2f} × that"
+    )
+    if found["ratio"] is not None:
+        lines.append(f"{found['policy']['name']} answers {found['ratio']:.2f} × as fast as {found['baseline']['name']}")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"

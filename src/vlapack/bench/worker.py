@@ -1,0 +1,120 @@
+"""One policy in a process of its own: loads it, and then runs a chunk for every line on stdin.
+
+    python -m vlapack.bench.worker '{"target": "tiny-libero"}'
+
+It answers on stdout with one JSON document a line: first what was loaded (`gauge.describe`), then every chunk
+(`gauge.chunk`). Policies that are compared take turns so, and each process's memory is one policy's. Another
+implementation needs no more than this protocol to be compared (benchmarks/openpi_worker.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlapack.bench.gauge import chunk, describe
+from vlapack.bench.synthetic import synthetic_policy
+from vlapack.checkpoints.configs import policy_config
+from vlapack.console import exit_code
+from vlapack.evaluate.contender import is_pack
+from vlapack.pi0.savings import Savings
+from vlapack.policy.layouts import layout_of
+from vlapack.policy.observations import open_source
+from vlapack.policy.policy import Policy
+from vlapack.recipe.presets import preset
+
+FLOAT = "float"
+"""The target that is an architecture without quantization."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is to load and run.
+
+    Attributes:
+        target: a folder or `tiny-libero`; with `arch`, `float` or a preset.
+        arch: the configuration of which random weights are made; None: `target` has weights.
+        config, norm_stats, tokenizer: what an openpi folder does not say itself.
+        dtype: of the arithmetic: float32 or bfloat16.
+        compile: run it under `torch.compile`.
+        without: savings that are switched off.
+        data: a folder of observations, of which the first is taken; None: the layout's example.
+        prompt: in the place of the observation's own.
+        threads: None: as torch chooses.
+    """
+
+    target: str
+    arch: str | None = None
+    config: str | None = None
+    norm_stats: str | None = None
+    tokenizer: str | None = None
+    dtype: str = "float32"
+    compile: bool = False
+    without: tuple[str, ...] = ()
+    data: str | None = None
+    prompt: str | None = None
+    threads: int | None = None
+
+    def command(self) -> list[str]:
+        """The command line of the worker that does it."""
+        return [sys.executable, "-m", "vlapack.bench.worker", json.dumps(asdict(self))]
+
+
+def load(task: Task) -> Policy:
+    """Load the policy, or make it up.
+
+    Raises:
+        InputError: it cannot be loaded; the message says what is missing.
+    """
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, task.dtype),
+        "savings": Savings().without(*task.without),
+        "compile": task.compile,
+    }
+    if task.arch is not None:
+        recipe = None if task.target == FLOAT else preset(task.target)
+        return synthetic_policy(policy_config(task.arch), recipe, **options)
+    if not is_pack(task.target):
+        paths = {"norm_stats": task.norm_stats, "tokenizer": task.tokenizer}
+        options |= {"config": task.config} | {
+            name: None if path is None else Path(path) for name, path in paths.items()
+        }
+    return Policy.from_pretrained(task.target, **options)
+
+
+def observed(policy: Policy, task: Task) -> dict[str, Any]:
+    """Return what the policy is shown."""
+    if task.data is None:
+        shown = layout_of(policy.config).example()
+    else:
+        shown = open_source(Path(task.data)).take(1)[0].observation
+    return shown if task.prompt is None else {**shown, "prompt": task.prompt}
+
+
+def main() -> int:
+    """Load, say so, and answer every line."""
+    # Nothing else that writes to stdout may come between the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    task = Task(**json.loads(sys.argv[1]))
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
+    start = time.perf_counter()
+    policy = load(task)
+    seconds = time.perf_counter() - start
+    shown = observed(policy, task)
+    answers.write(json.dumps({"load_seconds": seconds, **describe(policy, shown)}) + "\n")
+    for _ in sys.stdin:
+        answers.write(json.dumps(chunk(policy, shown)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

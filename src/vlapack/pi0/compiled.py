@@ -1,0 +1,42 @@
+"""The network under `torch.compile`: three graphs, without a break, and none compiled anew from chunk to chunk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from vlapack.pi0.flow import Pi0
+
+# Prompts differ in length, and everything behind them with it: those graphs take any. Pictures are all of one size.
+PARTS = {"see": None, "understand": True, "velocity": True}
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def make_ready(model: Pi0, *, compile: bool = False) -> None:
+    """Do what is done once when a network has its weights: the table of flow times, and compilation if asked for."""
+    if model.savings.time_table:
+        model.tabulate()
+    if compile:
+        keep_compiled()
+        compile_network(model)
+
+
+def compile_network(model: Pi0) -> None:
+    """Have the vision tower, the language model and the denoise step compiled, each when it first runs.
+
+    What they call is compiled with them; packed layers stay the operators that they are. Whoever needs a gradient gets
+    a graph of its own. Modules must not be replaced afterwards.
+    """
+    for name, dynamic in PARTS.items():
+        setattr(model, name, torch.compile(getattr(model, name), fullgraph=True, dynamic=dynamic))
+
+
+def keep_compiled() -> Path:
+    """Let torch keep what it compiles in the user's cache folder, where the next process finds it; return the folder.
+
+    torch's own choice is a temporary folder; one that the variable TORCHINDUCTOR_CACHE_DIR names stays.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return Path(os.environ.setdefault(CACHE_VARIABLE, str(home / "vlapack" / "inductor")))
