@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from vlapack.console import progress
-from vlapack.errors import WorkError
+from vlapack.errors import InputError, WorkError
 
+INPUT_ERROR = 2
+"""The exit code of a worker that was asked for what cannot be done."""
 WARM_UP = 1
 """Chunks before the first that counts: the first one reads weights, and compiles if that is asked for."""
 
@@ -29,7 +31,7 @@ class Runner:
         """Start it and wait until it is ready.
 
         Raises:
-            WorkError: it ended; its own message is on stderr.
+            InputError, WorkError: it ended; its own message is on stderr.
         """
         self.name = name
         self.chunks: list[dict[str, Any]] = []
@@ -48,7 +50,9 @@ class Runner:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise WorkError(f"the process that runs {self.name} ended ({self._process.wait()}); see above for why")
+            code = self._process.wait()
+            kind = InputError if code == INPUT_ERROR else WorkError
+            raise kind(f"the process that runs {self.name} ended ({code}); it says above why")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

@@ -60,9 +60,11 @@ def print_document(found: Mapping[str, Any]) -> None:
         title=f"{found['cpu']} ({found['isa']}), engine {found['engine']}, {found['threads']} threads; "
         f"{tokens['cameras']} cameras, {tokens['prompt_tokens']} prompt tokens, {tokens['prefix_tokens']} in all",
         title_justify="left",
+        caption="milliseconds per chunk, of its parts, and of the first one; megabytes",
+        caption_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for column in ("ms per chunk", "min", "max", *PARTS, "first", "load s", "MB held", "MB mapped", "MB RSS", "peak"):
+    for column in ("ms", "min-max", *PARTS, "first", "load s", "MB held", "mapped", "RSS", "peak RSS"):
         table.add_column(column, justify="right", no_wrap=True)
     results = [result for result in (found["policy"], found["baseline"]) if result is not None]
     for result in results:
@@ -70,8 +72,9 @@ def print_document(found: Mapping[str, Any]) -> None:
         parts = [result["parts"].get(part) for part in PARTS]
         table.add_row(
             result["name"],
-            *(_number(value) for value in (times["median"], times["min"], times["max"], *parts)),
-            _number(result["first_chunk_ms"]),
+            _number(times["median"]),
+            f"{_number(times['min'])}-{_number(times['max'])}",
+            *(_number(value) for value in (*parts, result["first_chunk_ms"])),
             f"{result['load_seconds']:.1f}",
             *(_number(result[key] / 1e6) for key in ("weight_bytes", "mapped_bytes", "rss_bytes", "peak_rss_bytes")),
         )

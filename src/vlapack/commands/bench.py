@@ -68,13 +68,16 @@ def bench(
     from vlapack.bench.race import race, started
     from vlapack.bench.report import document, print_document
     from vlapack.bench.worker import FLOAT, Task
+    from vlapack.checkpoints.configs import policy_config
     from vlapack.ops.engine import active
+    from vlapack.pi0.savings import Savings
     from vlapack.policy.compiling import compile_wanted
 
     compiled = compile_wanted(compile)
     if threads is not None:
         torch.set_num_threads(threads)
     threads = torch.get_num_threads()
+    omitted = tuple(filter(None, without.split(",")))
 
     def task(target: str) -> Task:
         return Task(
@@ -85,12 +88,15 @@ def bench(
             tokenizer=None if tokenizer is None else str(tokenizer),
             dtype=dtype,
             compile=compiled,
-            without=tuple(filter(None, without.split(","))),
+            without=omitted,
             data=None if data is None else str(data),
             prompt=prompt,
             threads=threads,
         )
 
+    Savings().without(*omitted)
+    if arch is not None:
+        policy_config(arch)
     names = [policy or FLOAT] + ([] if baseline is None else [baseline])
     if len(set(names)) < len(names):
         raise InputError(f"--baseline {baseline}: that is the policy itself")

@@ -1,0 +1,89 @@
+"""`vlapack bench` on tiny random policies: the JSON that others read, turns, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vlapack.bench.race import race
+from vlapack.cli import main
+from vlapack.errors import WorkError
+
+
+def bench(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
+    code = main(["bench", *flags])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_document_has_what_was_promised(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--arch", "tiny_libero", "--policy", "full", "--baseline", "float", "--repeats", "1", "--threads", "1")
+    code, out, _ = bench(capsys, *flags, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found.keys() >= {"cpu", "isa", "engine", "threads", "policy", "baseline", "ratio", "floor", "tokens"}
+    for name in ("policy", "baseline"):
+        one = found[name]
+        assert one["ms_per_chunk"].keys() == {"median", "min", "max"}
+        assert one["parts"].keys() == {"vision", "prefix", "denoise"}
+        assert sum(one["parts"].values()) < one["ms_per_chunk"]["median"]
+        assert 0 < one["weight_bytes"] == sum(one["bytes_by_part"].values()) < one["rss_bytes"] <= one["peak_rss_bytes"]
+    assert (found["policy"]["name"], found["baseline"]["name"], found["threads"]) == ("full", "float", 1)
+    milliseconds = [found[name]["ms_per_chunk"]["median"] for name in ("policy", "baseline")]
+    assert found["ratio"] == pytest.approx(milliseconds[1] / milliseconds[0])
+    floor = found["floor"]
+    assert floor["seconds"] == pytest.approx(floor["ops"] / floor["peak_ops_per_s"])
+    assert floor["times_floor"] == pytest.approx(milliseconds[0] / 1e3 / floor["seconds"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "nothing to measure"),
+        (("--arch", "pi05_libero", "--repeats", "0"), "--repeats 0"),
+        (("--policy", "tiny-libero", "--baseline", "tiny-libero"), "that is the policy itself"),
+        (("--policy", "tiny-libero", "--without", "cameras"), "no saving 'cameras'"),
+        (("--arch", "pi05_libro"), "pi05_libro"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str
+) -> None:
+    code, out, err = bench(capsys, *flags)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+class Fake:
+    """A runner that notes its turns."""
+
+    def __init__(self, name: str, turns: list[str]) -> None:
+        self.name, self.turns = name, turns
+        self.first: dict[str, Any] = {}
+        self.chunks: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, Any]:
+        self.turns.append(self.name)
+        return {"ms": float(len(self.turns))}
+
+
+def test_policies_take_turns_and_the_first_chunk_does_not_count() -> None:
+    turns: list[str] = []
+    runners = [Fake("a", turns), Fake("b", turns)]
+    race(runners, 2)
+    assert "".join(turns) == "ababab"
+    assert [chunk["ms"] for chunk in runners[0].chunks] == [3, 5]
+
+
+def test_a_worker_that_dies_is_named() -> None:
+    import sys
+
+    from vlapack.bench.race import started
+
+    with (
+        pytest.raises(WorkError, match=r"that runs broken ended \(3\)"),
+        started({"broken": [sys.executable, "-c", "raise SystemExit(3)"]}),
+    ):
+        pass

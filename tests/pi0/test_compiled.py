@@ -1,0 +1,94 @@
+"""Under torch.compile: the same actions, no graph break, and nothing compiled anew when prompts change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from openpi_golden import TOLERANCE, Golden, read_golden, sample
+from torch import Tensor
+
+from vlapack.pi0.compiled import CACHE_VARIABLE, compile_network, make_ready
+
+
+@pytest.fixture(params=["pi0", "pi05"])
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return read_golden(request.param)
+
+
+def one(batch: dict[str, Tensor], row: int, words: int) -> dict[str, Tensor]:
+    """One observation of a batch, its prompt cut to so many tokens."""
+    cut = {name: value[row : row + 1] for name, value in batch.items() if name in INPUTS}
+    cut["token_masks"] = torch.arange(cut["tokens"].shape[1])[None] < words
+    return cut
+
+
+INPUTS = ("images", "image_masks", "tokens", "token_masks", "state", "noise")
+
+
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count what torch.compile compiles, without an inductor: every graph runs as it was traced."""
+    compiled: list[int] = []
+    torch_compile = torch.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        compiled.append(len(graph.graph.nodes))
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda *args, **options: torch_compile(*args, **options, backend=backend))
+    torch.compiler.reset()
+    return compiled
+
+
+def test_three_graphs_serve_every_prompt(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = graphs(monkeypatch)
+    model, plain = golden.load(), golden.load()
+    compile_network(model)
+    for row, words in ((0, 5), (1, 7), (0, 6), (1, 3), (0, 7)):
+        batch = one(golden.batches["libero"], row, words)
+        assert (sample(model, batch) - sample(plain, batch)).abs().max() <= TOLERANCE
+        assert len(compiled) == 3, words
+
+
+def test_batches_with_masks_are_openpis(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs(monkeypatch)
+    model = golden.load()
+    compile_network(model)
+    for batch in golden.batches.values():
+        assert (sample(model, batch) - batch["actions"]).abs().max() <= TOLERANCE
+
+
+def test_gradients_pass_through_a_compiled_step(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs(monkeypatch)
+    compiled, plain = golden.load(), golden.load()
+    compile_network(compiled)
+
+    def guided(denoise, x_t, t):  # type: ignore[no-untyped-def]
+        with torch.enable_grad():
+            x_t = x_t.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(denoise(x_t, t).square().sum(), x_t)
+        return denoise(x_t.detach(), t) + 1e-3 * gradient
+
+    batch = {name: golden.batches["libero"][name] for name in INPUTS}
+    ours, theirs = (model.sample_actions(**batch, step=guided) for model in (compiled, plain))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+def test_what_is_compiled_is_kept_in_the_users_cache(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs(monkeypatch)
+    import os
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere/cache")
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    make_ready(golden.load(), compile=True)
+    assert os.environ[CACHE_VARIABLE] == "/somewhere/cache/vlapack/inductor"
+    monkeypatch.setenv(CACHE_VARIABLE, "/elsewhere")
+    make_ready(golden.load(), compile=True)
+    assert os.environ[CACHE_VARIABLE] == "/elsewhere"
+
+
+@pytest.mark.slow
+def test_inductor_computes_openpis_actions(golden: Golden) -> None:
+    torch.compiler.reset()
+    model = golden.load()
+    compile_network(model)
+    assert (sample(model, golden.batches["libero"]) - golden.batches["libero"]["actions"]).abs().max() <= TOLERANCE
