@@ -6,12 +6,14 @@ import time
 
 import torch
 
+from vlapack.ops import engine
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import NUM_STEPS
 from vlapack.pi0.names import LLM, PROJECTOR, VISION, linears, never_executed, time_table
 
 SIDE = 1024
 TRIES = 5
+ROUNDS = 2_000_000
 
 
 def operations(config: Pi0Config, cameras: int, prompt: int, num_steps: int = NUM_STEPS) -> int:
@@ -48,6 +50,9 @@ def peak(dtype: torch.dtype | None, threads: int) -> tuple[float, str]:
             integers are multiplied as fp32.
         threads: how many work.
     """
+    if dtype is None and engine.active() == "cpu":
+        kernels = engine.kernels
+        return max(kernels.peak(threads, ROUNDS) for _ in range(TRIES)), f"int8, {kernels.isa()}, registers only"
     dtype = torch.float32 if dtype is None else dtype
     a, b = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
     best = float("inf")

@@ -36,7 +36,7 @@ def document(runners: Sequence[Runner], *, dtype: torch.dtype, threads: int) -> 
     milliseconds = [result["ms_per_chunk"]["median"] for result in results]
     return {
         "cpu": machine.describe()["cpu"],
-        "isa": torch.backends.cpu.get_cpu_capability(),
+        "isa": engine.kernels.isa() if engine.active() == "cpu" else torch.backends.cpu.get_cpu_capability(),
         "engine": engine.active(),
         "threads": threads,
         "tokens": {key: policy[key] for key in ("cameras", "prompt_tokens", "prefix_tokens")},

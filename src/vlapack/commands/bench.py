@@ -69,7 +69,7 @@ def bench(
     from vlapack.bench.report import document, print_document
     from vlapack.bench.worker import FLOAT, Task
     from vlapack.checkpoints.configs import policy_config
-    from vlapack.ops.engine import active
+    from vlapack.ops.engine import described
     from vlapack.pi0.savings import Savings
     from vlapack.policy.compiling import compile_wanted
 
@@ -100,7 +100,7 @@ def bench(
     names = [policy or FLOAT] + ([] if baseline is None else [baseline])
     if len(set(names)) < len(names):
         raise InputError(f"--baseline {baseline}: that is the policy itself")
-    say(f"engine {active()}, {threads} threads; {repeats} chunks each")
+    say(f"engine {described()}, {threads} threads; {repeats} chunks each")
     with started({name: task(name).command() for name in names}) as runners:
         race(runners, repeats)
         found = document(runners, dtype=getattr(torch, dtype), threads=threads)
