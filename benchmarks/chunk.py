@@ -4,8 +4,8 @@
 
 FOLDER holds the parent and a pack for each preset: about 16 GB; a synthetic parent is written where there is none, and
 packs are made by their weights alone, which costs the same time and memory as any. All see one LIBERO observation. Two
-float policies may not fit into memory side by side, so whole processes take turns, A B A B, each with a chunk to warm up
-and at least three that count. openpi's class runs in an environment of its own (scripts/openpi_reference.py).
+float policies may not fit into memory side by side, so whole processes take turns, A B A B, each with a chunk to warm
+up and at least three that count. openpi's class runs in an environment of its own (scripts/openpi_reference.py).
 """
 
 from __future__ import annotations
