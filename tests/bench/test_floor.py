@@ -19,9 +19,8 @@ from vlapack.policy.policy import Policy
 @pytest.mark.parametrize("variant", ["pi0", "pi05"])
 def test_they_are_those_that_a_chunk_does(variant: str, tmp_path: Any) -> None:
     architecture = replace(SMALL, variant=variant)
-    policy = Policy.from_pretrained(
-        write_random_checkpoint(tmp_path / variant, small_policy(architecture=architecture))
-    )
+    config = small_policy(architecture=architecture, discrete_state_input=variant == "pi05")
+    policy = Policy.from_pretrained(write_random_checkpoint(tmp_path / variant, config))
     inputs = policy.observe(random_observations(1)[0])
     done = 0
 

@@ -75,7 +75,8 @@ def random_float(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.full(shape, 0.1, dtype=dtype)
     count = math.prod(shape)
     scaled = (DRAWN * math.sqrt(shape[0] / count)).to(dtype)
-    return scaled.repeat(-(-count // len(scaled)))[:count].view(shape)
+    # A slice would hold the whole of what it is cut from.
+    return scaled.repeat(-(-count // len(scaled)))[:count].clone().view(shape)
 
 
 def _pack(model: Pi0, recipe: Recipe) -> list[str]:

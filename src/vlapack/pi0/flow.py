@@ -147,7 +147,8 @@ class Pi0(Network):
         self, prefix: Callable[[], Prefix], state: Tensor, noise: Tensor, *, num_steps: int, step: Step | None
     ) -> Tensor:
         """Take the Euler steps, each with what `prefix` returns."""
-        x_t = noise.float()
+        # A copy: a view of somebody's tensor is compiled apart from the steps' own.
+        x_t = noise.to(torch.float32, copy=True)
         dt = torch.tensor(-1.0 / num_steps, dtype=torch.float32, device=noise.device)
         table = self.time_table if self.time_table is not None and len(self.time_table) == num_steps else None
         for number, time in enumerate(euler_times(num_steps).to(noise.device)):
