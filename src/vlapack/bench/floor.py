@@ -9,7 +9,7 @@ import torch
 from vlapack.ops import engine
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import NUM_STEPS
-from vlapack.pi0.names import LLM, PROJECTOR, VISION, linears, never_executed, time_table
+from vlapack.pi0.names import EXPERT, LLM, PROJECTOR, VISION, linears, never_executed, time_table
 
 SIDE = 1024
 TRIES = 5
@@ -29,14 +29,15 @@ def operations(config: Pi0Config, cameras: int, prompt: int, num_steps: int = NU
         num_steps: denoise steps.
     """
     pictures = cameras * config.vision.num_patches
-    rows_of = {VISION: pictures, PROJECTOR: pictures, LLM: pictures + prompt}
+    suffix = num_steps * config.suffix_length
+    rows_of = {VISION: pictures, PROJECTOR: pictures, LLM: pictures + prompt, EXPERT: suffix}
     unread = never_executed(config) | time_table(config)[0]
     total = 0
     for name, (outputs, inputs) in linears(config).items():
         if name not in unread:
             rows = next((rows for part, rows in rows_of.items() if name.startswith(f"{part}.")), None)
-            if rows is None:  # the expert and what stands before and behind it; π0's state is one token
-                rows = num_steps * (1 if name == "state_proj" else config.suffix_length)
+            if rows is None:  # what stands before and behind the expert: the actions, and π0's state
+                rows = num_steps * (1 if name == "state_proj" else config.action_horizon)
             total += 2 * rows * outputs * inputs
     return total
 
