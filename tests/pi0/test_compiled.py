@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from openpi_golden import TOLERANCE, Golden, read_golden, sample
+from small import random_observations, small_policy
 from torch import Tensor
 
+from vlapack.bench.synthetic import synthetic_policy
 from vlapack.pi0.compiled import CACHE_VARIABLE, compile_network, make_ready
+from vlapack.pi0.savings import Savings
+from vlapack.recipe.presets import preset
 
 
 @pytest.fixture(params=["pi0", "pi05"])
@@ -49,6 +55,21 @@ def test_three_graphs_serve_every_prompt(golden: Golden, monkeypatch: pytest.Mon
         assert len(compiled) == 3, words
 
 
+@pytest.mark.parametrize("name", ["full", "everything"])
+def test_a_pack_compiles_as_its_parent_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = graphs(monkeypatch)
+    policy = synthetic_policy(small_policy(), preset(name), compile=True)
+    robot = random_observations(1)[0]
+    short, long = {**robot, "prompt": "go"}, {**robot, "prompt": "go on"}
+    for words in (5, 1, 7, 3):
+        policy.infer({**robot, "prompt": "go " * words})
+        assert len(compiled) == 3, words
+    # Once more for several robots at a time, and once more for their prompts where these are not of one length.
+    for batch, count in (([short] * 2, 6), ([short, long], 8), ([long] * 3, 8), ([long, short, long], 8), ([long], 8)):
+        policy.infer_batch(batch)
+        assert len(compiled) == count, (len(batch), count)
+
+
 def test_batches_with_masks_are_openpis(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs(monkeypatch)
     model = golden.load()
@@ -75,14 +96,13 @@ def test_gradients_pass_through_a_compiled_step(golden: Golden, monkeypatch: pyt
 
 def test_what_is_compiled_is_kept_in_the_users_cache(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs(monkeypatch)
-    import os
-
+    untouched = Savings(time_table=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere/cache")
     monkeypatch.delenv(CACHE_VARIABLE, raising=False)
-    make_ready(golden.load(), compile=True)
+    make_ready(golden.load(savings=untouched), compile=True)
     assert os.environ[CACHE_VARIABLE] == "/somewhere/cache/vlapack/inductor"
     monkeypatch.setenv(CACHE_VARIABLE, "/elsewhere")
-    make_ready(golden.load(), compile=True)
+    make_ready(golden.load(savings=untouched), compile=True)
     assert os.environ[CACHE_VARIABLE] == "/elsewhere"
 
 

@@ -7,7 +7,9 @@ nothing. Every tensor repeats one block of random numbers, since drawing three b
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +31,8 @@ from vlapack.recipe.recipe import Recipe
 from vlapack.select import Selected, groups
 from vlapack.sizes import packed_tensors
 
+Stored: TypeAlias = Mapping[str, tuple[tuple[int, ...], str]]
+"""What `pi0.names.openpi_tensors` returns."""
 DRAWN = torch.randn(1 << 18, generator=torch.Generator().manual_seed(0))
 
 
@@ -51,7 +55,7 @@ def synthetic_policy(
     model = build(architecture, savings)
     stored = openpi_tensors(architecture)
     if recipe is not None:
-        for name in _pack(model, recipe):
+        for name in _pack(model, recipe, stored):
             del stored[f"{name}.weight"]
             stored.pop(f"{name}.bias", None)
 
@@ -79,16 +83,16 @@ def random_float(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return scaled.repeat(-(-count // len(scaled)))[:count].clone().view(shape)
 
 
-def _pack(model: Pi0, recipe: Recipe) -> list[str]:
+def _pack(model: Pi0, recipe: Recipe, stored: Stored) -> list[str]:
     """Put random packed layers in the place of those that a recipe selects; return the names of all of these."""
     selected = layers_of(model.config, recipe)
     for group in groups(selected, recipe):
         if not group[0].executed:
             continue
-        first = _tensors(model, group[0], recipe, stores_transform=True)
+        first = _tensors(stored, group[0], recipe, stores_transform=True)
         inputs = ActivationStep(_step(first), act_bits=group[0].act_bits, act_scale=recipe.act_scale)
         for layer in group:
-            tensors = first if layer is group[0] else _tensors(model, layer, recipe, stores_transform=False)
+            tensors = first if layer is group[0] else _tensors(stored, layer, recipe, stores_transform=False)
             packed = PackedLinear.from_tensors(
                 tensors, weight_bits=layer.weight_bits, group_size=recipe.group_size, inputs=inputs
             )
@@ -96,13 +100,13 @@ def _pack(model: Pi0, recipe: Recipe) -> list[str]:
     return [layer.name for layer in selected]
 
 
-def _tensors(model: Pi0, layer: Selected, recipe: Recipe, *, stores_transform: bool) -> dict[str, Tensor]:
+def _tensors(stored: Stored, layer: Selected, recipe: Recipe, *, stores_transform: bool) -> dict[str, Tensor]:
     tensors = {
         name.rpartition(".")[2]: _random(name.rpartition(".")[2], shape, dtype, layer)
         for name, (shape, dtype) in packed_tensors(layer, recipe, stores_transform=stores_transform).items()
     }
-    if model.get_submodule(layer.name).bias is not None:
-        tensors["bias"] = random_float((layer.out_features,), torch.bfloat16)
+    if bias := stored.get(f"{layer.name}.bias"):
+        tensors["bias"] = random_float(bias[0], getattr(torch, bias[1]))
     return tensors
 
 

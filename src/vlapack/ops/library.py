@@ -25,12 +25,13 @@ _LAYER = (
 )
 
 
+# A length would be taken for a constant where it is symbolic, and every other one be compiled anew: hence the shapes.
 def _fake_transform(x: Tensor, *steps: Tensor | None) -> Tensor:
     return torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
 
 
 def _fake_quantize(x: Tensor, *options: Tensor | int | None) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((len(x), 1), dtype=torch.float32)
+    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((x.shape[0], 1), dtype=torch.float32)
 
 
 def _fake_int_linear(
@@ -42,7 +43,7 @@ def _fake_int_linear(
     dtype: torch.dtype,
     group_size: int | None = None,
 ) -> Tensor:
-    return q.new_empty((len(q), len(weight_scale)), dtype=dtype)
+    return q.new_empty((q.shape[0], len(weight_scale)), dtype=dtype)
 
 
 def _fake_float_linear(
@@ -53,7 +54,7 @@ def _fake_float_linear(
     dtype: torch.dtype,
     group_size: int | None = None,
 ) -> Tensor:
-    return x.new_empty((len(x), len(weight)), dtype=dtype)
+    return x.new_empty((x.shape[0], len(weight)), dtype=dtype)
 
 
 class _NoDerivative(torch.autograd.Function):
