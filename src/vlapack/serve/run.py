@@ -70,7 +70,12 @@ def serve_policy(
         policy.config = replace(policy.config, default_prompt=settings.default_prompt)
     recorder = _recorder(policy, settings)
     # The first chunk costs more than the others (threads start, memory is laid out): no robot shall wait for that.
-    first = policy.infer(layout_of(policy.config).example())
+    example = layout_of(policy.config).example()
+    first = policy.infer(example)
+    if settings.compile and settings.max_batch > 1:
+        # What several robots ask is compiled apart, with prompts of one length and with others.
+        for prompt in (example["prompt"], f"{example['prompt']} again"):
+            policy.infer_batch([example, {**example, "prompt": prompt}])
     say(f"ready; the first chunk took {first['policy_timing']['infer_ms']:.0f} ms")
     metrics = Metrics(policy=target, engine=engine, version=__version__)
 
