@@ -133,7 +133,7 @@ int main() {
           test_linear(1, 1, 1, bits, group, narrow);
           test_linear(3, 5, 7, bits, group, narrow);
           test_linear(2, 70, 4304, bits, group, narrow);
-          test_linear(60, 130, 1029, bits, group, narrow);  // on several threads
+          test_linear(70, 130, 2061, bits, group, narrow);  // on several threads, in several blocks of channels
         }
     for (const int64_t block : {0, 3, 16, 48, 64})
       for (const int64_t m : {1, 2, 3, 4, 5, 6, 7, 20}) test_activation(m, 192, block);

@@ -9,7 +9,13 @@ namespace {
 
 constexpr int kTileRows = 5;
 constexpr int64_t kSteps = 4;  // of 8 channels, whose pairs one 16-bit sum holds: 2 per step
-constexpr int kAhead = 512;
+constexpr int kAhead = 4096;  // bytes of weights fetched before they are needed
+
+// In assembly, for compilers put the products far ahead of the sums and run out of registers.
+inline void add_pairs(__m256i& sums, __m256i weights, __m256i x) {
+  __m256i products;
+  asm("vpmaddubsw %2, %3, %1\n\tvpaddw %1, %0, %0" : "+x"(sums), "=&x"(products) : "x"(x), "x"(weights));
+}
 
 // Adds four channels to the 16-bit sums of `Rows` rows by 16 outputs.
 template <int Rows>
@@ -17,8 +23,8 @@ inline void add_pairs(__m256i (&sums)[Rows][2], __m256i left, __m256i right, con
 #pragma GCC unroll 5
   for (int r = 0; r < Rows; ++r) {
     const __m256i x = four(activations + 4 * r);
-    sums[r][0] = _mm256_add_epi16(sums[r][0], _mm256_maddubs_epi16(left, x));
-    sums[r][1] = _mm256_add_epi16(sums[r][1], _mm256_maddubs_epi16(right, x));
+    add_pairs(sums[r][0], left, x);
+    add_pairs(sums[r][1], right, x);
   }
 }
 
@@ -73,7 +79,7 @@ void add_half8(const Tile& tile, const uint8_t* weights, int32_t* wide) {
 
 template <int Bits, int Rows>
 void product(const Tile& tile) {
-  for (int r = 0; r < Rows; ++r)
+  for (int r = 0; tile.start && r < Rows; ++r)
     for (int c = 0; c < kPanel; ++c) tile.sums[r * kPanel + c] = tile.start[r];
   for (int half = 0; half < 2; ++half) {
     if constexpr (Bits == 4)
@@ -90,16 +96,15 @@ void product_rows(const Tile& tile) {
 
 int64_t peak(int64_t rounds) {
   __m256i sums[12];
-  for (__m256i& sum : sums) sum = _mm256_setzero_si256();
-  __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-5);
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) sums[j] = _mm256_setzero_si256();
+  const __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-5);
   for (int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 12
-    for (int j = 0; j < 12; ++j) {
-      asm volatile("" : "+x"(a), "+x"(b));  // as if the factors were new, or the product would leave the loop
-      sums[j] = _mm256_add_epi16(sums[j], _mm256_maddubs_epi16(a, b));
-    }
+    for (int j = 0; j < 12; ++j) add_pairs(sums[j], a, b);
   }
-  for (__m256i& sum : sums) asm volatile("" : : "x"(sum));
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) asm volatile("" : : "x"(sums[j]));
   return rounds * 12 * 32 * 2;
 }
 

@@ -20,7 +20,7 @@ struct Vector {
 };
 
 constexpr int kTileRows = 12;
-constexpr int kAhead = 1024;  // bytes of weights fetched before they are needed
+constexpr int kAhead = 4096;  // bytes of weights fetched before they are needed
 
 inline __m512i four(const int8_t* activations) {
   int32_t word;
@@ -42,7 +42,11 @@ template <int Bits, int Rows>
 void product(const Tile& tile) {
   __m512i sums[Rows][2];
 #pragma GCC unroll 12
-  for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm512_set1_epi32(tile.start[r]);
+  for (int r = 0; r < Rows; ++r) {
+    const int32_t* before = tile.sums + r * kPanel;
+    sums[r][0] = tile.start ? _mm512_set1_epi32(tile.start[r]) : _mm512_loadu_si512(before);
+    sums[r][1] = tile.start ? sums[r][0] : _mm512_loadu_si512(before + 16);
+  }
   const __m512i low = _mm512_set1_epi8(15);
   const int8_t* activations = tile.activations;
   const uint8_t* weights = tile.weights;

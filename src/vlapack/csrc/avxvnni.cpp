@@ -20,8 +20,11 @@ template <int Bits, int Rows>
 void product(const Tile& tile) {
   const __m256i mask = _mm256_set1_epi8(15);
   for (int half = 0; half < 2; ++half) {
+    int32_t* target = tile.sums + 16 * half;
     __m256i sums[Rows][2];
-    for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm256_set1_epi32(tile.start[r]);
+    for (int r = 0; r < Rows; ++r)
+      for (int i = 0; i < 2; ++i)
+        sums[r][i] = tile.start ? _mm256_set1_epi32(tile.start[r]) : load(target + r * kPanel + 8 * i);
     const int8_t* activations = tile.activations;
     const uint8_t* weights = tile.weights + 64 * half;
     for (int64_t t = 0; t < tile.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
@@ -37,7 +40,7 @@ void product(const Tile& tile) {
     }
     for (int r = 0; r < Rows; ++r)
       for (int i = 0; i < 2; ++i)
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(tile.sums + r * kPanel + half * 16 + i * 8), sums[r][i]);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(target + r * kPanel + 8 * i), sums[r][i]);
   }
 }
 

@@ -18,7 +18,7 @@ inline int64_t step_bytes(int bits) { return kPanel * kDepth * bits / 8; }
 // Some rows of activations times one panel of weights.
 struct Tile {
   const int8_t* activations;  // [2 * steps][rows][4]
-  const int32_t* start;       // [rows]: what the sums begin with
+  const int32_t* start;       // [rows]: what the sums begin with; null: with what they are
   const uint8_t* weights;
   int64_t steps;
   int rows;

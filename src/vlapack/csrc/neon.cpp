@@ -1,7 +1,7 @@
 // NEON with the dot-product extension (Armv8.2): `sdot` multiplies 16 pairs s8 x s8 and adds them to four sums.
 //
 // A nibble w + 8 is a positive s8 as well. An 8-bit weight is stored as w + 128; flipping its top bit makes it w, and the
-// 128 times the sum of the activations, by which every other instruction set is too large, is added to the start.
+// 128 times the sum of the activations, by which every other instruction set is too large, is added to the sums.
 #include <arm_neon.h>
 
 #include "float_kernels.hpp"
@@ -57,7 +57,7 @@ inline void add_step8(int32x4_t (&sums)[Rows][kQuarters], const uint8_t* weights
   }
 }
 
-// -128 times the sum of each row's activations is what `start` holds beyond the sums of signed weights.
+// What sums of signed weights lack: they began at -128 times the sum of a row's activations.
 template <int Rows>
 inline int32_t surplus(const Tile& tile, int row) {
   int32_t sum = 0;
@@ -68,12 +68,14 @@ inline int32_t surplus(const Tile& tile, int row) {
 
 template <int Bits, int Rows>
 void product(const Tile& tile) {
-  int32_t start[Rows];
-  for (int r = 0; r < Rows; ++r) start[r] = tile.start[r] + (Bits == 8 ? surplus<Rows>(tile, r) : 0);
   for (int part = 0; part < 2; ++part) {
+    int32_t* target = tile.sums + 16 * part;
     int32x4_t sums[Rows][kQuarters];
     for (int r = 0; r < Rows; ++r)
-      for (int i = 0; i < kQuarters; ++i) sums[r][i] = vdupq_n_s32(start[r]);
+      for (int i = 0; i < kQuarters; ++i) {
+        const int32x4_t before = tile.start ? vdupq_n_s32(tile.start[r]) : vld1q_s32(target + r * kPanel + 4 * i);
+        sums[r][i] = Bits == 4 ? before : vaddq_s32(before, vdupq_n_s32(surplus<Rows>(tile, r)));
+      }
     const int8_t* activations = tile.activations;
     const uint8_t* weights = tile.weights + 64 * part;
     for (int64_t t = 0; t < tile.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
@@ -83,7 +85,7 @@ void product(const Tile& tile) {
         add_step8<Rows>(sums, weights, activations);
     }
     for (int r = 0; r < Rows; ++r)
-      for (int i = 0; i < kQuarters; ++i) vst1q_s32(tile.sums + r * kPanel + 16 * part + 4 * i, sums[r][i]);
+      for (int i = 0; i < kQuarters; ++i) vst1q_s32(target + r * kPanel + 4 * i, sums[r][i]);
   }
 }
 

@@ -20,7 +20,7 @@ template <int Bits>
 void product(const Tile& tile) {
   for (int r = 0; r < tile.rows; ++r) {
     int32_t* sums = tile.sums + r * kPanel;
-    for (int c = 0; c < kPanel; ++c) sums[c] = tile.start[r];
+    for (int c = 0; tile.start && c < kPanel; ++c) sums[c] = tile.start[r];
     for (int64_t t = 0; t < 2 * tile.steps; ++t) {
       const int8_t* x = tile.activations + (t * tile.rows + r) * 4;
       const uint8_t* weights = tile.weights + (Bits == 4 ? t / 2 : t) * 4 * kPanel;

@@ -24,7 +24,7 @@ inline __m256i four(const int8_t* activations) {
   return _mm256_set1_epi32(word);
 }
 
-inline __m256i load(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+inline __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
 
 }  // namespace
 }  // namespace vlapack
