@@ -90,12 +90,16 @@ void test_linear(int64_t m, int64_t n, int64_t k, int bits, int64_t group, bool 
   check(good, "product", m, n, k, bits);
 }
 
-void test_activation(int64_t m, int64_t k, int64_t block) {
+void test_activation(int64_t m, int64_t k, int64_t block, bool hadamard = false) {
   Array<float> x(m * k), rotation(block * block), s(m);
   Array<uint16_t> order(k);
   Array<int8_t> q(m * k);
   for (int64_t i = 0; i < x.size; ++i) x[i] = real();
-  for (int64_t i = 0; i < rotation.size; ++i) rotation[i] = real();
+  for (int64_t i = 0; i < rotation.size; ++i) {
+    bool odd = false;  // are the bits that row and column share
+    for (int64_t bits = i / block & i % block; bits; bits &= bits - 1) odd = !odd;
+    rotation[i] = hadamard ? (odd ? -0.25f : 0.25f) : real();
+  }
   for (int64_t i = 0; i < k; ++i) order[i] = static_cast<uint16_t>(k - 1 - i);
   const StoredBlocks blocks = {block ? rotation.get() : nullptr, 1, block, false};
   activate({m, k, x.get(), Float::f32, k, nullptr, {}, order.get(), 2, blocks, nullptr, 127, q.get(), s.get(), nullptr, 2});
@@ -137,6 +141,7 @@ int main() {
         }
     for (const int64_t block : {0, 3, 16, 48, 64})
       for (const int64_t m : {1, 2, 3, 4, 5, 6, 7, 20}) test_activation(m, 192, block);
+    for (const int64_t block : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}) test_activation(5, 1536, block, true);
     test_activation(9, 4304, 16);
     test_activation(70, 2048, 64);
     std::printf("%s: %s\n", name.c_str(), failures ? "wrong" : "exact");

@@ -7,6 +7,7 @@ import torch
 
 from vlapack.errors import InputError
 from vlapack.linear import PackedLinear
+from vlapack.methods.rotate import hadamard
 from vlapack.ops import cpu, engine, library, reference
 from vlapack.ops.int4 import pack_int4
 
@@ -121,22 +122,45 @@ def test_halves_round_to_even():
     assert cpu.quantize_activation(x)[0].tolist() == [[0, 2, 2, 0, -2, -2, 127] * 5]
 
 
+def assert_near(x, *steps, pre_rotation=None):
+    """The integers are the reference's, save by one where that is within 1e-3 of a half, for at most 1e-4 of them."""
+    q, s = cpu.quantize_activation(x, *steps, pre_rotation=pre_rotation)
+    expected, scale = reference.quantize_activation(x, *steps, pre_rotation=pre_rotation)
+    differs = (q.int() - expected.int()).abs()
+    transformed = reference.transform_activation(x, *steps, pre_rotation)
+    exact = transformed / scale
+    assert differs.amax() <= 1
+    assert differs.float().mean() <= 1e-4
+    assert ((exact - exact.floor() - 0.5).abs()[differs > 0] < 1e-3).all()
+    assert torch.allclose(s, scale, rtol=1e-6)
+    assert torch.allclose(cpu.transform_activation(x, *steps, pre_rotation), transformed, atol=1e-5)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(("k", "block"), [(2048, 64), (1024, 256), (4304, 16), (96, 3), (64, 4)])
 def test_rotated_steps_differ_only_where_the_reference_is_at_a_half(k, block, count):
     x, permutation = torch.randn(40, k), torch.randperm(k).to(torch.uint16)
-    steps = (None, permutation, rotations(k, block, count))
     for first in (None, rotations(k, block, count)):
-        q, s = cpu.quantize_activation(x, *steps, pre_rotation=first)
-        expected, scale = reference.quantize_activation(x, *steps, pre_rotation=first)
-        differs = (q.int() - expected.int()).abs()
-        exact = reference.transform_activation(x, *steps, first) / scale
-        assert differs.amax() <= 1
-        assert differs.float().mean() <= 1e-4
-        assert ((exact - exact.floor() - 0.5).abs()[differs > 0] < 1e-3).all()
-        assert torch.allclose(s, scale, rtol=1e-6)
-        transformed = cpu.transform_activation(x, *steps, first)
-        assert torch.allclose(transformed, reference.transform_activation(x, *steps, first), atol=1e-5)
+        assert_near(x, None, permutation, rotations(k, block, count), pre_rotation=first)
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
+def test_hadamard_blocks_take_sums_and_come_to_the_same(block):
+    k = 1536
+    x, permutation, smooth = torch.randn(40, k), torch.randperm(k).to(torch.uint16), torch.rand(k) + 0.5
+    blocks = hadamard(block).float()
+    for order in (None, permutation):
+        assert_near(x.bfloat16(), smooth, order, blocks)
+        assert_near(x, None, order, blocks, pre_rotation=blocks)
+        assert_near(x, None, order, blocks, pre_rotation=rotations(k, 64))
+
+
+def test_what_is_almost_a_hadamard_block_is_multiplied_with():
+    x, blocks = torch.randn(40, 256), hadamard(64).float()
+    for row, column in ((0, 0), (0, 1), (16, 5), (63, 63), (7, 0)):
+        almost = blocks.clone()
+        almost[0, row, column] *= -1
+        assert_near(x, None, None, almost)
 
 
 def test_a_strided_input_is_read_where_it_lies():

@@ -14,11 +14,32 @@ namespace {
 
 constexpr int64_t kSerialWork = 1 << 15;  // elements below which one thread is enough
 
+// The number that Sylvester's matrix is multiplied by, entry (0, 0), if that is what the block is; else 0. Its row i is
+// row i without its lowest bit times the row of that bit alone.
+float hadamard_factor(const StoredBlocks& stored) {
+  using Bits __attribute__((may_alias)) = uint32_t;
+  const int64_t size = stored.size;
+  if (stored.count != 1 || (size & (size - 1))) return 0;
+  const Bits* entries = reinterpret_cast<const Bits*>(stored.data);
+  const Bits factor = entries[0], negative = factor ^ 0x80000000u;
+  for (int64_t i = 0; i < size; ++i) {
+    const int64_t bit = i & -i;
+    const Bits *row = entries + i * size, *rest = entries + (i - bit) * size, *one = entries + bit * size;
+    Bits wrong = 0;
+    for (int64_t j = 0; j < size; ++j)
+      wrong |= row[j] ^ (i == bit ? (j & bit ? negative : factor) : rest[j] ^ one[j] ^ factor);
+    if (wrong) return 0;
+  }
+  return stored.data[0];
+}
+
 // As they are, if whole vectors fit; else a copy with zeros behind each row.
 Blocks pad(const StoredBlocks& stored, int lanes, Buffer& buffer) {
   if (!stored.data) return {};
   const int64_t padded = (stored.size + lanes - 1) / lanes * lanes;
-  if (padded == stored.size && !stored.transposed) return {stored.data, stored.count, stored.size, padded};
+  const float factor = padded == stored.size ? hadamard_factor(stored) : 0;
+  if (factor != 0) return {stored.data, 1, stored.size, padded, factor};
+  if (padded == stored.size && !stored.transposed) return {stored.data, stored.count, stored.size, padded, 0};
   const int64_t size = stored.size;
   float* copy = buffer.hold<float>(stored.count * size * padded);
   for (int64_t b = 0; b < stored.count; ++b)
@@ -28,7 +49,7 @@ Blocks pad(const StoredBlocks& stored, int lanes, Buffer& buffer) {
       for (int64_t j = 0; j < size; ++j) row[j] = stored.transposed ? block[j * size + i] : block[i * size + j];
       std::memset(row + size, 0, static_cast<size_t>(padded - size) * sizeof(float));
     }
-  return {copy, stored.count, size, padded};
+  return {copy, stored.count, size, padded, 0};
 }
 
 template <class T>

@@ -16,6 +16,14 @@ struct Vector {
   static Register load(const float* from) { return _mm512_loadu_ps(from); }
   static void store(float* to, Register value) { _mm512_storeu_ps(to, value); }
   static Register broadcast(float value) { return _mm512_set1_ps(value); }
+  static constexpr __mmask16 kEvery = 0xffff;  // without a mask, GCC warns of its own header
+  template <int Half>
+  static Register exchange(Register x) {
+    if constexpr (Half == 1) return _mm512_maskz_permute_ps(kEvery, x, 0xb1);
+    if constexpr (Half == 2) return _mm512_maskz_permute_ps(kEvery, x, 0x4e);
+    if constexpr (Half == 4) return _mm512_maskz_shuffle_f32x4(kEvery, x, x, 0xb1);
+    if constexpr (Half == 8) return _mm512_maskz_shuffle_f32x4(kEvery, x, x, 0x4e);
+  }
   static Register fma(Register a, Register b, Register c) { return _mm512_fmadd_ps(a, b, c); }
 };
 

@@ -3,13 +3,14 @@
 // Included once by each instruction set's file and compiled with that file's flags, so everything here has internal
 // linkage: a shared inline function could be linked in from the file with the widest instructions.
 //
-// `V` is that set's vector of floats: `Register`, `kLanes`, `kColumns` (vectors across a tile of the rotation), load,
-// store, broadcast, fma.
+// `V` is that set's vector of floats: `Register`, which has + - *, `kLanes`, `kColumns` (vectors across a tile of the
+// rotation), load, store, broadcast, fma, exchange.
 #pragma once
 
 #include <cstring>
 #include <type_traits>
 
+#include "hadamard.hpp"
 #include "kernels.hpp"
 
 namespace vlapack {
@@ -103,6 +104,13 @@ inline void widen_row(const Source* __restrict x, const float* __restrict smooth
     for (int64_t k = 0; k < channels; ++k) y[k] = widen(x[k]);
 }
 
+inline void gather_row(const float* __restrict x, const int32_t* __restrict order, int64_t channels, float* __restrict y) {
+#pragma GCC unroll 8
+  for (int64_t k = 0; k < channels; ++k) y[k] = x[order[k]];
+}
+
+inline bool by_products(const Blocks& blocks) { return blocks.data && blocks.hadamard == 0.0f; }
+
 // All steps, back and forth between the two buffers; returns the one with the result.
 template <class V>
 float* transform(const Steps& steps, const Rows& job) {
@@ -114,6 +122,14 @@ float* transform(const Steps& steps, const Rows& job) {
     ready = other;
     other = last;
   };
+  const auto apply = [&](const Blocks& blocks) {
+    if (by_products(blocks)) {
+      rotate_rows<V, false>(job.rows, ready, pitch, channels, nullptr, blocks, other);
+      return swap();
+    }
+    for (int r = 0; blocks.data && r < job.rows; ++r)
+      for (int64_t k = 0; k < channels; k += blocks.size) hadamard<V>(ready + r * pitch + k, blocks.size, blocks.hadamard);
+  };
   for (int r = 0; r < job.rows; ++r) {
     float* y = ready + r * pitch;
     if (job.kind == Float::f32)
@@ -121,21 +137,17 @@ float* transform(const Steps& steps, const Rows& job) {
     else
       widen_row(static_cast<const uint16_t*>(job.x) + r * job.pitch, steps.smooth, channels, y);
   }
-  if (steps.pre_rotation.data) {
-    rotate_rows<V, false>(job.rows, ready, pitch, channels, nullptr, steps.pre_rotation, other);
-    swap();
-  }
-  if (steps.rotation.data && steps.permutation) {
+  apply(steps.pre_rotation);
+  if (steps.permutation && by_products(steps.rotation)) {
     rotate_rows<V, true>(job.rows, ready, pitch, channels, steps.permutation, steps.rotation, other);
     swap();
-  } else if (steps.rotation.data) {
-    rotate_rows<V, false>(job.rows, ready, pitch, channels, nullptr, steps.rotation, other);
-    swap();
-  } else if (steps.permutation) {
-    for (int r = 0; r < job.rows; ++r)
-      for (int64_t k = 0; k < channels; ++k) other[r * pitch + k] = ready[r * pitch + steps.permutation[k]];
+    return ready;
+  }
+  if (steps.permutation) {
+    for (int r = 0; r < job.rows; ++r) gather_row(ready + r * pitch, steps.permutation, channels, other + r * pitch);
     swap();
   }
+  apply(steps.rotation);
   return ready;
 }
 
@@ -177,7 +189,7 @@ inline float round_row(const float* __restrict y, int64_t channels, const float*
 }
 
 template <class V>
-void activation(const Steps& steps, const Rows& job) {
+void some_rows(const Steps& steps, const Rows& job) {
   const float* y = transform<V>(steps, job);
   const int64_t channels = job.channels;
   const bool rotated = steps.pre_rotation.data || steps.rotation.data;
@@ -186,6 +198,22 @@ void activation(const Steps& steps, const Rows& job) {
       std::memcpy(job.out + r * channels, y, static_cast<size_t>(channels) * sizeof(float));
     else
       job.s[r] = round_row(y, channels, job.scale, job.largest, rotated, job.q + r * channels);
+  }
+}
+
+// Products want several rows at once, for each of the block's numbers that they read; what needs none stays in the first
+// cache row by row.
+template <class V>
+void activation(const Steps& steps, const Rows& job) {
+  if (by_products(steps.pre_rotation) || by_products(steps.rotation)) return some_rows<V>(steps, job);
+  const int64_t row_bytes = job.pitch * (job.kind == Float::f32 ? 4 : 2);
+  Rows row = job;
+  row.rows = 1;
+  for (int r = 0; r < job.rows; ++r) {
+    row.x = static_cast<const char*>(job.x) + r * row_bytes;
+    if (job.q) row.q = job.q + r * job.channels, row.s = job.s + r;
+    if (job.out) row.out = job.out + r * job.channels;
+    some_rows<V>(steps, row);
   }
 }
 

@@ -25,12 +25,14 @@ struct Tile {
   int32_t* sums;  // [rows][kPanel]
 };
 
-// Orthogonal blocks, [count][size][padded] floats; columns above `size` are zero.
+// Orthogonal blocks, [count][size][padded] floats; columns above `size` are zero. Where all are `hadamard` times
+// Sylvester's matrix of ones and minus ones, that is not zero.
 struct Blocks {
   const float* data = nullptr;
   int64_t count = 0;
   int64_t size = 0;
   int64_t padded = 0;
+  float hadamard = 0;
 };
 
 // The steps of an activation, in their order; absent ones are null. See `Transform` in methods/transform.py.

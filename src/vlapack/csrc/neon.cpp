@@ -16,6 +16,11 @@ struct Vector {
   static Register load(const float* from) { return vld1q_f32(from); }
   static void store(float* to, Register value) { vst1q_f32(to, value); }
   static Register broadcast(float value) { return vdupq_n_f32(value); }
+  template <int Half>
+  static Register exchange(Register x) {
+    if constexpr (Half == 1) return vrev64q_f32(x);
+    if constexpr (Half == 2) return vextq_f32(x, x, 2);
+  }
   static Register fma(Register a, Register b, Register c) { return vfmaq_f32(c, a, b); }
 };
 

@@ -15,6 +15,12 @@ struct Vector {
   static Register load(const float* from) { return _mm256_loadu_ps(from); }
   static void store(float* to, Register value) { _mm256_storeu_ps(to, value); }
   static Register broadcast(float value) { return _mm256_set1_ps(value); }
+  template <int Half>
+  static Register exchange(Register x) {
+    if constexpr (Half == 1) return _mm256_permute_ps(x, 0xb1);
+    if constexpr (Half == 2) return _mm256_permute_ps(x, 0x4e);
+    if constexpr (Half == 4) return _mm256_permute2f128_ps(x, x, 1);
+  }
   static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
 };
 
