@@ -18,6 +18,7 @@ from collect_demos import TASKS, TRAINING_STATES, disturb, disturbances, parse_t
 from vlapack.console import progress
 from vlapack.libero.env import LiberoEnv
 from vlapack.libero.expert import Expert
+from vlapack.policy.layouts import LAYOUTS
 from vlapack.recording import Recorder
 
 
@@ -39,7 +40,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    recorder = Recorder(args.out)
+    recorder = Recorder(args.out, "libero", LAYOUTS["libero"].parts)
     tasks = parse_tasks(args.tasks)
     per_task = -(-args.count // len(tasks))
     with progress("observations", args.count, done=len(recorder)) as advance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ FPS = 10
 SIZE = 64
 TASKS = ("open the drawer", "push the plate")
 CAMERAS = ("observation.images.image", "observation.images.image2")
+STATE = {"observation.state": 8}
 
 
 def brightness(index: int, camera: int) -> int:
@@ -30,13 +31,15 @@ def write_lerobot(
     lengths: Sequence[int] = (7, 4, 9, 5),
     *,
     cameras: Sequence[str] = CAMERAS,
-    state: str = "observation.state",
+    vectors: Mapping[str, int] = STATE,
+    tasks: Sequence[str] = TASKS,
     dtype: str = "video",
     per_file: int = 3,
 ) -> Path:
     """Write episodes of `lengths` frames; `per_file` of them share each data file and each video file.
 
-    Frame `i` of the whole has the state [i, 0, …] and pictures in `brightness(i, camera)`; episode `e` does task e % 2.
+    Frame `i` of the whole has vectors [i, 0, …] and pictures in `brightness(i, camera)`; episode `e` does task e % 2.
+    LeRobot writes a vector of one number as a number.
     """
     episodes: list[dict[str, Any]] = []
     rows: dict[int, list[dict[str, Any]]] = {}
@@ -44,7 +47,7 @@ def write_lerobot(
     for episode, length in enumerate(lengths):
         file = episode // per_file
         first_of_file = sum(lengths[: file * per_file])
-        entry = {"episode_index": episode, "tasks": [TASKS[episode % 2]], "length": length}
+        entry = {"episode_index": episode, "tasks": [tasks[episode % 2]], "length": length}
         entry |= {"dataset_from_index": index, "dataset_to_index": index + length}
         entry |= {"data/chunk_index": 0, "data/file_index": file, "stats/index/mean": [0.0]}
         for camera in cameras if dtype == "video" else ():
@@ -54,7 +57,9 @@ def write_lerobot(
         episodes.append(entry)
         for frame in range(length):
             row = {"index": index, "episode_index": episode, "frame_index": frame, "timestamp": frame / FPS}
-            row |= {"task_index": episode % 2, state: [float(index), *[0.0] * 7], "action": [0.0] * 7}
+            row |= {"task_index": episode % 2, "action": [0.0] * 7}
+            for name, width in vectors.items():
+                row[name] = float(index) if width == 1 else [float(index), *[0.0] * (width - 1)]
             for number, camera in enumerate(cameras if dtype == "image" else ()):
                 row[camera] = {"bytes": png(brightness(index, number)), "path": None}
             rows.setdefault(file, []).append(row)
@@ -65,9 +70,9 @@ def write_lerobot(
             video = root / f"videos/{camera}/chunk-000/file-{file:03d}.mp4"
             write_video(video, [brightness(row["index"], number) for row in table])
     save(root / "meta/episodes/chunk-000/file-000.parquet", episodes)
-    save(root / "meta/tasks.parquet", [{"task_index": number, "task": text} for number, text in enumerate(TASKS)])
+    save(root / "meta/tasks.parquet", [{"task_index": number, "task": text} for number, text in enumerate(tasks)])
     features: dict[str, Any] = {camera: {"dtype": dtype, "shape": [SIZE, SIZE, 3]} for camera in cameras}
-    features |= {state: {"dtype": "float32", "shape": [8]}, "action": {"dtype": "float32", "shape": [7]}}
+    features |= {name: {"dtype": "float32", "shape": [width]} for name, width in {**vectors, "action": 7}.items()}
     info = {"codebase_version": "v3.0", "robot_type": "panda", "fps": FPS, "features": features}
     info |= {"total_episodes": len(lengths), "total_frames": index, "total_tasks": 2, "chunks_size": 1000}
     info |= {"data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"}

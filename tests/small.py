@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from vlapack.checkpoints.configs import POLICIES
 from vlapack.checkpoints.write import write_folder
 from vlapack.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from vlapack.pi0.names import openpi_tensors
+from vlapack.policy.layouts import LAYOUTS, Layout
 
 TOKENIZER = Path(__file__).parents[1] / "src/vlapack/assets/tiny-libero/tokenizer.model"
 
@@ -67,18 +69,21 @@ def write_random_checkpoint(folder: Path, config: PolicyConfig, seed: int = 0) -
     return folder
 
 
-def random_observations(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Observations in openpi's LIBERO keys."""
+def random_observations(
+    count: int, seed: int = 0, layout: Layout = LAYOUTS["libero"], *, without: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Observations in the layout's keys, but for the parts that are left out by name."""
     draw = np.random.default_rng(seed)
-    return [
-        {
-            "observation/image": draw.integers(0, 256, (32, 32, 3), dtype=np.uint8),
-            "observation/wrist_image": draw.integers(0, 256, (32, 32, 3), dtype=np.uint8),
-            "observation/state": draw.normal(0, 0.3, 8),
-            "prompt": "pick up the black bowl and place it on the plate",
-        }
-        for _ in range(count)
-    ]
+    observations = []
+    for _ in range(count):
+        observation: dict[str, Any] = {}
+        for part in layout.parts:
+            picture = part.width is None
+            value = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8) if picture else draw.normal(0, 0.3, part.width)
+            if part.name not in without:
+                part.put(observation, value)
+        observations.append({**observation, "prompt": "pick up the black bowl and place it on the plate"})
+    return observations
 
 
 def write_observations(folder: Path, observations: list[dict[str, Any]]) -> Path:

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from vlapack.errors import InputError
+from vlapack.policy.layouts import LAYOUTS
 from vlapack.policy.observations import load_observations
 from vlapack.recording import Recorder
+
+
+def libero(folder: Path, limit: int | None = None) -> Recorder:
+    return Recorder(folder, "libero", LAYOUTS["libero"].parts, limit=limit)
 
 
 def observation(number: int) -> dict[str, Any]:
@@ -29,9 +34,9 @@ def recorded(folder: Path) -> list[int]:
 
 
 def test_observations_survive_the_folder(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "obs")
+    recorder = libero(tmp_path / "obs")
     recorder.add(observation(0), suite="libero_spatial", init_state=20)
-    recorder = Recorder(tmp_path / "obs")  # a second sitting
+    recorder = libero(tmp_path / "obs")  # a second sitting
     recorder.add(observation(1), suite="libero_spatial", init_state=21)
     for number, back in enumerate(load_observations(tmp_path / "obs")):
         np.testing.assert_equal(back, observation(number))
@@ -39,7 +44,7 @@ def test_observations_survive_the_folder(tmp_path: Path) -> None:
 
 def test_a_full_folder_drops_its_oldest(tmp_path: Path) -> None:
     folder = tmp_path / "obs"
-    recorder = Recorder(folder, limit=4)
+    recorder = libero(folder, limit=4)
     for number in range(20):
         recorder.add(observation(number))
         assert recorded(folder) == list(range(max(0, number - 3), number + 1))
@@ -49,11 +54,11 @@ def test_a_full_folder_drops_its_oldest(tmp_path: Path) -> None:
 def test_a_server_that_starts_again_goes_on_where_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "obs"
     for start in (0, 3):
-        recorder = Recorder(folder, limit=4)
+        recorder = libero(folder, limit=4)
         for number in range(start, start + 3):
             recorder.add(observation(number))
     assert recorded(folder) == [2, 3, 4, 5]
-    Recorder(folder, limit=2).add(observation(6))  # a smaller limit than last time
+    libero(folder, limit=2).add(observation(6))  # a smaller limit than last time
     assert recorded(folder) == [5, 6]
     assert len(list(folder.glob("*.png"))) == 4
 
@@ -61,9 +66,15 @@ def test_a_server_that_starts_again_goes_on_where_it_was(tmp_path: Path) -> None
 def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="not empty"):
-        Recorder(tmp_path)
+        libero(tmp_path)
     (tmp_path / "index.json").write_text(json.dumps({"type": "thesis"}))
     with pytest.raises(InputError, match="no index of observations"):
-        Recorder(tmp_path)
+        libero(tmp_path)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(InputError, match=r"index.json: not valid JSON"):
+        libero(tmp_path)
+    libero(tmp_path / "obs").add(observation(0))
+    with pytest.raises(InputError, match="layout 'libero', and this policy's layout is 'droid'; give a new folder"):
+        Recorder(tmp_path / "obs", "droid", LAYOUTS["droid"].parts)
     with pytest.raises(InputError, match="1 or more"):
-        Recorder(tmp_path / "new", limit=0)
+        libero(tmp_path / "new", limit=0)

@@ -70,15 +70,22 @@ def digest_observations(observations: Sequence[Mapping[str, Any]]) -> str:
     """Hash observation dictionaries: pictures and states by their values, prompts by their text, order included."""
     total = hashlib.sha256()
     for observation in observations:
-        for key in sorted(observation):
-            value = observation[key]
-            if isinstance(value, str):
-                total.update(f"{key} text {len(value)} {value} ".encode())
-            else:
-                array = np.ascontiguousarray(value)
-                total.update(f"{key} {array.dtype} {array.shape} ".encode())
-                total.update(array.tobytes())
+        _update(total, observation)
     return total.hexdigest()
+
+
+def _update(total: hashlib._Hash, observation: Mapping[str, Any]) -> None:
+    for key in sorted(observation):
+        value = observation[key]
+        if isinstance(value, Mapping):  # ALOHA's pictures
+            total.update(f"{key} holds {len(value)} ".encode())
+            _update(total, value)
+        elif isinstance(value, str):
+            total.update(f"{key} text {len(value)} {value} ".encode())
+        else:
+            array = np.ascontiguousarray(value)
+            total.update(f"{key} {array.dtype} {array.shape} ".encode())
+            total.update(array.tobytes())
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

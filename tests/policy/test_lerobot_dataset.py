@@ -11,13 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 from lerobot_folder import FPS, TASKS, brightness, save, write_lerobot
+from small import small_policy
 
 from vlapack.errors import InputError
+from vlapack.policy import observations
+from vlapack.policy.frame import Source
 from vlapack.policy.lerobot_dataset import LerobotDataset
-from vlapack.policy.observations import load_observations, open_source
 from vlapack.policy.video import frames_at
 
 LENGTHS = (7, 4, 9, 5)
+LIBERO = small_policy()
+
+
+def open_source(folder: Path) -> Source:
+    return observations.open_source(folder, LIBERO)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return write_lerobot(tmp_path, LENGTHS)
 
 
-OPENPI = {"cameras": ("image", "wrist_image"), "state": "state", "dtype": "image"}
+OPENPI = {"cameras": ("image", "wrist_image"), "vectors": {"state": 8}, "dtype": "image"}
 
 
 @pytest.mark.parametrize("form", [{}, {"dtype": "image"}, OPENPI], ids=["video", "image", "openpi's names"])
@@ -70,18 +77,18 @@ def test_a_video_is_read_in_any_order(whole: Path) -> None:
 
 
 def test_it_says_what_was_found(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(load_observations(whole, 3)) == 3
+    assert len(observations.load_observations(whole, 3, config=LIBERO)) == 3
     said = capsys.readouterr().err
     assert "LeRobotDataset v3.0, 25 frames in 4 episodes" in said
     assert "observation.images.image2" in said
     with pytest.raises(InputError, match=r"holds 25 observations and --calib-steps asks for 26"):
-        load_observations(whole, 26)
+        observations.load_observations(whole, 26, config=LIBERO)
 
 
 def test_older_task_tables_have_no_name_for_the_text(folder: Path) -> None:
     rows = [{"task_index": number, "__index_level_0__": text} for number, text in enumerate(TASKS)]
     save(folder / "meta/tasks.parquet", rows)
-    assert {frame.observation["prompt"] for frame in LerobotDataset.open(folder).take(4)} == set(TASKS)
+    assert {frame.observation["prompt"] for frame in LerobotDataset.open(folder, LIBERO, {}).take(4)} == set(TASKS)
 
 
 def change_info(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -97,7 +104,8 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda info: info["features"].update(
             {"observation.images.top": info["features"].pop("observation.images.image")}
         ),
-        r"needs observation.images.image or image. Found: .*top video",
+        r"reads image: observation.images.image or image. Found: .*top video.*"
+        r"--rename-map '{\"observation.images.top\": \"image\"}'",
     ),
     "another robot's state": (
         lambda info: info["features"]["observation.state"].update(shape=[14]),

@@ -39,10 +39,13 @@ def test_every_observation_can_be_acted_on(folder: Path) -> None:
     [
         ({"type": "other"}, "type is 'other'"),
         ({"version": 2}, "version is 2"),
-        ({"layout": "droid"}, "layout is 'droid'"),
+        ({"layout": "mars"}, "layout 'mars'; wanted is 'libero' or 'droid' or"),
         ({"observations": []}, "no observations"),
         ({"observations": ["000_base.png"]}, "observation 0 is '000_base.png'"),
-        ({"observations": [{"image": "000_base.png"}]}, "observation 0 has no wrist_image, state, prompt"),
+        (
+            {"observations": [{"image": "000_base.png"}]},
+            "observation 0 has no wrist_image, state, prompt; record it again",
+        ),
     ],
 )
 def test_an_index_of_another_kind_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:

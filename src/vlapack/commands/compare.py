@@ -21,6 +21,7 @@ def compare(
     *,
     baseline: str,
     data: Path,
+    rename_map: str | None = None,
     frames: int = 32,
     seed: int = 0,
     compile: bool = False,
@@ -42,6 +43,8 @@ def compare(
         policy: A pack, a checkpoint folder, or tiny-libero.
         baseline: The float parent, a folder or tiny-libero.
         data: Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3.
+        rename_map: A LeRobot data set's features under names of their own, as LeRobot's flag of that name:
+            '{"observation.images.front": "cam_high"}'. Known names need none (docs/calibration.md).
         frames: How many to look at, spread evenly; data that holds fewer gives all.
         seed: Of the noise.
         compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
@@ -63,10 +66,10 @@ def compare(
     from vlapack.policy.policy import Policy
 
     compiled = compile_wanted(compile)
-    source = open_source(data)
-    taken = min(frames, len(source))
     flags: dict[str, Any] = {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
     parent, ours = (open_checkpoint(target, **({} if is_pack(target) else flags)) for target in (baseline, policy))
+    source = open_source(data, parent.config, rename_map=rename_map)
+    taken = min(frames, len(source))
     engine = described()
     say(f"{data}: {source.description}; {taken} taken; engine {engine}")
     measured = compare_policies(

@@ -28,6 +28,7 @@ def quantize(
     preset: str | None = None,
     recipe: Path | None = None,
     calib: Path | None = None,
+    rename_map: str | None = None,
     weights_only: bool = False,
     config: str | None = None,
     norm_stats: Path | None = None,
@@ -50,6 +51,8 @@ def quantize(
         recipe: A recipe file (JSON) instead of a preset; it excludes the variables.
         calib: Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3. Without
             it, LIBERO policies take the ones that come with the package.
+        rename_map: A LeRobot data set's features under names of their own, as LeRobot's flag of that name:
+            '{"observation.images.front": "cam_high"}'. Known names need none (docs/calibration.md).
         weights_only: Do without observations: channels are ordered by their weights.
         config: What the policy in an openpi folder is: a configuration's name or JSON file.
         norm_stats: norm_stats.json or its folder, instead of the one in the checkpoint.
@@ -76,7 +79,7 @@ def quantize(
     parent = open_checkpoint(checkpoint, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
     if isinstance(parent, PackedCheckpoint):
         raise InputError(f"{checkpoint} is a pack already; quantize its float parent")
-    observations = None if weights_only else calibration_set(parent, resolved.recipe, calib)
+    observations = None if weights_only else calibration_set(parent, resolved.recipe, calib, rename_map)
     report = make_pack(
         parent, resolved.recipe, target, observations, describe=_describe if resolved.options.debug else _nothing
     )
@@ -98,7 +101,9 @@ def quantize(
     return 0
 
 
-def calibration_set(parent: Checkpoint, recipe: Recipe, calib: Path | None) -> list[dict[str, Any]] | None:
+def calibration_set(
+    parent: Checkpoint, recipe: Recipe, calib: Path | None, rename_map: str | None
+) -> list[dict[str, Any]] | None:
     """Return the observations that calibrate, None where the recipe asks nothing of them.
 
     Raises:
@@ -110,7 +115,8 @@ def calibration_set(parent: Checkpoint, recipe: Recipe, calib: Path | None) -> l
     if not needs_activations(recipe):
         say("this recipe asks nothing of activations: no calibration")
         return None
-    return load_observations(calibration_folder(parent, calib), recipe.calib_steps)
+    folder = calibration_folder(parent, calib)
+    return load_observations(folder, recipe.calib_steps, config=parent.config, rename_map=rename_map)
 
 
 def calibration_folder(parent: Checkpoint, calib: Path | None) -> Path:

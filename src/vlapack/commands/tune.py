@@ -32,6 +32,7 @@ def tune(
     budget: str,
     out: Path,
     calib: Path | None = None,
+    rename_map: str | None = None,
     observations: int = 10,
     preset: str = "everything",
     seed: int = 0,
@@ -54,7 +55,10 @@ def tune(
         policy: A float policy's folder, or `tiny-libero`, the policy that comes with the package.
         budget: Bytes of the pack's tensors, such as `2.4GB` or `950MB` (10^9 and 10^6 bytes).
         out: The recipe file to write.
-        calib: A folder of recorded observations. Without it, LIBERO policies take the ones that come with the package.
+        calib: Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3. Without
+            it, LIBERO policies take the ones that come with the package.
+        rename_map: A LeRobot data set's features under names of their own, as LeRobot's flag of that name:
+            '{"observation.images.front": "cam_high"}'. Known names need none (docs/calibration.md).
         observations: How many of them, evenly from the folder; every fifth is kept for the comparison.
         preset: The layers about which is decided, and how they are quantized.
         seed: Of noise, directions, and what is random in a method.
@@ -82,7 +86,9 @@ def tune(
     if isinstance(checkpoint, PackedCheckpoint):
         raise InputError(f"{policy} is a pack already; tune its float parent")
     folder = calibration_folder(checkpoint, calib)
-    found = load_observations(folder, observations, flag="--observations")
+    found = load_observations(
+        folder, observations, config=checkpoint.config, rename_map=rename_map, flag="--observations"
+    )
     tuned = run(Parent(checkpoint), base, limit, found, work or partial_path(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, (json_module.dumps(tuned.recipe.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())

@@ -15,6 +15,7 @@ import numpy as np
 from vlapack.checkpoints.features import CAMERA, FEATURES, Features
 from vlapack.errors import InputError
 from vlapack.policy.images import parse_image
+from vlapack.policy.parts import Part
 from vlapack.policy.robot import PROMPT, RobotInputs, get, parse_prompt, parse_state, picture
 
 FLIPS = np.array([1, -1, -1, 1, 1, 1, 1] * 2)
@@ -61,6 +62,12 @@ class AlohaLayout:
     def action_names(self) -> tuple[str, ...]:
         """Left arm, then right: six joints and the gripper each."""
         return self.features.actions
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Three pictures, of which the wrists' may be missing, and the state."""
+        cameras = (Part(("images", camera), optional=camera != CAMERAS[0]) for camera in CAMERAS)
+        return (*cameras, Part(("state",), self.features.state))
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read `images` (by ALOHA's camera names, at least `cam_high`), `state` [14] and `prompt`."""

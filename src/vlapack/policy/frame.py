@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from vlapack.errors import InputError
-from vlapack.policy.layouts import LiberoLayout
+from vlapack.policy.layouts import Layout
+from vlapack.policy.parts import PROMPT_KEY
 
 # The fractional part of the golden ratio: its multiples fill [0, 1) evenly, however many there are.
 GOLDEN = 0.6180339887498949
@@ -21,8 +22,7 @@ class Frame:
 
     Attributes:
         name: what a person finds it by: a picture's file, an episode and a frame number.
-        observation: openpi's LIBERO keys: `observation/image` and `observation/wrist_image` uint8 [H, W, 3],
-            `observation/state` float64 [8], `prompt`.
+        observation: as `canonical` returns it.
         source: episode, task, step or whatever the data set says; splits by episode are made with it.
     """
 
@@ -48,29 +48,41 @@ class Source(Protocol):
         ...
 
 
-def canonical(observation: Mapping[str, Any], where: str) -> dict[str, Any]:
+def canonical(
+    observation: Mapping[str, Any], layout: Layout, where: str, *, default_prompt: str | None = None
+) -> dict[str, Any]:
     """Bring an observation into the form in which it is recorded and calibrated on.
 
     Args:
-        observation: openpi's LIBERO keys, pictures and state in any type that a policy takes.
+        observation: the layout's keys, pictures and vectors in any type that a policy takes.
+        layout: the policy's.
         where: the file or message that it came in.
+        default_prompt: what the policy reads where an observation brings no prompt.
+
+    Returns:
+        The layout's keys: the pictures that are there uint8 [H, W, 3], vectors float64 [width], and `prompt`.
 
     Raises:
         InputError: what a policy could not use: a missing key, an empty prompt, a state that is not finite; it begins
             with `where`.
     """
     try:
-        robot = LiberoLayout().inputs(observation)
+        robot = layout.inputs(observation)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
-    if robot.prompt is None:
-        raise InputError(f"{where}: the observation has no 'prompt'")
-    return {
-        "observation/image": robot.images[0],
-        "observation/wrist_image": robot.images[1],
-        "observation/state": robot.state,
-        "prompt": robot.prompt,
-    }
+    prompt = default_prompt if robot.prompt is None else robot.prompt
+    if prompt is None:
+        raise InputError(f"{where}: the observation has no 'prompt', and the policy no default prompt")
+    whole: dict[str, Any] = {}
+    pictures = (part for part in layout.parts if part.width is None)
+    # Not strict: the network may have one more camera, which no such robot has.
+    for part, image, seen in zip(pictures, robot.images, robot.image_masks, strict=False):
+        if seen:
+            part.put(whole, image)
+    for part in layout.parts:
+        if part.width is not None:
+            part.put(whole, np.asarray(part.get(observation), dtype=np.float64).reshape(part.width))
+    return {**whole, PROMPT_KEY: prompt}
 
 
 def shares(lengths: Sequence[int], count: int) -> list[int]:

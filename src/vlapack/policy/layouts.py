@@ -15,6 +15,7 @@ from vlapack.checkpoints.base import PolicyConfig
 from vlapack.checkpoints.features import FEATURES, Features
 from vlapack.policy.aloha import AlohaLayout
 from vlapack.policy.images import parse_image
+from vlapack.policy.parts import Part
 from vlapack.policy.robot import PROMPT, RobotInputs, get, parse_prompt, parse_state, picture
 
 
@@ -29,6 +30,11 @@ class Layout(Protocol):
     @property
     def gripper(self) -> tuple[int, ...]:
         """The dimensions whose sign opens or closes a gripper."""
+        ...
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What an observation holds beside the prompt: the pictures, in the network's order, then the vectors."""
         ...
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
@@ -58,6 +64,12 @@ class LiberoLayout:
     def action_names(self) -> tuple[str, ...]:
         """Six differences of the pose, and the gripper."""
         return self.features.actions
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Two pictures and the state."""
+        cameras = ("observation/image", "observation/wrist_image")
+        return (*(Part((camera,)) for camera in cameras), Part(("observation/state",), self.features.state))
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read `observation/image`, `observation/wrist_image`, `observation/state` [8] and `prompt`."""
@@ -95,6 +107,13 @@ class DroidLayout:
     def action_names(self) -> tuple[str, ...]:
         """Seven joints (velocities, or positions, as the policy was trained) and the gripper."""
         return self.features.actions
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Two pictures, the joints and the gripper."""
+        cameras = ("observation/exterior_image_1_left", "observation/wrist_image_left")
+        vectors = {"observation/joint_position": 7, "observation/gripper_position": 1}
+        return (*(Part((camera,)) for camera in cameras), *(Part((key,), width) for key, width in vectors.items()))
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read both cameras, `observation/joint_position` [7], `observation/gripper_position` [1] or [], `prompt`."""
@@ -139,6 +158,12 @@ class LerobotLayout:
     def gripper(self) -> tuple[int, ...]:
         """The dimensions that are called so."""
         return tuple(index for index, name in enumerate(self.action_names) if "gripper" in name.lower())
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The cameras, of which some may be missing, and the state."""
+        cameras = (Part((camera,), optional=True) for camera in self.features.cameras)
+        return (*cameras, Part(("observation.state",), self.features.state))
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read the cameras that are there (at least one), `observation.state`, and `prompt` or LeRobot's `task`."""

@@ -13,9 +13,7 @@ What is relied on stands in huggingface/lerobot at 7427f31 (August 2026), `src/l
 * `dataset_reader.py`: so a frame is found at `from_timestamp` + the row's own `timestamp`. Features of type `image` lie
   as encoded pictures in the data's own column.
 
-LIBERO's features are `observation.images.image`, `observation.images.image2` and `observation.state` (position, axis
-and angle, two fingers: `docs/source/libero.mdx`), or `image`, `wrist_image` and `state` as openpi's converter names
-them. The pictures are already turned by 180° (`docs/source/env_processor.mdx`), as policies get them.
+LIBERO's pictures are already turned by 180° (`docs/source/env_processor.mdx`), as policies get them.
 """
 
 from __future__ import annotations
@@ -30,23 +28,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vlapack.checkpoints.base import read_json
+from vlapack.checkpoints.base import PolicyConfig, read_json
 from vlapack.errors import InputError
 from vlapack.policy.frame import Frame, canonical, spread
+from vlapack.policy.layouts import layout_of
+from vlapack.policy.lerobot_features import Renaming, match
+from vlapack.policy.parts import PROMPT_KEY, Part
 from vlapack.policy.video import frames_at, optional
 
 INFO_FILE = "meta/info.json"
 TASKS_FILE = "meta/tasks.parquet"
 EPISODES = "meta/episodes"
-
-# Our observation key → the features that mean the same, the first that is there is taken.
-FEATURES = {
-    "observation/image": ("observation.images.image", "image"),
-    "observation/wrist_image": ("observation.images.image2", "observation.images.wrist_image", "wrist_image"),
-    "observation/state": ("observation.state", "state"),
-}
-STATE_KEY = "observation/state"
-STATE_SHAPE = [8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,21 +48,23 @@ class LerobotDataset:
     Attributes:
         root: the folder.
         info: `meta/info.json`.
-        features: our observation key → the feature that it is read from.
+        config: the policy that the frames are for.
+        features: the part of the policy's observation → the feature that it is read from.
         episodes: one row per episode, in order of `episode_index`.
     """
 
     root: Path
     info: Mapping[str, Any]
-    features: Mapping[str, str]
+    config: PolicyConfig
+    features: Mapping[Part, str]
     episodes: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def open(cls, root: Path) -> LerobotDataset:
+    def open(cls, root: Path, config: PolicyConfig, renaming: Renaming) -> LerobotDataset:
         """Read the metadata.
 
         Raises:
-            InputError: another version, features that are not LIBERO's, damaged tables, or a missing extra.
+            InputError: another version, features that are not the robot's, damaged tables, or a missing extra.
         """
         info = read_json(root / INFO_FILE)
         version = str(info.get("codebase_version"))
@@ -80,8 +74,8 @@ class LerobotDataset:
                 "lerobot.scripts.convert_dataset_v21_to_v30 converts v2.1"
             )
         if missing := [key for key in ("fps", "features", "data_path") if not info.get(key)]:
-            raise InputError(f"{root / INFO_FILE}: has no {', '.join(missing)}")
-        features = _match(info["features"], root / INFO_FILE)
+            raise InputError(f"{root / INFO_FILE}: has no {', '.join(missing)}; download the data set again")
+        features = match(info["features"], config, renaming, root / INFO_FILE)
         columns = ["episode_index", "dataset_from_index", "dataset_to_index", "data/chunk_index", "data/file_index"]
         for feature in features.values():
             if _dtype(info, feature) == "video":
@@ -90,15 +84,16 @@ class LerobotDataset:
         rows = [row for file in files for row in _read(file, columns)]
         if not rows:
             raise InputError(f"{root / EPISODES}: lists no episodes; download the whole data set")
-        return cls(root, info, features, sorted(rows, key=lambda row: int(row["episode_index"])))
+        return cls(root, info, config, features, sorted(rows, key=lambda row: int(row["episode_index"])))
 
     @property
     def description(self) -> str:
         """What it is and how much it holds."""
         read_from = ", ".join(self.features.values())
+        missing = [part.name for part in layout_of(self.config).parts if part not in self.features]
         return (
             f"LeRobotDataset {self.info['codebase_version']}, {len(self)} frames in {len(self.episodes)} episodes "
-            f"({read_from})"
+            f"({read_from}{'; without ' + ', '.join(missing) if missing else ''})"
         )
 
     def __len__(self) -> int:
@@ -112,17 +107,24 @@ class LerobotDataset:
         """
         chosen = [(self.episodes[episode], frame) for episode, frame in spread(self._lengths(), count)]
         rows = self._rows(chosen)
-        pictures = {key: self._pictures(key, rows) for key in self.features if key != STATE_KEY}
-        tasks = self._tasks()
+        pictures = {
+            part: self._pictures(feature, rows) for part, feature in self.features.items() if part.width is None
+        }
+        layout, tasks = layout_of(self.config), self._tasks()
         frames = []
         for number, (episode, frame) in enumerate(chosen):
             row, name = rows[number].values, f"episode {episode['episode_index']} frame {frame}"
             if (task := row["task_index"]) not in tasks:
                 raise InputError(f"{self.root / TASKS_FILE}: has no task {task}, which {name} names")
-            raw: dict[str, Any] = {key: shown[number] for key, shown in pictures.items()}
-            raw |= {STATE_KEY: row[self.features[STATE_KEY]], "prompt": tasks[task]}
+            raw: dict[str, Any] = {}
+            for part, feature in self.features.items():
+                part.put(raw, pictures[part][number] if part.width is None else np.atleast_1d(row[feature]))
+            if tasks[task].strip():
+                raw[PROMPT_KEY] = tasks[task]
+            where = f"{rows[number].file}: {name}"
+            observation = canonical(raw, layout, where, default_prompt=self.config.default_prompt)
             source = {"episode_index": episode["episode_index"], "frame_index": frame, "task_index": task}
-            frames.append(Frame(name, canonical(raw, f"{rows[number].file}: {name}"), source))
+            frames.append(Frame(name, observation, source))
         return frames
 
     def _lengths(self) -> list[int]:
@@ -130,8 +132,8 @@ class LerobotDataset:
 
     def _rows(self, chosen: Sequence[tuple[Mapping[str, Any], int]]) -> list[_Row]:
         """Fetch the data rows of (episode, frame) pairs, file by file."""
-        columns = ["index", "timestamp", "task_index", self.features[STATE_KEY]]
-        columns += [feature for feature in self.features.values() if _dtype(self.info, feature) == "image"]
+        columns = ["index", "timestamp", "task_index"]
+        columns += [feature for feature in self.features.values() if _dtype(self.info, feature) != "video"]
         wanted = [int(episode["dataset_from_index"]) + frame for episode, frame in chosen]
         by_file = defaultdict(list)
         for number, (episode, _) in enumerate(chosen):
@@ -146,9 +148,8 @@ class LerobotDataset:
                 found[number] = _Row(file, chosen[number][0], by_index[index])
         return [found[number] for number in range(len(chosen))]
 
-    def _pictures(self, key: str, rows: Sequence[_Row]) -> list[np.ndarray]:
+    def _pictures(self, feature: str, rows: Sequence[_Row]) -> list[np.ndarray]:
         """Decode one camera's pictures, uint8 [H, W, 3] each, in the order of `rows`."""
-        feature = self.features[key]
         if _dtype(self.info, feature) == "image":
             return [_decode(row.values[feature], f"{row.file}: {feature}") for row in rows]
         by_file = defaultdict(list)
@@ -194,23 +195,6 @@ class _Row:
 
 def _dtype(info: Mapping[str, Any], feature: str) -> str:
     return str(info["features"][feature].get("dtype"))
-
-
-def _match(features: Mapping[str, Mapping[str, Any]], where: Path) -> dict[str, str]:
-    """Find LIBERO's features among those that the data set has."""
-    there = {key: next((name for name in names if name in features), None) for key, names in FEATURES.items()}
-    lacking = [" or ".join(FEATURES[key]) for key, name in there.items() if name is None]
-    matched = {key: name for key, name in there.items() if name is not None}
-    for key, name in matched.items():
-        dtype, shape = features[name].get("dtype"), list(features[name].get("shape") or [])
-        if key == STATE_KEY and shape != STATE_SHAPE:
-            lacking.append(f"{name} of shape {STATE_SHAPE}, not {shape}")
-        if key != STATE_KEY and dtype not in ("video", "image"):
-            lacking.append(f"{name} of type video or image, not {dtype}")
-    if lacking:
-        found = ", ".join(f"{name} {each.get('dtype')} {each.get('shape')}" for name, each in features.items())
-        raise InputError(f"{where}: LIBERO's layout needs {'; '.join(lacking)}. Found: {found}")
-    return matched
 
 
 def _read(

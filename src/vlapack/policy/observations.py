@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vlapack.checkpoints.base import PolicyConfig
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.policy.frame import Source
 from vlapack.policy.lerobot_dataset import INFO_FILE, LerobotDataset
+from vlapack.policy.lerobot_features import FLAG as RENAME_FLAG
+from vlapack.policy.lerobot_features import parse_renaming
 from vlapack.policy.recorded import RecordedFolder
 from vlapack.recording import INDEX_FILE
 
@@ -16,16 +19,26 @@ from vlapack.recording import INDEX_FILE
 MOST_WITHOUT_COUNT = 1024
 
 
-def open_source(folder: Path) -> Source:
+def open_source(folder: Path, config: PolicyConfig | None = None, *, rename_map: str | None = None) -> Source:
     """Open a folder of observations: a recorded one (by the simulator or by a policy server) or a LeRobotDataset v3.
 
+    Args:
+        folder: the folder.
+        config: of the policy that they are for; only a recorded folder says itself which robot it shows.
+        rename_map: a data set's features under other names, JSON (`lerobot_features.parse_renaming`).
+
     Raises:
-        InputError: it is neither, or says something that cannot be used.
+        InputError: it is neither, shows another robot, or says something that cannot be used.
     """
+    renaming = parse_renaming(rename_map)
     if (folder / INDEX_FILE).is_file():
-        return RecordedFolder(folder)
+        if renaming:
+            raise InputError(f"{RENAME_FLAG} goes with LeRobot data sets; {folder} is a recorded folder: drop it")
+        return RecordedFolder(folder, config)
     if (folder / INFO_FILE).is_file():
-        return LerobotDataset.open(folder)
+        if config is None:
+            raise InputError(f"{folder}: a LeRobotDataset does not say for which policy; give its configuration")
+        return LerobotDataset.open(folder, config, renaming)
     if pickled := next(folder.glob("step_*.npy"), None):
         raise InputError(
             f"{pickled}: openpi's own recording, a pickle, which runs whatever code is in it when it is read; record "
@@ -37,24 +50,30 @@ def open_source(folder: Path) -> Source:
     )
 
 
-def load_observations(folder: Path, count: int | None = None, *, flag: str = "--calib-steps") -> list[dict[str, Any]]:
-    """Read observations in openpi's LIBERO keys, evenly spread over the whole folder, always the same ones.
+def load_observations(
+    folder: Path,
+    count: int | None = None,
+    *,
+    config: PolicyConfig | None = None,
+    rename_map: str | None = None,
+    flag: str = "--calib-steps",
+) -> list[dict[str, Any]]:
+    """Read observations, evenly spread over the whole folder, always the same ones.
 
     Says on stderr what the folder is.
 
     Args:
-        folder: see `open_source`.
+        folder, config, rename_map: see `open_source`.
         count: how many; None for all.
         flag: the option that `count` came from, for the message.
 
     Returns:
-        Dictionaries of `observation/image` and `observation/wrist_image` (uint8 [H, W, 3], rotated as the policy sees
-        them), `observation/state` (float64 [8]) and `prompt`.
+        Dictionaries in the layout's keys, as `frame.canonical` describes them.
 
     Raises:
         InputError: no such folder, fewer frames than `count`, or a file that is missing or damaged.
     """
-    source = open_source(folder)
+    source = open_source(folder, config, rename_map=rename_map)
     found = len(source)
     if count is None:
         if found > MOST_WITHOUT_COUNT:

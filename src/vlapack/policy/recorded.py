@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vlapack.checkpoints.base import read_json
+from vlapack.checkpoints.base import PolicyConfig, read_json
 from vlapack.errors import InputError
 from vlapack.policy.frame import Frame, canonical
-from vlapack.recording import INDEX_FILE, LAYOUT, PICTURES, TYPE, VERSION
+from vlapack.policy.layouts import LAYOUTS, Layout, layout_of
+from vlapack.policy.parts import PROMPT_KEY
+from vlapack.recording import INDEX_FILE, SOURCE_KEY, TYPE, VERSION
 
 
 class RecordedFolder:
@@ -19,21 +22,30 @@ class RecordedFolder:
 
     Args:
         folder: a folder with an `index.json`.
+        config: the policy that they are for; None: any policy of the layout that the index names.
 
     Raises:
-        InputError: an index of another type or version, or of nothing.
+        InputError: an index of another type, version or layout, or of nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: PolicyConfig | None = None) -> None:
         self.folder = folder
         self._index = folder / INDEX_FILE
         index = read_json(self._index)
-        for key, expected in (("type", TYPE), ("version", VERSION), ("layout", LAYOUT)):
+        for key, expected in (("type", TYPE), ("version", VERSION)):
             if index.get(key) != expected:
                 raise InputError(f"{self._index}: {key} is {index.get(key)!r}; this version reads {expected!r}")
+        named = index.get("layout")
+        known: Mapping[Any, Layout] = LAYOUTS if config is None else {config.layout: layout_of(config)}
+        if named not in known:
+            raise InputError(
+                f"{self._index}: observations of layout {named!r}; wanted is {' or '.join(map(repr, known))}: record "
+                "this policy's own with `vlapack serve POLICY --record`"
+            )
+        self._layout = known[named]
         entries = index.get("observations")
         if not (isinstance(entries, list) and entries):
-            raise InputError(f"{self._index}: lists no observations")
+            raise InputError(f"{self._index}: lists no observations; record some with `vlapack serve POLICY --record`")
         self._entries = entries
 
     @property
@@ -56,11 +68,19 @@ class RecordedFolder:
         entry, where = self._entries[number], f"{self._index}: observation {number}"
         if not isinstance(entry, dict):
             raise InputError(f"{where} is {entry!r}; it must be an object")
-        if missing := [key for key in (*PICTURES, "state", "prompt") if key not in entry]:
-            raise InputError(f"{where} has no {', '.join(missing)}")
-        raw: dict[str, Any] = {f"observation/{key}": _picture(self.folder / str(entry[key])) for key in PICTURES}
-        raw |= {"observation/state": entry["state"], "prompt": entry["prompt"]}
-        return Frame(name=str(entry["image"]), observation=canonical(raw, where), source=entry.get("source") or {})
+        parts = {part.name: part for part in self._layout.parts}
+        needed = [name for name, part in parts.items() if not part.optional]
+        if missing := [key for key in (*needed, PROMPT_KEY) if key not in entry]:
+            raise InputError(f"{where} has no {', '.join(missing)}; record it again")
+        if foreign := sorted(set(entry) - {*parts, PROMPT_KEY, SOURCE_KEY}):
+            raise InputError(f"{where} has {', '.join(foreign)}; this policy knows {', '.join(parts)}")
+        raw: dict[str, Any] = {PROMPT_KEY: entry[PROMPT_KEY]}
+        for name in (name for name in parts if name in entry):
+            value = _picture(self.folder / str(entry[name])) if parts[name].width is None else entry[name]
+            parts[name].put(raw, value)
+        observation = canonical(raw, self._layout, where)
+        title = next(str(entry[name]) for name, part in parts.items() if part.width is None and name in entry)
+        return Frame(title, observation, entry.get(SOURCE_KEY) or {})
 
 
 def _picture(path: Path) -> np.ndarray:
@@ -70,4 +90,4 @@ def _picture(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise InputError(f"{path}: the index names it, but it is not there; copy the whole folder") from error
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path}: not a readable picture: {error}") from error
+        raise InputError(f"{path}: not a readable picture: {error}; copy it again") from error

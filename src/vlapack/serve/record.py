@@ -9,6 +9,7 @@ from typing import Any
 
 from vlapack.console import say
 from vlapack.policy.frame import canonical
+from vlapack.policy.layouts import Layout
 from vlapack.recording import Recorder
 
 # Compressing two pictures takes longer than a small policy's answer: beyond so many, observations are left out.
@@ -20,12 +21,14 @@ class BackgroundRecorder:
 
     Args:
         recorder: the folder.
+        layout: the policy's.
         default_prompt: what the policy reads where an observation brings no prompt.
     """
 
-    def __init__(self, recorder: Recorder, *, default_prompt: str | None = None) -> None:
+    def __init__(self, recorder: Recorder, layout: Layout, *, default_prompt: str | None = None) -> None:
         self._recorder = recorder
-        self._default = {} if default_prompt is None else {"prompt": default_prompt}
+        self._layout = layout
+        self._default_prompt = default_prompt
         self._room = threading.BoundedSemaphore(MOST_WAITING)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._failed = False
@@ -41,7 +44,7 @@ class BackgroundRecorder:
 
     def _write(self, observation: Mapping[str, Any], connection: int, number: int) -> None:
         try:
-            whole = canonical(self._default | dict(observation), "recording")
+            whole = canonical(observation, self._layout, "recording", default_prompt=self._default_prompt)
             self._recorder.add(whole, connection=connection, request=number)
         except OSError as error:
             self._failed = True

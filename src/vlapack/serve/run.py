@@ -11,12 +11,11 @@ from typing import Any
 
 from vlapack import __version__
 from vlapack.console import say
-from vlapack.errors import InputError
 from vlapack.evaluate.contender import is_pack
 from vlapack.ops.engine import described
-from vlapack.policy.layouts import LiberoLayout, layout_of
+from vlapack.policy.layouts import layout_of
 from vlapack.policy.policy import Policy
-from vlapack.recording import LAYOUT, Recorder
+from vlapack.recording import Recorder
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.record import BackgroundRecorder
 from vlapack.serve.server import Door, Server
@@ -107,12 +106,9 @@ def serve_policy(
 def _recorder(policy: Policy, settings: Settings) -> BackgroundRecorder | None:
     if settings.record_dir is None:
         return None
-    if not isinstance(layout := layout_of(policy.config), LiberoLayout):
-        raise InputError(
-            f"--record: recordings hold {LAYOUT!r} observations; this policy's are {type(layout).__name__}'s"
-        )
-    recorder = Recorder(settings.record_dir, limit=settings.record_limit)
-    return BackgroundRecorder(recorder, default_prompt=policy.config.default_prompt)
+    config, layout = policy.config, layout_of(policy.config)
+    recorder = Recorder(settings.record_dir, config.layout, layout.parts, limit=settings.record_limit)
+    return BackgroundRecorder(recorder, layout, default_prompt=config.default_prompt)
 
 
 def _stop_signal() -> asyncio.Future[None]:
