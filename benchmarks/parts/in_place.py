@@ -1,31 +1,55 @@
-"""A float network in memory becomes a packed one by the same walk that makes packs, without a folder in between."""
+"""A float network in memory becomes a packed one by the same steps that make packs, without a folder in between."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import nn
 
 from vlapack.calibrate import LayerInputs
 from vlapack.linear import PackedLinear
-from vlapack.quantize import Group, PackedGroup, quantize
+from vlapack.quantize import Group, PackedGroup, Prepared, pack_group, prepare, read_weights
 from vlapack.recipe.recipe import Recipe
 from vlapack.select import groups, select
 
 
-def quantized(model: nn.Module, recipe: Recipe, inputs: Mapping[str, LayerInputs]) -> nn.Module:
-    """Return a copy of `model` whose layers are packed.
+class InPlace:
+    """Packs one network by many recipes; what neighbouring ones have in common is found out once.
 
     Args:
         model: the float network; it stays as it is.
-        recipe: which of its linears, and how.
-        inputs: of every one of these.
     """
-    packed = copy.deepcopy(model)
-    linears = {n: (m.out_features, m.in_features) for n, m in model.named_modules() if isinstance(m, nn.Linear)}
 
-    def write(group: Group, result: PackedGroup) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._linears = {
+            n: (m.out_features, m.in_features) for n, m in model.named_modules() if isinstance(m, nn.Linear)
+        }
+        self._common = ""
+        self._prepared: dict[str, Prepared] = {}
+
+    def quantized(self, recipe: Recipe, inputs: Mapping[str, LayerInputs]) -> nn.Module:
+        """Return a copy of the model whose layers are packed.
+
+        Args:
+            recipe: which of its linears, and how.
+            inputs: of every one of these; they are the same for recipes of the same seed.
+        """
+        common = replace(recipe, weight_bits=4, group_size=None, clip="mse").digest()
+        if common != self._common:
+            self._common, self._prepared = common, {}
+        read, packed = self._model.get_parameter, copy.deepcopy(self._model)
+        for group in groups(select(self._linears, recipe), recipe):
+            weights, name = read_weights(read, group), group[0].name
+            if name not in self._prepared:
+                self._prepared[name] = prepare(read, group, weights, recipe, inputs[name])
+            made = self._layer(group, pack_group(group, weights, recipe, self._prepared[name]), recipe)
+            packed.set_submodule(name, made)
+        return packed
+
+    def _layer(self, group: Group, result: PackedGroup, recipe: Recipe) -> PackedLinear:
         (layer,) = group  # nothing is known of which layers of such a model share an input
         tensors = {name.rpartition(".")[2]: tensor for name, tensor in result.tensors.items()}
         if "input_scale" in tensors:
@@ -37,8 +61,5 @@ def quantized(model: nn.Module, recipe: Recipe, inputs: Mapping[str, LayerInputs
             act_bits=layer.act_bits,
             act_scale=recipe.act_scale,
         )
-        made.bias = model.get_submodule(layer.name).bias
-        packed.set_submodule(layer.name, made)
-
-    quantize(model.get_parameter, write, [(groups(select(linears, recipe), recipe), inputs)], recipe)
-    return packed
+        made.bias = self._model.get_submodule(layer.name).bias
+        return made

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from parts import minilm
-from parts.in_place import quantized
+from parts.in_place import InPlace
 from torch import nn
 
 from vlapack.calibrate import LayerInputs, collect
@@ -74,13 +74,14 @@ class Sentences:
         self._test = [self._tokenize(line) for line in lines]
         self._expected = minilm.embed(self._model, self._test)
         self._prose = PROSE.read_text(encoding="utf-8").splitlines()
+        self._packing = InPlace(self._model)
         self._seen = lru_cache(maxsize=1)(self._calibrate)  # rows come seed by seed
         self.identity = digest({"test": lines, "calibration": [CALIBRATION, self._prose, FORMS, WORDS]})
 
     def measure(self, recipe: Recipe, seed: int) -> dict[str, float]:
         """Return 1 − mean cosine; the seed chooses the sentences that calibrate."""
         everything = replace(recipe, scope="", include=".", seed=seed)
-        found = minilm.embed(quantized(self._model, everything, self._seen(seed)), self._test)
+        found = minilm.embed(self._packing.quantized(everything, self._seen(seed)), self._test)
         return {"error": 1 - float(torch.cosine_similarity(found.double(), self._expected.double()).mean())}
 
     def _calibrate(self, seed: int) -> Mapping[str, LayerInputs]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import torch
-from parts.in_place import quantized
+from parts.in_place import InPlace
 from torch import Tensor, nn
 
 from vlapack.calibrate import LayerInputs, collect
@@ -46,12 +46,13 @@ class Synthetic:
         self._model = nn.ModuleDict(layers)
         self._mixing = {name: _mixing(len(sizes), draw) for name, sizes in self._channels.items()}
         self._test = self._inputs(TEST_SEED)
+        self._packing = InPlace(self._model)
         self._seen = lru_cache(maxsize=1)(self._calibrate)  # rows come seed by seed
 
     def measure(self, recipe: Recipe, seed: int) -> dict[str, float]:
         """Return the mean over the layers."""
         everything = replace(recipe, scope="", include=".", seed=seed)
-        packed = quantized(self._model, everything, self._seen(seed))
+        packed = self._packing.quantized(everything, self._seen(seed))
         errors = []
         for name, x in self._test.items():
             y = self._model[name](x)

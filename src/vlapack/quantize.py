@@ -8,7 +8,8 @@ transform; groups that take steps of each other's transforms form a chain (`fold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,6 +50,17 @@ class PackedGroup:
     """Layer → ‖W' − s·q‖ / ‖W'‖ (Frobenius) of the weight as it is rounded."""
     folded: Transform
     """The first steps of the group's transform, which the tensors `folded_into` are to do."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the layers of one group are packed by, all of them and at whatever bits."""
+
+    transform: Transform
+    scale: Tensor | None
+    """The one step [1] of the activations, where it is static."""
+    factor: InverseFactor | None
+    """What GPTQ needs; None: to the nearest."""
 
 
 def quantize(
@@ -119,25 +131,69 @@ def quantize_group(read: Read, group: Group, recipe: Recipe, inputs: LayerInputs
     Raises:
         InputError: as in `quantize`.
     """
-    weights = [_read_weight(read, layer.name) for layer in group]
+    weights = read_weights(read, group)
+    return pack_group(group, weights, recipe, prepare(read, group, weights, recipe, inputs))
+
+
+def read_weights(read: Read, group: Group) -> list[Tensor]:
+    """Read the weights of a group's layers, each [N, K] float32.
+
+    Raises:
+        InputError: one holds a NaN or an infinity.
+    """
+    return [_read_weight(read, layer.name) for layer in group]
+
+
+def prepare(
+    read: Read, group: Group, weights: Sequence[Tensor], recipe: Recipe, inputs: LayerInputs | None
+) -> Prepared:
+    """Find out what does not depend on the bits of the weights, their scale groups and their clip.
+
+    Args:
+        read: as in `quantize_group`; of use where the transform must serve other layers, too.
+        group: the layers.
+        weights: of `read_weights`.
+        recipe: how they are quantized.
+        inputs: as in `quantize_group`.
+
+    Raises:
+        InputError: as in `quantize`.
+    """
     lead = group[0]
-    try:
+    with _named(lead):
         served = [_read_weight(read, name) for name in lead.basis] or weights
         transform = build_transform(lead, served, recipe, inputs)
-        del served
-        folded, left = transform.split(lead.folded)
-        packed = {f"{lead.name}.{key}": tensor for key, tensor in left.tensors().items()}
         scale = _static_scale(lead, transform, recipe, inputs)
-        factor = _inverse_factor(lead, transform, recipe, inputs, scale)
-        errors = {}
+        return Prepared(transform, scale, _inverse_factor(lead, transform, recipe, inputs, scale))
+
+
+def pack_group(group: Group, weights: Sequence[Tensor], recipe: Recipe, prepared: Prepared) -> PackedGroup:
+    """Round the weights of a group; arguments as in `prepare`, and what that returned.
+
+    Raises:
+        InputError: as in `quantize`.
+    """
+    lead, scale = group[0], prepared.scale
+    folded, left = prepared.transform.split(lead.folded)
+    packed = {f"{lead.name}.{key}": tensor for key, tensor in left.tensors().items()}
+    errors = {}
+    with _named(lead):
         for layer, weight in zip(group, weights, strict=True):
-            tensors, errors[layer.name] = _pack_weight(layer, transform.weight(weight), recipe, factor)
+            turned = prepared.transform.weight(weight)
+            tensors, errors[layer.name] = _pack_weight(layer, turned, recipe, prepared.factor)
             if scale is not None:
                 tensors["input_scale"] = scale.clone()
             packed |= {f"{layer.name}.{key}": tensor for key, tensor in tensors.items()}
-    except InputError as error:
-        raise InputError(f"{lead.name}: {error}") from error
     return PackedGroup(packed, errors, folded)
+
+
+@contextmanager
+def _named(layer: Selected) -> Iterator[None]:
+    """Let errors begin with the layer's name."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{layer.name}: {error}") from error
 
 
 def _read_weight(read: Read, layer: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import closed_loop
 import fidelity
 from parts import grid, minilm, results, sentences
-from parts.in_place import quantized
+from parts.in_place import InPlace
 
 from vlapack.calibrate import collect
 from vlapack.recipe.recipe import Recipe
@@ -93,10 +94,22 @@ def test_a_network_quantized_in_memory_keeps_its_biases_and_comes_near_the_float
     x = torch.randn(200, 64)
     seen = collect(model, ["0", "2"], model, [x])
     recipe = Recipe(scope="", include=".", weight_bits=8, block=16, smooth=0.3)
-    packed = quantized(model, recipe, seen)
+    packed = InPlace(model).quantized(recipe, seen)
     assert type(model[0]) is nn.Linear
     assert type(packed.get_submodule("0")) is not nn.Linear
     torch.testing.assert_close(packed(x), model(x), atol=0.02, rtol=0)
+
+
+def test_what_recipes_have_in_common_changes_none_of_them() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 48), nn.GELU(), nn.Linear(48, 16)).requires_grad_(False)
+    x = torch.randn(200, 64)
+    seen = collect(model, ["0", "2"], model, [x])
+    one_by_one = InPlace(model)
+    coarse = Recipe(scope="", include=".", rotation="greedy", block=16)
+    for recipe in (coarse, replace(coarse, group_size=32), replace(coarse, weight_bits=8), replace(coarse, act_bits=4)):
+        alone = InPlace(model).quantized(recipe, seen)
+        assert torch.equal(one_by_one.quantized(recipe, seen)(x), alone(x))
 
 
 def test_words_are_cut_into_their_longest_pieces(tmp_path: Path) -> None:

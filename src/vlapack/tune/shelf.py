@@ -8,13 +8,14 @@ little from the one here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from vlapack.calibrate import LayerInputs
 from vlapack.console import meter
 from vlapack.course import Course
 from vlapack.linear import ActivationStep, PackedLinear
@@ -22,7 +23,7 @@ from vlapack.parent import Parent
 from vlapack.pi0.names import EMBEDDING
 from vlapack.pi0.stored import StoredEmbedding
 from vlapack.policy.streaming import stream
-from vlapack.quantize import Block, Group, PackedGroup, pack_embedding, quantize
+from vlapack.quantize import Group, PackedGroup, pack_embedding, pack_group, prepare, read_weights
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.sensitivity import Choices
 from vlapack.tune.space import EMBEDDING_BITS, EMBEDDING_MODULE, PACKED_BITS, Space
@@ -54,7 +55,10 @@ def fill(work: Work, space: Space, observations: Sequence[Mapping[str, Any]]) ->
             course = Course(show, {CALIBRATING: 0.0, PACKING: done / total})
             tick = partial(course.reach, CALIBRATING)
             blocks = stream(space.parent, running, space.base, observations, finished=finished, tick=tick)
-            quantize(space.parent.read, write, _at_every_choice(blocks), space.base, finished=has)
+            for groups, inputs in blocks:
+                for group in groups:
+                    _pack(group, inputs[group[0].name], space, has, write)
+                del groups, inputs  # before the next block is computed
     if space.embedding and not work.has(EMBEDDING_MODULE):
         rows, scale = pack_embedding(space.parent.read(EMBEDDING))
         work.keep(EMBEDDING_MODULE, {"weight": rows, "scale": scale})
@@ -76,10 +80,20 @@ def _at_all_bits(group: Group) -> list[Group]:
     return [tuple(replace(layer, weight_bits=bits) for layer in group) for bits in PACKED_BITS]
 
 
-def _at_every_choice(blocks: Iterable[Block]) -> Iterator[Block]:
-    for groups, inputs in blocks:
-        yield [same for group in groups for same in _at_all_bits(group)], inputs
-        del groups, inputs  # before the next block is computed
+def _pack(
+    group: Group,
+    inputs: LayerInputs,
+    space: Space,
+    has: Callable[[Group], bool],
+    write: Callable[[Group, PackedGroup], None],
+) -> None:
+    """Pack one group at each choice that it does not have yet."""
+    read, base = space.parent.read, space.base
+    weights = read_weights(read, group)
+    prepared = prepare(read, group, weights, base, inputs)
+    for same in _at_all_bits(group):
+        if not has(same):
+            write(same, pack_group(same, weights, base, prepared))
 
 
 def _piece(group: Group) -> str:
