@@ -1,0 +1,132 @@
+"""Why GPTQ leaves tiny-libero's language model more than a layer's error promises: the spectra of its inputs.
+
+    python benchmarks/spectra.py                        # one minute
+
+Half of the shipped observations calibrate, the other half tests, one layer at a time on the float network's inputs.
+GPTQ wins where inputs are correlated: it moves a weight's error to where they have little energy. Here one direction,
+the same for every token, holds nearly all of it. What tells one token from another is the rest.
+
+The result goes to benchmarks/results/spectra.json and as a table into docs/fidelity.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from parts.results import ROOT, write_between, write_result
+from torch import Tensor
+
+from vlapack.calibrate import LayerInputs
+from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack.console import exit_code
+from vlapack.methods.gptq import gptq_weight, inverse_factor
+from vlapack.methods.rotate import hadamard
+from vlapack.methods.round import round_weight
+from vlapack.methods.transform import Transform
+from vlapack.parent import Parent, layers_of
+from vlapack.policy.observations import open_source
+from vlapack.policy.streaming import stream
+from vlapack.quantize import Group
+from vlapack.recipe.presets import preset
+from vlapack.recipe.recipe import Recipe
+from vlapack.select import groups
+
+PARENT = "tiny-libero"
+RESULT = ROOT / "benchmarks" / "results" / "spectra.json"
+DOCS = ROOT / "docs" / "fidelity.md"
+BITS = 4
+
+
+def main(*, result: Path = RESULT) -> int:
+    """Measure.
+
+    Args:
+        result: The JSON file.
+    """
+    parent = Parent(open_checkpoint(PARENT))
+    source = open_source(SHIPPED[PARENT] / "observations")
+    frames = [frame.observation for frame in source.take(len(source))]
+    recipe = preset("llm")
+    wanted = [group for group in groups(layers_of(parent.config.architecture, recipe), recipe) if group[0].executed]
+    seen, unseen = (inputs_of(parent, wanted, frames[half::2]) for half in (0, 1))
+    found = [row for group in wanted for row in rows(parent, group, seen[group[0].name], unseen[group[0].name])]
+    write_result(result, found)
+    write_between(DOCS, "spectra", table(found))
+    return 0
+
+
+def inputs_of(
+    parent: Parent, wanted: Sequence[Group], observations: Sequence[Mapping[str, Any]]
+) -> dict[str, LayerInputs]:
+    """Return what the groups' layers see of some observations."""
+    found: dict[str, LayerInputs] = {}
+    for _, inputs in stream(parent, wanted, preset("llm"), observations, dtype=torch.float32):
+        found |= inputs
+    return found
+
+
+def rows(parent: Parent, group: Group, seen: LayerInputs, unseen: LayerInputs) -> Iterator[dict[str, Any]]:
+    """Yield what is to be said of each layer of a group."""
+    x = unseen.sample.double()
+    varying = x - x.mean(0)
+    for layer in group:
+        weight = parent.read(f"{layer.name}.weight").double()
+        row: dict[str, Any] = {
+            "layer": layer.name,
+            "K": layer.in_features,
+            "effective_rank": effective_rank(x),
+            "effective_rank_centred": effective_rank(varying),
+        }
+        for method, rounded in (("rtn", nearest(weight)), ("gptq", default(weight, seen.sample))):
+            error = rounded - weight
+            row[method] = float((x @ error.T).norm() / (x @ weight.T).norm())
+            row[f"{method}_centred"] = float((varying @ error.T).norm() / (varying @ weight.T).norm())
+        yield row
+
+
+def nearest(weight: Tensor) -> Tensor:
+    """Return a weight [N, K] rounded to the nearest of 4 bits, float64."""
+    integers, scale = round_weight(weight, BITS, "absmax")
+    return integers * scale.double()
+
+
+def default(weight: Tensor, inputs: Tensor) -> Tensor:
+    """Return it rounded as presets do, by GPTQ on `inputs` [T, K] after a Hadamard rotation (and rotated back)."""
+    rotate = Transform(rotation=hadamard(Recipe().block))
+    factor = inverse_factor(rotate.inputs(inputs.float()))
+    integers, scale = gptq_weight(rotate.weight(weight.float()), factor, BITS)
+    return rotate.inputs(integers * scale.double())  # a Hadamard matrix is its own inverse
+
+
+def effective_rank(x: Tensor) -> float:
+    """Return (Σλ)² / Σλ² of xᵀx: how many directions would hold the energy if they held it evenly."""
+    energies = torch.linalg.svdvals(x).square()
+    return float(energies.sum().square() / energies.square().sum())
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows in Markdown."""
+    lines = [
+        "| layer | K | rank | rtn, % | GPTQ, % | ratio | centred: rank | rtn, % | GPTQ, % | ratio |",
+        "|---" * 10 + "|",
+    ]
+    for row in found:
+        cells = [f"`{row['layer'].rpartition('layers.')[2]}`", str(row["K"])]
+        for part in ("", "_centred"):
+            rtn, gptq = row[f"rtn{part}"], row[f"gptq{part}"]
+            cells += [
+                f"{row[f'effective_rank{part}']:.1f}",
+                f"{100 * rtn:.1f}",
+                f"{100 * gptq:.1f}",
+                f"{gptq / rtn:.2f}",
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(lambda: tyro.cli(main)))
