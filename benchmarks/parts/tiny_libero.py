@@ -20,7 +20,7 @@ from vlapack.errors import InputError
 from vlapack.fingerprint import digest, digest_observations, digest_weights
 from vlapack.packing import make_pack
 from vlapack.policy.observations import open_source
-from vlapack.policy.policy import Policy
+from vlapack.policy.policy import Inputs, Policy
 from vlapack.recipe.recipe import Recipe
 
 PARENT = "tiny-libero"
@@ -53,16 +53,19 @@ class TinyLibero:
         source = open_source(folder)
         frames = [frame.observation for frame in source.take(len(source))]
         self._calibration = _part(frames, "calibration")
-        self._test = _part(frames, part)[:limit]
+        test = _part(frames, part)[:limit]
         self._checkpoint = open_checkpoint(PARENT)
-        architecture = self._checkpoint.config.architecture
-        shape = (len(self._test), architecture.action_horizon, architecture.action_dim)
-        self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(TEST_NOISE))
-        self._expected = self._chunks(Policy.from_checkpoint(self._checkpoint))
+        policy = Policy.from_checkpoint(self._checkpoint)
+        # What a network is given depends on no recipe, so it is made once.
+        inputs = [policy.observe(observation) for observation in test]
+        self._batches = [Inputs.stack(inputs[start : start + AT_ONCE]) for start in range(0, len(inputs), AT_ONCE)]
+        noise = torch.randn((len(test), *policy.noise_shape), generator=torch.Generator().manual_seed(TEST_NOISE))
+        self._noise = noise.split(AT_ONCE)
+        self._expected = self._chunks(policy)
         self.identity = digest(
             {
                 "weights": digest_weights(self._checkpoint.names(), self._checkpoint.read),
-                "observations": digest_observations(self._calibration + self._test),
+                "observations": digest_observations(self._calibration + test),
             }
         )
 
@@ -77,11 +80,8 @@ class TinyLibero:
         return {"error": float(np.linalg.norm(moved) / np.linalg.norm(size)), "median": float(np.median(moved / size))}
 
     def _chunks(self, policy: Policy) -> np.ndarray:
-        chunks = []
-        for start in range(0, len(self._test), AT_ONCE):
-            batch = slice(start, start + AT_ONCE)
-            chunks += policy.infer_batch(self._test[batch], noise=list(self._noise[batch]))
-        return np.stack([chunk["actions"] for chunk in chunks])
+        pairs = zip(self._batches, self._noise, strict=True)
+        return np.concatenate([policy.act(inputs, noise) for inputs, noise in pairs])
 
 
 def _part(frames: Sequence[dict[str, Any]], part: str) -> list[dict[str, Any]]:
