@@ -1,9 +1,9 @@
 """openpi's own class as a contender of benchmarks/chunk.py: the protocol of `vlapack.bench.worker`, in its environment.
 
-    PYTHONPATH=src:scripts openpi-env/bin/python benchmarks/openpi_worker.py CONFIG WEIGHTS INPUTS DTYPE THREADS
+    PYTHONPATH=src:scripts openpi-env/bin/python benchmarks/openpi_worker.py ARCHITECTURE WEIGHTS INPUTS DTYPE THREADS
 
-The environment is that of scripts/openpi_reference.py. DTYPE bfloat16 is openpi's mixed precision, that of its file;
-float32 widens all of it.
+The environment is that of scripts/openpi_reference.py; ARCHITECTURE is `Pi0Config.to_dict` as JSON. DTYPE bfloat16 is
+openpi's mixed precision, that of its file; float32 widens all of it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pathlib import Path
 
 import openpi_reference as reference
 import torch
+from make_golden_pi0 import to_bf16
 from safetensors.torch import load_file
 from seeded import Inputs
 
-from vlapack.pi0.config import CONFIGS
+from vlapack.pi0.config import Pi0Config
 
 
 def memory() -> dict[str, int]:
@@ -29,12 +30,14 @@ def memory() -> dict[str, int]:
     return {"rss_bytes": int(fields["VmRSS"].split()[0]) * 1024, "peak_rss_bytes": peak}
 
 
-def main(config: str, weights: Path, inputs: Path, dtype: str, threads: int) -> None:
+def main(architecture: str, weights: Path, inputs: Path, dtype: str, threads: int) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     torch.set_num_threads(threads)
     start = time.perf_counter()
-    model = reference.mapped_model(CONFIGS[config], weights)
+    model = reference.mapped_model(Pi0Config.from_dict(json.loads(architecture)), weights)
+    if dtype == "bfloat16":
+        to_bf16(model)
     # Into memory, as openpi has it; what is tied stays one tensor.
     copies: dict[int, torch.Tensor] = {}
     for parameter in model.parameters():
