@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from vlapack import memory
 from vlapack.pi0.flow import Pi0
 
 # Prompts differ in length, and everything behind them with it: those graphs take any. Pictures are all of one size.
@@ -15,9 +16,10 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def make_ready(model: Pi0, *, compile: bool = False) -> None:
-    """Do what is done once when a network has its weights: the table of flow times, and compilation if asked for."""
+    """Do what is done once, when a network has its weights: tabulate flow times, settle memory, compile if asked to."""
     if model.savings.time_table:
         model.tabulate()
+    memory.settle()
     if compile:
         keep_compiled()
         compile_network(model)

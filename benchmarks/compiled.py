@@ -1,0 +1,96 @@
+"""What does --compile cost, and what does it gain: the first process, the next ones, and each chunk, against eager?
+
+    python benchmarks/compiled.py [--policies tiny-libero,PACK] [--chunks 20]
+
+Every policy runs three times in a process of its own: eager, compiled with an empty cache, and compiled with the cache
+that this left. A process is ready when its first chunk is there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from vlapack import machine
+from vlapack.bench.race import race, started
+from vlapack.bench.worker import Task
+from vlapack.console import say
+from vlapack.ops import engine
+from vlapack.pi0.compiled import CACHE_VARIABLE
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(
+    policies: str = "tiny-libero",
+    *,
+    dtype: str = "float32",
+    config: str | None = None,
+    chunks: int = 20,
+    threads: int = 2,
+    result: Path | None = None,
+) -> None:
+    """Measure, and add the rows to what the result has of other policies.
+
+    Args:
+        policies: Folders or tiny-libero, with commas.
+        dtype: Of the float arithmetic.
+        config: Of a float folder that does not say it.
+        chunks: Of each that count.
+        threads: How many work.
+        result: The JSON file. Default: benchmarks/results/compiled-<isa>.json.
+    """
+    isa = engine.kernels.isa() if engine.active() == "cpu" else "reference"
+    place = result or RESULTS / f"compiled-{isa}.json"
+    document = json.loads(place.read_text()) if place.exists() else {}
+    rows = {(row["policy"], row["dtype"]): row for row in document.get("rows", [])}
+    for policy in policies.split(","):
+        name = Path(policy).name
+        rows[name, dtype] = {"policy": name, "dtype": dtype} | _measured(
+            Task(policy, dtype=dtype, config=config, threads=threads), chunks
+        )
+    document = {
+        "question": "What does --compile cost, and what does it gain?",
+        "cpu": machine.describe()["cpu"],
+        "isa": isa,
+        "engine": engine.described(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "commit": _commit(),
+        "rows": list(rows.values()),
+    }
+    place.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _measured(task: Task, chunks: int) -> dict[str, Any]:
+    """Seconds until the first chunk is there, and milliseconds of the later ones, of three processes."""
+    found = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for how in ("eager", "first", "second"):
+            say(f"{task.target}: {how}")
+            task = Task(**{**vars(task), "compile": how != "eager"})
+            with started({how: ["env", f"{CACHE_VARIABLE}={cache}", *task.command()]}) as (runner,):
+                race([runner], chunks)
+                row = runner.result()
+            found[how] = {
+                "ready_seconds": row["load_seconds"] + row["first_chunk_ms"] / 1e3,
+                "ms_per_chunk": row["ms_per_chunk"],
+            }
+    return found
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, cwd=RESULTS.parent, check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
