@@ -39,6 +39,7 @@ def test_linears_pass_opcheck(bits, dtype):
     torch.library.opcheck(library.float_linear, (x, *grouped), options)
 
 
+@pytest.mark.filterwarnings("ignore:vlapack..*an autograd kernel was not registered")
 def test_differentiating_is_an_error_rather_than_zero():
     x = torch.randn(2, 24, requires_grad=True)
     y = library.float_linear(x, *LAYERS[8], dtype=torch.float32)
@@ -46,6 +47,7 @@ def test_differentiating_is_an_error_rather_than_zero():
         y.sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:vlapack..*an autograd kernel was not registered")
 def test_rounding_activations_is_no_way_around_that_error():
     x = torch.randn(2, 24, requires_grad=True)
     q, s = library.quantize_activation(x)

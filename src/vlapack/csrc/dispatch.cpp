@@ -6,6 +6,8 @@
 #include <cpuid.h>
 #elif defined(__linux__) && defined(__aarch64__)
 #include <sys/auxv.h>
+#elif defined(__APPLE__) && defined(__aarch64__)
+#include <sys/sysctl.h>
 #endif
 
 namespace vlapack {
@@ -15,6 +17,16 @@ namespace {
 bool has_avx_vnni() {
   unsigned a, b, c, d;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4));
+}
+#elif defined(__linux__) && defined(__aarch64__)
+bool has_dot_product() { return getauxval(AT_HWCAP) & 1ul << 20; }  // HWCAP_ASIMDDP
+bool has_i8mm() { return getauxval(AT_HWCAP2) & 1ul << 13; }        // HWCAP2_I8MM
+#elif defined(__APPLE__) && defined(__aarch64__)
+bool has_dot_product() { return true; }  // every Apple chip since 2018
+bool has_i8mm() {
+  int has = 0;
+  size_t bytes = sizeof(has);
+  return sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &bytes, nullptr, 0) == 0 && has;
 }
 #endif
 
@@ -30,12 +42,8 @@ std::vector<const Kernels*> found() {
   if (avx2 && has_avx_vnni()) all.push_back(&kAvxVnni);
   if (avx2) all.push_back(&kAvx2);
 #elif defined(__aarch64__)
-#if defined(__linux__)
-  constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
-  if (getauxval(AT_HWCAP) & kDotProduct) all.push_back(&kNeon);
-#else
-  all.push_back(&kNeon);  // every Apple chip since 2018 has it
-#endif
+  if (has_dot_product() && has_i8mm()) all.push_back(&kNeonI8mm);
+  if (has_dot_product()) all.push_back(&kNeon);
 #endif
   all.push_back(&kPortable);
   return all;

@@ -104,7 +104,8 @@ inline void widen_row(const Source* __restrict x, const float* __restrict smooth
     for (int64_t k = 0; k < channels; ++k) y[k] = widen(x[k]);
 }
 
-inline void gather_row(const float* __restrict x, const int32_t* __restrict order, int64_t channels, float* __restrict y) {
+inline void gather_row(const float* __restrict x, const int32_t* __restrict order, int64_t channels,
+                       float* __restrict y) {
 #pragma GCC unroll 8
   for (int64_t k = 0; k < channels; ++k) y[k] = x[order[k]];
 }
@@ -128,7 +129,8 @@ float* transform(const Steps& steps, const Rows& job) {
       return swap();
     }
     for (int r = 0; blocks.data && r < job.rows; ++r)
-      for (int64_t k = 0; k < channels; k += blocks.size) hadamard<V>(ready + r * pitch + k, blocks.size, blocks.hadamard);
+      for (float *y = ready + r * pitch, *end = y + channels; y < end; y += blocks.size)
+        hadamard<V>(y, blocks.size, blocks.hadamard);
   };
   for (int r = 0; r < job.rows; ++r) {
     float* y = ready + r * pitch;

@@ -95,7 +95,7 @@ struct Kernels {
 #if defined(__x86_64__)
 extern const Kernels kAvx512Vnni, kAvxVnni, kAvx2;
 #elif defined(__aarch64__)
-extern const Kernels kNeon;
+extern const Kernels kNeonI8mm, kNeon;
 #endif
 extern const Kernels kPortable;
 

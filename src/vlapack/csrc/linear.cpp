@@ -148,7 +148,8 @@ void linear(const Linear& job) {
 
   const int64_t fair = threads == 1 ? 1 : kTasksPerThread * threads;
   const int64_t fewest = pieces(plan.tiles, kTogetherTiles);
-  const int64_t together = std::clamp<int64_t>(plan.panels * fewest / fair, 1, kTogether / std::min(plan.tiles, kTogetherTiles));
+  const int64_t together =
+      std::clamp<int64_t>(plan.panels * fewest / fair, 1, kTogether / std::min(plan.tiles, kTogetherTiles));
   const int64_t runs = pieces(plan.panels, together), chunks = std::clamp(pieces(fair, runs), fewest, plan.tiles);
   parallel(runs * chunks, threads, [&](int64_t task) {
     const int64_t run = task % runs, chunk = task / runs;

@@ -1,28 +1,8 @@
 // NEON with the dot-product extension (Armv8.2): `sdot` multiplies 16 pairs s8 x s8 and adds them to four sums.
-//
-// A nibble w + 8 is a positive s8 as well. An 8-bit weight is stored as w + 128; flipping its top bit makes it w, and the
-// 128 times the sum of the activations, by which every other instruction set is too large, is added to the sums.
-#include <arm_neon.h>
-
-#include "float_kernels.hpp"
+#include "neon.hpp"
 
 namespace vlapack {
 namespace {
-
-struct Vector {
-  using Register = float32x4_t;
-  static constexpr int kLanes = 4;
-  static constexpr int kColumns = 4;
-  static Register load(const float* from) { return vld1q_f32(from); }
-  static void store(float* to, Register value) { vst1q_f32(to, value); }
-  static Register broadcast(float value) { return vdupq_n_f32(value); }
-  template <int Half>
-  static Register exchange(Register x) {
-    if constexpr (Half == 1) return vrev64q_f32(x);
-    if constexpr (Half == 2) return vextq_f32(x, x, 2);
-  }
-  static Register fma(Register a, Register b, Register c) { return vfmaq_f32(c, a, b); }
-};
 
 constexpr int kTileRows = 6;
 constexpr int kQuarters = 4;  // registers of four outputs in half a panel
@@ -55,20 +35,10 @@ inline void add_step4(int32x4_t (&sums)[Rows][kQuarters], const uint8_t* weights
 template <int Rows>
 inline void add_step8(int32x4_t (&sums)[Rows][kQuarters], const uint8_t* weights, const int8_t* activations) {
   for (int half = 0; half < 2; ++half) {
-    int8x16_t signed_weights[kQuarters];
-    for (int i = 0; i < kQuarters; ++i)
-      signed_weights[i] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(weights + 128 * half + 16 * i), vdupq_n_u8(128)));
-    add_products<Rows>(sums, signed_weights, activations + 4 * Rows * half);
+    int8x16_t quarters[kQuarters];
+    for (int i = 0; i < kQuarters; ++i) quarters[i] = signed_weights(weights + 128 * half + 16 * i);
+    add_products<Rows>(sums, quarters, activations + 4 * Rows * half);
   }
-}
-
-// What sums of signed weights lack: they began at -128 times the sum of a row's activations.
-template <int Rows>
-inline int32_t surplus(const Tile& tile, int row) {
-  int32_t sum = 0;
-  for (int64_t t = 0; t < 2 * tile.steps; ++t)
-    for (int j = 0; j < 4; ++j) sum += tile.activations[(t * Rows + row) * 4 + j];
-  return 128 * sum;
 }
 
 template <int Bits, int Rows>
@@ -79,7 +49,7 @@ void product(const Tile& tile) {
     for (int r = 0; r < Rows; ++r)
       for (int i = 0; i < kQuarters; ++i) {
         const int32x4_t before = tile.start ? vdupq_n_s32(tile.start[r]) : vld1q_s32(target + r * kPanel + 4 * i);
-        sums[r][i] = Bits == 4 ? before : vaddq_s32(before, vdupq_n_s32(surplus<Rows>(tile, r)));
+        sums[r][i] = Bits == 4 ? before : vaddq_s32(before, vdupq_n_s32(surplus(tile, r)));
       }
     const int8_t* activations = tile.activations;
     const uint8_t* weights = tile.weights + 64 * part;

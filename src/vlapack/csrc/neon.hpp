@@ -1,0 +1,43 @@
+// What the two NEON instruction sets share. Internal linkage, as in float_kernels.hpp.
+//
+// Both multiply s8 x s8. A nibble w + 8 is a positive s8 as well. An 8-bit weight is stored as w + 128; flipping its top
+// bit makes it w, and the 128 times the sum of the activations, by which every other instruction set is too large, is
+// added to the sums.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "float_kernels.hpp"
+
+namespace vlapack {
+namespace {
+
+struct Vector {
+  using Register = float32x4_t;
+  static constexpr int kLanes = 4;
+  static constexpr int kColumns = 4;
+  static Register load(const float* from) { return vld1q_f32(from); }
+  static void store(float* to, Register value) { vst1q_f32(to, value); }
+  static Register broadcast(float value) { return vdupq_n_f32(value); }
+  template <int Half>
+  static Register exchange(Register x) {
+    if constexpr (Half == 1) return vrev64q_f32(x);
+    if constexpr (Half == 2) return vextq_f32(x, x, 2);
+  }
+  static Register fma(Register a, Register b, Register c) { return vfmaq_f32(c, a, b); }
+};
+
+// What sums of signed weights lack: they began at -128 times the sum of a row's activations.
+inline int32_t surplus(const Tile& tile, int row) {
+  int32_t sum = 0;
+  for (int64_t t = 0; t < 2 * tile.steps; ++t)
+    for (int j = 0; j < 4; ++j) sum += tile.activations[(t * tile.rows + row) * 4 + j];
+  return 128 * sum;
+}
+
+inline int8x16_t signed_weights(const uint8_t* from) {
+  return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(from), vdupq_n_u8(128)));
+}
+
+}  // namespace
+}  // namespace vlapack
