@@ -15,16 +15,12 @@ import torch
 from torch import Tensor
 
 from vlapack.errors import InputError
+from vlapack.policy.aloha import AlohaLayout
+from vlapack.policy.layouts import layout_of
+from vlapack.policy.parts import PROMPT_KEY
 from vlapack.policy.policy import Inputs, Policy
 
 STATE = "observation.state"
-
-# LeRobot's camera names, in the order of `checkpoints.features.FEATURES`, as each layout's own keys.
-CAMERA_KEYS: Mapping[str, tuple[str, ...]] = {
-    "libero": ("observation/image", "observation/wrist_image"),
-    "droid": ("observation/exterior_image_1_left", "observation/wrist_image_left"),
-}
-JOINTS = 7
 
 
 def predict_chunk(policy: Policy, batch: Mapping[str, Any], noise: Tensor) -> Tensor:
@@ -49,31 +45,29 @@ def predict_chunk(policy: Policy, batch: Mapping[str, Any], noise: Tensor) -> Te
 
 def read_batch(policy: Policy, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the observations of a batch, one by one, in the layout's own keys; errors as in `predict_chunk`."""
-    layout, robot = policy.config.layout, policy.config.features
-    if layout not in (*CAMERA_KEYS, "lerobot"):
+    layout, robot = layout_of(policy.config), policy.config.features
+    if isinstance(layout, AlohaLayout):
         raise InputError(
-            f"layout {layout}: LeRobot has no processor that turns its joints and grippers into π0's units; serve the "
-            "pack instead, with `vlapack serve`"
+            f"layout {policy.config.layout}: LeRobot has no processor that turns its joints and grippers into π0's "
+            "units; serve the pack instead, with `vlapack serve`"
         )
     if STATE not in batch:
         raise InputError(f"the batch has no {STATE!r}; it has {sorted(batch)}")
     states = policy.normalization.unnormalize("state", _numpy(batch[STATE]).astype(np.float64))
     tasks = _tasks(batch, len(states))
-    cameras = dict(zip(robot.cameras, CAMERA_KEYS.get(layout, robot.cameras), strict=True))
-    return [
-        {
-            **{key: _picture(batch[camera][row], camera) for camera, key in cameras.items() if camera in batch},
-            **_state_keys(layout, state),
-            "prompt": tasks[row],
-        }
-        for row, state in enumerate(states)
-    ]
-
-
-def _state_keys(layout: str, state: np.ndarray) -> dict[str, np.ndarray]:
-    if layout == "droid":
-        return {"observation/joint_position": state[:JOINTS], "observation/gripper_position": state[JOINTS:]}
-    return {"observation/state" if layout == "libero" else STATE: state}
+    pictures = [part for part in layout.parts if part.width is None]
+    vectors = [part for part in layout.parts if part.width is not None]
+    cameras = [(part, name) for part, name in zip(pictures, robot.cameras, strict=True) if name in batch]
+    ends = np.cumsum([part.width for part in vectors])[:-1]
+    observations = []
+    for row, state in enumerate(states):
+        observation: dict[str, Any] = {PROMPT_KEY: tasks[row]}
+        for part, name in cameras:
+            part.put(observation, _picture(batch[name][row], name))
+        for part, values in zip(vectors, np.split(state, ends), strict=True):
+            part.put(observation, values)
+        observations.append(observation)
+    return observations
 
 
 def _tasks(batch: Mapping[str, Any], count: int) -> Sequence[str]:

@@ -16,7 +16,7 @@ from vlapack.checkpoints.features import CAMERA, FEATURES, Features
 from vlapack.errors import InputError
 from vlapack.policy.images import parse_image
 from vlapack.policy.parts import Part
-from vlapack.policy.robot import PROMPT, RobotInputs, get, parse_prompt, parse_state, picture
+from vlapack.policy.robot import PROMPT, RobotInputs, get, get_prompt, parse_state, picture
 
 FLIPS = np.array([1, -1, -1, 1, 1, 1, 1] * 2)
 GRIPPERS = (6, 13)
@@ -87,7 +87,7 @@ class AlohaLayout:
             ),
             image_masks=(True, *(camera in pictures for camera in CAMERAS[1:])),
             state=state,
-            prompt=parse_prompt(observation["prompt"]) if "prompt" in observation else None,
+            prompt=get_prompt(observation),
         )
 
     def outputs(self, actions: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from vlapack.checkpoints.features import FEATURES, Features
 from vlapack.policy.aloha import AlohaLayout
 from vlapack.policy.images import parse_image
 from vlapack.policy.parts import Part
-from vlapack.policy.robot import PROMPT, RobotInputs, get, parse_prompt, parse_state, picture
+from vlapack.policy.robot import PROMPT, RobotInputs, get, get_prompt, parse_prompt, parse_state, picture
 
 
 class Layout(Protocol):
@@ -79,7 +79,7 @@ class LiberoLayout:
             images=(base, wrist, np.zeros_like(base)),
             image_masks=(True, True, False),
             state=parse_state(get(observation, "observation/state"), "observation/state", self.features.state),
-            prompt=parse_prompt(observation["prompt"]) if "prompt" in observation else None,
+            prompt=get_prompt(observation),
         )
 
     def outputs(self, actions: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ class DroidLayout:
             images=(base, wrist, np.zeros_like(base)),
             image_masks=(True, True, False),
             state=np.concatenate([joints, parse_state(gripper, "observation/gripper_position", 1)]),
-            prompt=parse_prompt(observation["prompt"]) if "prompt" in observation else None,
+            prompt=get_prompt(observation),
         )
 
     def outputs(self, actions: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlapack.errors import InputError
+from vlapack.policy.parts import PROMPT_KEY
 
 PROMPT = "pick up the black bowl and put it on the plate"
 """The instruction of the example observations."""
@@ -48,6 +49,11 @@ def parse_state(value: Any, key: str, dim: int) -> np.ndarray:
     if not np.isfinite(state).all():
         raise InputError(f"{key}: {state.tolist()} is not finite everywhere")
     return state.astype(np.float64)
+
+
+def get_prompt(observation: Mapping[str, Any]) -> str | None:
+    """Return the observation's instruction; None where it brings none."""
+    return parse_prompt(observation[PROMPT_KEY]) if PROMPT_KEY in observation else None
 
 
 def parse_prompt(value: Any) -> str:

@@ -57,11 +57,12 @@ class RemotePolicy:
     def infer(self, observation: Mapping[str, Any], *, generator: torch.Generator | None = None) -> dict[str, Any]:
         """Ask for the next actions.
 
-            Args:
-                observation: the layout's keys, as the policy takes them in process.
-        XX
-            Raises:
-                WorkError: the server refused the observation, failed, or is gone.
+        Args:
+            observation: the layout's keys, as the policy takes them in process.
+            generator: noise is drawn from it, where the server takes any; else the server draws its own.
+
+        Raises:
+            WorkError: the server refused the observation, failed, or is gone.
         """
         message = dict(observation)
         if generator is not None and self.noise_shape is not None:
