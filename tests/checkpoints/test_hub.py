@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from small import small_policy
 
 from vlapack.checkpoints import assets, hub, open_checkpoint, packcard
 from vlapack.checkpoints.packcard import GEMMA_NOTICE, model_card, notices
-from vlapack.errors import InputError
+from vlapack.errors import InputError, WorkError
 from vlapack.packing import make_pack
 from vlapack.policy.policy import Policy
 from vlapack.recipe.recipe import Recipe
@@ -43,6 +48,96 @@ def test_a_repository_that_cannot_be_fetched_is_an_error(monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match=r"someone/absent: no such folder, .*HF_HUB_OFFLINE"):
         open_checkpoint("someone/absent")
+
+
+class HfHubHTTPError(Exception):
+    """The hub's refusal."""
+
+
+@dataclass
+class Hub:
+    """Stands for `huggingface_hub`: one repository, and what was sent."""
+
+    held: Path | None = None
+    sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    refuses: bool = False
+
+    def snapshot_download(self, repository: str, *, allow_patterns: list[str]) -> str:
+        self.sent.append((repository, {"allow_patterns": allow_patterns}))
+        if self.held is None:
+            raise HfHubHTTPError("404 Client Error: Repository Not Found")
+        return str(self.held)
+
+    def api(self, token: str | None = None) -> Hub:
+        return self
+
+    def create_repo(self, repo_id: str, **options: Any) -> None:
+        if self.refuses:
+            raise HfHubHTTPError("401 Client Error: Unauthorized")
+        self.sent.append((repo_id, options))
+
+    def upload_folder(self, *, repo_id: str, **options: Any) -> SimpleNamespace:
+        self.sent.append((repo_id, options))
+        return SimpleNamespace(commit_url=f"https://huggingface.co/{repo_id}/commit/abc")
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    found = Hub()
+    module = ModuleType("huggingface_hub")
+    module.__dict__.update(snapshot_download=found.snapshot_download, HfApi=found.api)
+    errors = ModuleType("huggingface_hub.errors")
+    errors.__dict__.update(HfHubHTTPError=HfHubHTTPError, LocalEntryNotFoundError=FileNotFoundError)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    return found
+
+
+def test_a_repository_is_fetched_and_only_the_files_of_a_policy(online: Hub, random_checkpoint: Path) -> None:
+    online.held = random_checkpoint
+    policy = Policy.from_pretrained("someone/kitchen")
+    assert policy.checkpoint is not None
+    assert policy.checkpoint.path == random_checkpoint
+    [(repository, options)] = online.sent
+    assert repository == "someone/kitchen"
+    assert not any(fnmatch("optimizer.pt", pattern) for pattern in options["allow_patterns"])
+
+
+def test_a_snapshot_without_weights_is_fetched_again(online: Hub, cached: Path, random_checkpoint: Path) -> None:
+    """Another tool looked at the configuration only, and left a snapshot of that."""
+    (cached / "model.safetensors").unlink()
+    online.held = random_checkpoint
+    assert open_checkpoint("someone/kitchen").path == random_checkpoint
+
+
+def test_what_the_hub_refuses_is_said(online: Hub, gemma_pack: Path) -> None:
+    with pytest.raises(InputError, match=r"someone/absent: no such folder, and .* 404 Client Error"):
+        Policy.from_pretrained("someone/absent")
+    online.refuses = True
+    with pytest.raises(WorkError, match=r"someone/pack: the hub did not take .* 401 Client Error"):
+        Policy.from_pretrained(gemma_pack).push_to_hub("someone/pack")
+
+
+def test_a_pack_is_sent_whole_and_the_commits_address_comes_back(online: Hub, gemma_pack: Path, tmp_path: Path) -> None:
+    Policy.from_pretrained(gemma_pack).save_pretrained(tmp_path / "copy")
+    url = Policy.from_pretrained(tmp_path / "copy").push_to_hub("someone/pack", private=True, revision="v1")
+    assert url == "https://huggingface.co/someone/pack/commit/abc"
+    (made, made_with), (sent, sent_with) = online.sent
+    assert (made, made_with["private"], sent, sent_with["revision"]) == ("someone/pack", True, "someone/pack", "v1")
+    assert sent_with["folder_path"] == tmp_path / "copy"
+    assert {file.name for file in gemma_pack.iterdir()} == {file.name for file in (tmp_path / "copy").iterdir()}
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gemma_pack: Path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InputError, match=r"pip install 'vlapack\[hub\]'"):
+        Policy.from_pretrained("someone/absent")
+    with pytest.raises(InputError, match=r"pip install 'vlapack\[hub\]'"):
+        Policy.from_pretrained(gemma_pack).push_to_hub("someone/pack")
 
 
 @pytest.fixture

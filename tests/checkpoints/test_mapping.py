@@ -85,7 +85,10 @@ def test_what_is_no_safetensors_file_is_refused(path: Path) -> None:
     ("entry", "message"),
     [
         ({"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}, "cannot be used"),
-        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, r"4 bytes do not hold \[2\]"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, r"bytes 0 to 4 do not hold \[2\]"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [-8, -4]}, r"bytes -8 to -4 do not hold"),
+        ({"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}, r"do not hold \[-1, -1\]"),
+        ("nothing", "a header entry that cannot be used"),
         ({"dtype": "F32", "shape": [1]}, "cannot be used"),
     ],
 )

@@ -26,12 +26,12 @@ def local_folder(target: str | Path) -> Path:
     path, repository = Path(target), str(target)
     if path.exists() or not REPOSITORY.fullmatch(repository):
         return path
-    if (snapshot := hub_snapshot(repository)) is not None:
+    if (snapshot := hub_snapshot(repository)) is not None and _has_weights(snapshot):
         return snapshot
-    offline = os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "ON")
-    if offline:
+    if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "ON"):
         raise InputError(
-            f"{target}: no such folder, and not in Hugging Face's cache; HF_HUB_OFFLINE forbids to fetch it"
+            f"{target}: no such folder, and no weights of it in Hugging Face's cache; HF_HUB_OFFLINE forbids to fetch "
+            "them: unset it, or give a folder"
         )
     try:
         from huggingface_hub import snapshot_download
@@ -44,6 +44,11 @@ def local_folder(target: str | Path) -> Path:
         return Path(snapshot_download(repository, allow_patterns=FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(f"{target}: no such folder, and Hugging Face's hub does not give it: {error}") from error
+
+
+def _has_weights(snapshot: Path) -> bool:
+    """Whether more of a repository was fetched than the small files that other tools look at."""
+    return next(snapshot.glob("*.safetensors"), None) is not None or (snapshot / "params").is_dir()
 
 
 def push_to_hub(

@@ -8,6 +8,7 @@ that is how the bytes a policy holds are counted.
 from __future__ import annotations
 
 import json
+import math
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,11 @@ class TensorFile:
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{path}: not a safetensors file: its header is no JSON ({error})") from error
+            raise InputError(
+                f"{path}: not a safetensors file: its header is no JSON ({error}); copy the file again"
+            ) from error
+        if not isinstance(header, dict):
+            raise InputError(f"{path}: not a safetensors file: its header is no JSON object; copy the file again")
         self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
         self._entries = {name: self._entry(name, value, data) for name, value in header.items()}
         end = max((entry.start + entry.nbytes for entry in self._entries.values()), default=data)
@@ -68,9 +73,14 @@ class TensorFile:
             dtype, shape = DTYPES[value["dtype"]], tuple(int(size) for size in value["shape"])
             start, stop = value["data_offsets"]
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.path}: tensor {name} has a header entry that cannot be used: {value}") from error
-        if stop - start != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
-            raise InputError(f"{self.path}: tensor {name}: {stop - start} bytes do not hold {list(shape)} of {dtype}")
+            raise InputError(
+                f"{self.path}: tensor {name} has a header entry that cannot be used: {value}; copy the file again"
+            ) from error
+        if start < 0 or min(shape, default=0) < 0 or stop - start != math.prod(shape) * dtype.itemsize:
+            raise InputError(
+                f"{self.path}: tensor {name}: bytes {start} to {stop} do not hold {list(shape)} of {dtype}; copy the "
+                "file again"
+            )
         return _Entry(dtype, shape, data + start, stop - start)
 
     def _find(self, name: str) -> _Entry:

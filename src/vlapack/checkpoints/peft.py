@@ -162,8 +162,9 @@ def _require_lora(folder: Path, config: Mapping[str, Any]) -> None:
     place = folder / ADAPTER_CONFIG
     if (kind := config.get("peft_type")) != "LORA":
         raise InputError(f"{place}: peft_type is {kind!r}; LORA is merged, others are not: merge it with PEFT first")
-    if missing := [name for name in ("r", "lora_alpha") if not isinstance(config.get(name), int)]:
-        raise InputError(f"{place}: {', '.join(missing)} must be whole numbers; copy the file again")
+    for name in ("r", "lora_alpha"):
+        if not (isinstance(value := config.get(name), int) and value > 0):
+            raise InputError(f"{place}: {name} is {value!r}; it must be a whole number above 0: copy the file again")
     beyond = {name: config[name] for name in BEYOND_LORA if config.get(name)}
     if config.get("bias", "none") != "none":
         beyond["bias"] = config["bias"]
