@@ -102,3 +102,12 @@ def test_a_header_entry_that_means_nothing_is_named(path: Path, entry: dict[str,
 def test_an_unknown_name_is_named(path: Path) -> None:
     with pytest.raises(InputError, match="no tensor 'nowhere'"):
         TensorFile(path).read("nowhere")
+
+
+def test_a_file_cut_off_after_it_was_opened_is_refused(path: Path) -> None:
+    file = TensorFile(path)
+    with path.open("r+b") as cut:
+        cut.truncate(path.stat().st_size - 1)
+    with pytest.raises(InputError, match="cut off"):
+        for name in file.names():
+            file.read(name)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlapack.checkpoints.packfile import DTYPES
+from vlapack.checkpoints.packfile import DTYPES, tensor_bytes
 from vlapack.errors import InputError
 
 HEADER_LENGTH_BYTES = 8
@@ -113,8 +113,19 @@ class TensorFile:
         return torch.frombuffer(array, dtype=entry.dtype).reshape(entry.shape)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor in memory of its own."""
-        return self.mapped(name).clone()
+        """One tensor in memory of its own.
+
+        Raises:
+            InputError: the file has become shorter since it was opened.
+        """
+        entry = self._find(name)
+        tensor = torch.empty(entry.shape, dtype=entry.dtype)
+        # Not a copy of a mapping: faulting in its pages one by one takes longer than reading them.
+        with self.path.open("rb") as file:
+            file.seek(entry.start)
+            if file.readinto(tensor_bytes(tensor)) != entry.nbytes:
+                raise InputError(f"{self.path}: tensor {name} is cut off: the file has been changed; copy it again")
+        return tensor
 
 
 def mapped_tensor(path: Path, name: str) -> torch.Tensor:
