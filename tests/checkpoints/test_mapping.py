@@ -109,5 +109,4 @@ def test_a_file_cut_off_after_it_was_opened_is_refused(path: Path) -> None:
     with path.open("r+b") as cut:
         cut.truncate(path.stat().st_size - 1)
     with pytest.raises(InputError, match="cut off"):
-        for name in file.names():
-            file.read(name)
+        list(map(file.read, file.names()))
