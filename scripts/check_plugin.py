@@ -16,14 +16,15 @@ import lerobot_policy_vlapack
 import numpy as np
 import torch
 from lerobot.configs import PreTrainedConfig
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.envs.configs import LiberoEnv
+from lerobot.policies.factory import make_policy, make_pre_post_processors
 
 
 def main(pack: Path, seen: Path) -> None:
     config = PreTrainedConfig.from_pretrained(pack)
     assert isinstance(config, lerobot_policy_vlapack.VlapackConfig)
     config.pretrained_path = pack
-    policy = get_policy_class(config.type).from_pretrained(pack, config=config)
+    policy = make_policy(config, env_cfg=LiberoEnv())  # which also moves it to a device
     overrides = {
         "device_processor": {"device": str(config.device)},
         "rename_observations_processor": {"rename_map": {}},

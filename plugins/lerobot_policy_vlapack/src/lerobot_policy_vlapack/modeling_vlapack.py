@@ -1,6 +1,7 @@
 """A pack as LeRobot's policy: its methods, around `vlapack.policy.policy.Policy`."""
 
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,8 +36,12 @@ class VlapackPolicy(PreTrainedPolicy):
             )
         super().__init__(config)
         self.pack = pack
-        self.network = pack.model  # LeRobot moves and inspects what is registered
+        self.network = pack.model  # LeRobot looks at the parameters of what is registered
         self.reset()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Stay as it was loaded: LeRobot's `make_policy` moves every policy, and layers that never run have no data."""
+        return self
 
     @classmethod
     def from_pretrained(
