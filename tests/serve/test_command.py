@@ -106,6 +106,8 @@ def test_openpis_spelling_names_the_same_policy(
     [
         ([], "vlapack serve tiny-libero"),
         (["--env", "DROID"], "vlapack serve CHECKPOINT --config pi05_droid"),
+        (["--env", "ALOHA_SIM"], "vlapack serve CHECKPOINT --config pi0_aloha_sim"),
+        (["--env", "MARS"], "vlapack serve CHECKPOINT --config NAME"),
         (["policy:default"], "vlapack serve CHECKPOINT --config pi05_libero"),
         (["policy:checkpoint"], "--policy.dir"),
         (["tiny-libero", "--policy.dir", "X"], "policy:checkpoint"),

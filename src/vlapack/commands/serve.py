@@ -129,10 +129,14 @@ def _target(
 ) -> tuple[str, str | None]:
     """The folder and its configuration, however they were spelled."""
     if env is not None or policy == OPENPI_DEFAULT:
+        from vlapack.checkpoints.configs import POLICIES
+
         asked = f"--env {env}" if env is not None else OPENPI_DEFAULT
+        robot = (env or "libero").lower()
+        known = next((name for name in (f"pi05_{robot}", f"pi0_{robot}") if name in POLICIES), "NAME")
         raise InputError(
             f"{asked}: openpi would download a checkpoint of its own choice; give the folder of one: "
-            f"vlapack serve CHECKPOINT --config pi05_{(env or 'libero').lower()}"
+            f"vlapack serve CHECKPOINT --config {known}"
         )
     if policy == OPENPI_CHECKPOINT or policy is None:
         if policy_dir is None:
