@@ -13,7 +13,8 @@ from small import small_policy, write_random_checkpoint
 from vlapack.cli import main
 
 CONTRACT = {
-    *("policy", "baseline", "data", "source", "seed", "engine", "frames", "horizon", "noise_seeds", "dimensions"),
+    *("policy", "baseline", "data", "source", "seed", "engine", "frames", "horizon", "noise_seeds"),
+    *("dimensions", "dtype"),
     *("deviation", "deviation_spread", "gripper", "worst"),
 }
 
@@ -54,6 +55,20 @@ def test_json_stands_alone_on_stdout_and_repeats(
     assert documents[0]["frames"] == 4
     assert documents[0]["deviation"]["p50"] > 0
     assert {row["frame"] for row in documents[0]["worst"]} == {f"00{number}_base.png" for number in range(4)}
+
+
+def test_the_arithmetic_that_is_asked_for_is_used_and_said(
+    pack: Path, random_checkpoint: Path, observation_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", str(pack), "--baseline", str(random_checkpoint), "--data", str(observation_folder), "--json"]
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        capsys.readouterr()
+        assert main([*words, "--dtype", dtype]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["dtype"] == dtype
+        found[dtype] = document["deviation"]
+    assert found["float32"] != found["bfloat16"]
 
 
 def test_a_lerobot_data_set_will_do_and_people_get_a_table(

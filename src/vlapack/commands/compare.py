@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -24,6 +24,7 @@ def compare(
     rename_map: str | None = None,
     frames: int = 32,
     seed: int = 0,
+    dtype: Literal["float32", "bfloat16"] = "float32",
     compile: bool = False,
     config: str | None = None,
     norm_stats: Path | None = None,
@@ -47,6 +48,8 @@ def compare(
             '{"observation.images.front": "cam_high"}'. Known names need none (docs/calibration.md).
         frames: How many to look at, spread evenly; data that holds fewer gives all.
         seed: Of the noise.
+        dtype: Of the arithmetic around packed layers, and of a float policy: bfloat16 is openpi's, and faster on CPUs
+            with instructions for it; float32 is exact.
         compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
             OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
         config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
@@ -57,6 +60,8 @@ def compare(
     if frames < 1:
         raise InputError(f"--frames {frames}: give 1 or more")
 
+    import torch
+
     from vlapack.checkpoints import open_checkpoint
     from vlapack.compare import compare as compare_policies
     from vlapack.evaluate.contender import is_pack
@@ -65,7 +70,7 @@ def compare(
     from vlapack.policy.observations import open_source
     from vlapack.policy.policy import Policy
 
-    compiled = compile_wanted(compile)
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "compile": compile_wanted(compile)}
     flags: dict[str, Any] = {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
     parent, ours = (open_checkpoint(target, **({} if is_pack(target) else flags)) for target in (baseline, policy))
     source = open_source(data, parent.config, rename_map=rename_map)
@@ -73,13 +78,13 @@ def compare(
     engine = described()
     say(f"{data}: {source.description}; {taken} taken; engine {engine}")
     measured = compare_policies(
-        lambda: Policy.from_checkpoint(parent, compile=compiled),
-        lambda: Policy.from_checkpoint(ours, compile=compiled),
+        lambda: Policy.from_checkpoint(parent, **options),
+        lambda: Policy.from_checkpoint(ours, **options),
         source.take(taken),
         seed=seed,
     )
     document: dict[str, Any] = {"policy": policy, "baseline": baseline, "data": str(data), "source": source.description}
-    document |= {"seed": seed, "engine": engine, **measured}
+    document |= {"seed": seed, "engine": engine, "dtype": dtype, **measured}
     if json:
         emit_json(document)
     else:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -26,6 +26,7 @@ def serve(
     insecure: bool = False,
     cert: Path | None = None,
     key: Path | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
     compile: bool = False,
     config: str | None = None,
     norm_stats: Path | None = None,
@@ -62,6 +63,8 @@ def serve(
         insecure: Listen beyond this machine without a key.
         cert: TLS certificate chain (PEM), with --key; clients then give wss://HOST.
         key: TLS private key (PEM).
+        dtype: Of the arithmetic around packed layers, and of a float policy: bfloat16 is openpi's, and faster on CPUs
+            with instructions for it; float32 is exact.
         compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
             OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
         config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
@@ -117,6 +120,7 @@ def serve(
         record_limit=record_limit,
         default_prompt=default_prompt,
         debug=debug,
+        dtype=dtype,
         compile=compile_wanted(compile),
     )
     return serve_policy(

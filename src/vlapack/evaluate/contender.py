@@ -66,6 +66,7 @@ def contender(
     config: str | None = None,
     norm_stats: Path | None = None,
     tokenizer: Path | None = None,
+    dtype: str = "float32",
     compile: bool = False,
 ) -> tuple[Contender, dict[str, Any]]:
     """Open `target` for evaluation; its weights are hashed now and loaded when its turn comes.
@@ -75,6 +76,7 @@ def contender(
         target: a pack, a checkpoint folder, `tiny-libero`, or the address of a policy server (ws://HOST:PORT).
         config, norm_stats, tokenizer: what an openpi folder does not say itself (`checkpoints.open_checkpoint`). Packs
             and our own folders say it, so that one set of flags serves a pack and its parent.
+        dtype: of its arithmetic, by torch's name.
         compile: run it under `torch.compile`.
 
     Returns:
@@ -93,7 +95,7 @@ def contender(
         checkpoint = open_checkpoint(target, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
 
     def load() -> Acting:
-        return Policy.from_checkpoint(checkpoint, compile=compile)
+        return Policy.from_checkpoint(checkpoint, dtype=getattr(torch, dtype), compile=compile)
 
     identity = {"name": target, "weights": _weights(checkpoint), "policy": _policy(checkpoint)}
     return Contender(role, target, identity, needed_bytes(checkpoint), load), checkpoint.metadata

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlapack import __version__
 from vlapack.console import say
 from vlapack.evaluate.contender import is_pack
@@ -34,6 +36,8 @@ class Settings:
     record_limit: int = 1024
     default_prompt: str | None = None
     debug: bool = False
+    dtype: str = "float32"
+    """Of the arithmetic, by torch's name."""
     compile: bool = False
 
 
@@ -64,7 +68,7 @@ def serve_policy(
     )
     engine = described()
     say(f"{target}: loading; engine {engine}")
-    policy = Policy.from_pretrained(target, **flags, compile=settings.compile)
+    policy = Policy.from_pretrained(target, **flags, dtype=getattr(torch, settings.dtype), compile=settings.compile)
     if settings.default_prompt is not None:
         policy.config = replace(policy.config, default_prompt=settings.default_prompt)
     recorder = _recorder(policy, settings)
