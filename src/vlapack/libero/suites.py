@@ -53,8 +53,8 @@ def import_libero() -> Any:
     """Import the simulator's `libero.libero` package, headless, or say what to install."""
     # mujoco reads this once, when it is imported.
     os.environ.setdefault("MUJOCO_GL", "egl")
-    # Mesa renders with an LLVM of its own. Triton (torch.compile imports it where torch has CUDA) crashes the process if
-    # it is loaded after that one, and does not if it comes before.
+    # Mesa renders with an LLVM of its own. Triton (torch.compile imports it where torch has CUDA) crashes the process
+    # if it is loaded after that one, and does not if it comes before.
     with contextlib.suppress(ImportError):
         importlib.import_module("triton")
     logging.disable(logging.WARNING)  # robosuite warns at import of a file of macros that nobody needs
