@@ -110,7 +110,7 @@ def test_strengths_are_those_of_the_logits_a_softmax_sees(tmp_path: Path) -> Non
 
 COARSE = replace(preset("full"), atm=True, ohb=True, act_bits=4, rotation="none", permute=False, rounding="rtn")
 RECIPES = {
-    "float attention": QUANTVLA,
+    "float attention": replace(COARSE, scope=QUANTVLA.scope, include=QUANTVLA.include),
     "packed": COARSE,
     "grouped": replace(COARSE, group_size=32),
     "row rotation": replace(COARSE, row_rot="restore", block_out=16),
