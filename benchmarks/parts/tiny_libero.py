@@ -19,8 +19,9 @@ from vlapack.checkpoints import open_checkpoint
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest, digest_observations, digest_weights
 from vlapack.packing import make_pack
+from vlapack.policy.inputs import Inputs
 from vlapack.policy.observations import open_source
-from vlapack.policy.policy import Inputs, Policy
+from vlapack.policy.policy import Policy
 from vlapack.recipe.recipe import Recipe
 
 PARENT = "tiny-libero"

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from vlapack.errors import InputError
 from vlapack.policy.aloha import AlohaLayout
+from vlapack.policy.inputs import Inputs
 from vlapack.policy.layouts import layout_of
 from vlapack.policy.parts import PROMPT_KEY
-from vlapack.policy.policy import Inputs, Policy
+from vlapack.policy.policy import Policy
 
 STATE = "observation.state"
 

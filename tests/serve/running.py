@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from websockets.sync.client import ClientConnection, connect
 
-from vlapack.policy.policy import Inputs
+from vlapack.policy.inputs import Inputs
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.server import Door, Server
 from vlapack.serve.service import Service

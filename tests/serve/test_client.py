@@ -16,7 +16,8 @@ from small import random_observations
 from vlapack.errors import InputError, WorkError
 from vlapack.evaluate.contender import contender
 from vlapack.evaluate.run import evaluate
-from vlapack.policy.policy import Inputs, Policy
+from vlapack.policy.inputs import Inputs
+from vlapack.policy.policy import Policy
 from vlapack.serve.client import RemotePolicy
 from vlapack.serve.server import Door
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,45 +28,11 @@ from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.savings import Savings
 from vlapack.policy.images import to_network
+from vlapack.policy.inputs import Inputs
 from vlapack.policy.layouts import layout_of
 from vlapack.policy.prompt import PromptTokenizer
 
 Noise: TypeAlias = Tensor | np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """What the network reads, for B observations.
-
-    Attributes:
-        images: float32 [B, cameras, 3, H, W] in [-1, 1].
-        image_masks: bool [B, cameras].
-        tokens: int64 [B, L].
-        token_masks: bool [B, L].
-        state: float32 [B, action_dim], normalized, zero-padded.
-        robot_state: float64 [B, D], in the robot's units; what delta actions are added to.
-    """
-
-    images: Tensor
-    image_masks: Tensor
-    tokens: Tensor
-    token_masks: Tensor
-    state: Tensor
-    robot_state: np.ndarray
-
-    @property
-    def network(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The arguments of `Pi0.sample_actions`, up to the noise."""
-        return self.images, self.image_masks, self.tokens, self.token_masks, self.state
-
-    @classmethod
-    def stack(cls, parts: Sequence[Inputs]) -> Inputs:
-        """Join the batches of several."""
-        images, image_masks, tokens, token_masks, state = (
-            torch.cat(column) for column in zip(*(part.network for part in parts), strict=True)
-        )
-        robot_state = np.concatenate([part.robot_state for part in parts])
-        return cls(images, image_masks, tokens, token_masks, state, robot_state)
 
 
 class Policy:

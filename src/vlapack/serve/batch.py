@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlapack.policy.policy import Inputs
+from vlapack.policy.inputs import Inputs
 from vlapack.serve.metrics import Metrics
 
 

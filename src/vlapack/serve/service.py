@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vlapack.errors import InputError, WorkError
-from vlapack.policy.policy import Inputs
+from vlapack.policy.inputs import Inputs
 from vlapack.serve.batch import Acts, Batcher
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.wire import pack, unpack

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from vlapack.linear import project
 from vlapack.pi0.flow import Pi0
-from vlapack.policy.policy import Inputs
+from vlapack.policy.inputs import Inputs
 
 Choices = Mapping[str, Mapping[int, nn.Module]]
 """Name of a module → bits → what would take its place, called like it."""
