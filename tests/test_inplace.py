@@ -162,7 +162,7 @@ def test_the_guides_line_learns_from_the_first_chunks(policy: Policy) -> None:
         assert model.sample_actions("cpu", observation).shape == (4, 7)
     layers = quantized(model)
     assert len(layers) == 14
-    assert all(layer.packed.inputs.act_scale is not None for layer in layers.values())
+    assert all(layer.packed.inputs.input_scale is not None for layer in layers.values())
     assert model.sample_actions is model.compiled
 
 

@@ -40,7 +40,7 @@ def pack(weight, bias=None, *, bits=4, block=16, row_rot=None, static=None):
     if bias is not None:
         tensors["bias"] = bias
     if static is not None:
-        tensors["act_scale"] = static
+        tensors["input_scale"] = static
     return tensors
 
 
@@ -148,7 +148,7 @@ def test_project_compiles_without_a_graph_break():
         ({"weight_scale": torch.ones(3, 1)}, r"weight_scale of a 16 x 32 layer must be torch.float32 \[16, 1\]"),
         ({"weight_scale": torch.ones(16, 1).bfloat16()}, "not torch.bfloat16"),
         ({"weight_shape": torch.tensor([16, 48])}, r"weight_packed of a 16 x 48 layer must be torch.int32 \[16, 6\]"),
-        ({"act_scale": torch.ones(1)}, "per_token activation scale"),
+        ({"input_scale": torch.ones(1)}, "per_token activation scale"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(change, said):

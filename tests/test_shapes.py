@@ -47,8 +47,6 @@ def packed_layer(weight: Tensor, x: Tensor, recipe: Recipe) -> PackedLinear:
     (group,) = groups(select({NAME: tuple(weight.shape)}, recipe), recipe)
     made = quantize_group({f"{NAME}.weight": weight}.__getitem__, group, recipe, collected(x)).tensors
     tensors = {name.removeprefix(f"{NAME}."): tensor for name, tensor in made.items()}
-    if "input_scale" in tensors:
-        tensors["act_scale"] = tensors.pop("input_scale")
     return PackedLinear.from_tensors(
         tensors,
         weight_bits=recipe.weight_bits,

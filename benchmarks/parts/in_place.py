@@ -52,8 +52,6 @@ class InPlace:
     def _layer(self, group: Group, result: PackedGroup, recipe: Recipe) -> PackedLinear:
         (layer,) = group  # nothing is known of which layers of such a model share an input
         tensors = {name.rpartition(".")[2]: tensor for name, tensor in result.tensors.items()}
-        if "input_scale" in tensors:
-            tensors["act_scale"] = tensors.pop("input_scale")
         made = PackedLinear.from_tensors(
             tensors,
             weight_bits=layer.weight_bits,

@@ -177,8 +177,6 @@ class Conversion:
             lambda name: self.root.get_parameter(name).detach().cpu(), (layer,), self.recipe, inputs
         )
         tensors = {name.removeprefix(f"{layer.name}."): tensor for name, tensor in packed.tensors.items()}
-        if "input_scale" in tensors:
-            tensors["act_scale"] = tensors.pop("input_scale")
         if linear.bias is not None:
             tensors["bias"] = linear.bias.detach().clone()
         step = ActivationStep(tensors, act_bits=layer.act_bits, act_scale=self.recipe.act_scale)

@@ -60,31 +60,31 @@ class ActivationStep(_ExactBuffers):
     """What happens to an input [..., K] before the products: `Transform`'s steps, then rounding to int8.
 
     Args:
-        tensors: `smooth`, `pre_rotation`, `permutation`, `rotation` as `Transform.tensors` names them, and `act_scale`
-            [1] fp32 where the scale is static; absent ones are steps that do not exist. Other names are ignored.
+        tensors: By the names of a pack: `smooth`, `pre_rotation`, `permutation`, `rotation`, and `input_scale` [1] fp32
+            where the scale is static; absent ones are steps that do not exist. Other names are ignored.
         act_bits: 8 or 4 (int8 values in ±127 or ±7), or 16 for activations that are transformed and not rounded.
-        act_scale: `per_token`: each row's own absmax / 127 (or 7); `static`: the given `act_scale`.
+        act_scale: `per_token`: each row's own absmax / 127 (or 7); `static`: the given `input_scale`.
 
     Raises:
-        InputError: Other bits, static with 16 bits, or `act_scale` present without `static` or the other way round.
+        InputError: Other bits, static with 16 bits, or `input_scale` present without `static` or the other way round.
     """
 
-    NAMES = ("smooth", "pre_rotation", "permutation", "rotation", "act_scale")
+    NAMES = ("smooth", "pre_rotation", "permutation", "rotation", "input_scale")
     smooth: Tensor | None
     permutation: Tensor | None
     rotation: Tensor | None
     pre_rotation: Tensor | None
-    act_scale: Tensor | None
+    input_scale: Tensor | None
 
     def __init__(self, tensors: Mapping[str, Tensor], *, act_bits: int = 8, act_scale: ActScale = "per_token") -> None:
         """Hold the tensors as they are; nothing is copied."""
         super().__init__()
         if act_bits not in (4, 8, 16):
             raise InputError(f"activations of {act_bits} bits: choose 4, 8 or 16")
-        if (act_scale == "static") != ("act_scale" in tensors) or (act_scale == "static" and act_bits == 16):
-            present = "with" if "act_scale" in tensors else "without"
+        if (act_scale == "static") != ("input_scale" in tensors) or (act_scale == "static" and act_bits == 16):
+            present = "with" if "input_scale" in tensors else "without"
             raise InputError(
-                f"a {act_scale} activation scale at {act_bits} bits {present} a stored `act_scale`: static needs the "
+                f"a {act_scale} activation scale at {act_bits} bits {present} a stored `input_scale`: static needs the "
                 "tensor and 4 or 8 bits, per_token has none"
             )
         self.act_bits = act_bits
@@ -98,7 +98,7 @@ class ActivationStep(_ExactBuffers):
             return Activation(
                 library.transform_activation(rows, *steps, self.pre_rotation), None, x.shape[:-1], x.dtype
             )
-        values, scale = library.quantize_activation(rows, *steps, self.act_scale, self.act_bits, self.pre_rotation)
+        values, scale = library.quantize_activation(rows, *steps, self.input_scale, self.act_bits, self.pre_rotation)
         return Activation(values, scale, x.shape[:-1], x.dtype)
 
 

@@ -90,7 +90,7 @@ def _pack(model: Pi0, recipe: Recipe, stored: Stored) -> list[str]:
         if not group[0].executed:
             continue
         first = _tensors(stored, group[0], recipe, stores_transform=True)
-        inputs = ActivationStep(_step(first), act_bits=group[0].act_bits, act_scale=recipe.act_scale)
+        inputs = ActivationStep(first, act_bits=group[0].act_bits, act_scale=recipe.act_scale)
         for layer in group:
             tensors = first if layer is group[0] else _tensors(stored, layer, recipe, stores_transform=False)
             packed = PackedLinear.from_tensors(
@@ -123,11 +123,6 @@ def _random(kind: str, shape: tuple[int, ...], dtype: torch.dtype, layer: Select
         return hadamard(shape[-1])[0].to(dtype).expand(shape).contiguous()
     # A scale: neutral, or such that products are about as large as their inputs.
     return torch.full(shape, 1.0 if kind == "smooth" else 0.2 * layer.in_features**-0.5, dtype=dtype)
-
-
-def _step(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A pack calls the static scale `input_scale`."""
-    return {"act_scale" if kind == "input_scale" else kind: tensor for kind, tensor in tensors.items()}
 
 
 def _normalization(config: PolicyConfig) -> Normalization:

@@ -166,8 +166,7 @@ def load_packed_model(
 def _packed_linears(group: PackedGroup, tensors: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, PackedLinear]]:
     """Build the layers of one group around the one activation step that they share."""
     first = tensors[group.layers[0]]
-    steps = {"act_scale" if kind == "input_scale" else kind: tensor for kind, tensor in first.items()}
-    inputs = ActivationStep(steps, act_bits=group.act_bits, act_scale=group.act_scale)
+    inputs = ActivationStep(first, act_bits=group.act_bits, act_scale=group.act_scale)
     for name in group.layers:
         yield (
             name,

@@ -112,8 +112,7 @@ def _modules(work: Work, group: Group, parent: Parent, recipe: Recipe) -> dict[s
             if bias in parent.tensors:
                 tensors["bias"] = parent.read(bias).float()
             if inputs is None:
-                steps = {"act_scale" if kind == "input_scale" else kind: tensor for kind, tensor in tensors.items()}
-                inputs = ActivationStep(steps, act_bits=recipe.act_bits, act_scale=recipe.act_scale)
+                inputs = ActivationStep(tensors, act_bits=recipe.act_bits, act_scale=recipe.act_scale)
             modules[layer.name][layer.weight_bits] = PackedLinear.from_tensors(
                 tensors, weight_bits=layer.weight_bits, group_size=recipe.group_size, inputs=inputs
             )
