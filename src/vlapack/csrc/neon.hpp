@@ -35,6 +35,21 @@ inline int32_t surplus(const Tile& tile, int row) {
   return 128 * sum;
 }
 
+// Products and sums (two operations each) of one instruction on registers alone, which is what `Multiply` does.
+template <int kProducts, typename Multiply>
+int64_t peak_of(int64_t rounds, Multiply multiply) {
+  int32x4_t sums[16];
+  for (int32x4_t& sum : sums) sum = vdupq_n_s32(0);
+  int8x16_t a = vdupq_n_s8(3), b = vdupq_n_s8(-5);
+  for (int64_t i = 0; i < rounds; ++i) {
+    asm volatile("" : "+w"(a), "+w"(b));
+#pragma GCC unroll 16
+    for (int j = 0; j < 16; ++j) sums[j] = multiply(sums[j], a, b);
+  }
+  for (int32x4_t& sum : sums) asm volatile("" : : "w"(sum));
+  return rounds * 16 * kProducts * 2;
+}
+
 inline int8x16_t signed_weights(const uint8_t* from) {
   return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(from), vdupq_n_u8(128)));
 }

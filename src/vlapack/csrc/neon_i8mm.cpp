@@ -79,16 +79,8 @@ void product_rows(const Tile& tile) {
 }
 
 int64_t peak(int64_t rounds) {
-  int32x4_t sums[16];
-  for (int32x4_t& sum : sums) sum = vdupq_n_s32(0);
-  int8x16_t a = vdupq_n_s8(3), b = vdupq_n_s8(-5);
-  for (int64_t i = 0; i < rounds; ++i) {
-    asm volatile("" : "+w"(a), "+w"(b));
-#pragma GCC unroll 16
-    for (int j = 0; j < 16; ++j) sums[j] = vmmlaq_s32(sums[j], a, b);
-  }
-  for (int32x4_t& sum : sums) asm volatile("" : : "w"(sum));
-  return rounds * 16 * 32 * 2;
+  return peak_of<32>(
+      rounds, [](int32x4_t sum, int8x16_t a, int8x16_t b) { return vmmlaq_s32(sum, a, b); });
 }
 
 }  // namespace
