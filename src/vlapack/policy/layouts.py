@@ -18,6 +18,9 @@ from vlapack.policy.images import parse_image
 from vlapack.policy.parts import Part
 from vlapack.policy.robot import PROMPT, RobotInputs, get, get_prompt, parse_prompt, parse_state, picture
 
+LIBERO_CAMERAS = ("observation/image", "observation/wrist_image")
+DROID_CAMERAS = ("observation/exterior_image_1_left", "observation/wrist_image_left")
+
 
 class Layout(Protocol):
     """The two ends of a policy that depend on the robot."""
@@ -68,13 +71,11 @@ class LiberoLayout:
     @property
     def parts(self) -> tuple[Part, ...]:
         """Two pictures and the state."""
-        cameras = ("observation/image", "observation/wrist_image")
-        return (*(Part((camera,)) for camera in cameras), Part(("observation/state",), self.features.state))
+        return (*(Part((camera,)) for camera in LIBERO_CAMERAS), Part(("observation/state",), self.features.state))
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read `observation/image`, `observation/wrist_image`, `observation/state` [8] and `prompt`."""
-        base = parse_image(get(observation, "observation/image"), "observation/image")
-        wrist = parse_image(get(observation, "observation/wrist_image"), "observation/wrist_image")
+        base, wrist = (parse_image(get(observation, camera), camera) for camera in LIBERO_CAMERAS)
         return RobotInputs(
             images=(base, wrist, np.zeros_like(base)),
             image_masks=(True, True, False),
@@ -89,8 +90,7 @@ class LiberoLayout:
     def example(self) -> dict[str, Any]:
         """Return an observation in openpi's LIBERO keys."""
         return {
-            "observation/image": picture(0),
-            "observation/wrist_image": picture(1),
+            **{camera: picture(index) for index, camera in enumerate(LIBERO_CAMERAS)},
             "observation/state": np.linspace(-0.5, 0.5, self.features.state),
             "prompt": PROMPT,
         }
@@ -111,14 +111,12 @@ class DroidLayout:
     @property
     def parts(self) -> tuple[Part, ...]:
         """Two pictures, the joints and the gripper."""
-        cameras = ("observation/exterior_image_1_left", "observation/wrist_image_left")
-        vectors = {"observation/joint_position": 7, "observation/gripper_position": 1}
-        return (*(Part((camera,)) for camera in cameras), *(Part((key,), width) for key, width in vectors.items()))
+        cameras = (Part((camera,)) for camera in DROID_CAMERAS)
+        return (*cameras, Part(("observation/joint_position",), 7), Part(("observation/gripper_position",), 1))
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read both cameras, `observation/joint_position` [7], `observation/gripper_position` [1] or [], `prompt`."""
-        cameras = ("observation/exterior_image_1_left", "observation/wrist_image_left")
-        base, wrist = (parse_image(get(observation, camera), camera) for camera in cameras)
+        base, wrist = (parse_image(get(observation, camera), camera) for camera in DROID_CAMERAS)
         joints = parse_state(get(observation, "observation/joint_position"), "observation/joint_position", 7)
         gripper = np.atleast_1d(get(observation, "observation/gripper_position"))
         return RobotInputs(
@@ -135,8 +133,7 @@ class DroidLayout:
     def example(self) -> dict[str, Any]:
         """Return an observation in openpi's DROID keys."""
         return {
-            "observation/exterior_image_1_left": picture(0),
-            "observation/wrist_image_left": picture(1),
+            **{camera: picture(index) for index, camera in enumerate(DROID_CAMERAS)},
             "observation/joint_position": np.linspace(-1.0, 1.0, 7),
             "observation/gripper_position": np.array([0.5]),
             "prompt": PROMPT,
