@@ -6,6 +6,7 @@ nothing. Every tensor repeats one block of random numbers, since drawing three b
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +34,6 @@ from vlapack.sizes import packed_tensors
 
 Stored: TypeAlias = Mapping[str, tuple[tuple[int, ...], str]]
 """What `pi0.names.openpi_tensors` returns."""
-DRAWN = torch.randn(1 << 18, generator=torch.Generator().manual_seed(0))
 
 
 def synthetic_policy(
@@ -78,9 +78,14 @@ def random_float(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if len(shape) == 1:
         return torch.full(shape, 0.1, dtype=dtype)
     count = math.prod(shape)
-    scaled = (DRAWN * math.sqrt(shape[0] / count)).to(dtype)
+    scaled = (_drawn() * math.sqrt(shape[0] / count)).to(dtype)
     # A slice would hold the whole of what it is cut from.
     return scaled.repeat(-(-count // len(scaled)))[:count].clone().view(shape)
+
+
+@functools.cache
+def _drawn() -> Tensor:
+    return torch.randn(1 << 18, generator=torch.Generator().manual_seed(0))
 
 
 def _pack(model: Pi0, recipe: Recipe, stored: Stored) -> list[str]:
