@@ -9,8 +9,6 @@ from typing import Literal
 from vlapack.console import emit_json, say
 from vlapack.errors import InputError
 
-ENGINE_VARIABLE = "VLAPACK_ENGINE"
-
 
 def bench(
     *,
@@ -61,7 +59,9 @@ def bench(
     if policy is None and arch is None:
         raise InputError("nothing to measure: give a folder, tiny-libero, or --arch pi05_libero")
     if engine is not None:
-        os.environ[ENGINE_VARIABLE] = engine
+        from vlapack.ops.engine import VARIABLE
+
+        os.environ[VARIABLE] = engine
 
     import torch
 
