@@ -24,7 +24,8 @@ class Savings:
         lm_heads: the expert's vocabulary head, which nothing calls, is not loaded.
         time_table: what depends on the flow time alone is computed once, at load, for the times of the denoise steps.
         embedding_rows: the token embedding stays in its file, and a prompt reads its rows.
-        fused_attention: attention never writes its matrix of weights to memory.
+        fused_attention: attention is torch's fused kernel, which never writes its matrix of weights to memory; in bf16
+            on CPUs, where that kernel is the slower one, two products with one softmax between them.
         static_cache: the prefix's keys and values stand in buffers with room behind them for the expert's.
         prefix_once: pictures and prompt are encoded once per chunk, not once per denoise step.
     """
