@@ -93,7 +93,7 @@ def eval(
         seed=seed,
         replan=replan,
         hard_reset=hard_reset,
-        engine=", ".join([described(), *([dtype] if dtype != "float32" else []), *(["compiled"] if compiled else [])]),
+        engine=described() + (f", {dtype}" if dtype != "float32" else "") + (", compiled" if compiled else ""),
     )
     out = default_out(policy) if out is None else out
     tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)

@@ -131,9 +131,8 @@ class Gauge:
         x, rope, mask, past = inputs
         mixed, (key, _) = outputs
         query = rotate(self._query.view(*x.shape[:2], -1, key.shape[-1]), rope)
-        logits = attention_logits(query, key if past is None else torch.cat((past.prefix[0], key), dim=2)).transpose(
-            0, 1
-        )
+        keys = key if past is None else torch.cat((past.prefix[0], key), dim=2)
+        logits = attention_logits(query, keys).transpose(0, 1)
         # [B, 1, T or 1, S]: true where a query sees a key.
         seen = torch.ones(logits.shape[1:], dtype=torch.bool) if mask is None else mask[:, 0].expand(logits.shape[1:])
         if not (logits.isfinite().all() and mixed.isfinite().all()):
