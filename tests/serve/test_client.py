@@ -69,6 +69,15 @@ def test_nobody_there_and_the_wrong_key(monkeypatch: pytest.MonkeyPatch) -> None
         RemotePolicy("ws://not a host")
 
 
+def test_flags_that_do_not_reach_a_server_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with running(Echo()) as server:
+        url = f"ws://127.0.0.1:{server.port}"
+        contender("policy", url)
+        assert capsys.readouterr().err == ""
+        contender("policy", url, dtype="bfloat16")
+    assert "--dtype and --compile do not reach it" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_an_evaluation_over_the_network_takes_the_course_of_one_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.base import Checkpoint, read_json
 from vlapack.checkpoints.packconfig import FILE, TYPE
 from vlapack.checkpoints.packed import PackedCheckpoint
+from vlapack.console import say
 from vlapack.fingerprint import digest, digest_weights
 
 
@@ -86,6 +87,8 @@ def contender(
         InputError: the folder cannot be opened; the message names what is missing. Or no server is there.
     """
     if target.startswith(("ws://", "wss://")):
+        if dtype != "float32" or compile:
+            say(f"{target} computes as its server was started; --dtype and --compile do not reach it")
         return _remote(role, target)
     from vlapack.policy.policy import Policy
 
