@@ -94,7 +94,7 @@ def observed(policy: Policy, task: Task) -> dict[str, Any]:
     if task.data is None:
         shown = layout_of(policy.config).example()
     else:
-        shown = open_source(Path(task.data)).take(1)[0].observation
+        shown = open_source(Path(task.data), policy.config).take(1)[0].observation
     return shown if task.prompt is None else {**shown, "prompt": task.prompt}
 
 
