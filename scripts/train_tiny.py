@@ -9,7 +9,6 @@ is saved every few minutes; the same command again continues at the very step an
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
@@ -21,24 +20,20 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from PIL import Image
+from demonstrations import ROBOT_DIMS, Dataset, build_dataset, draw, read_episodes
 from torch import Tensor
 
 from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.write import write_folder
 from vlapack.console import progress, say
-from vlapack.errors import InputError
-from vlapack.machine import cpu_flags
+from vlapack.machine import fast_bf16
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.init import init_weights
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, openpi_tensors
-from vlapack.policy.prompt import PromptTokenizer
 
 TOKENIZER = Path(__file__).parent.parent / "src/vlapack/assets/tiny-libero/tokenizer.model"
-ROBOT_DIMS = 7
 PADDING_WEIGHT = 0.1  # the unused action dimensions need to be predicted, not to be good
-CAMERAS = ("image", "wrist_image")
 
 
 @dataclass(frozen=True)
@@ -82,25 +77,6 @@ class Args:
     export: Path | None = None
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """All demonstrations in memory; a sample is (episode, picture index).
-
-    Attributes:
-        pictures: [F, 2, S, S, 3] uint8.
-        tokens: [F, L] int64, with the state of that moment written into the prompt.
-        masks: [F, L] bool.
-        chunks: [F, horizon, 7] float32, normalized.
-        weights: [F] chance of being drawn; every task has the same, or twice it.
-    """
-
-    pictures: np.ndarray
-    tokens: np.ndarray
-    masks: np.ndarray
-    chunks: np.ndarray
-    weights: np.ndarray
-
-
 def main(args: Args) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -108,26 +84,13 @@ def main(args: Args) -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     episodes = read_episodes(args.demos)
     normalization = fix_normalization(args, episodes)
-    data = build_dataset(episodes, config, normalization, args.emphasis.split(","))
+    data = build_dataset(episodes, config, normalization, TOKENIZER, args.emphasis.split(","))
     say(f"{len(episodes)} demonstrations, {len(data.weights)} observations; {precision_note()}")
     average = train(args, config, data)
     plot_loss(args.work)
     if args.export:
         export(args.export, config, normalization, average, episodes)
         say(f"wrote {args.export}")
-
-
-def read_episodes(folder: Path) -> list[dict[str, Any]]:
-    """Read every demonstration; failures are marked files without states."""
-    files = sorted(folder.glob("*/*.npz"))
-    if not files:
-        raise InputError(f"{folder} holds no demonstrations (*/*.npz); collect some with scripts/collect_demos.py")
-    episodes = []
-    for file in files:
-        with np.load(file) as record:
-            if "states" in record:
-                episodes.append({**record, "task": file.parent.name})
-    return episodes
 
 
 def fix_normalization(args: Args, episodes: list[dict[str, Any]]) -> Normalization:
@@ -150,82 +113,13 @@ def fit_normalization(episodes: list[dict[str, Any]]) -> Normalization:
     return Normalization("quantile", stats)
 
 
-def build_dataset(
-    episodes: list[dict[str, Any]], config: PolicyConfig, normalization: Normalization, emphasis: list[str]
-) -> Dataset:
-    network = config.architecture
-    tokenizer = PromptTokenizer(TOKENIZER, max_len=network.max_token_len, vocab_size=network.vocab_size)
-    count = sum(len(episode["frames"]) for episode in episodes)
-    size = network.vision.image_size
-    pictures = np.empty((count, len(CAMERAS), size, size, 3), dtype=np.uint8)
-    tokens, masks, chunks, tasks = [], [], [], []
-    at = 0
-    with progress("reading", len(episodes)) as advance:
-        for episode in episodes:
-            for camera, key in enumerate(CAMERAS):
-                ends = np.cumsum(episode[f"{key}_lengths"])
-                for k, (stop, length) in enumerate(zip(ends, episode[f"{key}_lengths"], strict=True)):
-                    data = episode[key][stop - length : stop].tobytes()
-                    pictures[at + k, camera] = np.asarray(Image.open(io.BytesIO(data)))
-            # After the last step nothing moves and the gripper stays as it was.
-            rest = np.concatenate([np.zeros(6, np.float32), episode["actions"][-1, 6:]])
-            padded = np.concatenate([episode["actions"], np.tile(rest, (network.action_horizon, 1))])
-            for step in episode["frames"]:
-                state = normalization.normalize("state", episode["states"][step])
-                token, mask = tokenizer.tokenize(str(episode["prompt"]), state)
-                tokens.append(token)
-                masks.append(mask)
-                chunks.append(padded[step : step + network.action_horizon])
-                tasks.append(episode["task"])
-            at += len(episode["frames"])
-            advance()
-    names, index, counts = np.unique(tasks, return_inverse=True, return_counts=True)
-    share = np.where(np.isin(names, emphasis), 2.0, 1.0)
-    weights = (share / share.sum() / counts)[index]
-    actions = normalization.normalize("actions", np.stack(chunks)).astype(np.float32)
-    return Dataset(pictures, np.stack(tokens), np.stack(masks), actions, weights)
-
-
-def draw(data: Dataset, rng: np.random.Generator, args: Args, config: PolicyConfig) -> dict[str, Tensor]:
-    """One batch: pictures shifted by up to `args.shift` pixels and changed in brightness and contrast."""
-    network = config.architecture
-    rows = rng.choice(len(data.weights), size=args.batch, p=data.weights)
-    pictures = torch.from_numpy(data.pictures[rows]).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
-    shift = args.shift
-    padded = torch.nn.functional.pad(pictures.flatten(0, 1), (shift,) * 4, mode="replicate").view(
-        args.batch, len(CAMERAS), 3, network.vision.image_size + 2 * shift, -1
-    )
-    images = torch.zeros(args.batch, network.num_cameras, *pictures.shape[2:])
-    for row in range(args.batch):
-        for camera in range(len(CAMERAS)):
-            top, left = rng.integers(0, 2 * shift + 1, size=2)
-            crop = padded[row, camera, :, top : top + pictures.shape[-2], left : left + pictures.shape[-1]]
-            gain, offset = rng.uniform(0.8, 1.2), rng.uniform(-0.15, 0.15)
-            images[row, camera] = (crop * gain + offset).clamp(-1.0, 1.0)
-    present = torch.zeros(args.batch, network.num_cameras, dtype=torch.bool)
-    present[:, : len(CAMERAS)] = True
-    actions = torch.zeros(args.batch, network.action_horizon, network.action_dim)
-    actions[..., :ROBOT_DIMS] = torch.from_numpy(data.chunks[rows])
-    shape = (args.samples, *actions.shape)
-    return {
-        "images": images,
-        "image_masks": present,
-        "tokens": torch.from_numpy(data.tokens[rows]),
-        "token_masks": torch.from_numpy(data.masks[rows]),
-        "state": torch.zeros(args.batch, network.action_dim),  # π0.5 reads it from the prompt
-        "actions": actions,
-        "noise": torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)),
-        "time": torch.from_numpy((0.001 + 0.999 * rng.beta(1.5, 1.0, size=shape[:2])).astype(np.float32)),
-    }
-
-
-def fast_bf16() -> bool:
-    """Whether bf16 products are faster than fp32 here: a GPU, AVX-512 bf16 or AMX; elsewhere torch emulates them."""
-    return torch.cuda.is_available() or bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
+def autocasts() -> bool:
+    """Whether bf16 products are faster than fp32 here; where they are not, torch emulates them."""
+    return torch.cuda.is_available() or fast_bf16()
 
 
 def precision_note() -> str:
-    return f"{'bf16 autocast' if fast_bf16() else 'fp32'} on {torch.get_num_threads()} threads"
+    return f"{'bf16 autocast' if autocasts() else 'fp32'} on {torch.get_num_threads()} threads"
 
 
 def learning_rate(step: int, args: Args) -> float:
@@ -257,10 +151,11 @@ def train(args: Args, config: PolicyConfig, data: Dataset) -> dict[str, Tensor]:
     start = time.monotonic()
     with progress("training", args.steps, done=first) as advance, log.open("a") as lines:
         for step in range(first, args.steps):
-            batch = draw(data, np.random.default_rng([args.seed, step]), args, config)
+            rng = np.random.default_rng([args.seed, step])
+            batch = draw(data, rng, config, batch=args.batch, samples=args.samples, shift=args.shift)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, args)
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=fast_bf16()):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=autocasts()):
                 error = model.flow_matching_loss(**{key: value.to(device) for key, value in batch.items()})
             loss = error[..., :ROBOT_DIMS].mean()
             optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,148 @@
+"""Demonstrations of `collect_demos.py` as a data set to train on: all in memory, drawn with changed pictures."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlapack.checkpoints.base import Normalization, PolicyConfig
+from vlapack.console import progress
+from vlapack.errors import InputError
+from vlapack.policy.prompt import PromptTokenizer
+
+ROBOT_DIMS = 7
+CAMERAS = ("image", "wrist_image")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All demonstrations in memory; a sample is (episode, picture index).
+
+    Attributes:
+        pictures: [F, 2, S, S, 3] uint8.
+        tokens: [F, L] int64, with the state of that moment written into the prompt.
+        masks: [F, L] bool.
+        chunks: [F, horizon, 7] float32, normalized.
+        weights: [F] chance of being drawn; every task has the same, or twice it.
+    """
+
+    pictures: np.ndarray
+    tokens: np.ndarray
+    masks: np.ndarray
+    chunks: np.ndarray
+    weights: np.ndarray
+
+
+def read_episodes(folder: Path) -> list[dict[str, Any]]:
+    """Read every demonstration; failures are marked files without states."""
+    files = sorted(folder.glob("*/*.npz"))
+    if not files:
+        raise InputError(f"{folder} holds no demonstrations (*/*.npz); collect some with scripts/collect_demos.py")
+    episodes = []
+    for file in files:
+        with np.load(file) as record:
+            if "states" in record:
+                episodes.append({**record, "task": file.parent.name})
+    return episodes
+
+
+def build_dataset(
+    episodes: list[dict[str, Any]],
+    config: PolicyConfig,
+    normalization: Normalization,
+    tokenizer: Path,
+    emphasis: list[str],
+) -> Dataset:
+    """Decode every picture and write every prompt once.
+
+    Args:
+        episodes: of `read_episodes`.
+        config: of the policy.
+        normalization: of its state and actions.
+        tokenizer: the SentencePiece model.
+        emphasis: tasks drawn twice as often as the others.
+    """
+    network = config.architecture
+    writer = PromptTokenizer(tokenizer, max_len=network.max_token_len, vocab_size=network.vocab_size)
+    count = sum(len(episode["frames"]) for episode in episodes)
+    size = network.vision.image_size
+    pictures = np.empty((count, len(CAMERAS), size, size, 3), dtype=np.uint8)
+    tokens, masks, chunks, tasks = [], [], [], []
+    at = 0
+    with progress("reading", len(episodes)) as advance:
+        for episode in episodes:
+            for camera, key in enumerate(CAMERAS):
+                ends = np.cumsum(episode[f"{key}_lengths"])
+                for k, (stop, length) in enumerate(zip(ends, episode[f"{key}_lengths"], strict=True)):
+                    data = episode[key][stop - length : stop].tobytes()
+                    pictures[at + k, camera] = np.asarray(Image.open(io.BytesIO(data)))
+            # After the last step nothing moves and the gripper stays as it was.
+            rest = np.concatenate([np.zeros(6, np.float32), episode["actions"][-1, 6:]])
+            padded = np.concatenate([episode["actions"], np.tile(rest, (network.action_horizon, 1))])
+            for step in episode["frames"]:
+                state = normalization.normalize("state", episode["states"][step])
+                token, mask = writer.tokenize(str(episode["prompt"]), state)
+                tokens.append(token)
+                masks.append(mask)
+                chunks.append(padded[step : step + network.action_horizon])
+                tasks.append(episode["task"])
+            at += len(episode["frames"])
+            advance()
+    names, index, counts = np.unique(tasks, return_inverse=True, return_counts=True)
+    share = np.where(np.isin(names, emphasis), 2.0, 1.0)
+    weights = (share / share.sum() / counts)[index]
+    actions = normalization.normalize("actions", np.stack(chunks)).astype(np.float32)
+    return Dataset(pictures, np.stack(tokens), np.stack(masks), actions, weights)
+
+
+def draw(
+    data: Dataset, rng: np.random.Generator, config: PolicyConfig, *, batch: int, samples: int, shift: int
+) -> dict[str, Tensor]:
+    """Return one batch: pictures shifted by up to `shift` pixels and changed in brightness and contrast.
+
+    Args:
+        data: what is drawn from.
+        rng: draws observations, changes, noise and times.
+        config: of the policy.
+        batch: observations B.
+        samples: noises and times of each, S.
+        shift: pixels.
+
+    Returns:
+        The arguments of `Pi0.flow_matching_loss`.
+    """
+    network = config.architecture
+    rows = rng.choice(len(data.weights), size=batch, p=data.weights)
+    pictures = torch.from_numpy(data.pictures[rows]).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
+    padded = torch.nn.functional.pad(pictures.flatten(0, 1), (shift,) * 4, mode="replicate").view(
+        batch, len(CAMERAS), 3, network.vision.image_size + 2 * shift, -1
+    )
+    images = torch.zeros(batch, network.num_cameras, *pictures.shape[2:])
+    for row in range(batch):
+        for camera in range(len(CAMERAS)):
+            top, left = rng.integers(0, 2 * shift + 1, size=2)
+            crop = padded[row, camera, :, top : top + pictures.shape[-2], left : left + pictures.shape[-1]]
+            gain, offset = rng.uniform(0.8, 1.2), rng.uniform(-0.15, 0.15)
+            images[row, camera] = (crop * gain + offset).clamp(-1.0, 1.0)
+    present = torch.zeros(batch, network.num_cameras, dtype=torch.bool)
+    present[:, : len(CAMERAS)] = True
+    actions = torch.zeros(batch, network.action_horizon, network.action_dim)
+    actions[..., :ROBOT_DIMS] = torch.from_numpy(data.chunks[rows])
+    shape = (samples, *actions.shape)
+    return {
+        "images": images,
+        "image_masks": present,
+        "tokens": torch.from_numpy(data.tokens[rows]),
+        "token_masks": torch.from_numpy(data.masks[rows]),
+        "state": torch.zeros(batch, network.action_dim),  # π0.5 reads it from the prompt
+        "actions": actions,
+        "noise": torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)),
+        "time": torch.from_numpy((0.001 + 0.999 * rng.beta(1.5, 1.0, size=shape[:2])).astype(np.float32)),
+    }
