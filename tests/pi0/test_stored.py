@@ -23,3 +23,12 @@ def test_a_gradient_passes_and_only_the_narrow_weight_is_kept() -> None:
     y.backward(gradient)
     expected.backward(gradient)
     torch.testing.assert_close(x.grad, again.grad)
+
+
+def test_a_narrow_gradient_is_that_of_bf16() -> None:
+    draw = torch.Generator().manual_seed(1)
+    layer = StoredLinear(torch.randn(7, 5, generator=draw).bfloat16(), None)
+    layer.narrow_gradient = True
+    x, gradient = torch.randn(2, 3, 5, generator=draw, requires_grad=True), torch.randn(2, 3, 7, generator=draw)
+    layer(x).backward(gradient)
+    torch.testing.assert_close(x.grad, (gradient.bfloat16() @ layer.weight).float(), rtol=0, atol=0)

@@ -18,6 +18,10 @@ class StoredLinear(nn.Module):
     Args:
         weight: [N, K], floating.
         bias: [N], or None.
+
+    Attributes:
+        narrow_gradient: whether gradients are multiplied in the weight's dtype, not in theirs: for those who need three
+            digits of a gradient, three times as fast in bf16 on CPUs that have instructions for it.
     """
 
     weight: Tensor
@@ -26,12 +30,13 @@ class StoredLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """Keep the tensors as they are."""
         super().__init__()
+        self.narrow_gradient = False
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` [..., K] → [..., N]."""
-        y: Tensor = _Widened.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        y: Tensor = _Widened.apply(x, self.weight, self.bias, self.narrow_gradient)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -39,16 +44,19 @@ class _Widened(torch.autograd.Function):
     """`linear`, which keeps the narrow weight for its backward pass and widens it again there."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, narrow: bool) -> Tensor:
         """`x` [..., K]; `weight` [N, K] and `bias` [N] of any floating dtype."""
         ctx.save_for_backward(weight)
+        ctx.narrow = narrow
         return nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         """The gradient of x; what is stored has none."""
         (weight,) = ctx.saved_tensors
-        return gradient @ weight.to(gradient.dtype), None, None
+        if ctx.narrow:
+            return (gradient.to(weight.dtype) @ weight).to(gradient.dtype), None, None, None
+        return gradient @ weight.to(gradient.dtype), None, None, None
 
 
 class StoredEmbedding(nn.Module):

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from vlapack.console import progress
 from vlapack.fingerprint import digest
+from vlapack.machine import fast_bf16, map_large_blocks
 from vlapack.parent import Parent
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.names import EMBEDDING
-from vlapack.pi0.stored import StoredEmbedding
+from vlapack.pi0.stored import StoredEmbedding, StoredLinear
 from vlapack.policy.policy import Policy
 from vlapack.tune.allocate import FLOAT_BITS, Bits
 from vlapack.tune.sensitivity import Choices, probing, sample
@@ -43,6 +44,7 @@ class Trial:
         self, parent: Parent, choices: Choices, observations: Sequence[Mapping[str, Any]], work: Work, seed: int
     ) -> None:
         """Load the float policy."""
+        map_large_blocks()
         self._choices = choices
         self._work = work
         self._policy = _float_policy(parent)
@@ -115,8 +117,14 @@ class Trial:
 
 
 def _float_policy(parent: Parent) -> Policy:
-    """Load the parent, every linear and the embedding as narrow as its file holds them."""
+    """Load the parent, every linear and the embedding as narrow as its file holds them.
+
+    A sample of ‖Δ‖² is worth one digit, so the ways back multiply in bf16 where that is fast.
+    """
     model = build(parent.config.architecture)
     model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(parent.read(EMBEDDING)))
     load_weights(model, parent.read, [name for name in parent.tensors if name != EMBEDDING])
+    for module in model.modules():
+        if isinstance(module, StoredLinear):
+            module.narrow_gradient = fast_bf16()
     return Policy(model, parent.config, normalization=parent.normalization, tokenizer=parent.tokenizer)
