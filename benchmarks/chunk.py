@@ -11,7 +11,6 @@ own (scripts/openpi_reference.py). tiny-libero and its pack, which fit, take tur
 
 from __future__ import annotations
 
-import datetime
 import json
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 import synthetic_pi05
 import torch
 import tyro
+from parts.results import ROOT, stamp
 from safetensors.torch import save_file
 
 from vlapack import machine
@@ -36,7 +36,6 @@ from vlapack.pi0.load import build
 from vlapack.policy.layouts import layout_of
 from vlapack.policy.policy import Policy
 
-ROOT = Path(__file__).parents[1]
 OPENPI = "openpi"
 CONTENDERS = f"{OPENPI}@bfloat16,{OPENPI}@float32,{FLOAT}@bfloat16,full@bfloat16,everything@bfloat16"
 PROMPT = "pick up the black bowl on the stove"
@@ -109,10 +108,7 @@ def main(
         "isa": engine.kernels.isa() if engine.active() == "cpu" else "reference",
         "engine": engine.described(),
         "threads": threads,
-        "machine": machine.describe(),
-        "torch": torch.__version__,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": _commit(),
+        **stamp(),
         "parent": f"{config}, synthetic",
         "processes": f"one at a time, {rounds} turns of {chunks} chunks each, after one that does not count",
         "rows": list(rows.values()),
@@ -189,11 +185,6 @@ def _ratios(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     return {
         name: {other: medians[other] / mine for other in medians if other != name} for name, mine in medians.items()
     }
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ that this left. A process is ready when its first chunk is there.
 
 from __future__ import annotations
 
-import datetime
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
+from parts.results import stamp
 
 from vlapack import machine
 from vlapack.bench.race import race, started
@@ -62,9 +60,7 @@ def main(
         "isa": isa,
         "engine": engine.described(),
         "threads": threads,
-        "torch": torch.__version__,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": _commit(),
+        **stamp(),
         "rows": list(rows.values()),
     }
     place.write_text(json.dumps(document, indent=1) + "\n")
@@ -85,11 +81,6 @@ def _measured(task: Task, chunks: int) -> dict[str, Any]:
                 "ms_per_chunk": row["ms_per_chunk"],
             }
     return found
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(command, cwd=RESULTS.parent, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

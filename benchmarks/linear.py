@@ -10,10 +10,8 @@ count. The result goes into results/linear-<isa>.json.
 
 from __future__ import annotations
 
-import datetime
 import json
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 import torch
 import tyro
+from parts.results import stamp
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -79,12 +78,7 @@ def main(rows: str = "1,10,50,256,544,968", seconds: float = 0.3, result: Path |
         "isa": engine.kernels.isa(),
         "forced": engine.kernels.isa() != engine.kernels.available()[0],
         "threads": threads,
-        "machine": machine.describe(),
-        "torch": torch.__version__,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=RESULTS, check=True, capture_output=True, text=True
-        ).stdout.strip(),
+        **stamp(),
         "peak_ops_per_s": peak,
         "stream_bytes_per_s": stream,
         "rows": table,

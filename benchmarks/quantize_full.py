@@ -9,7 +9,6 @@ one by one in a float policy of the same dtype. Runs that are not asked for keep
 
 from __future__ import annotations
 
-import datetime
 import json
 import shutil
 import statistics
@@ -22,8 +21,8 @@ from typing import Any
 import synthetic_pi05
 import torch
 import tyro
+from parts.results import stamp
 
-from vlapack import machine
 from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.console import say
 from vlapack.errors import InputError
@@ -81,12 +80,7 @@ def main(
         "question": "How long does quantizing a full-size policy take, and how much memory?",
         "parent": f"{config}, synthetic",
         "threads": torch.get_num_threads(),
-        "machine": machine.describe(),
-        "torch": torch.__version__,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
-        ).stdout.strip(),
+        **stamp(),
         "rows": list(rows.values()),
     }
     result.write_text(json.dumps(document, indent=2) + "\n")

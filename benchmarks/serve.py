@@ -10,7 +10,6 @@ in turns (A B A B: machines have moods), then 64 robots ask 100 times each.
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import os
 import subprocess
@@ -23,13 +22,13 @@ from typing import Any
 
 import numpy as np
 import tyro
+from parts.results import stamp
 from websockets.asyncio.client import connect
 
 from vlapack import __version__
 from vlapack.checkpoints import SHIPPED
 from vlapack.console import say
 from vlapack.errors import WorkError
-from vlapack.machine import describe
 from vlapack.policy.observations import load_observations
 from vlapack.policy.policy import Policy
 from vlapack.serve.wire import pack, unpack
@@ -167,11 +166,7 @@ def main(
         "crowd": everyone.to_dict(),
         "smallest_distance_of_two_robots": round(float(min(own)), 5),
         "vlapack": __version__,
-        "commit": subprocess.run(
-            ("git", "rev-parse", "HEAD"), cwd=RESULTS.parent, capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "date": datetime.date.today().isoformat(),
-        "machine": describe(),
+        **stamp(),
         "load_average": os.getloadavg()[1],  # what else the machine did in the last five minutes, this included
     }
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,19 +9,16 @@ for every preset and uniform recipe, tuning gets exactly that recipe's bytes as 
 
 from __future__ import annotations
 
-import datetime
 import json
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
+from parts.results import stamp
 from scipy.stats import pearsonr, spearmanr
 
-from vlapack import machine
 from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.console import progress, stdout
 from vlapack.fingerprint import digest_observations
@@ -66,12 +63,7 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 20, test: int 
         "question": "Does tuning predict what quantizing a layer does, and is its recipe better than simpler ones?",
         "parent": PARENT,
         "observations": {"tuning": observations, "test": test},
-        "machine": machine.describe(),
-        "torch": torch.__version__,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
-        ).stdout.strip(),
+        **stamp(),
         "prediction": one_by_one,
         "rivals": against,
     }

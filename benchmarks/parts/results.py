@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlapack import machine
 
 ROOT = Path(__file__).parents[2]
@@ -34,17 +36,21 @@ class Rows:
             file.write(line + "\n")
 
 
+def stamp() -> dict[str, Any]:
+    """Return what measured, when, and which code: the fields that every result begins with."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return {
+        "machine": machine.describe(),
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "commit": commit.stdout.strip(),
+    }
+
+
 def write_result(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the JSON of a benchmark: rows, and what measured them when."""
-    document = {
-        "machine": machine.describe(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True
-        ).stdout.strip(),
-    }
     lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in rows)
-    head = json.dumps(document, indent=1, ensure_ascii=False).removesuffix("\n}")
+    head = json.dumps(stamp(), indent=1, ensure_ascii=False).removesuffix("\n}")
     file.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
 
 
