@@ -20,7 +20,7 @@ from typing import Any
 import synthetic_pi05
 import torch
 import tyro
-from parts.results import ROOT, stamp
+from parts.results import ROOT, isa, stamp
 from safetensors.torch import save_file
 
 from vlapack import machine
@@ -105,7 +105,7 @@ def main(
     document = {
         "question": "How long does a full-size π0.5 take for an action chunk?",
         "cpu": machine.describe()["cpu"],
-        "isa": engine.kernels.isa() if engine.active() == "cpu" else "reference",
+        "isa": isa(),
         "engine": engine.described(),
         "threads": threads,
         **stamp(),
@@ -126,7 +126,7 @@ def main(
         },
         "small": _small(folder, threads),
     }
-    place = result or Path(__file__).parent / "results" / f"chunk-{document['isa']}.json"
+    place = result or Path(__file__).parent / "results" / f"chunk-{isa()}.json"
     place.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from parts.results import stamp
+from parts.results import isa, stamp
 
 from vlapack import machine
 from vlapack.bench.race import race, started
@@ -45,8 +45,7 @@ def main(
         threads: How many work.
         result: The JSON file. Default: benchmarks/results/compiled-<isa>.json.
     """
-    isa = engine.kernels.isa() if engine.active() == "cpu" else "reference"
-    place = result or RESULTS / f"compiled-{isa}.json"
+    place = result or RESULTS / f"compiled-{isa()}.json"
     document = json.loads(place.read_text()) if place.exists() else {}
     rows = {(row["policy"], row["dtype"]): row for row in document.get("rows", [])}
     for policy in policies.split(","):
@@ -57,7 +56,7 @@ def main(
     document = {
         "question": "What does --compile cost, and what does it gain?",
         "cpu": machine.describe()["cpu"],
-        "isa": isa,
+        "isa": isa(),
         "engine": engine.described(),
         "threads": threads,
         **stamp(),

@@ -4,7 +4,8 @@
 
 FOLDER holds the parent, and a pack at a time: about 12 GB. A synthetic parent is written where there is none. Every run
 is the command `vlapack quantize` in a process of its own; calibration is compared with what its observations would take
-one by one in a float policy of the same dtype. Runs that are not asked for keep their rows in the result.
+one by one in a float policy of the same dtype. The result goes into results/quantize_full-<isa>.json; runs that are not
+asked for keep their rows there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import synthetic_pi05
 import torch
 import tyro
-from parts.results import stamp
+from parts.results import isa, stamp
 
 from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.console import say
@@ -36,7 +37,7 @@ RUNS = {
     "calibrated": ("--preset", "full", "--rounding", "rtn"),
     "gptq": ("--preset", "llm-dit", "--rounding", "gptq"),
 }
-RESULT = Path(__file__).parent / "results" / "quantize_full.json"
+RESULTS = Path(__file__).parent / "results"
 CHUNKS = 3
 
 
@@ -46,7 +47,7 @@ def main(
     runs: str = ",".join(RUNS),
     observations: int = 32,
     config: str = "pi05_libero",
-    result: Path = RESULT,
+    result: Path | None = None,
 ) -> None:
     """Measure.
 
@@ -55,14 +56,15 @@ def main(
         runs: Which of weights-only, calibrated and gptq.
         observations: How many calibrate.
         config: Of the parent.
-        result: The JSON file.
+        result: The JSON file. Default: benchmarks/results/quantize_full-<isa>.json.
     """
+    place = result or RESULTS / f"quantize_full-{isa()}.json"
     if unknown := [name for name in runs.split(",") if name not in RUNS]:
         raise InputError(f"unknown run {unknown[0]!r}; there are {', '.join(RUNS)}")
     parent = folder / config
     if not parent.exists():
         synthetic_pi05.main(parent, config=config)
-    document = json.loads(result.read_text()) if result.exists() else {}
+    document = json.loads(place.read_text()) if place.exists() else {}
     rows = {row["run"]: row for row in document.get("rows", [])}
     for name in runs.split(","):
         words = RUNS[name]
@@ -83,7 +85,7 @@ def main(
         **stamp(),
         "rows": list(rows.values()),
     }
-    result.write_text(json.dumps(document, indent=2) + "\n")
+    place.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def _quantize(parent: Path, config: str, words: tuple[str, ...], pack: Path) -> dict[str, Any]:

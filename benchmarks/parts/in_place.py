@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 
+from parts.preparations import Preparations
 from torch import nn
 
 from vlapack.calibrate import LayerInputs
 from vlapack.linear import PackedLinear
-from vlapack.quantize import Group, PackedGroup, Prepared, pack_group, prepare, read_weights
+from vlapack.quantize import Group, PackedGroup, pack_group, read_weights
 from vlapack.recipe.recipe import Recipe
 from vlapack.select import groups, select
 
@@ -27,8 +27,7 @@ class InPlace:
         self._linears = {
             n: (m.out_features, m.in_features) for n, m in model.named_modules() if isinstance(m, nn.Linear)
         }
-        self._common = ""
-        self._prepared: dict[str, Prepared] = {}
+        self._prepare = Preparations()
 
     def quantized(self, recipe: Recipe, inputs: Mapping[str, LayerInputs]) -> nn.Module:
         """Return a copy of the model whose layers are packed.
@@ -37,15 +36,11 @@ class InPlace:
             recipe: which of its linears, and how.
             inputs: of every one of these; they are the same for recipes of the same seed.
         """
-        common = replace(recipe, weight_bits=4, group_size=None, clip="mse").digest()
-        if common != self._common:
-            self._common, self._prepared = common, {}
         read, packed = self._model.get_parameter, copy.deepcopy(self._model)
         for group in groups(select(self._linears, recipe), recipe):
             weights, name = read_weights(read, group), group[0].name
-            if name not in self._prepared:
-                self._prepared[name] = prepare(read, group, weights, recipe, inputs[name])
-            made = self._layer(group, pack_group(group, weights, recipe, self._prepared[name]), recipe)
+            prepared = self._prepare(read, group, weights, recipe, inputs[name])
+            made = self._layer(group, pack_group(group, weights, recipe, prepared), recipe)
             packed.set_submodule(name, made)
         return packed
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from vlapack import machine
+from vlapack.ops import engine
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +35,11 @@ class Rows:
         line = json.dumps({"name": name, "made_of": made_of, "row": row}, ensure_ascii=False)
         with self._file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def isa() -> str:
+    """Return what the active engine multiplies with, by which files are named whose figures depend on it."""
+    return engine.kernels.isa() if engine.active() == "cpu" else "reference"
 
 
 def stamp() -> dict[str, Any]:

@@ -1,28 +1,38 @@
 """The target `tiny-libero`: how far action chunks move when the shipped policy is quantized.
 
-Each row is a real pack, made and opened as a user's would be. Observations are one an episode, from initial states
-20-49, and dealt out: of nine, two calibrate, one is for choosing methods by, six are for the test.
+Each row is a real pack, made and opened as a user's would be, but that what several rows need is computed once: what
+the layers see of a seed's observations, and what recipes prepare alike. Observations are one an episode, from initial
+states 20-49, and dealt out: of nine, two calibrate, one is for choosing methods by, six are for the test.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from parts.preparations import Preparations
 
+from vlapack.calibrate import LayerInputs
 from vlapack.checkpoints import open_checkpoint
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest, digest_observations, digest_weights
 from vlapack.packing import make_pack
+from vlapack.parent import Parent, layers_of
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.observations import open_source
 from vlapack.policy.policy import Policy
+from vlapack.policy.streaming import stream
+from vlapack.quantize import Block, Group
+from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
+from vlapack.select import groups
 
 PARENT = "tiny-libero"
 RECORD = "python scripts/record_observations.py --seed 1 --count 432 --out"
@@ -63,6 +73,10 @@ class TinyLibero:
         noise = torch.randn((len(test), *policy.noise_shape), generator=torch.Generator().manual_seed(TEST_NOISE))
         self._noise = noise.split(AT_ONCE)
         self._expected = self._chunks(policy)
+        self._parent = Parent(self._checkpoint)
+        self._groups = groups(layers_of(self._parent.config.architecture, PRESETS["full"]), PRESETS["full"])
+        self._seen = lru_cache(maxsize=1)(self._calibrate)  # rows come seed by seed
+        self._prepare = Preparations()
         self.identity = digest(
             {
                 "weights": digest_weights(self._checkpoint.names(), self._checkpoint.read),
@@ -72,13 +86,27 @@ class TinyLibero:
 
     def measure(self, recipe: Recipe, seed: int) -> dict[str, float]:
         """Return error and median of the pack that `recipe` makes; the seed chooses which observations calibrate."""
-        order = np.random.default_rng(seed).permutation(len(self._calibration))
-        chosen = [self._calibration[number] for number in order[: recipe.calib_steps]]
+        chosen = self._chosen(seed, recipe.calib_steps)
         with tempfile.TemporaryDirectory() as folder:
-            report = make_pack(self._checkpoint, replace(recipe, seed=seed), Path(folder) / "pack", chosen)
+            with patch("vlapack.walk.stream", self._stream), patch("vlapack.quantize.prepare", self._prepare):
+                report = make_pack(self._checkpoint, replace(recipe, seed=seed), Path(folder) / "pack", chosen)
             found = self._chunks(Policy.from_pretrained(report.pack))
         moved, size = (np.linalg.norm(chunks, axis=(1, 2)) for chunks in (found - self._expected, self._expected))
         return {"error": float(np.linalg.norm(moved) / np.linalg.norm(size)), "median": float(np.median(moved / size))}
+
+    def _chosen(self, seed: int, count: int) -> list[dict[str, Any]]:
+        order = np.random.default_rng(seed).permutation(len(self._calibration))
+        return [self._calibration[number] for number in order[:count]]
+
+    def _stream(self, _parent: Parent, todo: Sequence[Group], recipe: Recipe, *_: Any, **__: Any) -> Iterator[Block]:
+        """Stand for `streaming.stream`: what a layer sees depends on nothing of a recipe but the observations."""
+        inputs = self._seen(recipe.seed, recipe.calib_steps)
+        yield todo, {group[0].name: inputs[group[0].name] for group in todo if group[0].executed}
+
+    def _calibrate(self, seed: int, steps: int) -> Mapping[str, LayerInputs]:
+        recipe = replace(PRESETS["full"], seed=seed, calib_steps=steps)
+        blocks = stream(self._parent, self._groups, recipe, self._chosen(seed, steps))
+        return {name: inputs for _, of_block in blocks for name, inputs in of_block.items()}
 
     def _chunks(self, policy: Policy) -> np.ndarray:
         pairs = zip(self._batches, self._noise, strict=True)

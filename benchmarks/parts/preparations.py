@@ -1,0 +1,35 @@
+"""What neighbouring recipes have in common, found out once: greedy rotations and GPTQ take their time for that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from vlapack.calibrate import LayerInputs
+from vlapack.quantize import Group, Prepared, Read, prepare
+from vlapack.recipe.recipe import Recipe
+
+
+class Preparations:
+    """Stands for `quantize.prepare`, as long as recipes differ in bits of weights, scale groups and clip only.
+
+    The inputs must be the same for recipes of the same seed.
+    """
+
+    def __init__(self) -> None:
+        self._common = ""
+        self._found: dict[str, Prepared] = {}
+
+    def __call__(
+        self, read: Read, group: Group, weights: Sequence[Tensor], recipe: Recipe, inputs: LayerInputs | None
+    ) -> Prepared:
+        """Return what was prepared for the last recipes, or prepare it."""
+        common = replace(recipe, weight_bits=4, group_size=None, clip="mse").digest()
+        if common != self._common:
+            self._common, self._found = common, {}
+        name = group[0].name
+        if name not in self._found:
+            self._found[name] = prepare(read, group, weights, recipe, inputs)
+        return self._found[name]
