@@ -86,15 +86,19 @@ class TinyLibero:
 
     def measure(self, recipe: Recipe, seed: int) -> dict[str, float]:
         """Return error and median of the pack that `recipe` makes; the seed chooses which observations calibrate."""
-        chosen = self._chosen(seed, recipe.calib_steps)
         with tempfile.TemporaryDirectory() as folder:
-            with patch("vlapack.walk.stream", self._stream), patch("vlapack.quantize.prepare", self._prepare):
-                report = make_pack(self._checkpoint, replace(recipe, seed=seed), Path(folder) / "pack", chosen)
-            found = self._chunks(Policy.from_pretrained(report.pack))
+            found = self._chunks(Policy.from_pretrained(self.pack(replace(recipe, seed=seed), Path(folder) / "pack")))
         moved, size = (np.linalg.norm(chunks, axis=(1, 2)) for chunks in (found - self._expected, self._expected))
         return {"error": float(np.linalg.norm(moved) / np.linalg.norm(size)), "median": float(np.median(moved / size))}
 
-    def _chosen(self, seed: int, count: int) -> list[dict[str, Any]]:
+    def pack(self, recipe: Recipe, folder: Path) -> Path:
+        """Make a pack as `make_pack` does, with what is known already."""
+        chosen = self.chosen(recipe.seed, recipe.calib_steps)
+        with patch("vlapack.walk.stream", self._stream), patch("vlapack.quantize.prepare", self._prepare):
+            return make_pack(self._checkpoint, recipe, folder, chosen).pack
+
+    def chosen(self, seed: int, count: int) -> list[dict[str, Any]]:
+        """Return the observations that calibrate."""
         order = np.random.default_rng(seed).permutation(len(self._calibration))
         return [self._calibration[number] for number in order[:count]]
 
@@ -105,7 +109,7 @@ class TinyLibero:
 
     def _calibrate(self, seed: int, steps: int) -> Mapping[str, LayerInputs]:
         recipe = replace(PRESETS["full"], seed=seed, calib_steps=steps)
-        blocks = stream(self._parent, self._groups, recipe, self._chosen(seed, steps))
+        blocks = stream(self._parent, self._groups, recipe, self.chosen(seed, steps))
         return {name: inputs for _, of_block in blocks for name, inputs in of_block.items()}
 
     def _chunks(self, policy: Policy) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import re
 import sys
@@ -17,8 +18,12 @@ import closed_loop
 import fidelity
 from parts import grid, minilm, results, sentences
 from parts.in_place import InPlace
+from parts.tiny_libero import TinyLibero
 
 from vlapack.calibrate import collect
+from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack.packing import make_pack
+from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
 
 CONTRACT = {"target", "method", "smooth", "group", "bits", "preset", "seed", "error"}
@@ -110,6 +115,16 @@ def test_what_recipes_have_in_common_changes_none_of_them() -> None:
     for recipe in (coarse, replace(coarse, group_size=32), replace(coarse, weight_bits=8), replace(coarse, act_bits=4)):
         alone = InPlace(model).quantized(recipe, seen)
         assert torch.equal(one_by_one.quantized(recipe, seen)(x), alone(x))
+
+
+def test_a_row_of_tiny_libero_is_the_pack_that_a_user_would_make(tmp_path: Path) -> None:
+    target = TinyLibero(SHIPPED["tiny-libero"] / "observations", limit=1)
+    grouped = replace(PRESETS["full"], calib_steps=2, seed=3, smooth=0.3, group_size=32)
+    coarse = replace(grouped, group_size=None)
+    packs = [target.pack(recipe, tmp_path / str(number)) for number, recipe in enumerate((grouped, coarse))]
+    alone = make_pack(open_checkpoint("tiny-libero"), coarse, tmp_path / "alone", target.chosen(3, 2)).pack
+    names = ["model.safetensors", "config.json"]
+    assert filecmp.cmpfiles(packs[1], alone, names, shallow=False) == (names, [], [])
 
 
 def test_words_are_cut_into_their_longest_pieces(tmp_path: Path) -> None:
