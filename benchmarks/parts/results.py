@@ -53,6 +53,12 @@ def stamp() -> dict[str, Any]:
     }
 
 
+def origin() -> dict[str, str]:
+    """Return the same in three words, for a row of a result that several machines and days have made."""
+    here = stamp()
+    return {"family": here["machine"]["family"], "date": here["date"], "commit": here["commit"]}
+
+
 def write_result(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the JSON of a benchmark: rows, and what measured them when."""
     lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in rows)

@@ -73,6 +73,17 @@ def test_a_killed_run_continues_and_a_changed_target_is_measured_again(tmp_path:
     assert len(changed.asked) == wanted == len(done.read())
 
 
+def test_what_no_calibration_changes_is_measured_once_for_all_seeds(tmp_path: Path) -> None:
+    target, done = Fake(), results.Rows(tmp_path / "rows.jsonl")
+    fidelity.measure(target, re.compile("W4A8 g32 (rtn|hadamard) smooth 0.0"), done)
+    assert [(recipe.rotation, seed) for recipe, seed in target.asked] == [("none", 0)] + [
+        ("hadamard", seed) for seed in grid.SEEDS
+    ]
+    found = [line["row"] for line in done.read().values()]
+    assert [(row["method"], row["seed"]) for row in found if row["method"] == "rtn"] == [("rtn", n) for n in grid.SEEDS]
+    assert all({*row} == CONTRACT | {"family", "date", "commit"} for row in found)
+
+
 def test_the_result_and_the_table_hold_every_row(tmp_path: Path) -> None:
     errors = (0.10, 0.12, 0.11)
     found = [
