@@ -72,12 +72,12 @@ def main(
             words = (*words, "--calib-steps", str(observations))
         say(f"{name}: vlapack quantize {' '.join(words)}")
         rows[name] = {"run": name, "flags": " ".join(words), **_quantize(parent, config, words, folder / "pack")}
-    if any(row["calibration_seconds"] for row in rows.values()):
+    # Rows that are kept were calibrated by other observations, beside other work.
+    if calibrated := [rows[name] for name in runs.split(",") if rows[name]["calibration_seconds"]]:
         chunk, dtype = _float_chunk(parent, config)
-        for row in rows.values():
-            if row["calibration_seconds"]:
-                row |= {"observations": observations, "dtype": dtype, "float_chunk_seconds": chunk}
-                row["calibration_over_chunks"] = row["calibration_seconds"] / (observations * chunk)
+        for row in calibrated:
+            row |= {"observations": observations, "dtype": dtype, "float_chunk_seconds": chunk}
+            row["calibration_over_chunks"] = row["calibration_seconds"] / (observations * chunk)
     document = {
         "question": "How long does quantizing a full-size policy take, and how much memory?",
         "parent": f"{config}, synthetic",
