@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import subprocess
 import sys
 from typing import Any
@@ -13,13 +14,12 @@ from vlapack import memory
 
 FAULTS = """
 import ctypes, resource
-from vlapack.memory import settle
+from vlapack import memory
 size = 20 << 20
 library = ctypes.CDLL("libc.so.6")
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 library.free.argtypes = [ctypes.c_void_p]
-if {settled}:
-    settle()
+{tune}
 for turn in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     held = [library.malloc(size) for _ in range(4)]
@@ -33,15 +33,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 between them, so that even the same program takes anything from two to four turns until nothing is mapped anew."""
 
 
-def faults(*, settled: bool) -> int:
+def faults(tune: str = "") -> int:
     """Pages that are mapped anew when 80 MB are allocated for the eighth time."""
-    command = [sys.executable, "-c", FAULTS.format(settled=settled)]
+    command = [sys.executable, "-c", FAULTS.format(tune=tune)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 @pytest.mark.skipif(memory._glibc() is None, reason="another C library")
 def test_what_a_chunk_lets_go_of_is_there_for_the_next() -> None:
-    assert faults(settled=True) < 100 < faults(settled=False)
+    assert faults("memory.settle()") < 100 < faults()
+
+
+@pytest.mark.skipif(memory._glibc() is None, reason="another C library")
+def test_large_blocks_leave_no_holes_in_the_heap() -> None:
+    held = "memory.settle(); memory.map_large_blocks()"
+    assert faults(held) >= 80 * 2**20 // resource.getpagesize()
 
 
 class Fake:
@@ -59,6 +65,7 @@ def test_the_users_own_tuning_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [name for name, _ in fake.called] == ["malloc_trim", "mallopt", "mallopt"]
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     memory.settle()
+    memory.map_large_blocks()
     assert [name for name, _ in fake.called[3:]] == ["malloc_trim"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 from functools import cache
@@ -23,19 +22,6 @@ def cpu_flags() -> frozenset[str]:
 def fast_bf16() -> bool:
     """Whether this CPU multiplies bf16 faster than fp32 (AVX-512 bf16, AMX); elsewhere torch emulates it, slowly."""
     return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
-
-
-def map_large_blocks() -> None:
-    """Have glibc map every block of 4 MB or more by itself, for as long as the process lives.
-
-    As large blocks are freed, it takes ever larger ones (up to 32 MB) from its heap, and small ones that stay settle in
-    the holes. A π0.5 whose intermediate results wait for their gradients took more than 24 GB in place of 16, because
-    every layer's widened weight comes and goes between two of them.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc, trim_threshold, mmap_threshold = ctypes.CDLL(None), -1, -3  # malloc.h
-        libc.mallopt(mmap_threshold, 4 << 20)
-        libc.mallopt(trim_threshold, 128 << 20)
 
 
 def describe() -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""The memory that glibc's allocator keeps for a process: given back once after loading, and kept while chunks run.
+"""The memory that glibc's allocator keeps for a process: as little as loading allows, or as much as speed asks for.
 
 Loading reads tensors that are laid out anew and let go of, 0.5 GB of them for π0.5; glibc would keep much of it for
 itself. A chunk then allocates and frees the same megabytes of activations over and over; left to itself, glibc may
-return each to the kernel and have it zeroed and mapped again: 300,000 page faults, a tenth of π0.5's time.
+return each to the kernel and have it zeroed and mapped again: 300,000 page faults, a tenth of π0.5's time. Where
+gradients are computed it is the other way round: see `map_large_blocks`.
 """
 
 from __future__ import annotations
@@ -26,12 +27,28 @@ def settle() -> None:
     `GLIBC_TUNABLES`) stay in force.
     """
     library = _glibc()
-    if library is None:
-        return
-    library.malloc_trim(0)
+    if library is not None:
+        library.malloc_trim(0)
+        _tune(library, mapped_from=LARGEST, kept=KEPT)
+
+
+def map_large_blocks() -> None:
+    """Have every block of 4 MB or more mapped by itself, for as long as the process lives.
+
+    As large blocks are freed, glibc takes ever larger ones (up to 32 MB) from its heap, and small ones that stay settle
+    in the holes. A π0.5 whose intermediate results wait for their gradients took more than 24 GB in place of 16,
+    because every layer's widened weight comes and goes between two of them. The users' own tuning stays in force.
+    """
+    library = _glibc()
+    if library is not None:
+        _tune(library, mapped_from=4 << 20, kept=128 << 20)
+
+
+def _tune(library: ctypes.CDLL, *, mapped_from: int, kept: int) -> None:
+    """Set from how many bytes a block is mapped by itself, and how many free ones stay at the heap's end."""
     if not any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT)
+        library.mallopt(M_MMAP_THRESHOLD, mapped_from)
+        library.mallopt(M_TRIM_THRESHOLD, kept)
 
 
 @cache

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vlapack.console import progress
 from vlapack.fingerprint import digest
-from vlapack.machine import fast_bf16, map_large_blocks
+from vlapack.machine import fast_bf16
+from vlapack.memory import map_large_blocks
 from vlapack.parent import Parent
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.names import EMBEDDING
