@@ -14,10 +14,14 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from vlapack.errors import InputError, WorkError
 
 SECONDS_BETWEEN_LINES = 10.0
+OFF_TERMINAL = 400
+"""Columns that a table may take where no terminal says how many there are: more than any of ours, for none is to be
+folded there. rich would fold into 80."""
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False)
@@ -47,6 +51,14 @@ def emit_json(document: Any) -> None:
     """Write the one JSON document of a `--json` run to stdout."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def emit_table(table: Table) -> None:
+    """Write a table to stdout, and its title above it in a line that is not folded, nor read as markup."""
+    if table.title is not None:
+        stdout.print(table.title, markup=False, soft_wrap=True)
+        table.title = None
+    (stdout if stdout.is_terminal else Console(width=OFF_TERMINAL, highlight=False)).print(table)
 
 
 class Advance(Protocol):

@@ -13,6 +13,9 @@ from safetensors.torch import save_file
 from vlapack.cli import main
 from vlapack.pi0.config import CONFIGS
 from vlapack.pi0.names import openpi_tensors
+from vlapack.recipe.presets import PRESETS
+
+DOCS = Path(__file__).parents[2] / "docs" / "presets.md"
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,28 @@ def test_full_keeps_the_json_contract(capsys: pytest.CaptureFixture[str]) -> Non
         "never run",
     ):
         assert truth in notes
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_docs_say_of_every_preset_what_inspect_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |")]
+    found = document(capsys, "pi05_libero", "--preset", name)["bytes"]
+    assert row.endswith(f"| {100 * found['saved_fraction']:.1f} % | {found['held'] / 1e9:.2f} GB |")
+
+
+def test_a_reason_that_differs_by_the_layers_number_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    notes = document(capsys, "pi05_libero", "--preset", "llm")["notes"]
+    (note,) = [note for note in notes if "for llm o_proj" in note]
+    assert note.startswith("left at run time for llm o_proj (17 ×): ")
+    assert "gemma_expert.model.layers.*.self_attn.v_proj" in note
+
+
+def test_no_name_is_folded_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "pi05_libero", "--preset", "dit", "--layers"]) == 0
+    shown = capsys.readouterr().out
+    rows = [line for line in shown.splitlines() if line.startswith("│") and "self_attn.q_proj" in line]
+    assert len(rows) == 18
+    assert "\n126 layers\n" in shown
 
 
 def test_the_guides_variables_reach_the_recipe(

@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from vlapack import machine
 from vlapack.bench.floor import operations, peak
 from vlapack.bench.race import Runner
-from vlapack.console import stdout
+from vlapack.console import emit_table, stdout
 from vlapack.ops import engine
 from vlapack.pi0.config import Pi0Config
 
-WIDTH = 120
 PARTS = ("vision", "prefix", "denoise")
 
 
@@ -59,7 +57,6 @@ def print_document(found: Mapping[str, Any]) -> None:
     table = Table(
         title=f"{found['cpu']} ({found['isa']}), engine {found['engine']}, {found['threads']} threads; "
         f"{tokens['cameras']} cameras, {tokens['prompt_tokens']} prompt tokens, {tokens['prefix_tokens']} in all",
-        title_justify="left",
         caption="milliseconds per chunk, of its parts, and of the first one; megabytes",
         caption_justify="left",
     )
@@ -78,8 +75,7 @@ def print_document(found: Mapping[str, Any]) -> None:
             f"{result['load_seconds']:.1f}",
             *(_number(result[key] / 1e6) for key in ("weight_bytes", "mapped_bytes", "rss_bytes", "peak_rss_bytes")),
         )
-    # Off a terminal rich would fold the rows into 80 columns.
-    (stdout if stdout.is_terminal else Console(width=WIDTH, highlight=False)).print(table)
+    emit_table(table)
     for line in _sentences(found, results):
         stdout.print(line, markup=False, soft_wrap=True)
 

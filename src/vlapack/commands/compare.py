@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from vlapack.console import emit_json, say, stdout
+from vlapack.console import emit_json, emit_table, say, stdout
 from vlapack.errors import InputError
-
-WIDTH = 120
 
 
 def compare(
@@ -95,7 +92,6 @@ def compare(
 def _print(found: Mapping[str, Any]) -> None:
     table = Table(
         title=f"{found['policy']} against {found['baseline']}, {found['frames']} frames × {found['horizon']} actions",
-        title_justify="left",
     )
     table.add_column("dimension", no_wrap=True)
     for group in ("error", "relative", "spread"):
@@ -104,8 +100,7 @@ def _print(found: Mapping[str, Any]) -> None:
     for row in found["dimensions"]:
         cells = [*_numbers(row["absolute"]), *_numbers(row["relative"]), *_numbers(row["spread"])]
         table.add_row(row["name"], *cells)
-    # Off a terminal rich would fold the rows into 80 columns.
-    (stdout if stdout.is_terminal else Console(width=WIDTH, highlight=False)).print(table)
+    emit_table(table)
     for line in _sentences(found):
         stdout.print(line, markup=False, soft_wrap=True)
 

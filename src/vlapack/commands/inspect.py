@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from vlapack.console import emit_json, stdout
+from vlapack.console import emit_json, emit_table, stdout
 from vlapack.errors import InputError
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 COUNTED = ("vision", "projector", "llm", "expert")
 SHIPPED = "tiny-libero"
-WIDTH = 200
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,7 @@ def inspect(
         stdout.print(line, markup=False, soft_wrap=True)
     tables = [_layers(sizes)] if layers or resolved.options.debug else []
     for table in [*tables, _parts(target, sizes)]:
-        # Off a terminal rich would fold names into 80 columns.
-        (stdout if stdout.is_terminal else Console(width=WIDTH, highlight=False)).print(table)
+        emit_table(table)
     for note in notes:
         stdout.print(f"* {note}", markup=False, soft_wrap=True)
     return 0
@@ -192,8 +189,10 @@ def _left(selected: list[Selected]) -> Iterator[str]:
     folded = Counter(f"{kinds[layer.name]} {' and '.join(layer.folded)}" for layer in selected if layer.folded)
     if folded:
         yield f"folded into what stands before, at no cost: {', '.join(f'{w} ({n} ×)' for w, n in folded.items())}"
-    for reason in dict.fromkeys(layer.kept for layer in selected if layer.kept):
-        where = Counter(kinds[layer.name] for layer in selected if layer.kept == reason)
+    # What differs by the number of the layer alone is one reason.
+    kept = {layer.name: re.sub(r"\blayers\.\d+", "layers.*", layer.kept) for layer in selected if layer.kept}
+    for reason in dict.fromkeys(kept.values()):
+        where = Counter(kinds[name] for name, of_layer in kept.items() if of_layer == reason)
         yield f"left at run time for {', '.join(f'{w} ({n} ×)' for w, n in where.items())}: {reason}"
 
 
@@ -233,7 +232,7 @@ def _shown(value: Any) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", caption_justify="left")
+    table = Table(title=title, caption_justify="left")
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left", no_wrap=bool(place), overflow="fold")
     return table

@@ -16,7 +16,7 @@ import tyro
 from rich.table import Table
 
 from vlapack.commands.quantize import calibration_folder
-from vlapack.console import emit_json, stdout
+from vlapack.console import emit_json, emit_table, stdout
 from vlapack.errors import InputError
 from vlapack.recipe.presets import preset as named_preset
 
@@ -139,7 +139,7 @@ def _print(document: dict[str, Any]) -> None:
     for row in document["candidates"]:
         measured = "" if row["measured"] is None else f"{row['measured']:.4f}"
         table.add_row(row["name"], f"{row['bytes'] / 1e6:.2f}", f"{row['predicted']:.4f}", measured)
-    stdout.print(table)
+    emit_table(table)
     counts = ", ".join(f"{count} at {bits}" for bits, count in document["layers"].items())
     stdout.print(
         f"{document['recipe']}: {document['chosen']}, {document['bytes'] / 1e6:.2f} MB of "

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from vlapack.console import stdout
-
-WIDTH = 140
+from vlapack.console import emit_table
 
 VERDICTS = {
     "no_drop_measured": "no drop measured: a loss of 10 points or more is excluded with 95 % confidence",
@@ -29,7 +26,7 @@ def print_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> None:
         title: what was played.
         summaries: row label → the policy's summary (`evaluate.summary.summarize`).
     """
-    out = Table(title=title, title_justify="left")
+    out = Table(title=title)
     out.add_column("policy")
     for column in ("success", "95 % interval", "against baseline", "MB in memory", "ms per chunk", "steps"):
         out.add_column(column, justify="right", no_wrap=True)
@@ -48,8 +45,7 @@ def print_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> None:
             _against(summary["paired"]),
             *_costs(summary, "policy"),
         )
-    # Off a terminal rich would fold the rows into 80 columns.
-    (stdout if stdout.is_terminal else Console(width=WIDTH, highlight=False)).print(out)
+    emit_table(out)
 
 
 def sentence(summary: Mapping[str, Any]) -> str:
