@@ -32,7 +32,6 @@ from vlapack.policy.streaming import stream
 from vlapack.quantize import Block, Group
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
-from vlapack.select import groups
 
 PARENT = "tiny-libero"
 RECORD = "python scripts/record_observations.py --seed 1 --count 432 --out"
@@ -74,7 +73,8 @@ class TinyLibero:
         self._noise = noise.split(AT_ONCE)
         self._expected = self._chunks(policy)
         self._parent = Parent(self._checkpoint)
-        self._groups = groups(layers_of(self._parent.config.architecture, PRESETS["full"]), PRESETS["full"])
+        every = layers_of(self._parent.config.architecture, PRESETS["everything"])
+        self._groups = [(layer,) for layer in every]  # the guide's recipe shares no input
         self._seen = lru_cache(maxsize=1)(self._calibrate)  # rows come seed by seed
         self._prepare = Preparations()
         self.identity = digest(

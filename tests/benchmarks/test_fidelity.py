@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,12 +131,15 @@ def test_what_recipes_have_in_common_changes_none_of_them() -> None:
 
 def test_a_row_of_tiny_libero_is_the_pack_that_a_user_would_make(tmp_path: Path) -> None:
     target = TinyLibero(SHIPPED["tiny-libero"] / "observations", limit=1)
-    grouped = replace(PRESETS["full"], calib_steps=2, seed=3, smooth=0.3, group_size=32)
-    coarse = replace(grouped, group_size=None)
-    packs = [target.pack(recipe, tmp_path / str(number)) for number, recipe in enumerate((grouped, coarse))]
-    alone = make_pack(open_checkpoint("tiny-libero"), coarse, tmp_path / "alone", target.chosen(3, 2)).pack
-    names = ["model.safetensors", "config.json"]
-    assert filecmp.cmpfiles(packs[1], alone, names, shallow=False) == (names, [], [])
+    few: dict[str, Any] = {"calib_steps": 2, "seed": 3}
+    coarse = replace(PRESETS["full"], smooth=0.3, **few)
+    target.pack(replace(coarse, group_size=32), tmp_path / "grouped")  # leaves behind what the next has in common
+    recipes = (coarse, replace(grid.GUIDE_FULL, **few), replace(PRESETS["everything"], rounding="rtn", **few))
+    for number, recipe in enumerate(recipes):
+        pack, alone = target.pack(recipe, tmp_path / f"pack{number}"), tmp_path / f"alone{number}"
+        make_pack(open_checkpoint("tiny-libero"), recipe, alone, target.chosen(3, 2))
+        names = ["model.safetensors", "config.json"]
+        assert filecmp.cmpfiles(pack, alone, names, shallow=False) == (names, [], [])
 
 
 def test_words_are_cut_into_their_longest_pieces(tmp_path: Path) -> None:
