@@ -3,9 +3,9 @@
     python scripts/record_observations.py --seed 1 --count 432 --out data/fidelity      # once, 20 minutes
     python benchmarks/fidelity.py [--targets minilm,synthetic] [--only 'W4A4.*gptq']
 
-Every row is one method on one target from one calibration seed. A row that is finished is kept, and says on which
-machine, when and by which commit it was measured: the same command again does what is missing. The result goes to
-benchmarks/results/fidelity.json and as tables into docs/fidelity.md.
+Every row is one method on one target from one calibration seed, and says on which machine, when, by which commit and
+from what it was measured. The result goes to benchmarks/results/fidelity.json and as tables into docs/fidelity.md.
+A row that is there, or was finished before a kill, is measured again only if its recipe, weights or data changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any, Protocol
 
 import tyro
-from parts.grid import BITS, GROUPS, METHODS, PRESET, rows
+from parts.grid import BITS, GROUPS, METHODS, PRESET, Row, rows
 from parts.results import ROOT, Rows, origin, write_between, write_result
 from parts.sentences import Sentences
 from parts.synthetic import Synthetic
@@ -63,19 +63,19 @@ def main(
         targets: Comma list of tiny-libero, minilm, synthetic.
         only: A regular expression that a row's name must match, such as 'W4A8 per channel .* seed 0'.
         observations: Of tiny-libero; recorded as the head of this file says.
-        kept: The file of finished rows.
+        kept: The file of rows that are finished and not in the result yet.
     """
     makers: Mapping[str, Callable[[], Target]] = {
         "tiny-libero": lambda: TinyLibero(observations),
         "minilm": Sentences,
         "synthetic": Synthetic,
     }
-    done = Rows(kept)
+    done = Rows(RESULT, kept)
     for name in targets.split(","):
         if name not in makers:
             raise InputError(f"--targets {name!r} is unknown; choose from {', '.join(makers)}")
         measure(makers[name](), re.compile(only), done)
-    found = [line["row"] for line in done.read().values()]
+    found = [*by_experiment(done).values()]
     write_result(RESULT, found)
     for name, measured in MEASURES.items():
         of_target = [row for row in found if row["target"] == name and row["method"] != PRESET]
@@ -88,23 +88,28 @@ def main(
     return 0
 
 
+def by_experiment(done: Rows) -> dict[Row, dict[str, Any]]:
+    """Return the last finished row of every experiment."""
+    return {Row.of(found): found for found in done.read()}
+
+
 def measure(target: Target, only: re.Pattern[str], done: Rows) -> None:
     """Add every row of a target that is wanted, and not there yet as it would be now."""
-    there = done.read()
+    there = by_experiment(done)
     wanted = {}
     for row in rows(target.name, target.preset):
         made_of = digest({"target": target.identity, "recipe": row.recipe.digest()})
-        if only.search(str(row)) and there.get(str(row), {}).get("made_of") != made_of:
+        if only.search(str(row)) and there.get(row, {}).get("made_of") != made_of:
             wanted[row] = made_of
     here = origin()
     with progress(target.name, len(wanted)) as advance:
         for row, made_of in wanted.items():
             # What no calibration changes, no seed changes either.
-            alike = () if needs_activations(row.recipe) else done.read().values()
-            found = next((line["row"] for line in alike if line["made_of"] == made_of), None)
+            alike = () if needs_activations(row.recipe) else done.read()
+            found = next((other for other in alike if other["made_of"] == made_of), None)
             if found is None:
-                found = {**target.measure(row.recipe, row.seed), **here}
-            done.add(str(row), made_of, {**found, **row.to_dict()})
+                found = {**row.to_dict(), **target.measure(row.recipe, row.seed), **here, "made_of": made_of}
+            done.add({**found, **row.to_dict()})
             advance(f"{row}: {found['error']:.4g}")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -44,7 +44,7 @@ PRESET = "preset"
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment: the fields of the result's JSON, without the error."""
+    """One experiment: the fields of the result's JSON that name a row."""
 
     target: str
     method: str
@@ -53,6 +53,11 @@ class Row:
     bits: str
     preset: str | None
     seed: int
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Row:
+        """Return the experiment that a row of the result is about."""
+        return cls(**{field.name: found[field.name] for field in fields(cls)})
 
     @property
     def recipe(self) -> Recipe:

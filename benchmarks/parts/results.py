@@ -18,23 +18,23 @@ ROOT = Path(__file__).parents[2]
 
 
 class Rows:
-    """Finished rows, one JSON line each: a kill loses none, and two processes may share the file."""
+    """Finished rows: a result's, then those of a file of lines; a kill loses none, and two processes may share it."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, result: Path, file: Path) -> None:
+        self._result = result
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """Return every row by its name; of several under one name the last."""
-        lines = [json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines()]
-        return {line["name"]: line for line in lines}
+    def read(self) -> list[dict[str, Any]]:
+        """Return all rows, those of the result first."""
+        rows = json.loads(self._result.read_text(encoding="utf-8"))["rows"] if self._result.exists() else []
+        return [*rows, *(json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines())]
 
-    def add(self, name: str, made_of: str, row: dict[str, Any]) -> None:
-        """Keep a row; `made_of` is a digest of all that decided its result."""
-        line = json.dumps({"name": name, "made_of": made_of, "row": row}, ensure_ascii=False)
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row."""
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def isa() -> str:

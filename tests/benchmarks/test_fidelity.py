@@ -61,7 +61,7 @@ def test_rows_are_distinct_and_their_recipes_say_what_their_names_say() -> None:
 
 
 def test_a_killed_run_continues_and_a_changed_target_is_measured_again(tmp_path: Path) -> None:
-    done, only = results.Rows(tmp_path / "rows.jsonl"), re.compile("W4A8 g32 .*seed 1")
+    done, only = results.Rows(tmp_path / "result.json", tmp_path / "rows.jsonl"), re.compile("W4A8 g32 .*seed 1")
     killed = Fake(fails_after=3)
     with pytest.raises(KeyboardInterrupt):
         fidelity.measure(killed, only, done)
@@ -71,18 +71,31 @@ def test_a_killed_run_continues_and_a_changed_target_is_measured_again(tmp_path:
     wanted = sum(bool(only.search(str(row))) for row in grid.rows("minilm", None))
     assert len(resumed.asked) == wanted - 3 > 0
     assert not again.asked
-    assert len(changed.asked) == wanted == len(done.read())
+    assert len(changed.asked) == wanted == len(fidelity.by_experiment(done))
+
+
+def test_what_a_result_holds_is_not_measured_again(tmp_path: Path) -> None:
+    only = re.compile("W4A8 g32 .*seed 1")
+    done = results.Rows(tmp_path / "result.json", tmp_path / "rows.jsonl")
+    fidelity.measure(Fake(), only, done)
+    results.write_result(tmp_path / "result.json", [*fidelity.by_experiment(done).values()])
+    elsewhere = results.Rows(tmp_path / "result.json", tmp_path / "empty.jsonl")
+    again, changed = Fake(), Fake("two")
+    fidelity.measure(again, only, elsewhere)
+    assert not again.asked
+    fidelity.measure(changed, only, elsewhere)
+    assert len(changed.asked) == len(fidelity.by_experiment(elsewhere)) == len(fidelity.by_experiment(done))
 
 
 def test_what_no_calibration_changes_is_measured_once_for_all_seeds(tmp_path: Path) -> None:
-    target, done = Fake(), results.Rows(tmp_path / "rows.jsonl")
+    target, done = Fake(), results.Rows(tmp_path / "result.json", tmp_path / "rows.jsonl")
     fidelity.measure(target, re.compile("W4A8 g32 (rtn|hadamard) smooth 0.0"), done)
     assert [(recipe.rotation, seed) for recipe, seed in target.asked] == [("none", 0)] + [
         ("hadamard", seed) for seed in grid.SEEDS
     ]
-    found = [line["row"] for line in done.read().values()]
+    found = done.read()
     assert [(row["method"], row["seed"]) for row in found if row["method"] == "rtn"] == [("rtn", n) for n in grid.SEEDS]
-    assert all({*row} == CONTRACT | {"family", "date", "commit"} for row in found)
+    assert all({*row} == CONTRACT | {"family", "date", "commit", "made_of"} for row in found)
 
 
 def test_the_result_and_the_table_hold_every_row(tmp_path: Path) -> None:
