@@ -8,6 +8,10 @@ command again continues. The result goes to benchmarks/results/closed_loop.json 
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see `vlapack.commands`
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
