@@ -23,7 +23,7 @@ from torch import Tensor
 from vlapack.calibrate import LayerInputs
 from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.console import exit_code
-from vlapack.methods.gptq import gptq_weight, inverse_factor
+from vlapack.methods.gptq import gptq_weight, hessian_factor
 from vlapack.methods.rotate import hadamard
 from vlapack.methods.round import round_weight
 from vlapack.methods.transform import Transform
@@ -97,7 +97,7 @@ def nearest(weight: Tensor) -> Tensor:
 def default(weight: Tensor, inputs: Tensor) -> Tensor:
     """Return it rounded as presets do, by GPTQ on `inputs` [T, K] after a Hadamard rotation (and rotated back)."""
     rotate = Transform(rotation=hadamard(Recipe().block))
-    factor = inverse_factor(rotate.inputs(inputs.float()))
+    factor = hessian_factor(rotate.inputs(inputs.float()))
     integers, scale = gptq_weight(rotate.weight(weight.float()), factor, BITS)
     return rotate.inputs(integers * scale.double())  # a Hadamard matrix is its own inverse
 

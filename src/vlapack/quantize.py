@@ -20,7 +20,7 @@ from vlapack.calibrate import LayerInputs
 from vlapack.errors import InputError
 from vlapack.folding import chains
 from vlapack.methods.fold import FOLDS
-from vlapack.methods.gptq import InverseFactor, gptq_weight, inverse_factor
+from vlapack.methods.gptq import HessianFactor, gptq_weight, hessian_factor
 from vlapack.methods.rotate import rotate_rows, row_rotation
 from vlapack.methods.round import column_scale, round_weight, static_scale
 from vlapack.methods.transform import Transform
@@ -59,7 +59,7 @@ class Prepared:
     transform: Transform
     scale: Tensor | None
     """The one step [1] of the activations, where it is static."""
-    factor: InverseFactor | None
+    factor: HessianFactor | None
     """What GPTQ needs; None: to the nearest."""
 
 
@@ -164,7 +164,7 @@ def prepare(
         served = [_read_weight(read, name) for name in lead.basis] or weights
         transform = build_transform(lead, served, recipe, inputs)
         scale = _static_scale(lead, transform, recipe, inputs)
-        return Prepared(transform, scale, _inverse_factor(lead, transform, recipe, inputs, scale))
+        return Prepared(transform, scale, _hessian_factor(lead, transform, recipe, inputs, scale))
 
 
 def pack_group(group: Group, weights: Sequence[Tensor], recipe: Recipe, prepared: Prepared) -> PackedGroup:
@@ -216,9 +216,9 @@ def _static_scale(layer: Selected, transform: Transform, recipe: Recipe, inputs:
     return torch.tensor([step])
 
 
-def _inverse_factor(
+def _hessian_factor(
     layer: Selected, transform: Transform, recipe: Recipe, inputs: LayerInputs | None, scale: Tensor | None
-) -> InverseFactor | None:
+) -> HessianFactor | None:
     """Return what GPTQ needs, from inputs as they will be rounded; None where weights are rounded to the nearest."""
     if recipe.rounding != "gptq" or not layer.executed:
         return None
@@ -231,11 +231,11 @@ def _inverse_factor(
         else:
             q, s = quantize_activation(x, scale=scale, bits=layer.act_bits)
             torch.mul(q, s, out=out)
-    return inverse_factor(rounded)
+    return hessian_factor(rounded)
 
 
 def _pack_weight(
-    layer: Selected, weight: Tensor, recipe: Recipe, factor: InverseFactor | None
+    layer: Selected, weight: Tensor, recipe: Recipe, factor: HessianFactor | None
 ) -> tuple[dict[str, Tensor], float]:
     """Round a transformed weight [N, K]; return its tensors by their names in the layer, and the relative error."""
     tensors: dict[str, Tensor] = {}

@@ -2,7 +2,7 @@
 
 The error that counts is not that of the weights but of the outputs, tr((W - W') H (W - W')ᵀ) with H = Σ xᵀx over the
 inputs that the layer will really see: transformed, and rounded as they will be. What GPTQ needs of H is a triangular
-factor of its inverse; it depends on the inputs alone, so linears that share an input share it.
+factor; it depends on the inputs alone, so linears that share an input share it.
 """
 
 from __future__ import annotations
@@ -25,26 +25,24 @@ TOKENS_AT_ONCE = 1024
 """Inputs added to H at a time."""
 COLUMNS_OF_TRIANGLE = 1024
 """Columns of a triangle that are multiplied at once, so that most of its zeros are not."""
-DIRECTLY_INVERTED = 256
-"""Size of the triangles that are inverted without being split any further."""
 
 
 @dataclass(frozen=True)
-class InverseFactor:
-    """What GPTQ needs to know of a layer's inputs x: H⁻¹ = VᵀV for the damped H = Σ xᵀx in the columns' order."""
+class HessianFactor:
+    """What GPTQ needs to know of a layer's inputs x: the damped H = Σ xᵀx = U D Uᵀ in the columns' order."""
 
     order: Tensor
     """The columns by their energy in H, smallest first [K] int64: they are rounded from the last to the first."""
     lower: Tensor
-    """V [K, K], lower triangular."""
+    """U [K, K], lower triangular, ones on its diagonal."""
 
 
-def inverse_factor(inputs: Tensor) -> InverseFactor:
-    """Factor the inverse of H = Σ xᵀx, damped.
+def hessian_factor(inputs: Tensor) -> HessianFactor:
+    """Factor H = Σ xᵀx, damped.
 
-    The paper takes the columns by falling energy and an *upper* factor of H⁻¹, for which H⁻¹ itself must be computed.
-    In the opposite order the same numbers are the inverse V of H's own Cholesky factor, lower triangular, read from its
-    end. So H becomes V in place: beside the inputs and this one matrix, half of it at most is held.
+    The paper factors H⁻¹. Taking the columns from the other end needs H's own factor only, and rounds the same numbers
+    to the same integers (LDLQ; Chee et al., NeurIPS 2023, arXiv 2307.13304, Theorem 6): no inverse is computed, and
+    beside the inputs and this one matrix nothing of their size is held.
 
     A channel whose inputs were all zero has no say in H: its weights will be rounded to the nearest.
 
@@ -75,19 +73,19 @@ def inverse_factor(inputs: Tensor) -> InverseFactor:
         lower.diagonal().add_(torch.where(alive[order], damping * mean, mean))
         torch.linalg.cholesky_ex(lower, out=(lower, failed))
         if not failed:
-            _invert(lower)
-            return InverseFactor(order, lower)
+            return HessianFactor(order, lower.div_(lower.diagonal().clone()))
     raise AssertionError(f"H plus {DAMPING[-1]} of its mean diagonal is not positive definite")
 
 
 def gptq_weight(
-    weight: Tensor, factor: InverseFactor, bits: int, clip: str = "mse", group_size: int | None = None
+    weight: Tensor, factor: HessianFactor, bits: int, clip: str = "mse", group_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Round `weight` to integers by GPTQ (Frantar et al., ICLR 2023, arXiv 2210.17323, Algorithm 1).
 
     The scales are chosen before, as round-to-nearest chooses them, for groups of *neighbouring* columns ("static
-    groups"), so that the integers keep the weight's own order. With the columns and V as in `InverseFactor`, column i
-    is rounded, e = (w_i - s q_i) / V_ii, and each column j that is still to come becomes w_j - e V_ij.
+    groups"), so that the integers keep the weight's own order. With the columns and U as in `HessianFactor`, column i
+    becomes w_i + Σ_{j>i} e_j U_ji with the errors e_j = w_j - s q_j of those that are rounded already: nothing that is
+    done to it can lower the loss further. That is rounded to q_i.
 
     Args:
         weight: [N, K], floating.
@@ -109,44 +107,20 @@ def gptq_weight(
     quantized = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     pieces = (torch.split(part, ROWS_AT_ONCE) for part in (weight, scale, quantized))
     for rows, steps, q_out in zip(*pieces, strict=True):
-        left = rows.T[order].to(lower.dtype)  # [K, rows]: a column of the weight lies together
+        errors = rows.T[order].to(lower.dtype)  # [K, rows]: the weight's columns, until they are rounded
         step_of = steps.T.to(lower.dtype)
-        integers = torch.empty(left.shape, dtype=torch.int8, device=left.device)
+        integers = torch.empty(errors.shape, dtype=torch.int8, device=errors.device)
         for stop in range(channels, 0, -COLUMNS_AT_ONCE):
             start = max(0, stop - COLUMNS_AT_ONCE)
-            errors = torch.empty_like(left[start:stop])
+            wanted = torch.addmm(errors[start:stop], lower[stop:, start:stop].T, errors[stop:])
             for i in range(stop - 1, start - 1, -1):
                 step = step_of[groups[i]]
-                q = (left[i] / step).round_().clamp_(*integer_range(bits))
+                q = (wanted[i - start] / step).round_().clamp_(*integer_range(bits))
                 integers[i] = q.to(torch.int8)
-                errors[i - start] = left[i].sub_(q * step).div_(lower[i, i])
-                left[start:i].addr_(lower[i, start:i], errors[i - start], alpha=-1)
-            left[:start].addmm_(lower[start:stop, :start].T, errors, alpha=-1)
+                errors[i].sub_(q.mul_(step))
+                wanted[: i - start].addr_(lower[i, start:i], errors[i])
         q_out[:, order] = integers.T
     return quantized, scale
-
-
-def _invert(lower: Tensor) -> None:
-    """Put the inverse of a lower triangular matrix in its place.
-
-    By halves, [[A, 0], [B, C]]⁻¹ = [[A⁻¹, 0], [-C⁻¹ B A⁻¹, C⁻¹]]: little more than a third of the work of solving for
-    the unit matrix, nearly all of it products, and scratch of a quarter of the matrix.
-    """
-    size = len(lower)
-    if size <= DIRECTLY_INVERTED:
-        unit = torch.eye(size, dtype=lower.dtype, device=lower.device)
-        lower.copy_(torch.linalg.solve_triangular(lower, unit, upper=False))
-        return
-    half = size // 2
-    first, below, last = lower[:half, :half], lower[half:, :half], lower[half:, half:]
-    _invert(first)
-    _invert(last)
-    product = torch.empty_like(below)
-    for part in _parts(size - half):
-        torch.mm(last[part, : part.stop], below[: part.stop], out=product[part])
-    for part in _parts(half):
-        torch.mm(product[:, part.start :], first[part.start :, part], out=below[:, part])
-    below.neg_()
 
 
 def _parts(size: int) -> list[slice]:

@@ -7,9 +7,9 @@ normal v, one backward pass of vᵀa brings g(t) = J(t)ᵀ v to every layer at o
 
     E_v [(Σ_t g(t)ᵀ δ(t))²] = ‖Δ‖²
 
-as in Hutchinson's trace estimator. So one forward pass per observation and one backward pass per direction v measure
-every layer at every choice: rounded weights and rounded activations together, and with the sum over tokens and denoise
-steps inside the square, since a weight's error meets every token with the same sign.
+as in Hutchinson's trace estimator. So one forward pass per observation and one backward pass for some directions v side
+by side measure every layer at every choice: rounded weights and rounded activations together, and with the sum over
+tokens and denoise steps inside the square, since a weight's error meets every token with the same sign.
 
 What it leaves out is what first order leaves out: curvature (an attention that turns to other keys, a gripper that
 changes its mind), and the interplay of layers. docs/tune.md says how well it agrees with one layer at a time.
@@ -17,6 +17,7 @@ changes its mind), and the interplay of layers. docs/tune.md says how well it ag
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -33,10 +34,11 @@ Choices = Mapping[str, Mapping[int, nn.Module]]
 
 
 class Probe(nn.Module):
-    """Computes what the module did before, and notes on the way back what each choice would have changed.
+    """Computes what the module did before, and lets the way back tell what each choice would have changed.
 
     Attributes:
-        totals: Σ gᵀδ of every choice since `begin`, float64.
+        amounts: one zero per choice. The network is computed as if that part of the choice's error δ were in the
+            output, so that the gradient with respect to it is Σ gᵀδ.
     """
 
     def __init__(self, inner: nn.Module, choices: Mapping[int, nn.Module]) -> None:
@@ -44,11 +46,7 @@ class Probe(nn.Module):
         super().__init__()
         self.inner = inner
         self.choices = nn.ModuleList(choices.values())
-        self.begin()
-
-    def begin(self) -> None:
-        """Start a new sum."""
-        self.totals = [0.0] * len(self.choices)
+        self.amounts = torch.zeros(len(choices), requires_grad=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `inner(x)`, or rows of a table if x are their numbers."""
@@ -56,28 +54,25 @@ class Probe(nn.Module):
         with torch.no_grad():
             # Errors wait for the way back: bf16 halves their memory, and a sum over thousands needs no more digits.
             errors = [(chosen - y).to(torch.bfloat16) for chosen in project(x, *self.choices)]
-        if not y.requires_grad:  # the first probe on a path: what lies before it needs no gradient
-            y.requires_grad_()
-        noted: Tensor = _Note.apply(y, self, *errors)  # type: ignore[no-untyped-call]
+        noted: Tensor = _Note.apply(y, self.amounts, *errors)  # type: ignore[no-untyped-call]
         return noted
 
 
 class _Note(torch.autograd.Function):
-    """The identity, whose backward pass adds gᵀδ to the totals of a probe."""
+    """y + Σ amount · error, for amounts of zero."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, probe: Probe, *errors: Tensor) -> Tensor:
-        """Hand `y` on; `errors` are of its shape."""
-        ctx.probe = probe
+    def forward(ctx: Any, y: Tensor, amounts: Tensor, *errors: Tensor) -> Tensor:
+        """Hand `y` on; `errors` are of its shape, one for each of the `amounts`."""
         ctx.save_for_backward(*errors)
         return y.view_as(y)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Hand the gradient on."""
-        for choice, error in enumerate(ctx.saved_tensors):
-            ctx.probe.totals[choice] += float(torch.vdot(gradient.flatten(), error.to(gradient.dtype).flatten()))
-        return (gradient, *[None] * (1 + len(ctx.saved_tensors)))
+        flat = gradient.flatten()
+        of_amounts = torch.stack([flat @ error.to(flat.dtype).flatten() for error in ctx.saved_tensors])
+        return (gradient, of_amounts, *[None] * len(ctx.saved_tensors))
 
 
 @contextmanager
@@ -110,10 +105,9 @@ def sample(model: Pi0, probes: list[Probe], inputs: Inputs, noise: Tensor, direc
     """
     images, image_masks, tokens, token_masks, state = inputs.network
     chunk = model.integrate(model.embed_prefix(images, image_masks, tokens, token_masks), state, noise)
-    sums = []
-    for number, direction in enumerate(directions, start=1):
-        for probe in probes:
-            probe.begin()
-        chunk.backward(direction[None], retain_graph=number < len(directions))  # type: ignore[no-untyped-call]
-        sums.append([total for probe in probes for total in probe.totals])
-    return chunk.detach(), torch.tensor(sums, dtype=torch.float64)
+    amounts = [probe.amounts for probe in probes]
+    # The directions go back side by side: every weight is widened, and every error read, once for all of them.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")  # fused attention takes them one by one
+        sums = torch.func.vmap(lambda direction: torch.autograd.grad(chunk, amounts, direction[None]))(directions)
+    return chunk.detach(), torch.cat(sums, dim=1).double()
