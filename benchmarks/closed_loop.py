@@ -8,10 +8,9 @@ command again continues. The result goes to benchmarks/results/closed_loop.json 
 
 from __future__ import annotations
 
-import os
+import vlapack.commands  # noqa: F401  before torch is loaded, whose threads are to sleep beside simulators
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see `vlapack.commands`
-
+# isort: split
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
