@@ -2,14 +2,15 @@
 
 Let a be the chunk in the robot's units and δ(t) the error that a choice of bits causes in a layer's output at its call
 t: the packed layer's output on the float layer's own input, minus the float output. To first order the chunk moves by
-Δ = Σ_t J(t) δ(t), with J(t) the Jacobian of the chunk with respect to that output. J is never formed: for a standard
-normal v, one backward pass of vᵀa brings g(t) = J(t)ᵀ v to every layer at once, and
+Δ = Σ_t J(t) δ(t), with J(t) the Jacobian of the chunk with respect to that output. J is never formed: for random signs
+v, one backward pass of vᵀa brings g(t) = J(t)ᵀ v to every layer at once, and
 
     E_v [(Σ_t g(t)ᵀ δ(t))²] = ‖Δ‖²
 
-as in Hutchinson's trace estimator. So one forward pass per observation and one backward pass for some directions v side
-by side measure every layer at every choice: rounded weights and rounded activations together, and with the sum over
-tokens and denoise steps inside the square, since a weight's error meets every token with the same sign.
+as in Hutchinson's trace estimator (1989; signs vary less than normal numbers do). So one forward pass per observation
+and one backward pass for some v side by side measure every layer at every choice: rounded weights and rounded
+activations together, and with the sum over tokens and denoise steps inside the square, since a weight's error meets
+every token with the same sign.
 
 What it leaves out is what first order leaves out: curvature (an attention that turns to other keys, a gripper that
 changes its mind), and the interplay of layers. docs/tune.md says how well it agrees with one layer at a time.

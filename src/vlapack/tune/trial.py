@@ -23,8 +23,8 @@ from vlapack.tune.sensitivity import Choices, probing, sample
 from vlapack.tune.space import EMBEDDING_MODULE
 from vlapack.tune.work import Work
 
-DIRECTIONS = 4
-"""Backward passes per observation: as many samples of ‖Δ‖² for the price of one forward pass."""
+DIRECTIONS = 3
+"""Samples of ‖Δ‖² per observation: each is one more direction on the way back, for the price of one forward pass."""
 
 
 class Trial:
@@ -55,7 +55,8 @@ class Trial:
         shape = (architecture.action_horizon, architecture.action_dim)
         draw = torch.Generator().manual_seed(seed)
         self._noise = torch.randn((len(observations), 1, *shape), generator=draw)
-        self._directions = torch.randn((len(observations), DIRECTIONS, *shape), generator=draw) * self._unit(shape)
+        signs = torch.randint(0, 2, (len(observations), DIRECTIONS, *shape), generator=draw) * 2.0 - 1.0
+        self._directions = signs * self._unit(shape)
 
     def sensitivity(self, numbers: Sequence[int]) -> dict[str, dict[int, float]]:
         """Return what every choice adds to the squared relative error of the chunk, to first order.
