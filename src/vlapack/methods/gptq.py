@@ -102,12 +102,12 @@ def gptq_weight(
     """
     scale = choose_scale(weight, bits, clip, group_size)
     order, lower = factor.order, factor.lower
-    channels = len(order)
+    channels, place_of = len(order), torch.argsort(order)
     groups = [0] * channels if group_size is None else (order // group_size).tolist()
     quantized = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     pieces = (torch.split(part, ROWS_AT_ONCE) for part in (weight, scale, quantized))
     for rows, steps, q_out in zip(*pieces, strict=True):
-        errors = rows.T[order].to(lower.dtype)  # [K, rows]: the weight's columns, until they are rounded
+        errors = rows.T.to(lower.dtype).contiguous()[order]  # [K, rows]: the weight's columns, until they are rounded
         step_of = steps.T.to(lower.dtype)
         integers = torch.empty(errors.shape, dtype=torch.int8, device=errors.device)
         for stop in range(channels, 0, -COLUMNS_AT_ONCE):
@@ -119,7 +119,7 @@ def gptq_weight(
                 integers[i] = q.to(torch.int8)
                 errors[i].sub_(q.mul_(step))
                 wanted[: i - start].addr_(lower[i, start:i], errors[i])
-        q_out[:, order] = integers.T
+        q_out.copy_(integers[place_of].T)
     return quantized, scale
 
 
