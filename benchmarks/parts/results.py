@@ -21,15 +21,14 @@ class Rows:
     """Finished rows: a result's, then those of a file of lines; a kill loses none, and two processes may share it."""
 
     def __init__(self, result: Path, file: Path) -> None:
-        self._result = result
+        self._of_result = json.loads(result.read_text(encoding="utf-8"))["rows"] if result.exists() else []
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
 
     def read(self) -> list[dict[str, Any]]:
         """Return all rows, those of the result first."""
-        rows = json.loads(self._result.read_text(encoding="utf-8"))["rows"] if self._result.exists() else []
-        return [*rows, *(json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines())]
+        return [*self._of_result, *(json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines())]
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row."""
