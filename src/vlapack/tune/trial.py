@@ -23,7 +23,7 @@ from vlapack.tune.sensitivity import Choices, probing, sample
 from vlapack.tune.space import EMBEDDING_MODULE
 from vlapack.tune.work import Work
 
-DIRECTIONS = 3
+DIRECTIONS = 2
 """Samples of ‖Δ‖² per observation: each is one more direction on the way back, for the price of one forward pass."""
 
 
