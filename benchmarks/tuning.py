@@ -4,13 +4,13 @@
 
 On tiny-libero and its shipped observations; those that tune and those that test are of different episodes. Every layer
 is packed by itself at 4 and at 8 bits, and the error of the chunk is compared with what the one pass predicted. Then,
-for every preset and uniform recipe, tuning gets exactly that recipe's bytes as its budget. WORK keeps what is finished.
+for every preset and uniform recipe, `tune` gets exactly that recipe's bytes as its budget. WORK keeps what is finished.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,9 @@ from vlapack.parent import Parent
 from vlapack.policy.observations import open_source
 from vlapack.recipe.presets import preset
 from vlapack.tune import shelf
-from vlapack.tune.allocate import allocate
-from vlapack.tune.space import PACKED_BITS, Errors, Space
+from vlapack.tune.space import PACKED_BITS, Space
 from vlapack.tune.trial import Trial
-from vlapack.tune.tuning import simple_recipes
+from vlapack.tune.tuning import KEPT_BACK, Tuned, simple_recipes, tune
 from vlapack.tune.work import Work
 
 PARENT = "tiny-libero"
@@ -44,21 +43,24 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 20, test: int 
 
     Args:
         work: A folder for what is finished.
-        observations: How many are measured on.
+        observations: How many are tuned on; `tune` keeps every fifth of them back to choose by.
         test: How many, of other episodes, tell what really happens.
         result: The JSON file.
     """
     parent = Parent(open_checkpoint(PARENT))
-    space = Space.of(parent, preset(BASE))
+    base = preset(BASE)
+    space = Space.of(parent, base)
     tuning, held_out = split(observations, test)
-    with Work(work / "tuning", plan(space, tuning)) as kept:
-        shelf.fill(kept, space, tuning)
-        choices = shelf.load(kept, space)
-        errors = Trial(parent, choices, tuning, kept, seed=0).sensitivity(range(len(tuning)))
-    with Work(work / "test", {**plan(space, held_out), "tuned": digest_observations(tuning)}) as kept:
-        trial = Trial(parent, choices, held_out, kept, seed=1)
-        one_by_one = prediction(trial, errors, range(test))
-        against = rivals(trial, space, errors, range(test))
+    byte_counts = {name: space.problem({}).nbytes(bits) for name, bits in simple_recipes(space).items()}
+    tuned = {name: tune(parent, base, nbytes, tuning, work / "tuning") for name, nbytes in byte_counts.items()}
+    sensitivity = next(iter(tuned.values())).sensitivity
+    measured_on = [observation for number, observation in enumerate(tuning) if (number + 1) % KEPT_BACK]
+    plan = {**parent.fingerprint(base, held_out).to_dict(), "tuned": digest_observations(tuning)}
+    with Work(work / "test", plan) as kept:
+        shelf.fill(kept, space, measured_on)  # as `tune` packed them
+        trial = Trial(parent, shelf.load(kept, space), held_out, kept, seed=1)
+        one_by_one = prediction(trial, sensitivity, range(test))
+        against = rivals(trial, space, byte_counts, tuned, range(test))
     document = {
         "question": "Does tuning predict what quantizing a layer does, and is its recipe better than simpler ones?",
         "parent": PARENT,
@@ -76,7 +78,7 @@ def table(document: dict[str, Any]) -> str:
     """Return what docs/tune.md says of a result, in Markdown."""
     said = document["observations"]
     lines = [
-        f"On `{PARENT}`, {said['tuning']} observations to measure on and {said['test']} of other episodes to test on."
+        f"On `{PARENT}`, {said['tuning']} observations to tune on and {said['test']} of other episodes to test on."
         " One layer packed at a time:",
         "",
         "| choice | layers | rank correlation | correlation of logarithms | predicted / measured: 5 %, median, 95 % |",
@@ -121,19 +123,14 @@ def split(tuning: int, test: int) -> tuple[list[dict[str, Any]], list[dict[str, 
     )
 
 
-def plan(space: Space, observations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What decides the pieces in a work folder."""
-    return space.parent.fingerprint(space.base, observations).to_dict()
-
-
-def prediction(trial: Trial, errors: Errors, numbers: Sequence[int]) -> dict[str, Any]:
-    """Pack one layer at a time; correlate squared errors with the predicted ones."""
+def prediction(trial: Trial, sensitivity: Mapping[str, Mapping[int, float]], numbers: Sequence[int]) -> dict[str, Any]:
+    """Pack one layer at a time; correlate its errors with the predicted ones."""
     layers = []
-    with progress("one layer at a time", sum(map(len, errors.values()))) as advance:
-        for name, of_layer in errors.items():
+    with progress("one layer at a time", sum(map(len, sensitivity.values()))) as advance:
+        for name, of_layer in sensitivity.items():
             for bits, predicted in of_layer.items():
                 measured = trial.error({name: bits}, numbers)
-                layers.append({"layer": name, "bits": bits, "predicted": predicted**0.5, "measured": measured})
+                layers.append({"layer": name, "bits": bits, "predicted": predicted, "measured": measured})
                 advance(name)
     found: dict[str, Any] = {"layers": layers}
     for bits in PACKED_BITS:
@@ -150,23 +147,27 @@ def prediction(trial: Trial, errors: Errors, numbers: Sequence[int]) -> dict[str
     return found
 
 
-def rivals(trial: Trial, space: Space, errors: Errors, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """Give tuning each simple recipe's bytes, and compare the two on observations of other episodes."""
-    problem = space.problem(errors)
+def rivals(
+    trial: Trial, space: Space, byte_counts: Mapping[str, int], tuned: Mapping[str, Tuned], numbers: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Compare every simple recipe with what `tune` made of its bytes, on observations of other episodes."""
     rows = []
-    for name, bits in sorted(simple_recipes(space).items(), key=lambda item: problem.nbytes(item[1])):
-        tuned = allocate(problem, problem.nbytes(bits))
+    for name, bits in sorted(simple_recipes(space).items(), key=lambda item: byte_counts[item[0]]):
+        chosen = tuned[name].chosen
         row = {
             "recipe": name,
-            "bytes": problem.nbytes(bits),
+            "bytes": byte_counts[name],
             "error": trial.error(bits, numbers),
-            "tuned_bytes": problem.nbytes(tuned),
-            "tuned_predicted": problem.error(tuned) ** 0.5,
-            "tuned_error": trial.error(tuned, numbers),
+            "chosen": chosen.name,
+            "tuned_bytes": chosen.nbytes,
+            "tuned_predicted": chosen.predicted,
+            "tuned_error": trial.error(chosen.bits, numbers),
         }
         rows.append(row)
         stdout.print(
-            f"{name:27s} {row['bytes'] / 1e6:6.2f} MB {row['error']:.4f}   tuned {row['tuned_error']:.4f}", markup=False
+            f"{name:27s} {row['bytes'] / 1e6:6.2f} MB {row['error']:.4f}   tuned {row['tuned_error']:.4f} "
+            f"({chosen.name})",
+            markup=False,
         )
     return rows
 

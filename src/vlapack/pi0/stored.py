@@ -22,6 +22,8 @@ class StoredLinear(nn.Module):
     Attributes:
         narrow_gradient: whether gradients are multiplied in the weight's dtype, not in theirs: for those who need three
             digits of a gradient, three times as fast in bf16 on CPUs that have instructions for it.
+        workspace: [≥ N K] in the dtype of x, where the weight is widened, on its way forward and back; layers may
+            share one. None: in memory of its own each time, whose pages the kernel has to map and to zero.
     """
 
     weight: Tensor
@@ -31,12 +33,14 @@ class StoredLinear(nn.Module):
         """Keep the tensors as they are."""
         super().__init__()
         self.narrow_gradient = False
+        self.workspace: Tensor | None = None
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` [..., K] → [..., N]."""
-        y: Tensor = _Widened.apply(x, self.weight, self.bias, self.narrow_gradient)  # type: ignore[no-untyped-call]
+        how = (self.narrow_gradient, self.workspace)
+        y: Tensor = _Widened.apply(x, self.weight, self.bias, *how)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -44,19 +48,30 @@ class _Widened(torch.autograd.Function):
     """`linear`, which keeps the narrow weight for its backward pass and widens it again there."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, narrow: bool) -> Tensor:
+    def forward(  # noqa: PLR0917 - torch gives no names
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, narrow: bool, workspace: Tensor | None
+    ) -> Tensor:
         """`x` [..., K]; `weight` [N, K] and `bias` [N] of any floating dtype."""
         ctx.save_for_backward(weight)
-        ctx.narrow = narrow
-        return nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        ctx.narrow, ctx.workspace = narrow, workspace
+        wide = _widen(weight, x.dtype, workspace)
+        return nn.functional.linear(x, wide, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         """The gradient of x; what is stored has none."""
         (weight,) = ctx.saved_tensors
         if ctx.narrow:
-            return (gradient.to(weight.dtype) @ weight).to(gradient.dtype), None, None, None
-        return gradient @ weight.to(gradient.dtype), None, None, None
+            found = (gradient.to(weight.dtype) @ weight).to(gradient.dtype)
+        else:
+            found = gradient @ _widen(weight, gradient.dtype, ctx.workspace)
+        return found, None, None, None, None
+
+
+def _widen(weight: Tensor, dtype: torch.dtype, workspace: Tensor | None) -> Tensor:
+    if workspace is None or weight.dtype == dtype:
+        return weight.to(dtype)
+    return workspace[: weight.numel()].view(weight.shape).copy_(weight)
 
 
 class StoredEmbedding(nn.Module):

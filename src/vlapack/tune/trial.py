@@ -121,12 +121,15 @@ class Trial:
 def _float_policy(parent: Parent) -> Policy:
     """Load the parent, every linear and the embedding as narrow as its file holds them.
 
-    A sample of ‖Δ‖² is worth one digit, so the ways back multiply in bf16 where that is fast.
+    A sample of ‖Δ‖² is worth one digit, so the ways back multiply in bf16 where that is fast. Where they do not, every
+    weight is widened 2 to 20 times an observation: in one place, for a quarter of the time went to fresh pages.
     """
     model = build(parent.config.architecture)
     model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(parent.read(EMBEDDING)))
     load_weights(model, parent.read, [name for name in parent.tensors if name != EMBEDDING])
-    for module in model.modules():
-        if isinstance(module, StoredLinear):
-            module.narrow_gradient = fast_bf16()
+    stored = [module for module in model.modules() if isinstance(module, StoredLinear)]
+    workspace = torch.empty(max((module.weight.numel() for module in stored), default=0))
+    for module in stored:
+        module.narrow_gradient = fast_bf16()
+        module.workspace = workspace
     return Policy(model, parent.config, normalization=parent.normalization, tokenizer=parent.tokenizer)
