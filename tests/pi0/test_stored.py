@@ -32,3 +32,18 @@ def test_a_narrow_gradient_is_that_of_bf16() -> None:
     x, gradient = torch.randn(2, 3, 5, generator=draw, requires_grad=True), torch.randn(2, 3, 7, generator=draw)
     layer(x).backward(gradient)
     torch.testing.assert_close(x.grad, (gradient.bfloat16() @ layer.weight).float(), rtol=0, atol=0)
+
+
+def test_layers_of_one_workspace_do_not_disturb_each_other_on_the_way_back_of_many_directions() -> None:
+    draw = torch.Generator().manual_seed(2)
+    weights = [torch.randn(shape, generator=draw).bfloat16() for shape in ((7, 5), (4, 7))]
+    apart, sharing = ([StoredLinear(weight, None) for weight in weights] for _ in range(2))
+    workspace = torch.full((40,), torch.nan)
+    for layer in sharing:
+        layer.workspace = workspace
+    x, directions = torch.randn(3, 5, generator=draw, requires_grad=True), torch.randn(2, 3, 4, generator=draw)
+    found = []
+    for first, second in (apart, sharing):
+        y = second(torch.tanh(first(x)))
+        found.append((y, *torch.func.vmap(lambda v, y=y: torch.autograd.grad(y, x, v, retain_graph=True))(directions)))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
