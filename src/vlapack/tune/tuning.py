@@ -29,7 +29,7 @@ from vlapack.tune.work import Work
 
 FEWEST_OBSERVATIONS = KEPT_BACK = 5
 """Every fifth observation is kept for the comparison."""
-RIVALS = 3
+RIVALS = 2
 """Simpler recipes that are compared: each costs a chunk per observation."""
 
 
