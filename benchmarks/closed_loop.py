@@ -2,8 +2,9 @@
 
     python benchmarks/closed_loop.py [--trials 15] [--workers 2]
 
-Every policy has the same initial states and the same noise. Packs and episodes that are finished are kept: the same
-command again continues. The result goes to benchmarks/results/closed_loop.json and as a table into docs/fidelity.md.
+Every policy has the same initial states and the same noise. The result goes to benchmarks/results/closed_loop.json and
+as a table into docs/fidelity.md. Every episode is kept beside it, and the same command again continues, on another day
+too, as long as the packs come out byte by byte the same.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from vlapack.recipe.presets import PRESETS
 
 PARENT = "tiny-libero"
 RESULT = ROOT / "benchmarks" / "results" / "closed_loop.json"
+EPISODES = RESULT.with_suffix("")
 DOCS = ROOT / "docs" / "fidelity.md"
 W4A8_PRESETS = ("dit-fast", "dit", "llm", "vision", "quantvla", "full", "everything")
 RECIPES = {
@@ -49,7 +51,7 @@ def main(*, trials: int = 15, workers: int = 2, work: Path = ROOT / "outputs" / 
     Args:
         trials: Episodes per task and policy, from initial states 0 to trials-1.
         workers: Simulators at a time.
-        work: The folder of packs and episodes.
+        work: The folder of packs.
     """
     checkpoint = open_checkpoint(PARENT)
     baseline, metadata = contender("baseline", PARENT)
@@ -58,7 +60,8 @@ def main(*, trials: int = 15, workers: int = 2, work: Path = ROOT / "outputs" / 
     for name, recipe in RECIPES.items():
         calibration = [frame.observation for frame in source.take(min(recipe.calib_steps, len(source)))]
         report = make_pack(checkpoint, recipe, work / "packs" / name, calibration)
-        contenders.append(contender(name, str(report.pack))[0])
+        packed, _ = contender(name, str(report.pack))
+        contenders.append(replace(packed, identity={**packed.identity, "name": name}))  # wherever the folder lies
     plan = Plan(
         tasks=choose_tasks(None, None, listed_tasks(metadata), num_tasks),
         init_states=tuple(range(trials)),
@@ -66,8 +69,8 @@ def main(*, trials: int = 15, workers: int = 2, work: Path = ROOT / "outputs" / 
         engine=active(),
     )
     say(f"{len(plan.cases())} episodes for each of {len(contenders)} policies")
-    records = evaluate(plan, contenders, work / "episodes", workers=workers, videos=False)
-    summaries = {name: conclude(plan, records, work / "episodes", names=(name, PARENT), role=name) for name in RECIPES}
+    records = evaluate(plan, contenders, EPISODES, workers=workers, videos=False)
+    summaries = {name: conclude(plan, records, work, names=(name, PARENT), role=name) for name in RECIPES}
     found = rows(summaries)
     write_result(RESULT, found)
     write_between(DOCS, "closed loop", table(found))
