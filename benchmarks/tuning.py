@@ -1,6 +1,6 @@
 """Does `vlapack tune` predict what quantizing a layer does, and is its recipe better than simpler ones?
 
-    python benchmarks/tuning.py WORK [--observations 20] [--test 10]
+    python benchmarks/tuning.py WORK [--observations 8] [--test 10]
 
 On tiny-libero and its shipped observations; those that tune and those that test are of different episodes. Every layer
 is packed by itself at 4 and at 8 bits, and the error of the chunk is compared with what the one pass predicted. Then,
@@ -38,12 +38,12 @@ DOCS = Path(__file__).parents[1] / "docs" / "tune.md"
 BEGIN, END = "<!-- tuning: benchmarks/results/tuning.json -->", "<!-- /tuning -->"
 
 
-def main(work: tyro.conf.Positional[Path], *, observations: int = 20, test: int = 10, result: Path = RESULT) -> None:
+def main(work: tyro.conf.Positional[Path], *, observations: int = 8, test: int = 10, result: Path = RESULT) -> None:
     """Measure.
 
     Args:
         work: A folder for what is finished.
-        observations: How many are tuned on; `tune` keeps every fifth of them back to choose by.
+        observations: How many are tuned on; `tune` keeps every fourth of them back to choose by.
         test: How many, of other episodes, tell what really happens.
         result: The JSON file.
     """

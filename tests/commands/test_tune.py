@@ -116,7 +116,7 @@ def test_an_impossible_budget_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--observations", "4"], "too few"),
+        (["--observations", "3"], "too few"),
         (["--observations", "6"], "holds 5"),
         (["--preset", "fulll"], "did you mean 'full'"),
     ],

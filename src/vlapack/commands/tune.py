@@ -33,7 +33,7 @@ def tune(
     out: Path,
     calib: Path | None = None,
     rename_map: str | None = None,
-    observations: int = 10,
+    observations: int = 8,
     preset: str = "everything",
     seed: int = 0,
     work: Path | None = None,
@@ -59,7 +59,7 @@ def tune(
             it, LIBERO policies take the ones that come with the package.
         rename_map: A LeRobot data set's features under names of their own, as LeRobot's flag of that name:
             '{"observation.images.front": "cam_high"}'. Known names need none (docs/calibration.md).
-        observations: How many of them, evenly from the folder; every fifth is kept for the comparison.
+        observations: How many of them, evenly from the folder; every fourth is kept for the comparison.
         preset: The layers about which is decided, and how they are quantized.
         seed: Of noise, directions, and what is random in a method.
         work: A folder for what is measured, which stays: another budget then takes seconds. Without it, OUT.partial,

@@ -1,6 +1,6 @@
 """One tuning from beginning to end: pack, measure, allocate, and compare the result with simpler recipes.
 
-Four in five observations are measured on. The others are kept to see what really happens: there the allocation's chunks
+Three in four observations are measured on. The others are kept to see what really happens: there the allocation's chunks
 are compared with the float ones from the same noise, and so are those of the presets and uniform recipes within the
 budget that are predicted to come nearest. Should one of these do better than the allocation, it is the result.
 """
@@ -27,8 +27,8 @@ from vlapack.tune.space import PACKED_BITS, Space
 from vlapack.tune.trial import DIRECTIONS, Trial
 from vlapack.tune.work import Work
 
-FEWEST_OBSERVATIONS = KEPT_BACK = 5
-"""Every fifth observation is kept for the comparison."""
+FEWEST_OBSERVATIONS = KEPT_BACK = 4
+"""Every fourth observation is kept for the comparison."""
 RIVALS = 2
 """Simpler recipes that are compared: each costs a chunk per observation."""
 
