@@ -1,8 +1,8 @@
 """One tuning from beginning to end: pack, measure, allocate, and compare the result with simpler recipes.
 
-Three in four observations are measured on. The others are kept to see what really happens: there the allocation's chunks
-are compared with the float ones from the same noise, and so are those of the presets and uniform recipes within the
-budget that are predicted to come nearest. Should one of these do better than the allocation, it is the result.
+Three in four observations are measured on. The others are kept to see what really happens: there the allocation's
+chunks are compared with the float ones from the same noise, and so are those of the presets and uniform recipes within
+the budget that are predicted to come nearest. Should one of these do better than the allocation, it is the result.
 """
 
 from __future__ import annotations
