@@ -45,13 +45,20 @@ RECIPES = {
 }
 
 
-def main(*, trials: int = 15, workers: int = 2, work: Path = ROOT / "outputs" / "closed_loop") -> int:
+def main(
+    *,
+    trials: int = 15,
+    workers: int = 2,
+    episodes: Path = EPISODES,
+    work: Path = ROOT / "outputs" / "closed_loop",
+) -> int:
     """Play.
 
     Args:
         trials: Episodes per task and policy, from initial states 0 to trials-1.
         workers: Simulators at a time.
-        work: The folder of packs.
+        episodes: The folder of what was played; other packs or trials need another one.
+        work: The folder of packs and summaries.
     """
     checkpoint = open_checkpoint(PARENT)
     baseline, metadata = contender("baseline", PARENT)
@@ -69,7 +76,7 @@ def main(*, trials: int = 15, workers: int = 2, work: Path = ROOT / "outputs" / 
         engine=active(),
     )
     say(f"{len(plan.cases())} episodes for each of {len(contenders)} policies")
-    records = evaluate(plan, contenders, EPISODES, workers=workers, videos=False)
+    records = evaluate(plan, contenders, episodes, workers=workers, videos=False)
     summaries = {name: conclude(plan, records, work, names=(name, PARENT), role=name) for name in RECIPES}
     found = rows(summaries)
     write_result(RESULT, found)

@@ -4,7 +4,8 @@
 
 On tiny-libero and its shipped observations; those that tune and those that test are of different episodes. Every layer
 is packed by itself at 4 and at 8 bits, and the error of the chunk is compared with what the one pass predicted. Then,
-for every preset and uniform recipe, `tune` gets exactly that recipe's bytes as its budget. WORK keeps what is finished.
+for every preset and uniform recipe, `tune` gets that recipe's bytes, with nothing folded, as its budget. WORK keeps
+what is finished.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from vlapack.parent import Parent
 from vlapack.policy.observations import open_source
 from vlapack.recipe.presets import preset
 from vlapack.tune import shelf
+from vlapack.tune.allocate import Bits
 from vlapack.tune.space import PACKED_BITS, Space
 from vlapack.tune.trial import Trial
-from vlapack.tune.tuning import KEPT_BACK, Tuned, simple_recipes, tune
+from vlapack.tune.tuning import Candidate, parted, simple_recipes, tune
 from vlapack.tune.work import Work
 
 PARENT = "tiny-libero"
@@ -51,16 +53,19 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 8, test: int =
     base = preset(BASE)
     space = Space.of(parent, base)
     tuning, held_out = split(observations, test)
-    byte_counts = {name: space.problem({}).nbytes(bits) for name, bits in simple_recipes(space).items()}
+    simple = simple_recipes(space)
+    byte_counts = {name: space.problem({}).nbytes(bits) for name, bits in simple.items()}
     tuned = {name: tune(parent, base, nbytes, tuning, work / "tuning") for name, nbytes in byte_counts.items()}
     sensitivity = next(iter(tuned.values())).sensitivity
-    measured_on = [observation for number, observation in enumerate(tuning) if (number + 1) % KEPT_BACK]
     plan = {**parent.fingerprint(base, held_out).to_dict(), "tuned": digest_observations(tuning)}
     with Work(work / "test", plan) as kept:
-        shelf.fill(kept, space, measured_on)  # as `tune` packed them
+        shelf.fill(kept, space, [tuning[number] for number in parted(observations)[0]])  # as `tune` packed them
         trial = Trial(parent, shelf.load(kept, space), held_out, kept, seed=1)
         one_by_one = prediction(trial, sensitivity, range(test))
-        against = rivals(trial, space, byte_counts, tuned, range(test))
+        against = [
+            rival(trial, name, simple[name], byte_counts[name], tuned[name].chosen, range(test))
+            for name in sorted(simple, key=lambda name: byte_counts[name])
+        ]
     document = {
         "question": "Does tuning predict what quantizing a layer does, and is its recipe better than simpler ones?",
         "parent": PARENT,
@@ -147,29 +152,25 @@ def prediction(trial: Trial, sensitivity: Mapping[str, Mapping[int, float]], num
     return found
 
 
-def rivals(
-    trial: Trial, space: Space, byte_counts: Mapping[str, int], tuned: Mapping[str, Tuned], numbers: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Compare every simple recipe with what `tune` made of its bytes, on observations of other episodes."""
-    rows = []
-    for name, bits in sorted(simple_recipes(space).items(), key=lambda item: byte_counts[item[0]]):
-        chosen = tuned[name].chosen
-        row = {
-            "recipe": name,
-            "bytes": byte_counts[name],
-            "error": trial.error(bits, numbers),
-            "chosen": chosen.name,
-            "tuned_bytes": chosen.nbytes,
-            "tuned_predicted": chosen.predicted,
-            "tuned_error": trial.error(chosen.bits, numbers),
-        }
-        rows.append(row)
-        stdout.print(
-            f"{name:27s} {row['bytes'] / 1e6:6.2f} MB {row['error']:.4f}   tuned {row['tuned_error']:.4f} "
-            f"({chosen.name})",
-            markup=False,
-        )
-    return rows
+def rival(  # noqa: PLR0917 - a row's parts
+    trial: Trial, name: str, bits: Bits, nbytes: int, chosen: Candidate, numbers: Sequence[int]
+) -> dict[str, Any]:
+    """Compare a simple recipe with what `tune` made of its bytes, on observations of other episodes."""
+    row = {
+        "recipe": name,
+        "bytes": nbytes,
+        "error": trial.error(bits, numbers),
+        "chosen": chosen.name,
+        "tuned_bytes": chosen.nbytes,
+        "tuned_predicted": chosen.predicted,
+        "tuned_error": trial.error(chosen.bits, numbers),
+    }
+    stdout.print(
+        f"{name:27s} {nbytes / 1e6:6.2f} MB {row['error']:.4f}   tuned {row['tuned_error']:.4f} ({chosen.name})",
+        markup=False,
+        soft_wrap=True,
+    )
+    return row
 
 
 if __name__ == "__main__":

@@ -121,8 +121,8 @@ class Trial:
 def _float_policy(parent: Parent) -> Policy:
     """Load the parent, every linear and the embedding as narrow as its file holds them.
 
-    A sample of ‖Δ‖² is worth one digit, so the ways back multiply in bf16 where that is fast. Where they do not, every
-    weight is widened 2 to 20 times an observation: in one place, for a quarter of the time went to fresh pages.
+    A sample of ‖Δ‖² is worth one digit, so the ways back multiply in bf16 where that is fast. All other products
+    widen their weight, 20 times an observation in the expert: in one place, as fresh pages took a quarter of the time.
     """
     model = build(parent.config.architecture)
     model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(parent.read(EMBEDDING)))

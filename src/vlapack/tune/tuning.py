@@ -87,9 +87,7 @@ def tune(parent: Parent, base: Recipe, budget: int, observations: Sequence[Mappi
         )
     space = Space.of(parent, base)
     allocate(space.problem({}), budget)  # an impossible budget is said now, not in an hour
-    numbers = range(len(observations))
-    kept = [number for number in numbers if (number + 1) % KEPT_BACK == 0]
-    measured = [number for number in numbers if number not in kept]
+    measured, kept = parted(len(observations))
     with Work(folder, _plan(space, observations)) as work:
         shelf.fill(work, space, [observations[number] for number in measured])
         trial = Trial(parent, shelf.load(work, space), observations, work, space.base.seed)
@@ -110,6 +108,12 @@ def tune(parent: Parent, base: Recipe, budget: int, observations: Sequence[Mappi
     assert chosen.nbytes <= budget  # counted by another way than the problem's
     roots = {name: {bits: error**0.5 for bits, error in of_layer.items()} for name, of_layer in errors.items()}
     return Tuned(recipe, chosen, (*compared, *rivals[RIVALS:]), roots)
+
+
+def parted(count: int) -> tuple[list[int], list[int]]:
+    """Return which of so many observations are measured on, and which are kept back."""
+    kept = range(KEPT_BACK - 1, count, KEPT_BACK)
+    return [number for number in range(count) if number not in kept], list(kept)
 
 
 def simple_recipes(space: Space) -> dict[str, Bits]:
