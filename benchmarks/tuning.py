@@ -4,8 +4,8 @@
 
 On tiny-libero and its shipped observations; those that tune and those that test are of different episodes. Every layer
 is packed by itself at 4 and at 8 bits, and the error of the chunk is compared with what the one pass predicted. Then,
-for every preset and uniform recipe, `tune` gets that recipe's bytes, with nothing folded, as its budget. WORK keeps
-what is finished.
+for every preset and uniform recipe, `tune` gets the bytes of that recipe's pack as its budget. WORK keeps what is
+finished.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 8, test: int =
     space = Space.of(parent, base)
     tuning, held_out = split(observations, test)
     simple = simple_recipes(space)
-    byte_counts = {name: space.problem({}).nbytes(bits) for name, bits in simple.items()}
+    byte_counts = {name: space.pack_bytes(space.recipe(bits)) for name, bits in simple.items()}
     tuned = {name: tune(parent, base, nbytes, tuning, work / "tuning") for name, nbytes in byte_counts.items()}
     sensitivity = next(iter(tuned.values())).sensitivity
     plan = {**parent.fingerprint(base, held_out).to_dict(), "tuned": digest_observations(tuning)}

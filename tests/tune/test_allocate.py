@@ -18,7 +18,7 @@ sizes = st.integers(1, 5000)
 
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
-    """Up to six layers, of which one may have a single option, in groups that share bytes."""
+    """Up to six layers, of which one may have a single option, in groups that share bytes and sets that fold."""
     names = [f"layer{number}" for number in range(draw(st.integers(1, 6)))]
     options = {
         name: [Option(4, draw(sizes), draw(errors)), Option(8, draw(sizes), draw(errors)), Option(16, draw(sizes))]
@@ -28,7 +28,11 @@ def problems(draw: st.DrawFn) -> Problem:
         options[names[-1]] = options[names[-1]][:1]
     cuts = sorted(draw(st.sets(st.integers(1, max(1, len(names) - 1)), max_size=2)))
     groups = [names[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(names)], strict=True)]
-    return Problem(options, [(group, draw(st.integers(0, 3000))) for group in groups if group], draw(sizes))
+    shared = [(group, draw(st.integers(0, 3000))) for group in groups if group]
+    folded = draw(
+        st.lists(st.tuples(st.sets(st.sampled_from(names), min_size=1), st.integers(-1000, 1000)), max_size=3)
+    )
+    return Problem(options, shared, [(sorted(together), size) for together, size in folded], draw(sizes))
 
 
 def every_assignment(problem: Problem) -> list[dict[str, int]]:
@@ -38,7 +42,7 @@ def every_assignment(problem: Problem) -> list[dict[str, int]]:
 
 @settings(max_examples=40, deadline=None)
 @given(problems(), st.floats(0, 1))
-@example(Problem({"tied": [Option(4, 1, 1.0), Option(8, 1), Option(16, 2)]}, [(["tied"], 0)], 1), 0.0)
+@example(Problem({"tied": [Option(4, 1, 1.0), Option(8, 1), Option(16, 2)]}, [(["tied"], 0)], fixed=1), 0.0)
 def test_no_assignment_within_the_budget_has_less_error(problem: Problem, share: float) -> None:
     assignments = every_assignment(problem)
     least = min(map(problem.nbytes, assignments))
@@ -88,7 +92,7 @@ def test_full_size_is_solved_and_no_room_is_wasted() -> None:
         ]
         for n in range(456)
     }
-    problem = Problem(options, [((f"layer{n}", f"layer{n + 1}"), 20_000) for n in range(0, 456, 2)], 10**9)
+    problem = Problem(options, [((f"layer{n}", f"layer{n + 1}"), 20_000) for n in range(0, 456, 2)], fixed=10**9)
     least = problem.nbytes(smallest(problem))
     for share in (1.0001, 1.1, 1.7):
         budget = int(least * share)

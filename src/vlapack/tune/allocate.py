@@ -1,10 +1,12 @@
 """The smallest error under a byte budget: one choice of bits per layer, by an exact solver.
 
     minimize    Σ_i Σ_b e_ib x_ib
-    such that   Σ_b x_ib = 1                                every layer i gets one choice b
-                Σ_i Σ_b n_ib x_ib + Σ_g n_g z_g ≤ budget    bytes; what a group shares is stored once
-                1 - x_i16 ≤ z_g                             as soon as a layer i of group g is quantized
-                x, z ∈ {0, 1}
+    such that   Σ_b x_ib = 1                            every layer i gets one choice b
+                Σ n_ib x_ib + Σ n_g z_g + Σ n_f y_f ≤ budget, in bytes:
+                1 - x_i16 ≤ z_g                         what a group g shares counts as soon as a layer i of it is
+                                                        quantized,
+                1 - Σ x_i16 ≤ y_f ≤ 1 - x_i16           and what folding changes when all layers i of a set f are
+                x, y, z ∈ {0, 1}
 
 The squared errors e of different layers are added, as those of independent perturbations are. The solver is HiGHS's
 branch and bound (Huangfu & Hall, Math. Prog. Comp. 2018), through `scipy.optimize.milp`.
@@ -12,7 +14,7 @@ branch and bound (Huangfu & Hall, Math. Prog. Comp. 2018), through `scipy.optimi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,13 +51,17 @@ class Problem:
     options: Mapping[str, Sequence[Option]]
     shared: Sequence[tuple[Sequence[str], int]] = field(default=())
     """(layers, bytes) of every group: the bytes are stored once if any of the layers is quantized."""
+    folded: Sequence[tuple[Sequence[str], int]] = field(default=())
+    """(layers, bytes) of whatever folds: the bytes come in addition, or go if negative, if all of them are."""
     fixed: int = 0
     """Bytes of everything about which there is no choice."""
 
     def nbytes(self, bits: Bits) -> int:
         """Return all the bytes of an assignment."""
-        shared = (size for names, size in self.shared if any(bits[name] < FLOAT_BITS for name in names))
-        return self.fixed + sum(shared) + sum(self._option(name, bits).nbytes for name in self.options)
+        quantized = {name for name, chosen in bits.items() if chosen < FLOAT_BITS}
+        shared = sum(size for names, size in self.shared if not quantized.isdisjoint(names))
+        folded = sum(size for names, size in self.folded if quantized.issuperset(names))
+        return self.fixed + shared + folded + sum(self._option(name, bits).nbytes for name in self.options)
 
     def error(self, bits: Bits) -> float:
         """Return the squared error that is predicted for an assignment."""
@@ -67,7 +73,7 @@ class Problem:
 
 def smallest(problem: Problem) -> Bits:
     """Return the assignment of the fewest bytes. Few bits are not always few bytes: scales and transforms cost some."""
-    return _solve(problem, lambda option: option.nbytes / BYTES_PER_UNIT, np.inf, cost_of_shared=1 / BYTES_PER_UNIT)
+    return _solve(problem, lambda option: option.nbytes / BYTES_PER_UNIT, np.inf, cost_of_common=1 / BYTES_PER_UNIT)
 
 
 def allocate(problem: Problem, budget: int) -> Bits:
@@ -88,29 +94,38 @@ def allocate(problem: Problem, budget: int) -> Bits:
     return _solve(problem, lambda option: option.error / (largest or 1.0), budget - problem.fixed)
 
 
-def _solve(problem: Problem, cost: Callable[[Option], float], room: float, *, cost_of_shared: float = 0.0) -> Bits:
-    """Minimize the sum of `cost`, and `cost_of_shared` per shared byte, within `room` bytes for the layers."""
+def _solve(problem: Problem, cost: Callable[[Option], float], room: float, *, cost_of_common: float = 0.0) -> Bits:
+    """Minimize the sum of `cost`, and `cost_of_common` per byte of several layers, within `room` bytes for them all."""
     columns = [(name, option) for name, options in problem.options.items() for option in options]
     place = {(name, option.bits): number for number, (name, option) in enumerate(columns)}
-    count = len(columns) + len(problem.shared)
-    groups = range(len(columns), count)
-    costs = [cost(option) for _, option in columns] + [size * cost_of_shared for _, size in problem.shared]
-    sizes = [option.nbytes for _, option in columns] + [size for _, size in problem.shared]
+    common = [*problem.shared, *problem.folded]
+    count = len(columns) + len(common)
+    costs = [cost(option) for _, option in columns] + [size * cost_of_common for _, size in common]
+    sizes = [option.nbytes for _, option in columns] + [size for _, size in common]
 
     entries: list[tuple[int, int]] = []
     lower: list[float] = []
     upper: list[float] = []
+
+    def constrain(least: float, most: float, chosen: Iterable[int]) -> None:
+        entries.extend((len(lower), column) for column in chosen)
+        lower.append(least)
+        upper.append(most)
+
+    def kept(name: str) -> Iterable[int]:
+        """Return the column of x_i16; a layer that cannot stay float has none."""
+        return [place[name, FLOAT_BITS]] if (name, FLOAT_BITS) in place else []
+
     for name, options in problem.options.items():
-        entries += [(len(lower), place[name, option.bits]) for option in options]
-        lower.append(1)
-        upper.append(1)
-    for group, (names, _) in zip(groups, problem.shared, strict=True):
+        constrain(1, 1, [place[name, option.bits] for option in options])
+    for column, (names, _) in enumerate(problem.shared, len(columns)):
         for name in names:
-            # z_g + x_i16 ≥ 1; a layer that cannot stay float has no such x, and its group is always there.
-            kept = place.get((name, FLOAT_BITS))
-            entries += [(len(lower), column) for column in (group, kept) if column is not None]
-            lower.append(1)
-            upper.append(np.inf)
+            constrain(1, np.inf, [column, *kept(name)])
+    for column, (names, _) in enumerate(problem.folded, len(columns) + len(problem.shared)):
+        floats = [number for name in names for number in kept(name)]
+        constrain(1, np.inf, [column, *floats])
+        for number in floats:
+            constrain(-np.inf, 1, [column, number])
     rows, at = zip(*entries, strict=True)
     structure = coo_array((np.ones(len(entries)), (rows, at)), shape=(len(lower), count))
     # Half a byte more than there is room for: no tolerance then refuses what fits, and bytes are whole.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,12 +11,13 @@ import torch
 from vlapack.errors import InputError
 from vlapack.packing import pack_specs
 from vlapack.parent import Parent, layers_of
-from vlapack.pi0.names import EMBEDDING
+from vlapack.pi0.names import EMBEDDING, linears
 from vlapack.quantize import Group
 from vlapack.recipe.recipe import Recipe
 from vlapack.select import Selected, groups
-from vlapack.sizes import layer_bytes, tensor_bytes
+from vlapack.sizes import layer_bytes, rewritten, tensor_bytes
 from vlapack.tune.allocate import FLOAT_BITS, Bits, Option, Problem
+from vlapack.wiring import source
 
 PACKED_BITS = (4, 8)
 EMBEDDING_MODULE = EMBEDDING.rpartition(".")[0]
@@ -39,9 +40,11 @@ class Space:
     base: Recipe
     """Method and selection; its bits, of layers and embedding, are what is decided."""
     layers: tuple[Selected, ...]
-    """At 4 bits, and with nothing folded: each must fit among float ones. Folding makes a pack smaller than counted."""
+    """At 4 bits, and with nothing folded: as they are measured, each among float ones."""
     groups: tuple[Group, ...]
     """Of those, the ones that read the same input."""
+    planned: Mapping[str, Selected]
+    """The same layers by name, with what folds when every one of them is packed."""
 
     @classmethod
     def of(cls, parent: Parent, base: Recipe) -> Space:
@@ -61,7 +64,8 @@ class Space:
         base = replace(base, overrides=(), weight_bits=PACKED_BITS[0])
         alone = replace(base, fold=False)
         layers = layers_of(parent.config.architecture, alone)
-        return cls(parent, base, tuple(layers), tuple(groups(layers, base)))
+        planned = {layer.name: layer for layer in layers_of(parent.config.architecture, base)}
+        return cls(parent, base, tuple(layers), tuple(groups(layers, base)), planned)
 
     @property
     def embedding(self) -> bool:
@@ -75,7 +79,7 @@ class Space:
         return found | ({EMBEDDING_MODULE: (EMBEDDING_BITS,)} if self.embedding else {})
 
     def problem(self, errors: Errors) -> Problem:
-        """Return the allocation problem; its bytes are exactly those of a pack without folding."""
+        """Return the allocation problem; its bytes are exactly those of the packs."""
         nothing: dict[int, float] = {}
         options = {}
         for layer in self.layers:
@@ -97,7 +101,8 @@ class Space:
         chosen = {f"{layer.name}.weight" for layer in self.layers} | ({EMBEDDING} if self.embedding else set())
         return Problem(
             options,
-            shared=tuple((tuple(layer.name for layer in group), self._shared_bytes(group)) for group in self.groups),
+            shared=tuple((_names(group), self._transform_bytes(self._alone(group[0]))) for group in self.groups),
+            folded=tuple(self._folded()),
             fixed=sum(self._stored_bytes(name) for name in self.parent.tensors if name not in chosen),
         )
 
@@ -132,8 +137,35 @@ class Space:
     def _layer_bytes(self, layer: Selected, bits: int) -> int:
         return layer_bytes(replace(layer, weight_bits=bits), self.base, stores_transform=False)
 
-    def _shared_bytes(self, group: Group) -> int:
-        return layer_bytes(group[0], self.base) - layer_bytes(group[0], self.base, stores_transform=False)
+    def _folded(self) -> Iterator[tuple[tuple[str, ...], int]]:
+        """Yield (layers, bytes) of what folds as soon as all these layers are packed, be it fewer bytes or more."""
+        names = linears(self.parent.config.architecture)
+        for group in self.groups:
+            lead = self.planned[group[0].name]
+            before = source(lead.name, names)
+            if before is None or lead.folded == self._alone(group[0]).folded:
+                continue
+            # What never runs stands in nobody's way.
+            together = tuple(name for name in before.together if name in self.planned and self.planned[name].executed)
+            together = tuple(dict.fromkeys((*_names(group), *together)))
+            grown = sum(
+                tensor_bytes([tensor]) - self._stored_bytes(name)
+                for name, tensor in rewritten(self.parent.tensors, [lead]).items()
+                if name.removesuffix(".weight") not in together
+            )
+            yield together, grown + self._transform_bytes(lead) - self._transform_bytes(self._alone(group[0]))
+
+    def _alone(self, layer: Selected) -> Selected:
+        """Return a layer with what folds whatever else is packed: a reordering."""
+        steps = self.planned[layer.name].folded
+        return replace(layer, folded=tuple(step for step in steps if step == "permutation"))
+
+    def _transform_bytes(self, lead: Selected) -> int:
+        return layer_bytes(lead, self.base) - layer_bytes(lead, self.base, stores_transform=False)
 
     def _stored_bytes(self, name: str) -> int:
         return tensor_bytes([self.parent.tensors[name]])
+
+
+def _names(group: Group) -> tuple[str, ...]:
+    return tuple(layer.name for layer in group)
