@@ -14,14 +14,16 @@ from __future__ import annotations
 import vlapack.commands  # noqa: F401  before torch is loaded, whose threads are to sleep beside simulators
 
 # isort: split
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 from parts.grid import GUIDE_FULL
 from parts.results import ROOT, write_between, write_result
+from scipy.stats import chi2
 
 from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.console import exit_code, say
@@ -29,6 +31,7 @@ from vlapack.errors import InputError
 from vlapack.evaluate.contender import contender
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, evaluate
+from vlapack.evaluate.store import Record
 from vlapack.evaluate.tasks import choose_tasks, listed_tasks
 from vlapack.libero.suites import num_tasks
 from vlapack.ops.engine import active
@@ -91,9 +94,25 @@ def main(
     records = evaluate(plan, contenders, result.with_suffix(""), workers=workers, videos=False)
     summaries = {name: conclude(plan, records, work, names=(name, PARENT), role=name) for name in policies}
     found = rows(summaries)
-    write_result(result, found)
-    write_between(DOCS, marker, table(found))
+    alike = cochran(records)
+    write_result(result, found, cochran_p_value=alike)
+    write_between(DOCS, marker, table(found, alike))
     return 0
+
+
+def cochran(records: Mapping[str, Sequence[Record]]) -> float:
+    """Return how probable such differences are if all policies were alike: Cochran's Q (Biometrika 37, 1950).
+
+    Args:
+        records: policy → its episodes, the same ones for all.
+    """
+    by_case = [{record.case: record.success for record in played} for played in records.values()]
+    cases = [case for case in by_case[0] if all(of_policy[case] is not None for of_policy in by_case)]
+    won = np.array([[of_policy[case] for of_policy in by_case] for case in cases], dtype=float)
+    policies, per_policy, per_case = won.shape[1], won.sum(0), won.sum(1)
+    between = policies * (per_policy**2).sum() - per_policy.sum() ** 2
+    within = policies * per_case.sum() - (per_case**2).sum()
+    return float(chi2.sf((policies - 1) * between / within, policies - 1)) if within else 1.0
 
 
 def rows(summaries: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -127,11 +146,11 @@ def rows(summaries: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
-    """Return the rows in Markdown."""
+def table(found: Sequence[dict[str, Any]], alike: float) -> str:
+    """Return the rows in Markdown, and Cochran's test of them all."""
     lines = [
         f"{found[0]['episodes']} episodes each, from the same initial states with the same noise; *p*: McNemar's exact "
-        "test against the float policy.",
+        f"test against the float policy. All {len(found)} alike: *p* = {alike:.2f} (Cochran's Q).",
         "",
         "| policy | bits | success | 95 % interval | *p* | MB held |",
         "|---|---|---|---|---|---|",

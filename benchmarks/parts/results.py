@@ -58,10 +58,10 @@ def origin() -> dict[str, str]:
     return {"family": here["machine"]["family"], "date": here["date"], "commit": here["commit"]}
 
 
-def write_result(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the JSON of a benchmark: rows, and what measured them when."""
+def write_result(file: Path, rows: Sequence[dict[str, Any]], **facts: Any) -> None:
+    """Write the JSON of a benchmark: what measured it when, facts about all rows, and the rows."""
     lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in rows)
-    head = json.dumps(stamp(), indent=1, ensure_ascii=False).removesuffix("\n}")
+    head = json.dumps({**stamp(), **facts}, indent=1, ensure_ascii=False).removesuffix("\n}")
     file.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import chi2
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -23,6 +24,7 @@ from parts.tiny_libero import TinyLibero
 
 from vlapack.calibrate import collect
 from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack.evaluate.store import Record
 from vlapack.packing import make_pack
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
@@ -187,4 +189,19 @@ def test_closed_loop_rows_keep_the_contract() -> None:
     keys = {"policy", "bits", "episodes", "success_rate", "ci95", "baseline_success_rate", "p_value", "bytes"}
     assert all(set(row) == keys for row in found)
     assert [row["bits"] for row in found] == ["float", "W4A8", "W4A4"]
-    assert "| `full` | W4A8 | 90 % | 80-95 % | 0.500 | 4.00 |" in closed_loop.table(found)
+    assert "| `full` | W4A8 | 90 % | 80-95 % | 0.500 | 4.00 |" in closed_loop.table(found, 0.25)
+
+
+def test_cochrans_q_of_two_policies_is_mcnemars_test_without_correction() -> None:
+    def played(role: str, outcomes: str) -> list[Record]:
+        """1: success, 0: failure, -: the simulator failed."""
+        success = {"1": True, "0": False, "-": None}
+        return [Record(role, "suite", 0, state, success[one], 1, (), 1.0, 1, 1) for state, one in enumerate(outcomes)]
+
+    lost, won = 9, 3
+    pair = {
+        "baseline": played("baseline", "1" * lost + "0" * won + "1100" + "1"),
+        "pack": played("pack", "0" * lost + "1" * won + "1100" + "-"),
+    }
+    assert closed_loop.cochran(pair) == pytest.approx(chi2.sf((lost - won) ** 2 / (lost + won), 1))
+    assert closed_loop.cochran({"baseline": pair["baseline"], "same": pair["baseline"]}) == 1.0
