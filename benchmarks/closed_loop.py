@@ -150,7 +150,7 @@ def table(found: Sequence[dict[str, Any]], alike: float) -> str:
     """Return the rows in Markdown, and Cochran's test of them all."""
     lines = [
         f"{found[0]['episodes']} episodes each, from the same initial states with the same noise; *p*: McNemar's exact "
-        f"test against the float policy. All {len(found)} alike: *p* = {alike:.2f} (Cochran's Q).",
+        f"test against the float policy. Cochran's Q over all {len(found)}: *p* = {alike:.2f}.",
         "",
         "| policy | bits | success | 95 % interval | *p* | MB held |",
         "|---|---|---|---|---|---|",
