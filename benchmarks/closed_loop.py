@@ -64,7 +64,7 @@ def main(
     Args:
         trials: Episodes per task and policy, from initial states 0 to trials-1.
         seed: Of the noise. Another one than the usual has its own result, episodes and table.
-        policies: The packs, beside the float policy.
+        policies: The packs that play, beside the float policy.
         workers: Simulators at a time.
         work: The folder of packs and summaries.
     """
@@ -72,10 +72,9 @@ def main(
     baseline, metadata = contender("baseline", PARENT)
     contenders = [baseline]
     source = open_source(SHIPPED[PARENT] / "observations")
-    for name in policies:
-        if name not in RECIPES:
-            raise InputError(f"--policies has {name!r}; there are {', '.join(RECIPES)}")
-        recipe = RECIPES[name]
+    if unknown := set(policies) - set(RECIPES):
+        raise InputError(f"--policies has {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
+    for name, recipe in RECIPES.items():
         calibration = [frame.observation for frame in source.take(min(recipe.calib_steps, len(source)))]
         report = make_pack(checkpoint, recipe, work / "packs" / name, calibration)
         packed, _ = contender(name, str(report.pack))
@@ -83,13 +82,14 @@ def main(
     plan = Plan(
         tasks=choose_tasks(None, None, listed_tasks(metadata), num_tasks),
         init_states=tuple(range(trials)),
-        policies={entry.role: entry.identity for entry in contenders},
+        policies={entry.role: entry.identity for entry in contenders},  # also of those that play another day
         seed=seed,
         engine=active(),
     )
     result, marker = RESULT, "closed loop"
     if seed != SEED:
         result, marker = RESULT.with_stem(f"{RESULT.stem}-seed{seed}"), f"{marker}, seed {seed}"
+    contenders = [entry for entry in contenders if entry.role in ("baseline", *policies)]
     say(f"{len(plan.cases())} episodes for each of {len(contenders)} policies")
     records = evaluate(plan, contenders, result.with_suffix(""), workers=workers, videos=False)
     summaries = {name: conclude(plan, records, work, names=(name, PARENT), role=name) for name in policies}
