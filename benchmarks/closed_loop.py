@@ -40,7 +40,7 @@ from vlapack.policy.observations import open_source
 from vlapack.recipe.presets import PRESETS
 
 PARENT = "tiny-libero"
-SEED = 7
+SEED = Plan.seed
 RESULT = ROOT / "benchmarks" / "results" / "closed_loop.json"
 DOCS = ROOT / "docs" / "fidelity.md"
 W4A8_PRESETS = ("dit-fast", "dit", "llm", "vision", "quantvla", "full", "everything")
@@ -68,12 +68,12 @@ def main(
         workers: Simulators at a time.
         work: The folder of packs and summaries.
     """
+    if unknown := set(policies) - set(RECIPES):
+        raise InputError(f"--policies has {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
     checkpoint = open_checkpoint(PARENT)
     baseline, metadata = contender("baseline", PARENT)
     contenders = [baseline]
     source = open_source(SHIPPED[PARENT] / "observations")
-    if unknown := set(policies) - set(RECIPES):
-        raise InputError(f"--policies has {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
     for name, recipe in RECIPES.items():
         calibration = [frame.observation for frame in source.take(min(recipe.calib_steps, len(source)))]
         report = make_pack(checkpoint, recipe, work / "packs" / name, calibration)

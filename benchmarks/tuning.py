@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from parts.results import stamp
+from parts.results import ROOT, stamp, write_between
 from scipy.stats import pearsonr, spearmanr
 
 from vlapack.checkpoints import SHIPPED, open_checkpoint
@@ -35,9 +35,8 @@ from vlapack.tune.work import Work
 
 PARENT = "tiny-libero"
 BASE = "everything"
-RESULT = Path(__file__).parent / "results" / "tuning.json"
-DOCS = Path(__file__).parents[1] / "docs" / "tune.md"
-BEGIN, END = "<!-- tuning: benchmarks/results/tuning.json -->", "<!-- /tuning -->"
+RESULT = ROOT / "benchmarks" / "results" / "tuning.json"
+DOCS = ROOT / "docs" / "tune.md"
 
 
 def main(work: tyro.conf.Positional[Path], *, observations: int = 8, test: int = 10, result: Path = RESULT) -> None:
@@ -75,8 +74,7 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 8, test: int =
         "rivals": against,
     }
     result.write_text(json.dumps(document, indent=1) + "\n")
-    before, _, rest = DOCS.read_text().partition(BEGIN)
-    DOCS.write_text(f"{before}{BEGIN}\n{table(document)}\n{END}{rest.partition(END)[2]}")
+    write_between(DOCS, "tuning", table(document))
 
 
 def table(document: dict[str, Any]) -> str:

@@ -141,9 +141,9 @@ class Space:
         """Yield (layers, bytes) of what folds as soon as all these layers are packed, be it fewer bytes or more."""
         names = linears(self.parent.config.architecture)
         for group in self.groups:
-            lead = self.planned[group[0].name]
+            lead, alone = self.planned[group[0].name], self._alone(group[0])
             before = source(lead.name, names)
-            if before is None or lead.folded == self._alone(group[0]).folded:
+            if before is None or lead.folded == alone.folded:
                 continue
             # What never runs stands in nobody's way.
             together = tuple(name for name in before.together if name in self.planned and self.planned[name].executed)
@@ -153,7 +153,7 @@ class Space:
                 for name, tensor in rewritten(self.parent.tensors, [lead]).items()
                 if name.removesuffix(".weight") not in together
             )
-            yield together, grown + self._transform_bytes(lead) - self._transform_bytes(self._alone(group[0]))
+            yield together, grown + self._transform_bytes(lead) - self._transform_bytes(alone)
 
     def _alone(self, layer: Selected) -> Selected:
         """Return a layer with what folds whatever else is packed: a reordering."""
