@@ -6,7 +6,7 @@
 Every policy has the same initial states and the same noise. The result goes to benchmarks/results/closed_loop.json and
 as a table into docs/fidelity.md; that of a second seed, whose noise repeats what the first found out, stands beside it.
 Every episode is kept too, and the same command again continues, on another day, as long as the packs come out byte by
-byte the same.
+byte the same. A last table adds up the results of all runs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import vlapack.commands  # noqa: F401  before torch is loaded, whose threads are to sleep beside simulators
 
 # isort: split
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +98,7 @@ def main(
     alike = cochran(records)
     write_result(result, found, cochran_p_value=alike)
     write_between(DOCS, marker, table(found, alike))
+    write_between(DOCS, "closed loop, together", together(sorted(RESULT.parent.glob(f"{RESULT.stem}*.json"))))
     return 0
 
 
@@ -166,6 +168,23 @@ def table(found: Sequence[dict[str, Any]], alike: float) -> str:
             f"{row['bytes'] / 1e6:.2f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def together(results: Sequence[Path]) -> str:
+    """Return the success of every policy in each result and in all of them, in Markdown, the best first."""
+    played = [{row["policy"]: row for row in json.loads(result.read_text("utf-8"))["rows"]} for result in results]
+    pooled: dict[str, tuple[int, int]] = {}
+    for row in (row for of_result in played for row in of_result.values()):
+        won, episodes = pooled.get(row["policy"], (0, 0))
+        pooled[row["policy"]] = (won + round(row["success_rate"] * row["episodes"]), episodes + row["episodes"])
+    lines = [
+        f"| policy | {' | '.join(f'`{result.stem}`' for result in results)} | together |",
+        "|---" * (len(results) + 2) + "|",
+    ]
+    for name, (won, episodes) in sorted(pooled.items(), key=lambda entry: -entry[1][0] / entry[1][1]):
+        rates = [f"{100 * of_result[name]['success_rate']:.0f} %" if name in of_result else "" for of_result in played]
+        lines.append(f"| `{name}` | {' | '.join(rates)} | {100 * won / episodes:.0f} % of {episodes} |")
     return "\n".join(lines)
 
 

@@ -5,7 +5,8 @@
 
 Every row is one method on one target from one calibration seed, and says on which machine, when, by which commit and
 from what it was measured. The result goes to benchmarks/results/fidelity.json and as tables into docs/fidelity.md.
-A row that is there, or was finished before a kill, is measured again only if its recipe, weights or data changed.
+A row that is there, or was finished before a kill, is measured again only if its recipe, weights or data changed, or
+by `--again`, such as after a change of the methods.
 """
 
 from __future__ import annotations
@@ -55,13 +56,19 @@ class Target(Protocol):
 
 
 def main(
-    *, targets: str = ",".join(MEASURES), only: str = "", observations: Path = OBSERVATIONS, kept: Path = KEPT
+    *,
+    targets: str = ",".join(MEASURES),
+    only: str = "",
+    again: bool = False,
+    observations: Path = OBSERVATIONS,
+    kept: Path = KEPT,
 ) -> int:
     """Measure what is missing.
 
     Args:
         targets: Comma list of tiny-libero, minilm, synthetic.
         only: A regular expression that a row's name must match, such as 'W4A8 per channel .* seed 0'.
+        again: Measure rows that are there too.
         observations: Of tiny-libero; recorded as the head of this file says.
         kept: The file of rows that are finished and not in the result yet.
     """
@@ -74,7 +81,7 @@ def main(
     for name in targets.split(","):
         if name not in makers:
             raise InputError(f"--targets {name!r} is unknown; choose from {', '.join(makers)}")
-        measure(makers[name](), re.compile(only), done)
+        measure(makers[name](), re.compile(only), done, again)
     found = [*by_experiment(done).values()]
     write_result(RESULT, found)
     for name, measured in MEASURES.items():
@@ -93,19 +100,19 @@ def by_experiment(done: Rows) -> dict[Row, dict[str, Any]]:
     return {Row.of(found): found for found in done.read()}
 
 
-def measure(target: Target, only: re.Pattern[str], done: Rows) -> None:
-    """Add every row of a target that is wanted, and not there yet as it would be now."""
+def measure(target: Target, only: re.Pattern[str], done: Rows, again: bool = False) -> None:
+    """Add every row of a target that is wanted, and not there yet as it would be now, or is wanted again."""
     there = by_experiment(done)
     wanted = {}
     for row in rows(target.name, target.preset):
         made_of = digest({"target": target.identity, "recipe": row.recipe.digest()})
-        if only.search(str(row)) and there.get(row, {}).get("made_of") != made_of:
+        if only.search(str(row)) and (again or there.get(row, {}).get("made_of") != made_of):
             wanted[row] = made_of
     here = origin()
     with progress(target.name, len(wanted)) as advance:
         for row, made_of in wanted.items():
             # What no calibration changes, no seed changes either.
-            alike = () if needs_activations(row.recipe) else done.read()
+            alike = () if again or needs_activations(row.recipe) else done.read()
             found = next((other for other in alike if other["made_of"] == made_of), None)
             if found is None:
                 found = {**row.to_dict(), **target.measure(row.recipe, row.seed), **here, "made_of": made_of}

@@ -85,6 +85,8 @@ def test_what_a_result_holds_is_not_measured_again(tmp_path: Path) -> None:
     again, changed = Fake(), Fake("two")
     fidelity.measure(again, only, elsewhere)
     assert not again.asked
+    fidelity.measure(again, only, elsewhere, again=True)
+    assert len(again.asked) == len(fidelity.by_experiment(done))
     fidelity.measure(changed, only, elsewhere)
     assert len(changed.asked) == len(fidelity.by_experiment(elsewhere)) == len(fidelity.by_experiment(done))
 
@@ -190,6 +192,24 @@ def test_closed_loop_rows_keep_the_contract() -> None:
     assert all(set(row) == keys for row in found)
     assert [row["bits"] for row in found] == ["float", "W4A8", "W4A4"]
     assert "| `full` | W4A8 | 90 % | 80-95 % | 0.500 | 4.00 |" in closed_loop.table(found, 0.25)
+
+
+def test_runs_are_added_up_by_episodes_also_where_one_lacks_a_policy(tmp_path: Path) -> None:
+    def result(name: str, **of_policy: tuple[float, int]) -> Path:
+        rows = [
+            {"policy": policy, "success_rate": rate, "episodes": episodes}
+            for policy, (rate, episodes) in of_policy.items()
+        ]
+        results.write_result(tmp_path / name, rows)
+        return tmp_path / name
+
+    table = closed_loop.together([result("one.json", a=(0.5, 10), b=(0.6, 10)), result("two.json", a=(0.9, 30))])
+    assert table.splitlines() == [
+        "| policy | `one` | `two` | together |",
+        "|---|---|---|---|",
+        "| `a` | 50 % | 90 % | 80 % of 40 |",
+        "| `b` | 60 % |  | 60 % of 10 |",
+    ]
 
 
 def test_cochrans_q_of_two_policies_is_mcnemars_test_without_correction() -> None:
