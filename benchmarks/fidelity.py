@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
+import numpy as np
 import tyro
 from parts.grid import BITS, GROUPS, METHODS, PRESET, Row, rows
 from parts.results import ROOT, Rows, origin, write_between, write_result
 from parts.sentences import Sentences
 from parts.synthetic import Synthetic
 from parts.tiny_libero import TinyLibero
+from scipy.stats import linregress
 
 from vlapack.console import exit_code, progress
 from vlapack.errors import InputError
@@ -90,7 +93,7 @@ def main(
             DOCS, f"fidelity: {name}", f"{measured}; mean of the seeds ± half their range\n\n{table(of_target)}"
         )
     of_chunks = [row for row in found if row["target"] == "tiny-libero" and row["method"] != PRESET]
-    write_between(DOCS, "fidelity: median", table(of_chunks, "median"))
+    write_between(DOCS, "fidelity: median", f"{table(of_chunks, 'median')}\n\n{growth(of_chunks)}")
     write_between(DOCS, "fidelity: presets", presets_table(found))
     return 0
 
@@ -134,6 +137,19 @@ def table(found: Iterable[Mapping[str, Any]], field: str = "error") -> str:
             if any(values):
                 lines.append(f"| {method}{', smoothed' if smooth else ''} | {' | '.join(values)} |")
     return "\n".join(lines)
+
+
+def growth(found: Iterable[Mapping[str, Any]]) -> str:
+    """Return, in a sentence, which power of the median the error grows by from cell to cell."""
+    cells: dict[Row, list[Mapping[str, Any]]] = {}
+    for row in found:
+        cells.setdefault(replace(Row.of(row), seed=0), []).append(row)
+    points = [[fmean(row[field] for row in cell) for field in ("median", "error")] for cell in cells.values()]
+    fit = linregress(*np.log(points).T)
+    return (
+        f"Over these {len(points)} cells the error grows as the median to the power of {fit.slope:.2f} "
+        f"(*r* = {fit.rvalue:.2f} in logarithms)."
+    )
 
 
 def presets_table(found: Iterable[Mapping[str, Any]]) -> str:
