@@ -34,21 +34,25 @@ LAYERS = (
 )
 
 
+SEEN = 16
+"""Observations, two samples of ‖Δ‖² from each; from four, chance alone moves a prediction threefold."""
+
+
 @pytest.mark.slow
 def test_the_prediction_agrees_with_one_layer_at_a_time(tmp_path: Path) -> None:
     parent = Parent(open_checkpoint("tiny-libero"))
     space = Space.of(parent, replace(preset("everything"), layers=LAYERS, embedding_bits=16))
-    observations = load_observations(SHIPPED["tiny-libero"] / "observations", 4)
+    observations = load_observations(SHIPPED["tiny-libero"] / "observations", SEEN)
     with Work(tmp_path / "work", {}) as work:
         shelf.fill(work, space, observations)
         trial = Trial(parent, shelf.load(work, space), observations, work, seed=0)
-        errors = trial.sensitivity(range(4))
+        errors = trial.sensitivity(range(SEEN))
         pairs = [
-            (predicted**0.5, trial.error({name: bits}, range(4)))
+            (predicted**0.5, trial.error({name: bits}, range(SEEN)))
             for name, of_layer in errors.items()
             for bits, predicted in of_layer.items()
         ]
     predicted, measured = np.log(np.array(pairs)).T
     assert np.ptp(measured) > 5  # e⁵: the choices differ by more than two decades
     assert np.corrcoef(predicted, measured)[0, 1] > 0.95
-    assert np.abs(predicted - measured).max() < np.log(3)
+    assert np.abs(predicted - measured).max() < np.log(2)
