@@ -12,8 +12,7 @@ by `--again`, such as after a change of the methods.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
@@ -105,29 +104,28 @@ def by_experiment(done: Rows) -> dict[Row, dict[str, Any]]:
 
 def measure(target: Target, only: re.Pattern[str], done: Rows, again: bool = False) -> None:
     """Add every row of a target that is wanted, and not there yet as it would be now, or is wanted again."""
-    there = by_experiment(done)
+    there = {} if again else by_experiment(done)
     wanted = {}
     for row in rows(target.name, target.preset):
         made_of = digest({"target": target.identity, "recipe": row.recipe.digest()})
-        if only.search(str(row)) and (again or there.get(row, {}).get("made_of") != made_of):
+        if only.search(str(row)) and there.get(row, {}).get("made_of") != made_of:
             wanted[row] = made_of
     here = origin()
     with progress(target.name, len(wanted)) as advance:
         for row, made_of in wanted.items():
             # What no calibration changes, no seed changes either.
-            alike = () if again or needs_activations(row.recipe) else done.read()
+            alike = () if needs_activations(row.recipe) else there.values()
             found = next((other for other in alike if other["made_of"] == made_of), None)
             if found is None:
                 found = {**row.to_dict(), **target.measure(row.recipe, row.seed), **here, "made_of": made_of}
-            done.add({**found, **row.to_dict()})
+            there[row] = {**found, **row.to_dict()}
+            done.add(there[row])
             advance(f"{row}: {found['error']:.4g}")
 
 
 def table(found: Iterable[Mapping[str, Any]], field: str = "error") -> str:
     """Return methods against bits and groups, in Markdown."""
-    cells: dict[tuple[Any, ...], list[float]] = {}
-    for row in found:
-        cells.setdefault((row["method"], row["smooth"] > 0, row["bits"], row["group"]), []).append(row[field])
+    cells = _cells(found, field)
     columns = [(bits, group) for bits in BITS for group in GROUPS]
     names = [f"{bits}{'' if group is None else f' g{group}'}" for bits, group in columns]
     lines = [f"| method | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
@@ -139,15 +137,12 @@ def table(found: Iterable[Mapping[str, Any]], field: str = "error") -> str:
     return "\n".join(lines)
 
 
-def growth(found: Iterable[Mapping[str, Any]]) -> str:
+def growth(found: Sequence[Mapping[str, Any]]) -> str:
     """Return, in a sentence, which power of the median the error grows by from cell to cell."""
-    cells: dict[Row, list[Mapping[str, Any]]] = {}
-    for row in found:
-        cells.setdefault(replace(Row.of(row), seed=0), []).append(row)
-    points = [[fmean(row[field] for row in cell) for field in ("median", "error")] for cell in cells.values()]
-    fit = linregress(*np.log(points).T)
+    medians, errors = ([fmean(of_seeds) for of_seeds in _cells(found, field).values()] for field in ("median", "error"))
+    fit = linregress(np.log(medians), np.log(errors))
     return (
-        f"Over these {len(points)} cells the error grows as the median to the power of {fit.slope:.2f} "
+        f"Over these {len(errors)} cells the error grows as the median to the power of {fit.slope:.2f} "
         f"(*r* = {fit.rvalue:.2f} in logarithms)."
     )
 
@@ -159,6 +154,14 @@ def presets_table(found: Iterable[Mapping[str, Any]]) -> str:
     for name in PRESETS:
         lines.append(f"| `{name}` | {_cell([row['error'] for row in of_presets if row['preset'] == name])} |")
     return "\n".join(lines)
+
+
+def _cells(found: Iterable[Mapping[str, Any]], field: str) -> dict[tuple[Any, ...], list[float]]:
+    """Return what the seeds of every cell of a table measured: (method, smoothed, bits, group) → values."""
+    cells: dict[tuple[Any, ...], list[float]] = {}
+    for row in found:
+        cells.setdefault((row["method"], row["smooth"] > 0, row["bits"], row["group"]), []).append(row[field])
+    return cells
 
 
 def _cell(errors: list[float]) -> str:

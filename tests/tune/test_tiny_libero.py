@@ -32,8 +32,6 @@ LAYERS = (
     f"{EXPERT}.3.mlp.up_proj",
     "action_out_proj",
 )
-
-
 SEEN = 16
 """Observations, two samples of ‖Δ‖² from each; from four, chance alone moves a prediction threefold."""
 
