@@ -23,18 +23,18 @@ import tyro
 from parts.results import ROOT, isa, stamp
 from safetensors.torch import save_file
 
-from vlapack import machine
 from vlapack.bench.floor import operations, peak
 from vlapack.bench.race import race, started
 from vlapack.bench.worker import FLOAT, Task
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.weights import WEIGHTS_FILE
 from vlapack.console import say
+from vlapack.machine.cpu import describe_machine
 from vlapack.ops import engine
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.load import build
-from vlapack.policy.layouts import layout_of
 from vlapack.policy.policy import Policy
+from vlapack.robots.layouts import layout_of
 
 OPENPI = "openpi"
 CONTENDERS = f"{OPENPI}@bfloat16,{OPENPI}@float32,{FLOAT}@bfloat16,full@bfloat16,everything@bfloat16"
@@ -104,7 +104,7 @@ def main(
                 rows[name] = runner.result()
     document = {
         "question": "How long does a full-size π0.5 take for an action chunk?",
-        "cpu": machine.describe()["cpu"],
+        "cpu": describe_machine()["cpu"],
         "isa": isa(),
         "engine": engine.described(),
         "threads": threads,

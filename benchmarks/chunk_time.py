@@ -19,8 +19,8 @@ import tyro
 from vlapack.checkpoints import SHIPPED
 from vlapack.commands.quantize import quantize
 from vlapack.console import stdout
+from vlapack.observations.folder import load_observations
 from vlapack.ops.engine import active
-from vlapack.policy.observations import load_observations
 from vlapack.policy.policy import Policy
 
 PARENT = "tiny-libero"

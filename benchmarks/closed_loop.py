@@ -35,9 +35,9 @@ from vlapack.evaluate.run import conclude, evaluate
 from vlapack.evaluate.store import Record
 from vlapack.evaluate.tasks import choose_tasks, listed_tasks
 from vlapack.libero.suites import num_tasks
+from vlapack.observations.folder import open_source
 from vlapack.ops.engine import active
-from vlapack.packing import make_pack
-from vlapack.policy.observations import open_source
+from vlapack.packing.make import make_pack
 from vlapack.recipe.presets import PRESETS
 
 PARENT = "tiny-libero"

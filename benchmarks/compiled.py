@@ -16,10 +16,10 @@ from typing import Any
 import tyro
 from parts.results import isa, stamp
 
-from vlapack import machine
 from vlapack.bench.race import race, started
 from vlapack.bench.worker import Task
 from vlapack.console import say
+from vlapack.machine.cpu import describe_machine
 from vlapack.ops import engine
 from vlapack.pi0.compiled import CACHE_VARIABLE
 
@@ -55,7 +55,7 @@ def main(
         )
     document = {
         "question": "What does --compile cost, and what does it gain?",
-        "cpu": machine.describe()["cpu"],
+        "cpu": describe_machine()["cpu"],
         "isa": isa(),
         "engine": engine.described(),
         "threads": threads,

@@ -26,10 +26,11 @@ from parts.synthetic import Synthetic
 from parts.tiny_libero import TinyLibero
 from scipy.stats import linregress
 
-from vlapack.console import exit_code, progress
+from vlapack.console import exit_code
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest
-from vlapack.parent import needs_activations
+from vlapack.progress import progress
+from vlapack.recipe.needs import needs_activations
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
 

@@ -23,9 +23,9 @@ from parts.results import stamp
 from torch import Tensor
 from torch.nn.functional import linear
 
-from vlapack import machine
 from vlapack.console import say
 from vlapack.errors import InputError
+from vlapack.machine.cpu import describe_machine
 from vlapack.methods.rotate import hadamard
 from vlapack.ops import cpu, engine
 
@@ -74,7 +74,7 @@ def main(rows: str = "1,10,50,256,544,968", seconds: float = 0.3, result: Path |
             )
         table.append(_activation_row(count, 2048, seconds))
     document = {
-        "cpu": machine.describe()["cpu"],
+        "cpu": describe_machine()["cpu"],
         "isa": engine.kernels.isa(),
         "forced": engine.kernels.isa() != engine.kernels.available()[0],
         "threads": threads,

@@ -27,10 +27,10 @@ from parts.results import isa, stamp
 from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.parent import Parent
-from vlapack.policy.observations import load_observations
+from vlapack.observations.folder import load_observations
+from vlapack.packing.parent import Parent
+from vlapack.packing.streaming import compute_dtype
 from vlapack.policy.policy import Policy
-from vlapack.policy.streaming import compute_dtype
 
 RUNS = {
     "weights-only": ("--preset", "full", "--weights-only", "--rounding", "rtn"),

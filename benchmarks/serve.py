@@ -29,7 +29,7 @@ from vlapack import __version__
 from vlapack.checkpoints import SHIPPED
 from vlapack.console import say
 from vlapack.errors import WorkError
-from vlapack.policy.observations import load_observations
+from vlapack.observations.folder import load_observations
 from vlapack.policy.policy import Policy
 from vlapack.serve.wire import pack, unpack
 

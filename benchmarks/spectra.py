@@ -20,20 +20,20 @@ import tyro
 from parts.results import ROOT, write_between, write_result
 from torch import Tensor
 
-from vlapack.calibrate import LayerInputs
 from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.console import exit_code
 from vlapack.methods.gptq import gptq_weight, hessian_factor
 from vlapack.methods.rotate import hadamard
 from vlapack.methods.round import round_weight
 from vlapack.methods.transform import Transform
-from vlapack.parent import Parent, layers_of
-from vlapack.policy.observations import open_source
-from vlapack.policy.streaming import stream
-from vlapack.quantize import Group
+from vlapack.observations.folder import open_source
+from vlapack.packing.parent import Parent, layers_of
+from vlapack.packing.streaming import stream
+from vlapack.plan.selected import groups
+from vlapack.quantize.calibration import LayerInputs
+from vlapack.quantize.groups import Group
 from vlapack.recipe.presets import preset
 from vlapack.recipe.recipe import Recipe
-from vlapack.select import groups
 
 PARENT = "tiny-libero"
 RESULT = ROOT / "benchmarks" / "results" / "spectra.json"

@@ -25,12 +25,14 @@ from vlapack.checkpoints import SHIPPED
 from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE
 from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.checkpoints.configs import policy_config
-from vlapack.checkpoints.packfile import DTYPE_NAMES, TensorSpec, place, tensor_bytes
+from vlapack.checkpoints.tensorlayout import DTYPE_NAMES, TensorSpec, place
 from vlapack.checkpoints.weights import WEIGHTS_FILE
-from vlapack.console import progress, say
+from vlapack.console import say
 from vlapack.errors import InputError
+from vlapack.files import tensor_bytes
 from vlapack.methods.rotate import hadamard
 from vlapack.pi0.names import EMBEDDING, TIED_EMBEDDING, openpi_tensors
+from vlapack.progress import progress
 
 MIXED = 16
 """Neighbouring channels that an anisotropic weight mixes; it divides every width there is."""

@@ -21,10 +21,11 @@ from parts.results import ROOT, stamp, write_between
 from scipy.stats import pearsonr, spearmanr
 
 from vlapack.checkpoints import SHIPPED, open_checkpoint
-from vlapack.console import progress, stdout
+from vlapack.console import stdout
 from vlapack.fingerprint import digest_observations
-from vlapack.parent import Parent
-from vlapack.policy.observations import open_source
+from vlapack.observations.folder import open_source
+from vlapack.packing.parent import Parent
+from vlapack.progress import progress
 from vlapack.recipe.presets import preset
 from vlapack.tune import shelf
 from vlapack.tune.allocate import Bits

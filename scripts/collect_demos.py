@@ -27,11 +27,12 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from vlapack.console import progress, say
+from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.libero.env import LiberoEnv
 from vlapack.libero.expert import Expert
-from vlapack.policy.images import resize_with_pad
+from vlapack.progress import progress
+from vlapack.robots.images import resize_with_pad
 
 TASKS = "libero_spatial:0,libero_spatial:7,libero_spatial:8,libero_object:6"
 TRAINING_STATES = range(20, 50)  # 0-19 are the evaluation's and never enter training

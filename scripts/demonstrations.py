@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from vlapack.checkpoints.base import Normalization, PolicyConfig
-from vlapack.console import progress
 from vlapack.errors import InputError
 from vlapack.policy.prompt import PromptTokenizer
+from vlapack.progress import progress
 
 ROBOT_DIMS = 7
 CAMERAS = ("image", "wrist_image")

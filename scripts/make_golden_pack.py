@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from small import SMALL, random_observations, small_policy, write_random_checkpoint
 
 from vlapack.checkpoints import open_checkpoint
-from vlapack.checkpoints.packed import PackedCheckpoint, load_packed_model
-from vlapack.packing import make_pack
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+from vlapack.packing.make import make_pack
+from vlapack.policy.packed import load_packed_model
 from vlapack.recipe.presets import preset
 
 # One layer of each transformer's kind, and every kind of tensor that the format knows.

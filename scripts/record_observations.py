@@ -15,11 +15,11 @@ import numpy as np
 import tyro
 from collect_demos import TASKS, TRAINING_STATES, disturb, disturbances, parse_tasks
 
-from vlapack.console import progress
 from vlapack.libero.env import LiberoEnv
 from vlapack.libero.expert import Expert
-from vlapack.policy.layouts import LAYOUTS
-from vlapack.recording import Recorder
+from vlapack.observations.recorder import Recorder
+from vlapack.progress import progress
+from vlapack.robots.layouts import LAYOUTS
 
 
 @dataclass(frozen=True)

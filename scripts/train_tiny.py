@@ -26,11 +26,12 @@ from torch import Tensor
 from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.write import write_folder
-from vlapack.console import progress, say
-from vlapack.machine import fast_bf16
+from vlapack.console import say
+from vlapack.machine.cpu import fast_bf16
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.init import init_weights
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, openpi_tensors
+from vlapack.progress import progress
 
 TOKENIZER = Path(__file__).parent.parent / "src/vlapack/assets/tiny-libero/tokenizer.model"
 PADDING_WEIGHT = 0.1  # the unused action dimensions need to be predicted, not to be good

@@ -17,7 +17,7 @@ from vlapack.checkpoints.configs import POLICIES
 from vlapack.checkpoints.write import write_folder
 from vlapack.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from vlapack.pi0.names import openpi_tensors
-from vlapack.policy.layouts import LAYOUTS, Layout
+from vlapack.robots.layouts import LAYOUTS, Layout
 
 TOKENIZER = Path(__file__).parents[1] / "src/vlapack/assets/tiny-libero/tokenizer.model"
 

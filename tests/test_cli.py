@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from vlapack import cli, console
+from vlapack.progress import progress
 from vlapack.errors import InputError, WorkError
 
 
@@ -56,7 +57,7 @@ def test_a_bug_keeps_its_traceback():
 
 def test_json_is_the_only_thing_on_stdout(capsys):
     console.say("loading")
-    with console.progress("work", 2) as advance:
+    with progress("work", 2) as advance:
         advance()
         advance("done")
     console.emit_json({"π": 3.14})

@@ -20,10 +20,10 @@ from vlapack.checkpoints.features import Features
 from vlapack.checkpoints.processors import Processors
 from vlapack.errors import InputError
 from vlapack.lerobot import predict_chunk
-from vlapack.packing import make_pack
-from vlapack.policy.layouts import layout_of
+from vlapack.packing.make import make_pack
 from vlapack.policy.policy import Policy
 from vlapack.recipe.recipe import Recipe
+from vlapack.robots.layouts import layout_of
 
 ROOT = Path(__file__).parents[1]
 NOISE = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(1))

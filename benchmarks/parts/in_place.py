@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from parts.preparations import Preparations
 from torch import nn
 
-from vlapack.calibrate import LayerInputs
 from vlapack.linear import PackedLinear
-from vlapack.quantize import Group, PackedGroup, pack_group, read_weights
+from vlapack.plan.select import select
+from vlapack.plan.selected import groups
+from vlapack.quantize.calibration import LayerInputs
+from vlapack.quantize.groups import Group, PackedGroup, pack_group, read_weights
 from vlapack.recipe.recipe import Recipe
-from vlapack.select import groups, select
 
 
 class InPlace:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vlapack.calibrate import LayerInputs
-from vlapack.quantize import Group, Prepared, Read, prepare
+from vlapack.quantize.calibration import LayerInputs
+from vlapack.quantize.groups import Group, Prepared, Read, prepare
 from vlapack.recipe.recipe import Recipe
 
 

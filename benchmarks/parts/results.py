@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vlapack import machine
+from vlapack.machine.cpu import describe_machine
 from vlapack.ops import engine
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def stamp() -> dict[str, Any]:
     """Return what measured, when, and which code: the fields that every result begins with."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
     return {
-        "machine": machine.describe(),
+        "machine": describe_machine(),
         "torch": torch.__version__,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "commit": commit.stdout.strip(),

@@ -17,8 +17,8 @@ from parts import minilm
 from parts.in_place import InPlace
 from torch import nn
 
-from vlapack.calibrate import LayerInputs, collect
 from vlapack.fingerprint import digest
+from vlapack.quantize.calibration import LayerInputs, collect
 from vlapack.recipe.recipe import Recipe
 
 TEST = Path(__file__).with_name("sentences.txt")

@@ -17,7 +17,7 @@ import torch
 from parts.in_place import InPlace
 from torch import Tensor, nn
 
-from vlapack.calibrate import LayerInputs, collect
+from vlapack.quantize.calibration import LayerInputs, collect
 from vlapack.recipe.recipe import Recipe
 
 SHAPES = {"square": (384, 384), "up": (1024, 256), "down": (256, 1024), "odd": (320, 4 * 269)}

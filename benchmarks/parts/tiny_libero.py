@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from parts.preparations import Preparations
 
-from vlapack.calibrate import LayerInputs
 from vlapack.checkpoints import open_checkpoint
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest, digest_observations, digest_weights
-from vlapack.packing import make_pack
-from vlapack.parent import Parent, layers_of
+from vlapack.observations.folder import open_source
+from vlapack.packing.make import make_pack
+from vlapack.packing.parent import Parent, layers_of
+from vlapack.packing.streaming import stream
 from vlapack.policy.inputs import Inputs
-from vlapack.policy.observations import open_source
 from vlapack.policy.policy import Policy
-from vlapack.policy.streaming import stream
-from vlapack.quantize import Block, Group
+from vlapack.quantize.calibration import LayerInputs
+from vlapack.quantize.groups import Block, Group
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
 
@@ -94,7 +94,10 @@ class TinyLibero:
     def pack(self, recipe: Recipe, folder: Path) -> Path:
         """Make a pack as `make_pack` does, with what is known already."""
         chosen = self.chosen(recipe.seed, recipe.calib_steps)
-        with patch("vlapack.walk.stream", self._stream), patch("vlapack.quantize.prepare", self._prepare):
+        with (
+            patch("vlapack.packing.layers.stream", self._stream),
+            patch("vlapack.quantize.groups.prepare", self._prepare),
+        ):
             return make_pack(self._checkpoint, recipe, folder, chosen).pack
 
     def chosen(self, seed: int, count: int) -> list[dict[str, Any]]:

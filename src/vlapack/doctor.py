@@ -20,13 +20,12 @@ import torch
 from vlapack import __version__
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.assets import find_tokenizer, missing_norm_stats, missing_tokenizer
-from vlapack.checkpoints.packed import PackedCheckpoint
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, is_pack, needed_bytes
 from vlapack.errors import InputError
-from vlapack.evaluate.contender import is_pack, needed_bytes
-from vlapack.evaluate.memory import available_bytes
-from vlapack.machine import describe, fast_bf16
+from vlapack.machine.cpu import describe_machine, fast_bf16
+from vlapack.machine.memory import available_bytes
 from vlapack.ops.engine import REMEDY, VARIABLE, available, described
-from vlapack.packing import check_pack
+from vlapack.packing.contents import check_pack
 from vlapack.recipe.environment import PREFIX
 from vlapack.recipe.resolve import RecipeFlags, resolve
 
@@ -98,7 +97,7 @@ def engine() -> Finding:
 
 def cpu() -> Finding:
     """The processor and the instructions that matter here."""
-    machine = describe()
+    machine = describe_machine()
     isa = ", ".join(machine["isa"]) or "none of the notable instruction sets"
     return Finding("cpu", True, f"{machine['cpu']}: {isa}; bf16 is {'fast' if fast_bf16() else 'emulated, slow'}")
 

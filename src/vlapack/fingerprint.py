@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vlapack.checkpoints.packfile import tensor_bytes
+from vlapack.files import tensor_bytes
 
 WEIGHTS_ONLY = "weights-only"
 UNUSED = "unused"

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from vlapack.errors import InputError
-from vlapack.policy.aloha import AlohaLayout
 from vlapack.policy.inputs import Inputs
-from vlapack.policy.layouts import layout_of
-from vlapack.policy.parts import PROMPT_KEY
 from vlapack.policy.policy import Policy
+from vlapack.robots.aloha import AlohaLayout
+from vlapack.robots.fields import PROMPT_KEY
+from vlapack.robots.layouts import layout_of
 
 STATE = "observation.state"
 

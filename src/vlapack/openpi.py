@@ -19,7 +19,7 @@ from torch import nn
 
 from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.inplace import Conversion, quantize_
+from vlapack.quantize.inplace import Conversion, quantize_
 from vlapack.recipe.environment import PREFIX, Options, options_from_environment, variables_set
 from vlapack.recipe.resolve import RecipeFlags, resolve
 

@@ -12,13 +12,13 @@ from small import random_observations, small_policy
 
 from vlapack.bench.synthetic import synthetic_policy
 from vlapack.checkpoints import open_checkpoint
-from vlapack.packing import make_pack
+from vlapack.packing.make import make_pack
 from vlapack.pi0.names import EMBEDDING
-from vlapack.policy.layouts import layout_of
 from vlapack.policy.policy import Policy
 from vlapack.recipe.environment import GUIDE
 from vlapack.recipe.presets import preset
 from vlapack.recipe.recipe import Recipe
+from vlapack.robots.layouts import layout_of
 
 RECIPES = {
     "float": None,

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from robots import ROBOTS
+from every_robot import ROBOTS
 
 from vlapack.bench.worker import Task, observed
 from vlapack.errors import InputError

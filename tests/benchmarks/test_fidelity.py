@@ -22,10 +22,10 @@ from parts import grid, minilm, results, sentences
 from parts.in_place import InPlace
 from parts.tiny_libero import TinyLibero
 
-from vlapack.calibrate import collect
 from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.evaluate.store import Record
-from vlapack.packing import make_pack
+from vlapack.packing.make import make_pack
+from vlapack.quantize.calibration import collect
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
 

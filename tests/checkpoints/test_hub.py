@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from small import small_policy
 
-from vlapack.checkpoints import assets, hub, open_checkpoint, packcard
-from vlapack.checkpoints.packcard import GEMMA_NOTICE, model_card, notices
+from vlapack.checkpoints import assets, hub, open_checkpoint
+from vlapack.checkpoints.pack import card as packcard
+from vlapack.checkpoints.pack.card import GEMMA_NOTICE, model_card, notices
 from vlapack.errors import InputError, WorkError
-from vlapack.packing import make_pack
+from vlapack.packing.make import make_pack
 from vlapack.policy.policy import Policy
 from vlapack.recipe.recipe import Recipe
 

@@ -124,7 +124,7 @@ def test_lerobot_before_05_pads_the_state_in_the_prompt(tmp_path: Path) -> None:
 
 
 def example(policy: Policy) -> dict[str, Any]:
-    from vlapack.policy.layouts import layout_of
+    from vlapack.robots.layouts import layout_of
 
     return layout_of(policy.config).example()
 

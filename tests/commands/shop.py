@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vlapack.checkpoints.packwriter import PackWriter
+from vlapack.checkpoints.pack.writer import PackWriter
 from vlapack.cli import main
 
 DIT = ["--preset", "dit", "--rounding", "rtn", "--weights-only"]

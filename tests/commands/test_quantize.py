@@ -9,7 +9,7 @@ import re
 from shop import CALIBRATED, DIT, Shop, die
 from small import random_tensors, small_policy
 
-from vlapack.checkpoints.packwriter import PackWriter, partial_path
+from vlapack.checkpoints.pack.writer import PackWriter, partial_path
 from vlapack.cli import main
 
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from shop import CALIBRATED, DIT, Shop, die
 from small import SMALL, small_policy, write_random_checkpoint
 
-from vlapack.checkpoints.packwriter import PackWriter
+from vlapack.checkpoints.pack.writer import PackWriter
 from vlapack.cli import main
+from vlapack.observations.folder import load_observations
 from vlapack.pi0.flow import Pi0
-from vlapack.policy.observations import load_observations
 from vlapack.policy.policy import Policy
 
 CONFLICTS = {

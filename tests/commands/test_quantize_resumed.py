@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from shop import CALIBRATED, DIT, Shop, die, die_after
 
-from vlapack import walk
-from vlapack.checkpoints import packwriter
-from vlapack.checkpoints.packwriter import PackWriter, partial_path
+from vlapack.checkpoints.pack import writer as packwriter
+from vlapack.checkpoints.pack.writer import PackWriter, partial_path
 from vlapack.cli import main
+from vlapack.packing import layers as walk
 
 KILLS: dict[str, tuple[Any, str, Any]] = {
     "while calibrating": (walk, "stream", die),
@@ -50,7 +50,7 @@ def test_killed_the_same_command_goes_on_to_the_same_bytes(shop: Shop, whole: di
 
 def test_kill_9_in_the_middle(shop: Shop) -> None:
     slow = (
-        "import sys, time; from vlapack.checkpoints.packwriter import PackWriter; from vlapack.cli import main\n"
+        "import sys, time; from vlapack.checkpoints.pack.writer import PackWriter; from vlapack.cli import main\n"
         "write = PackWriter.write\n"
         "PackWriter.write = lambda *args: (time.sleep(0.05), write(*args))\n"
         "sys.exit(main())"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from vlapack.checkpoints.mapping import TensorFile
+from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.errors import InputError
+from vlapack.observations.folder import load_observations
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.names import EMBEDDING, TIED_EMBEDDING, canonical, linears
-from vlapack.policy.observations import load_observations
 from vlapack.policy.policy import Policy
 
 

@@ -17,8 +17,8 @@ from websockets.sync.client import connect
 
 from vlapack.cli import main
 from vlapack.commands import serve as command
+from vlapack.observations.folder import load_observations
 from vlapack.ops.engine import described
-from vlapack.policy.observations import load_observations
 from vlapack.policy.policy import Policy
 from vlapack.serve import run
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from every_robot import ROBOTS
 from process import served
-from robots import ROBOTS
 from running import Client
 from small import random_observations, write_random_checkpoint
 from websockets.sync.client import connect
 
 from vlapack.cli import main
-from vlapack.policy.layouts import layout_of
-from vlapack.policy.observations import load_observations
+from vlapack.observations.folder import load_observations
 from vlapack.policy.policy import Policy
+from vlapack.robots.layouts import layout_of
 from vlapack.tune import trial
 
 OTHERS = ("droid", "aloha", "lerobot")

@@ -10,9 +10,10 @@ import pytest
 
 from vlapack.checkpoints import open_checkpoint
 from vlapack.errors import InputError
-from vlapack.parent import Parent
+from vlapack.packing.parent import Parent
+from vlapack.pi0.names import EMBEDDING_MODULE
 from vlapack.recipe.presets import PRESETS, preset
-from vlapack.tune.space import EMBEDDING_MODULE, Space
+from vlapack.tune.space import Space
 from vlapack.tune.tuning import simple_recipes
 
 BASES = {

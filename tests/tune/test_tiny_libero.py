@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vlapack.checkpoints import SHIPPED, open_checkpoint
-from vlapack.parent import Parent
-from vlapack.policy.observations import load_observations
+from vlapack.observations.folder import load_observations
+from vlapack.packing.parent import Parent
 from vlapack.recipe.presets import preset
 from vlapack.tune import shelf
 from vlapack.tune.space import Space

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlapack.checkpoints.packwriter import in_use, leftovers
+from vlapack.checkpoints.pack.writer import in_use, leftovers
 from vlapack.errors import InputError, WorkError
 from vlapack.tune import work as module
 from vlapack.tune.work import Work

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vlapack.checkpoints.mapping import is_mapped
+from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.linear import PackedLinear
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.prefix import look
+from vlapack.plan.selected import part_of
 from vlapack.policy.policy import Policy
-from vlapack.select import part_of
 
 PARTS = {"see": "vision", "understand": "prefix", "velocity": "denoise"}
 """The network's methods, and what the time that they take is called."""

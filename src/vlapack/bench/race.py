@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from vlapack.console import progress
 from vlapack.errors import InputError, WorkError
+from vlapack.progress import progress
 
 INPUT_ERROR = 2
 """The exit code of a worker that was asked for what cannot be done."""

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from vlapack import machine
 from vlapack.bench.floor import operations, peak
 from vlapack.bench.race import Runner
 from vlapack.console import emit_table, stdout
+from vlapack.machine.cpu import describe_machine
 from vlapack.ops import engine
 from vlapack.pi0.config import Pi0Config
 
@@ -33,7 +33,7 @@ def document(runners: Sequence[Runner], *, dtype: torch.dtype, threads: int) -> 
     results = [runner.result() for runner in runners]
     milliseconds = [result["ms_per_chunk"]["median"] for result in results]
     return {
-        "cpu": machine.describe()["cpu"],
+        "cpu": describe_machine()["cpu"],
         "isa": engine.kernels.isa() if engine.active() == "cpu" else torch.backends.cpu.get_cpu_capability(),
         "engine": engine.active(),
         "threads": threads,

@@ -21,16 +21,16 @@ from vlapack.checkpoints.assets import TOKENIZER_FILE
 from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.linear import ActivationStep, PackedLinear
 from vlapack.methods.rotate import hadamard
-from vlapack.parent import layers_of
+from vlapack.packing.parent import layers_of
 from vlapack.pi0.compiled import make_ready
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.names import openpi_tensors
 from vlapack.pi0.savings import Savings
+from vlapack.plan.selected import Selected, groups
+from vlapack.plan.sizes import packed_tensors
 from vlapack.policy.policy import Policy
 from vlapack.recipe.recipe import Recipe
-from vlapack.select import Selected, groups
-from vlapack.sizes import packed_tensors
 
 Stored: TypeAlias = Mapping[str, tuple[tuple[int, ...], str]]
 """What `pi0.names.openpi_tensors` returns."""

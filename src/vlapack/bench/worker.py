@@ -22,13 +22,13 @@ import torch
 from vlapack.bench.gauge import chunk, describe
 from vlapack.bench.synthetic import synthetic_policy
 from vlapack.checkpoints.configs import policy_config
+from vlapack.checkpoints.pack.checkpoint import is_pack
 from vlapack.console import exit_code
-from vlapack.evaluate.contender import is_pack
+from vlapack.observations.folder import open_source
 from vlapack.pi0.savings import Savings
-from vlapack.policy.layouts import layout_of
-from vlapack.policy.observations import open_source
 from vlapack.policy.policy import Policy
 from vlapack.recipe.presets import preset
+from vlapack.robots.layouts import layout_of
 
 FLOAT = "float"
 """The target that is an architecture without quantization."""

@@ -47,7 +47,7 @@ def open_checkpoint(
     if kind == "vlapack":
         if given := [name for name, value in _flags(config, norm_stats, tokenizer) if value is not None]:
             raise InputError(f"{folder}: a pack holds its own configuration; drop {', '.join(given)}")
-        from vlapack.checkpoints.packed import PackedCheckpoint
+        from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 
         return PackedCheckpoint.open(folder)
     if kind is not None and kind not in TYPES:

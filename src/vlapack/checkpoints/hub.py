@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 
 from vlapack.checkpoints.assets import REPOSITORY, hub_snapshot
-from vlapack.checkpoints.packcard import GEMMA_NOTICE, NOTICE_FILE, is_gemma
-from vlapack.checkpoints.packed import PackedCheckpoint
+from vlapack.checkpoints.pack.card import GEMMA_NOTICE, NOTICE_FILE, is_gemma
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.errors import InputError, WorkError
 
 FILES = ["*.json", "*.safetensors", "*.model", "assets/**", "params/**", "README.md", NOTICE_FILE]

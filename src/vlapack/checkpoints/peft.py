@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlapack.checkpoints.assets import hub_snapshot
 from vlapack.checkpoints.base import read_json
-from vlapack.checkpoints.mapping import TensorFile
+from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.weights import Weights
 from vlapack.errors import InputError
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlapack.checkpoints.base import EPSILON, Normalization, NormalizationKind, Statistics, read_json
-from vlapack.checkpoints.mapping import TensorFile
+from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.errors import InputError
 
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlapack.checkpoints.base import read_json
-from vlapack.checkpoints.mapping import TensorFile
+from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.errors import InputError
 
 WEIGHTS_FILE = "model.safetensors"

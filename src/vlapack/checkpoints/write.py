@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE
 from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
 from vlapack.checkpoints.folder import FloatCheckpoint
-from vlapack.checkpoints.mapping import TensorFile
 from vlapack.checkpoints.openpi import CONFIG_FILE
-from vlapack.checkpoints.packfile import TensorSpec, write_tensors
+from vlapack.checkpoints.tensorfile import TensorFile
+from vlapack.checkpoints.tensorlayout import TensorSpec, write_tensors
 from vlapack.checkpoints.weights import WEIGHTS_FILE, Weights
 from vlapack.errors import InputError, WorkError
 

@@ -28,7 +28,7 @@ def clean(
         yes: Remove what is listed.
         json: Write one JSON document to stdout instead of text.
     """
-    from vlapack.checkpoints.packwriter import in_use, leftovers
+    from vlapack.checkpoints.pack.writer import in_use, leftovers
 
     found = []
     for folder in folders:

@@ -60,11 +60,11 @@ def compare(
     import torch
 
     from vlapack.checkpoints import open_checkpoint
-    from vlapack.compare import compare as compare_policies
-    from vlapack.evaluate.contender import is_pack
+    from vlapack.checkpoints.pack.checkpoint import is_pack
+    from vlapack.evaluate.compare import compare as compare_policies
+    from vlapack.observations.folder import open_source
     from vlapack.ops.engine import described
     from vlapack.policy.compiling import compile_wanted
-    from vlapack.policy.observations import open_source
     from vlapack.policy.policy import Policy
 
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "compile": compile_wanted(compile)}

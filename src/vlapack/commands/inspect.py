@@ -15,14 +15,14 @@ from rich.table import Table
 
 from vlapack.console import emit_json, emit_table, stdout
 from vlapack.errors import InputError
+from vlapack.plan.selected import Selected
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
 from vlapack.recipe.resolve import RecipeFlags, resolve
-from vlapack.select import Selected
 
 if TYPE_CHECKING:
     from vlapack.pi0.config import Pi0Config
-    from vlapack.sizes import Sizes, Tensors
+    from vlapack.plan.sizes import Sizes, Tensors
 
 COUNTED = ("vision", "projector", "llm", "expert")
 SHIPPED = "tiny-libero"
@@ -44,9 +44,9 @@ class Network:
 
     def pack(self, recipe: Recipe) -> tuple[list[Selected], Sizes]:
         """Select the recipe's layers and add up the bytes."""
-        from vlapack.parent import layers_of
+        from vlapack.packing.parent import layers_of
         from vlapack.pi0.names import never_executed, time_table
-        from vlapack.sizes import account
+        from vlapack.plan.sizes import account
 
         selected = layers_of(self.architecture, recipe)
         tabulated, tables = time_table(self.architecture)
@@ -112,7 +112,7 @@ def open_network(target: str, config: str | None) -> Network:
 
     if target == SHIPPED or Path(target).is_dir():
         from vlapack.checkpoints import open_checkpoint
-        from vlapack.checkpoints.packed import PackedCheckpoint
+        from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 
         checkpoint = open_checkpoint(target, config=config)
         architecture = checkpoint.config.architecture

@@ -15,8 +15,8 @@ from vlapack.recipe.resolve import RecipeFlags, resolve
 
 if TYPE_CHECKING:
     from vlapack.checkpoints.base import Checkpoint
-    from vlapack.quantize import PackedGroup
-    from vlapack.select import Selected
+    from vlapack.plan.selected import Selected
+    from vlapack.quantize.groups import PackedGroup
 
 SHIPPED_OBSERVATIONS = Path(__file__).parents[1] / "assets" / "tiny-libero" / "observations"
 
@@ -73,8 +73,8 @@ def quantize(
         raise InputError(f"--calib {calib} and --weights-only exclude each other: give one")
 
     from vlapack.checkpoints import open_checkpoint
-    from vlapack.checkpoints.packed import PackedCheckpoint
-    from vlapack.packing import make_pack
+    from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+    from vlapack.packing.make import make_pack
 
     parent = open_checkpoint(checkpoint, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
     if isinstance(parent, PackedCheckpoint):
@@ -109,8 +109,8 @@ def calibration_set(
     Raises:
         InputError: none are given for a robot that the shipped ones do not fit, or fewer than the recipe asks for.
     """
-    from vlapack.parent import needs_activations
-    from vlapack.policy.observations import load_observations
+    from vlapack.observations.folder import load_observations
+    from vlapack.recipe.needs import needs_activations
 
     if not needs_activations(recipe):
         say("this recipe asks nothing of activations: no calibration")

@@ -76,10 +76,11 @@ def tune(
     base = replace(named_preset(preset), seed=seed)
 
     from vlapack.checkpoints import open_checkpoint
-    from vlapack.checkpoints.packed import PackedCheckpoint
-    from vlapack.checkpoints.packwriter import partial_path, write_atomically
-    from vlapack.parent import Parent
-    from vlapack.policy.observations import load_observations
+    from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+    from vlapack.checkpoints.pack.writer import partial_path
+    from vlapack.files import write_atomically
+    from vlapack.observations.folder import load_observations
+    from vlapack.packing.parent import Parent
     from vlapack.tune.tuning import tune as run
 
     checkpoint = open_checkpoint(policy, config=config, norm_stats=norm_stats, tokenizer=tokenizer)

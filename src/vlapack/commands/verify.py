@@ -18,8 +18,8 @@ def verify(pack: tyro.conf.Positional[Path], *, json: bool = False) -> int:
         pack: The pack's folder.
         json: Write one JSON document to stdout instead of text.
     """
-    from vlapack.checkpoints.packed import PackedCheckpoint
-    from vlapack.packing import check_pack
+    from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+    from vlapack.packing.contents import check_pack
 
     checkpoint = PackedCheckpoint.open(pack)
     check_pack(checkpoint)

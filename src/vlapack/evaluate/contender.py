@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from vlapack.checkpoints import open_checkpoint
-from vlapack.checkpoints.base import Checkpoint, read_json
-from vlapack.checkpoints.packconfig import FILE, TYPE
-from vlapack.checkpoints.packed import PackedCheckpoint
+from vlapack.checkpoints.base import Checkpoint
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, is_pack, needed_bytes
 from vlapack.console import say
 from vlapack.fingerprint import digest, digest_weights
 
@@ -52,12 +50,6 @@ class Contender:
     identity: Mapping[str, str]
     needed_bytes: int
     load: Callable[[], Acting]
-
-
-def is_pack(target: str) -> bool:
-    """Whether a target is a pack folder, which takes no flags."""
-    path = Path(target) / FILE
-    return path.is_file() and read_json(path).get("type") == TYPE
 
 
 def contender(
@@ -128,11 +120,3 @@ def _policy(checkpoint: Checkpoint) -> str:
             "tokenizer": None if tokenizer is None else hashlib.sha256(tokenizer.read_bytes()).hexdigest(),
         }
     )
-
-
-def needed_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes that loading a policy takes, about: those of its file.
-
-    Weights are held as they are stored, and widened one layer at a time.
-    """
-    return sum(math.prod(checkpoint.shape(name)) * checkpoint.dtype(name).itemsize for name in checkpoint.names())

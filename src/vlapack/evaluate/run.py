@@ -14,9 +14,9 @@ import torch
 
 from vlapack.console import say
 from vlapack.errors import InputError
+from vlapack.evaluate.capacity import require_memory
 from vlapack.evaluate.contender import Acting, Contender
 from vlapack.evaluate.local import Actor, Outcome, play
-from vlapack.evaluate.memory import require_memory
 from vlapack.evaluate.plan import Case, Plan
 from vlapack.evaluate.store import Record, Store, write_json
 from vlapack.evaluate.summary import eval_info, summarize

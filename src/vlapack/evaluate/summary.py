@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from vlapack import __version__, machine
+from vlapack import __version__
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.statistics import Paired, wilson
 from vlapack.evaluate.store import Record
+from vlapack.machine.cpu import describe_machine
 
 BASELINE_FLOOR = 0.10
 """A baseline that succeeds no more often than this cannot show a drop."""
@@ -123,7 +124,7 @@ def versions(engine: str) -> dict[str, Any]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
-    return {**found, "machine": machine.describe()}
+    return {**found, "machine": describe_machine()}
 
 
 def eval_info(records: Sequence[Record]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from vlapack import memory
+from vlapack.machine import allocator
 from vlapack.pi0.flow import Pi0
 
 # Prompts differ in length, and everything behind them with it: those graphs take any. Pictures are all of one size.
@@ -19,7 +19,7 @@ def make_ready(model: Pi0, *, compile: bool = False) -> None:
     """Do what is done once, when a network has its weights: tabulate flow times, settle memory, compile if asked to."""
     if model.savings.time_table:
         model.tabulate()
-    memory.settle()
+    allocator.settle()
     if compile:
         keep_compiled()
         compile_network(model)

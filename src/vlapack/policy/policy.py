@@ -19,18 +19,19 @@ from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.assets import missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
 from vlapack.checkpoints.hub import push_to_hub
-from vlapack.checkpoints.mapping import is_mapped
-from vlapack.checkpoints.packed import PackedCheckpoint, load_packed_model
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.checkpoints.write import copy_checkpoint
 from vlapack.errors import InputError
 from vlapack.pi0.compiled import make_ready
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.savings import Savings
-from vlapack.policy.images import to_network
 from vlapack.policy.inputs import Inputs
-from vlapack.policy.layouts import layout_of
+from vlapack.policy.packed import load_packed_model
 from vlapack.policy.prompt import PromptTokenizer
+from vlapack.robots.images import to_network
+from vlapack.robots.layouts import layout_of
 
 Noise: TypeAlias = Tensor | np.ndarray
 

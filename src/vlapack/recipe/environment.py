@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vlapack.errors import InputError
+from vlapack.recipe.presets import GUIDE_SCOPES
 from vlapack.recipe.recipe import Recipe, nearest
-from vlapack.select import GUIDE_SCOPES
 
 PREFIX = "OPENPI_DUQUANT_"
 

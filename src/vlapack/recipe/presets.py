@@ -63,3 +63,12 @@ def preset(name: str) -> Recipe:
     if name not in PRESETS:
         raise InputError(f"there is no preset {name!r}{nearest(name, list(PRESETS))}; presets: {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+GUIDE_SCOPES = {
+    "DiT (action expert)": "paligemma_with_expert.gemma_expert.model.",
+    "LLM": "paligemma_with_expert.paligemma.model.language_model.",
+    "vision": "paligemma_with_expert.paligemma.model.vision_tower.",
+    "everything": "paligemma_with_expert.",
+}
+"""The four places that the guide names."""

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vlapack.console import say
-from vlapack.policy.frame import canonical
-from vlapack.policy.layouts import Layout
-from vlapack.recording import Recorder
+from vlapack.observations.frame import canonical
+from vlapack.observations.recorder import Recorder
+from vlapack.robots.layouts import Layout
 
 # Compressing two pictures takes longer than a small policy's answer: beyond so many, observations are left out.
 MOST_WAITING = 16

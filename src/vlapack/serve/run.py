@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from vlapack import __version__
+from vlapack.checkpoints.pack.checkpoint import is_pack
 from vlapack.console import say
-from vlapack.evaluate.contender import is_pack
+from vlapack.observations.recorder import Recorder
 from vlapack.ops.engine import described
-from vlapack.policy.layouts import layout_of
 from vlapack.policy.policy import Policy
-from vlapack.recording import Recorder
+from vlapack.robots.layouts import layout_of
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.record import BackgroundRecorder
 from vlapack.serve.server import Door, Server

@@ -15,20 +15,19 @@ from typing import Any
 
 from torch import nn
 
-from vlapack.calibrate import LayerInputs
-from vlapack.console import meter
-from vlapack.course import Course
 from vlapack.linear import ActivationStep, PackedLinear
-from vlapack.parent import Parent
-from vlapack.pi0.names import EMBEDDING
+from vlapack.packing.layers import CALIBRATING, PACKING, weights_in
+from vlapack.packing.parent import Parent
+from vlapack.packing.streaming import stream
+from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE
 from vlapack.pi0.stored import StoredEmbedding
-from vlapack.policy.streaming import stream
-from vlapack.quantize import Group, PackedGroup, pack_embedding, pack_group, prepare, read_weights
+from vlapack.progress import Course, meter
+from vlapack.quantize.calibration import LayerInputs
+from vlapack.quantize.groups import Group, PackedGroup, pack_embedding, pack_group, prepare, read_weights
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.sensitivity import Choices
-from vlapack.tune.space import EMBEDDING_BITS, EMBEDDING_MODULE, PACKED_BITS, Space
+from vlapack.tune.space import EMBEDDING_BITS, PACKED_BITS, Space
 from vlapack.tune.work import Work
-from vlapack.walk import CALIBRATING, PACKING, weights_in
 
 
 def fill(work: Work, space: Space, observations: Sequence[Mapping[str, Any]]) -> None:

@@ -9,18 +9,17 @@ from dataclasses import dataclass, replace
 import torch
 
 from vlapack.errors import InputError
-from vlapack.packing import pack_specs
-from vlapack.parent import Parent, layers_of
-from vlapack.pi0.names import EMBEDDING, linears
-from vlapack.quantize import Group
+from vlapack.packing.contents import pack_specs
+from vlapack.packing.parent import Parent, layers_of
+from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE, linears
+from vlapack.plan.selected import Selected, groups
+from vlapack.plan.sizes import layer_bytes, rewritten, tensor_bytes
+from vlapack.plan.wiring import source
+from vlapack.quantize.groups import Group
 from vlapack.recipe.recipe import Recipe
-from vlapack.select import Selected, groups
-from vlapack.sizes import layer_bytes, rewritten, tensor_bytes
 from vlapack.tune.allocate import FLOAT_BITS, Bits, Option, Problem
-from vlapack.wiring import source
 
 PACKED_BITS = (4, 8)
-EMBEDDING_MODULE = EMBEDDING.rpartition(".")[0]
 EMBEDDING_BITS = 8
 IDLE_BITS = 4
 """Of a layer that never runs, in every assignment: it costs no error."""

@@ -9,18 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlapack.console import progress
 from vlapack.fingerprint import digest
-from vlapack.machine import fast_bf16
-from vlapack.memory import map_large_blocks
-from vlapack.parent import Parent
+from vlapack.machine.allocator import map_large_blocks
+from vlapack.machine.cpu import fast_bf16
+from vlapack.packing.parent import Parent
 from vlapack.pi0.load import build, load_weights
-from vlapack.pi0.names import EMBEDDING
+from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE
 from vlapack.pi0.stored import StoredEmbedding, StoredLinear
 from vlapack.policy.policy import Policy
+from vlapack.progress import progress
 from vlapack.tune.allocate import FLOAT_BITS, Bits
 from vlapack.tune.sensitivity import Choices, probing, sample
-from vlapack.tune.space import EMBEDDING_MODULE
 from vlapack.tune.work import Work
 
 DIRECTIONS = 2

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from vlapack import __version__
-from vlapack.console import progress
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest_observations
-from vlapack.parent import Parent
+from vlapack.packing.parent import Parent
+from vlapack.progress import progress
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune import shelf

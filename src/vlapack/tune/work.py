@@ -18,8 +18,8 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vlapack.checkpoints.packwriter import full_disk_explained, write_atomically
 from vlapack.errors import InputError
+from vlapack.files import full_disk_explained, write_atomically
 from vlapack.fingerprint import differences
 
 PLAN = "plan.json"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lerobot_policy_vlapack.configuration_vlapack import VlapackConfig
 from vlapack.checkpoints import open_checkpoint
-from vlapack.checkpoints.packed import PackedCheckpoint
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.errors import InputError
 from vlapack.lerobot import predict_chunk
 from vlapack.policy.policy import Policy

@@ -1,0 +1,1 @@
+"""Observations to calibrate on and to compare policies with: recorded folders, LeRobot data sets, and the recorder."""

@@ -1,0 +1,125 @@
+"""Which features of a LeRobot data set are a policy's pictures and vectors.
+
+The names are those that openpi's own configurations read (`repack_transforms` in `openpi/training/config.py`) and those
+that LeRobot's documentation and converters write (`docs/source/libero.mdx`, `examples/port_datasets/port_droid.py`). A
+policy of layout `lerobot` says its features' names itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlapack.checkpoints.base import PolicyConfig
+from vlapack.errors import InputError
+from vlapack.robots.fields import Part
+from vlapack.robots.layouts import layout_of
+
+FLAG = "--rename-map"
+PICTURES = ("video", "image")
+
+_ALOHA = {
+    "cam_high": ("observation.images.cam_high", "observation.images.top"),
+    "cam_left_wrist": ("observation.images.cam_left_wrist",),
+    "cam_right_wrist": ("observation.images.cam_right_wrist",),
+    "state": ("observation.state",),
+}
+NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "libero": {
+        "image": ("observation.images.image", "image"),
+        "wrist_image": ("observation.images.image2", "observation.images.wrist_image", "wrist_image"),
+        "state": ("observation.state", "state"),
+    },
+    "droid": {
+        "exterior_image_1_left": ("exterior_image_1_left", "observation.images.exterior_1_left"),
+        "wrist_image_left": ("wrist_image_left", "observation.images.wrist_left"),
+        "joint_position": ("joint_position", "observation.state.joint_position"),
+        "gripper_position": ("gripper_position", "observation.state.gripper_position"),
+    },
+    "aloha": _ALOHA,
+    "aloha_unadapted": _ALOHA,
+}
+"""Layout → the part's name → the features that mean the same; the first that is there is taken."""
+
+UNUSED = frozenset({"observation.images.cam_low"})
+"""Cameras that robots have and no policy of theirs reads."""
+
+Renaming = Mapping[str, str | None]
+"""The data set's feature → the part of the policy's observation that it is; None: it is nothing of the policy's."""
+
+
+def parse_renaming(text: str | None) -> Renaming:
+    """Read the flag: a JSON object, as LeRobot's own `--rename_map` is.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        document = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"{FLAG} {text}: not JSON ({error}); {_example('cam_high')}") from error
+    if not (isinstance(document, dict) and all(isinstance(value, str | None) for value in document.values())):
+        raise InputError(f"{FLAG} {text}: not an object of names; {_example('cam_high')}")
+    return document
+
+
+def match(
+    features: Mapping[str, Mapping[str, Any]], config: PolicyConfig, renaming: Renaming, where: Path
+) -> dict[Part, str]:
+    """Return the feature that each part of the policy's observation is read from; optional cameras may lack one.
+
+    Args:
+        features: `features` of the data set's info.
+        config: the policy's.
+        renaming: what the user says of single features, before all names that are known.
+        where: the info's file, for messages.
+
+    Raises:
+        InputError: a part without a feature, a feature of another kind or width, an optional camera that is missing
+            while the data set has one that nothing reads, or a renaming of what is not there.
+    """
+    parts = {part.name: part for part in layout_of(config).parts}
+    found = ", ".join(f"{name} {each.get('dtype')} {each.get('shape')}" for name, each in features.items())
+    for feature, name in renaming.items():
+        if feature not in features:
+            raise InputError(f"{where}: {FLAG} names {feature!r}, which is not there. Found: {found}")
+        if name is not None and name not in parts:
+            raise InputError(f"{FLAG}: {feature!r} cannot be {name!r}; this policy reads {', '.join(parts)}")
+    matched: dict[Part, str] = {}
+    lacking = []
+    for name, part in parts.items():
+        said = [feature for feature, other in renaming.items() if other == name]
+        known = [name] if config.robot is not None else NAMES[config.layout][name]
+        there = [feature for feature in (*said, *known) if feature in features and renaming.get(feature, name) == name]
+        if there:
+            matched[part] = there[0]
+            lacking += _misfit(part, there[0], features[there[0]])
+        elif not part.optional:
+            lacking.append(f"{name}: {' or '.join(known)}")
+    unread = [name for name, each in features.items() if each.get("dtype") in PICTURES and name not in matched.values()]
+    unknown = [name for name in unread if name not in renaming and name not in UNUSED]
+    missing = [name for name, part in parts.items() if part not in matched]
+    if missing and unknown and not lacking:
+        lacking.append(f"{' and '.join(missing)}, unless {' and '.join(unknown)} is something else ({FLAG} to null)")
+    if lacking:
+        raise InputError(
+            f"{where}: a policy of layout {config.layout} reads {'; '.join(lacking)}. Found: {found}. Say which is "
+            f"which: {_example((missing or list(parts))[0], (unknown or list(features))[0])}"
+        )
+    return matched
+
+
+def _misfit(part: Part, feature: str, described: Mapping[str, Any]) -> list[str]:
+    dtype, shape = described.get("dtype"), list(described.get("shape") or [1])
+    if part.width is None and dtype not in PICTURES:
+        return [f"{feature} of type {' or '.join(PICTURES)}, not {dtype}"]
+    if part.width is not None and math.prod(shape) != part.width:
+        return [f"{feature} of shape {[part.width]}, not {shape}"]
+    return []
+
+
+def _example(part: str, feature: str = "observation.images.front") -> str:
+    return f"{FLAG} '{json.dumps({feature: part})}'"

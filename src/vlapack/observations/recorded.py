@@ -1,0 +1,93 @@
+"""A folder that `recording.Recorder` wrote, in the simulator or in a policy server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vlapack.checkpoints.base import PolicyConfig, read_json
+from vlapack.errors import InputError
+from vlapack.observations.frame import Frame, canonical
+from vlapack.observations.recorder import INDEX_FILE, SOURCE_KEY, TYPE, VERSION
+from vlapack.robots.fields import PROMPT_KEY
+from vlapack.robots.layouts import LAYOUTS, Layout, layout_of
+
+
+class RecordedFolder:
+    """Recorded observations, in the order of their index.
+
+    Args:
+        folder: a folder with an `index.json`.
+        config: the policy that they are for; None: any policy of the layout that the index names.
+
+    Raises:
+        InputError: an index of another type, version or layout, or of nothing.
+    """
+
+    def __init__(self, folder: Path, config: PolicyConfig | None = None) -> None:
+        self.folder = folder
+        self._index = folder / INDEX_FILE
+        index = read_json(self._index)
+        for key, expected in (("type", TYPE), ("version", VERSION)):
+            if index.get(key) != expected:
+                raise InputError(f"{self._index}: {key} is {index.get(key)!r}; this version reads {expected!r}")
+        named = index.get("layout")
+        known: Mapping[Any, Layout] = LAYOUTS if config is None else {config.layout: layout_of(config)}
+        if named not in known:
+            raise InputError(
+                f"{self._index}: observations of layout {named!r}; wanted is {' or '.join(map(repr, known))}: record "
+                "this policy's own with `vlapack serve POLICY --record`"
+            )
+        self._layout = known[named]
+        entries = index.get("observations")
+        if not (isinstance(entries, list) and entries):
+            raise InputError(f"{self._index}: lists no observations; record some with `vlapack serve POLICY --record`")
+        self._entries = entries
+
+    @property
+    def description(self) -> str:
+        """What it is and how much it holds."""
+        return f"recorded observations, {len(self)}"
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def take(self, count: int) -> list[Frame]:
+        """Read `count` observations, evenly from the whole index, so that every task in it has its share.
+
+        Raises:
+            InputError: an observation that lacks something, or a picture that is missing or damaged.
+        """
+        return [self._frame(index * len(self) // count) for index in range(count)]
+
+    def _frame(self, number: int) -> Frame:
+        entry, where = self._entries[number], f"{self._index}: observation {number}"
+        if not isinstance(entry, dict):
+            raise InputError(f"{where} is {entry!r}; it must be an object")
+        parts = {part.name: part for part in self._layout.parts}
+        needed = [name for name, part in parts.items() if not part.optional]
+        if missing := [key for key in (*needed, PROMPT_KEY) if key not in entry]:
+            raise InputError(f"{where} has no {', '.join(missing)}; record it again")
+        if foreign := sorted(set(entry) - {*parts, PROMPT_KEY, SOURCE_KEY}):
+            raise InputError(f"{where} has {', '.join(foreign)}; this policy knows {', '.join(parts)}")
+        raw: dict[str, Any] = {PROMPT_KEY: entry[PROMPT_KEY]}
+        for name in (name for name in parts if name in entry):
+            value = _picture(self.folder / str(entry[name])) if parts[name].width is None else entry[name]
+            parts[name].put(raw, value)
+        observation = canonical(raw, self._layout, where)
+        title = next(str(entry[name]) for name, part in parts.items() if part.width is None and name in entry)
+        return Frame(title, observation, entry.get(SOURCE_KEY) or {})
+
+
+def _picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: the index names it, but it is not there; copy the whole folder") from error
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"{path}: not a readable picture: {error}; copy it again") from error

@@ -1,0 +1,112 @@
+"""Recording observations: a folder of PNG pictures and one index, for calibration and for comparing policies.
+
+    index.json   {"type": "vlapack.observations", "version": 1, "layout": "libero", "observations": [...]}
+    00000_image.png, 00000_wrist_image.png, ...   as the policy gets them: LIBERO's turned by 180°, 256 px
+
+An observation's entry holds the layout's parts by their names, a picture's file or a vector's numbers, and `prompt`
+and `source`. The simulator records such folders and so does a policy server; `policy/recorded.py` reads them. Pictures
+are kept as they came, so that they serve full-size policies as well as small ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlapack.checkpoints.base import read_json
+from vlapack.errors import InputError
+from vlapack.robots.fields import PROMPT_KEY, Part
+
+INDEX_FILE = "index.json"
+TYPE = "vlapack.observations"
+VERSION = 1
+SOURCE_KEY = "source"
+
+
+class Recorder:
+    """Adds observations to a folder; the index is rewritten atomically after each, so a kill loses none.
+
+    With a limit the folder never holds more than that, however long a server runs: the oldest goes when one comes.
+
+    Args:
+        folder: a new one, or one that was recorded before: recording goes on.
+        layout: the name of the policy's layout.
+        parts: what an observation of that layout holds.
+        limit: the most observations that the folder may hold; None for no limit.
+
+    Raises:
+        InputError: the folder holds something else or another layout's observations, or the limit is below 1.
+    """
+
+    def __init__(self, folder: Path, layout: str, parts: Sequence[Part], *, limit: int | None = None) -> None:
+        if limit is not None and limit < 1:
+            raise InputError(f"a recording of at most {limit} observations: the limit must be 1 or more")
+        self.folder = folder
+        self._layout = layout
+        self._parts = parts
+        self._limit = limit
+        self._index = folder / INDEX_FILE
+        self._rows: list[dict[str, Any]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        document: dict[str, Any] = {}
+        if self._index.exists():
+            document = read_json(self._index)
+            if document.get("type") != TYPE or not isinstance(document.get("observations"), list):
+                raise InputError(
+                    f"{self._index} is no index of observations (type {document.get('type')!r}); give a new folder"
+                )
+            if document.get("layout") != layout:
+                raise InputError(
+                    f"{self._index} holds observations of layout {document.get('layout')!r}, and this policy's layout "
+                    f"is {layout!r}; give a new folder"
+                )
+            self._rows = document["observations"]
+        elif any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty and has no {INDEX_FILE}; give a new folder")
+        self._seen = document.get("seen", len(self._rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, observation: Mapping[str, Any], **source: Any) -> None:
+        """Record one observation.
+
+        Args:
+            observation: as `policy.frame.canonical` returns it.
+            source: where it comes from (suite, init state), kept in the index.
+        """
+        number = self._seen
+        self._seen += 1
+        row: dict[str, Any] = {}
+        for part in self._parts:
+            try:
+                value = part.get(observation)
+            except KeyError:
+                if part.optional:
+                    continue
+                raise
+            if part.width is None:
+                row[part.name] = f"{number:05d}_{part.name.replace('/', '_')}.png"
+                Image.fromarray(value).save(self.folder / row[part.name], optimize=True)
+            else:
+                row[part.name] = np.asarray(value, dtype=np.float64).tolist()
+        row |= {PROMPT_KEY: str(observation[PROMPT_KEY]), SOURCE_KEY: source}
+        dropped = [] if self._limit is None else self._rows[: max(0, len(self._rows) + 1 - self._limit)]
+        self._rows = [*self._rows[len(dropped) :], row]
+        self._write()  # before the pictures go: an index never names one that is missing
+        for old in dropped:
+            for part in self._parts:
+                if part.width is None and part.name in old:
+                    (self.folder / old[part.name]).unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        document = {"type": TYPE, "version": VERSION, "layout": self._layout, "seen": self._seen}
+        part = self._index.with_suffix(".part")
+        part.write_text(json.dumps({**document, "observations": self._rows}, indent=1) + "\n")
+        os.replace(part, self._index)

@@ -1,0 +1,95 @@
+"""The layers of a pack, calibrated, packed and written: one bar for all of it, and on again after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from vlapack.checkpoints.pack.writer import PackWriter
+from vlapack.console import say
+from vlapack.packing.parent import Parent
+from vlapack.packing.streaming import compute_dtype, stream
+from vlapack.plan.folding import chains
+from vlapack.plan.selected import Selected
+from vlapack.progress import Course, meter
+from vlapack.quantize.groups import Block, Group, PackedGroup, quantize, weights_only
+from vlapack.recipe.recipe import Recipe
+
+CALIBRATING, PACKING = "calibrating", "packing"
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What a walk leaves behind beside the written layers."""
+
+    errors: dict[str, float]
+    """Layer → relative rounding error, of the layers that an earlier run packed too."""
+    calibration_seconds: float
+    """How long the float network ran, this time."""
+
+
+def pack_layers(
+    writer: PackWriter,
+    parent: Parent,
+    groups: Sequence[Group],
+    recipe: Recipe,
+    observations: Sequence[Mapping[str, Any]] | None,
+    *,
+    describe: Callable[[Selected, PackedGroup], None],
+) -> Walked:
+    """Pack every group that `writer` does not have yet, or whose chain it does not have.
+
+    Args:
+        writer: takes the groups' tensors, each as a piece named by its first layer, with the errors as its note.
+        parent: the float checkpoint.
+        groups: what is to be packed.
+        recipe: how.
+        observations: calibrate; None: the recipe does without.
+        describe: is told of every layer that is packed now.
+
+    Raises:
+        InputError: as in `quantize.quantize` and `policy.streaming.stream`.
+    """
+
+    def finished(group: Group) -> bool:
+        return writer.note(group[0].name) is not None
+
+    def errors() -> dict[str, float]:  # in the groups' order, so that their mean does not depend on a kill
+        return {name: error for group in groups for name, error in (writer.note(group[0].name) or {}).items()}
+
+    todo = [group for chain in chains(groups) if not all(map(finished, chain)) for group in chain]
+    if len(todo) < len(groups):
+        say(f"taking up {writer.partial}: {len(groups) - len(todo)} of {len(groups)} groups of layers are finished")
+    if not todo:
+        return Walked(errors(), 0.0)
+    total = sum(map(weights_in, groups))
+    packed_size = total - sum(map(weights_in, todo))
+    with meter("packing") as show:
+        course = Course(show, {CALIBRATING: 0.0, PACKING: packed_size / total})
+
+        def write(group: Group, packed: PackedGroup) -> None:
+            nonlocal packed_size
+            writer.write(group[0].name, packed.tensors, packed.errors)
+            packed_size += weights_in(group)
+            for layer in group:
+                describe(layer, packed)
+            worst, mean = max(packed.errors.values()), fmean(errors().values())
+            course.reach(PACKING, packed_size / total, f"{group[0].name} error {worst:.4f}, mean {mean:.4f}")
+
+        def tick(done: float, place: str) -> None:
+            course.reach(CALIBRATING, done, f"calibrating {place}")
+
+        blocks: Iterable[Block] = weights_only(todo)
+        if observations is not None:
+            dtype = compute_dtype(parent)
+            say(f"calibrating on {len(observations)} observations in {str(dtype).removeprefix('torch.')}")
+            blocks = stream(parent, todo, recipe, observations, dtype=dtype, tick=tick)
+        quantize(parent.read, write, blocks, recipe)
+    return Walked(errors(), course.seconds(CALIBRATING))
+
+
+def weights_in(group: Group) -> int:
+    """How many weights a group has: what packing it costs, about."""
+    return sum(layer.in_features * layer.out_features for layer in group)

@@ -1,0 +1,234 @@
+"""From an opened checkpoint to a pack folder: fingerprint, calibrate, walk, write; and on again after a kill."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlapack import __version__
+from vlapack.checkpoints.assets import repository_of
+from vlapack.checkpoints.base import Checkpoint
+from vlapack.checkpoints.pack.card import model_card
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+from vlapack.checkpoints.pack.config import config_document, read_config
+from vlapack.checkpoints.pack.writer import PackWriter, sweep
+from vlapack.checkpoints.tensorlayout import TensorSpec
+from vlapack.errors import InputError
+from vlapack.fingerprint import Fingerprint, differences
+from vlapack.packing.balance import folded, measure_factors, require_foldable
+from vlapack.packing.contents import pack_specs, untouched
+from vlapack.packing.layers import pack_layers
+from vlapack.packing.parent import Parent, layers_of
+from vlapack.packing.streaming import compute_dtype
+from vlapack.pi0.names import EMBEDDING, linears
+from vlapack.plan.selected import Selected, groups, part_of
+from vlapack.plan.sizes import Tensors
+from vlapack.quantize.groups import PackedGroup, pack_embedding
+from vlapack.recipe.needs import inputs_needed, needs_activations
+from vlapack.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `make_pack` did."""
+
+    pack: Path
+    fingerprint: str
+    layers: int
+    seconds: float
+    calibration_seconds: float
+    """The part of `seconds` in which the float network ran."""
+    measured: Mapping[str, Any]
+    """`bytes` (before: the parent's file, after: the pack's tensors), `weight_error` (mean, max, worst_layer) and,
+    where attention was balanced, `balance`: the factors, see `balance.Factors`."""
+    without_inputs: Sequence[str]
+    """Layers that never run, where the recipe calibrates: packed by their weights alone, to the nearest integer."""
+    already_there: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document of `vlapack quantize --json`."""
+        return {
+            "pack": str(self.pack),
+            "fingerprint": self.fingerprint,
+            "layers": self.layers,
+            "seconds": self.seconds,
+            "calibration_seconds": self.calibration_seconds,
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "without_inputs": list(self.without_inputs),
+            "already_there": self.already_there,
+            **self.measured,
+        }
+
+
+def make_pack(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    out: Path,
+    observations: Sequence[Mapping[str, Any]] | None,
+    *,
+    describe: Callable[[Selected, PackedGroup], None] = lambda layer, packed: None,
+) -> Report:
+    """Quantize a float checkpoint into the folder `out`.
+
+    A folder that already holds this very pack is left alone. Work that was killed goes on where it stopped, and ends
+    in the same bytes.
+
+    Args:
+        checkpoint: the parent.
+        recipe: which layers, and how.
+        out: the folder to make; beside it `OUT.partial/` holds the work until it is whole.
+        observations: in the layout's keys; each calibrates by one action chunk. None: weights-only.
+        describe: is told of every layer that is packed now.
+
+    Raises:
+        InputError: a recipe that cannot be computed, a parent without statistics or tokenizer, a folder that holds
+            something else, too little disk.
+        WorkError: the disk filled up meanwhile.
+    """
+    if observations is None:
+        require_weights_only(recipe)
+    return _make_pack(Parent(checkpoint), recipe, out, observations, describe)
+
+
+def _make_pack(
+    parent: Parent,
+    recipe: Recipe,
+    out: Path,
+    observations: Sequence[Mapping[str, Any]] | None,
+    describe: Callable[[Selected, PackedGroup], None],
+) -> Report:
+    start = time.monotonic()
+    architecture = parent.config.architecture
+    every = linears(architecture)
+    selected = layers_of(architecture, recipe)
+    require_foldable(selected, recipe, architecture)
+    fingerprint = parent.fingerprint(recipe, observations)
+    seen = observations if needs_activations(recipe) else None
+
+    def report(measured: Mapping[str, Any], calibration_seconds: float, *, already_there: bool) -> Report:
+        return Report(
+            pack=out,
+            fingerprint=fingerprint.hex,
+            layers=len(selected),
+            seconds=time.monotonic() - start,
+            calibration_seconds=calibration_seconds,
+            measured=measured,
+            without_inputs=[layer.name for layer in selected if seen is not None and not layer.executed],
+            already_there=already_there,
+        )
+
+    if (there := existing_pack(out, fingerprint, recipe)) is not None:
+        sweep(out)
+        return report(there["measured"], 0.0, already_there=True)
+
+    specs = pack_specs(parent.tensors, selected, recipe)
+    plan = {**fingerprint.to_dict(), "vlapack": __version__, "torch": torch.__version__}
+    # What one machine began in bf16 another must not end in fp32: the pack would be neither's.
+    plan["calibrates_in"] = None if seen is None else str(compute_dtype(parent))
+    after = sum(spec.nbytes for spec in specs)
+    with PackWriter(out, plan, specs, beside=after if recipe.balances else 0) as writer:
+        if recipe.balances:
+            assert seen is not None
+            calibration_seconds, measured = _balance(writer, parent, recipe, seen, describe)
+        else:
+            walked = pack_layers(writer, parent, groups(selected, recipe), recipe, seen, describe=describe)
+            _copy_rest(writer, parent, selected, recipe)
+            calibration_seconds = walked.calibration_seconds
+            measured = {"bytes": {"before": parent.nbytes, "after": after}, "weight_error": _summary(walked.errors)}
+        config = config_document(
+            parent.config, recipe, selected, linears=every, fingerprint=fingerprint, measured=measured
+        )
+        parts = _parts(parent.tensors, specs)
+        repository = repository_of(parent.checkpoint.path)
+        card = model_card(parent.config, recipe, selected, parts=parts, measured=measured, base_model=repository)
+        writer.finish(config, {**parent.files(), "README.md": card})
+    return report(measured, calibration_seconds, already_there=False)
+
+
+def _balance(
+    writer: PackWriter,
+    parent: Parent,
+    recipe: Recipe,
+    observations: Sequence[Mapping[str, Any]],
+    describe: Callable[[Selected, PackedGroup], None],
+) -> tuple[float, dict[str, Any]]:
+    """Make the pack without balancing, measure it against the parent, and write it with the factors folded in.
+
+    Returns:
+        How long calibration took, and what was measured.
+    """
+    plain = writer.partial / "plain"
+    report = _make_pack(parent, replace(recipe, atm=False, ohb=False), plain, observations, describe)
+    pack = PackedCheckpoint.open(plain)
+    factors = measure_factors(parent, pack, recipe, observations, keep=writer.partial)
+    read = folded(pack, factors)
+    for name in pack.names():
+        if writer.note(name) is None:
+            writer.write(name, {name: read(name)}, {})
+    return report.calibration_seconds, {**report.measured, "balance": factors}
+
+
+def require_weights_only(recipe: Recipe) -> None:
+    """Refuse a recipe that cannot do without calibration.
+
+    Raises:
+        InputError: naming everything for which it cannot, with the flags that do without it.
+    """
+    if needed := inputs_needed(recipe):
+        raise InputError(
+            f"{' and '.join(needed)} cannot be had from weights only: give --calib DIR, or {' '.join(needed.values())}"
+        )
+
+
+def existing_pack(out: Path, fingerprint: Fingerprint, recipe: Recipe) -> dict[str, Any] | None:
+    """Return the `config.json` of the pack in `out` if it is the one wanted, None where nothing is there yet.
+
+    Raises:
+        InputError: `out` holds another pack (the fields that differ are listed), or something that is no pack.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / "config.json").is_file():
+        raise InputError(f"{out} exists and is no pack; choose another --out, or remove it")
+    found = read_config(out)
+    wanted = fingerprint.to_dict()
+    there = {key: found["fingerprint"].get(key) for key in wanted}
+    if there == wanted:
+        return found
+    rows = differences({**there, "recipe": ""}, {**wanted, "recipe": ""})  # instead of its hash, its fields:
+    rows += [f"recipe.{row}" for row in differences({**found["recipe"], "preset": recipe.preset}, recipe.to_dict())]
+    raise InputError(
+        f"{out} already holds another pack; what differs: {'; '.join(rows)}. Choose another --out (or "
+        "OPENPI_DUQUANT_PACKDIR): packs are never mixed or overwritten"
+    )
+
+
+def _copy_rest(writer: PackWriter, parent: Parent, selected: Sequence[Selected], recipe: Recipe) -> None:
+    """Store what the recipe does not touch as the parent holds it, and the embedding as it asks."""
+    if recipe.embedding_bits == 8 and writer.note(EMBEDDING) is None:
+        rows, scale = pack_embedding(parent.read(EMBEDDING))
+        writer.write(EMBEDDING, {EMBEDDING: rows, f"{EMBEDDING}_scale": scale}, {})
+    for name in untouched(parent.tensors, selected, recipe):
+        if writer.note(name) is None:
+            writer.write(name, {name: parent.read(name)}, {})
+
+
+def _summary(errors: Mapping[str, float]) -> dict[str, Any]:
+    worst = max(errors, key=lambda name: errors[name])
+    return {"mean": sum(errors.values()) / len(errors), "max": errors[worst], "worst_layer": worst}
+
+
+def _parts(tensors: Tensors, specs: Iterable[TensorSpec]) -> dict[str, tuple[int, int]]:
+    """Part → bytes before and after, from the tensors as they are stored."""
+    parts: dict[str, tuple[int, int]] = {}
+    before = [(TensorSpec(name, dtype, shape), 0) for name, (shape, dtype) in tensors.items()]
+    for spec, side in (*before, *((spec, 1) for spec in specs)):
+        old, new = parts.get(part_of(spec.name), (0, 0))
+        parts[part_of(spec.name)] = (old, new + spec.nbytes) if side else (old + spec.nbytes, new)
+    return parts

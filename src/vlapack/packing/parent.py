@@ -1,0 +1,122 @@
+"""The float checkpoint that a pack is made of, as the walk sees it: canonical names, and no vocabulary heads."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE, missing_norm_stats, missing_tokenizer
+from vlapack.checkpoints.base import Checkpoint
+from vlapack.checkpoints.pack.card import notices, processor_files
+from vlapack.checkpoints.pack.config import FORMAT_VERSION
+from vlapack.console import say
+from vlapack.errors import InputError
+from vlapack.fingerprint import UNUSED, WEIGHTS_ONLY, Fingerprint, digest, digest_observations, digest_weights
+from vlapack.pi0.config import Pi0Config
+from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical, linears, never_executed
+from vlapack.plan.select import select
+from vlapack.plan.selected import Selected
+from vlapack.plan.sizes import Tensors
+from vlapack.recipe.needs import needs_activations
+from vlapack.recipe.recipe import Recipe
+
+
+def layers_of(architecture: Pi0Config, recipe: Recipe) -> list[Selected]:
+    """Return the layers of a network that a recipe packs.
+
+    Raises:
+        InputError: as in `select.select`.
+    """
+    idle, head_dim = never_executed(architecture), architecture.llm.head_dim
+    return select(linears(architecture), recipe, never_executed=idle, head_dim=head_dim)
+
+
+class Parent:
+    """A checkpoint without its vocabulary heads; the one that is tied to the embedding takes the embedding's name.
+
+    Args:
+        checkpoint: an opened float folder.
+
+    Raises:
+        InputError: it has no normalization statistics or no tokenizer, without which a pack could not act.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Look at the names only."""
+        if checkpoint.normalization is None:
+            raise missing_norm_stats(checkpoint.path, checkpoint.config.asset_id)
+        if checkpoint.tokenizer is None:
+            raise missing_tokenizer(checkpoint.path)
+        self.checkpoint = checkpoint
+        self.config = checkpoint.config
+        self.normalization = checkpoint.normalization
+        self.tokenizer: Path = checkpoint.tokenizer
+        names = {canonical(name): name for name in checkpoint.names()}
+        if TIED_EMBEDDING in names:
+            names.setdefault(EMBEDDING, names[TIED_EMBEDDING])
+        self._names = {name: stored for name, stored in names.items() if name not in (TIED_EMBEDDING, EXPERT_HEAD)}
+        self.tensors: Tensors = {
+            name: (tuple(checkpoint.shape(stored)), checkpoint.dtype(stored)) for name, stored in self._names.items()
+        }
+        self.nbytes = sum(
+            checkpoint.dtype(name).itemsize * math.prod(checkpoint.shape(name)) for name in checkpoint.names()
+        )
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, by its canonical name, in memory of its own."""
+        return self.checkpoint.read(self._names[name])
+
+    def fingerprint(self, recipe: Recipe, observations: Sequence[Mapping[str, Any]] | None) -> Fingerprint:
+        """Hash what decides the pack; the first time this reads every weight once.
+
+        Raises:
+            InputError: a weight is NaN or infinite, even one that is not packed: no pack of it could act.
+        """
+        if not needs_activations(recipe):
+            calibration = UNUSED
+        else:
+            calibration = WEIGHTS_ONLY if observations is None else digest_observations(observations)
+        policy = {
+            "config": self.config.to_dict(),
+            "normalization": self.normalization.to_dict(),
+            "tokenizer": self.tokenizer.read_bytes().hex(),
+        }
+        return Fingerprint(
+            format_version=FORMAT_VERSION,
+            weights=self._weights_digest,
+            policy=digest(policy),
+            recipe=recipe.digest(),
+            calibration=calibration,
+        )
+
+    @cached_property
+    def _weights_digest(self) -> str:
+        say(f"hashing {self.nbytes / 1e9:.3f} GB of weights in {self.checkpoint.path}")
+        return digest_weights(self._names, self._read_finite)
+
+    def _read_finite(self, name: str) -> Tensor:
+        tensor = self.read(name)
+        # Both ends of the range are NaN where one value is; this takes a tenth of `isfinite`'s time, and no memory.
+        if not torch.stack(torch.aminmax(tensor)).isfinite().all():
+            place = (~tensor.isfinite()).nonzero()[0].tolist()
+            raise InputError(
+                f"{self.checkpoint.path}: {self._names[name]} holds {float(tensor[tuple(place)])} at {place}, so the "
+                "checkpoint is damaged, or its training diverged: get it again, or take an earlier one"
+            )
+        return tensor
+
+    def files(self) -> dict[str, bytes]:
+        """The small files that the pack takes along, by name."""
+        return {
+            NORM_STATS_FILE: (json.dumps(self.normalization.to_dict(), indent=2) + "\n").encode(),
+            TOKENIZER_FILE: self.tokenizer.read_bytes(),
+            **processor_files(self.config, self.normalization),
+            **notices(self.config),
+        }

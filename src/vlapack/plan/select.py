@@ -1,0 +1,144 @@
+"""Which linears a recipe touches, and with which bits and blocks: pure, on names and shapes alone.
+
+It takes any mapping of linears to shapes, so a network on the meta device, a folder's headers and someone else's
+module are all the same to it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+from vlapack.errors import InputError
+from vlapack.plan.folding import plan
+from vlapack.plan.selected import Selected, part_of, spellings
+from vlapack.recipe.presets import GUIDE_SCOPES
+from vlapack.recipe.recipe import Recipe, nearest
+
+SMALLEST_BLOCK = 4
+
+
+def select(
+    linears: Mapping[str, tuple[int, int]],
+    recipe: Recipe,
+    *,
+    never_executed: Collection[str] = frozenset(),
+    head_dim: int | None = None,
+) -> list[Selected]:
+    """Return the layers that `recipe` quantizes, in the order of `linears`.
+
+    Args:
+        linears: Every linear's name → (out_features, in_features).
+        recipe: Which of them, and how. Layers that an override sets to 16 bits stay float and are left out.
+        never_executed: Names of linears that inference never calls.
+        head_dim: Width of one attention head of language model and expert; unknown, no rotation is folded into values.
+
+    Raises:
+        InputError: The scope, the patterns, a name in `layers` or an override matches nothing; or no block of at
+            least four channels divides a layer.
+    """
+    scoped = [name for name in linears if any(form.startswith(recipe.scope) for form in spellings(name))]
+    if not scoped:
+        raise InputError(_unmatched_scope(linears, recipe))
+    chosen = _exact(scoped, recipe) if recipe.layers else [name for name in scoped if _matches(name, recipe)]
+    if not chosen:
+        raise InputError(
+            f"none of the {len(scoped)} linears in the scope {recipe.scope!r} matches include {recipe.include!r}"
+            f" without exclude {recipe.exclude!r}; the first of them is {scoped[0]!r}"
+        )
+    for pattern, _ in recipe.overrides:
+        if not any(_search(pattern, name) for name in chosen):
+            raise InputError(
+                f"the override {pattern!r} matches none of the {len(chosen)} selected layers; "
+                f"it is a regular expression for names such as {chosen[0]!r}"
+            )
+    bits = {name: _weight_bits(name, recipe) for name in chosen}
+    selected = [
+        _selected(name, linears[name], bits[name], recipe, executed=name not in never_executed)
+        for name in chosen
+        if bits[name] < 16
+    ]
+    if not selected:
+        raise InputError(f"all {len(chosen)} selected layers have 16 weight bits, so nothing would be quantized")
+    return plan(selected, recipe, linears=linears, never_executed=never_executed, head_dim=head_dim)
+
+
+def fit_block(block: int, width: int) -> int:
+    """Return the largest power of two ≤ `block` (itself one) that divides `width`."""
+    return min(block, width & -width)
+
+
+def _search(pattern: str, name: str) -> bool:
+    return any(re.search(pattern, form) for form in spellings(name))
+
+
+def _matches(name: str, recipe: Recipe) -> bool:
+    excluded = recipe.exclude is not None and _search(recipe.exclude, name)
+    return _search(recipe.include, name) and not excluded
+
+
+def _exact(scoped: list[str], recipe: Recipe) -> list[str]:
+    by_spelling = {form: name for name in scoped for form in spellings(name)}
+    for name in recipe.layers:
+        if name not in by_spelling:
+            raise InputError(
+                f"layers names {name!r}, which is no linear in the scope {recipe.scope!r}"
+                f"{nearest(name, list(by_spelling))}"
+            )
+    wanted = {by_spelling[name] for name in recipe.layers}
+    return [name for name in scoped if name in wanted]
+
+
+def _weight_bits(name: str, recipe: Recipe) -> int:
+    return next((bits for pattern, bits in recipe.overrides if _search(pattern, name)), recipe.weight_bits)
+
+
+def _selected(name: str, shape: tuple[int, int], weight_bits: int, recipe: Recipe, *, executed: bool) -> Selected:
+    rows, columns = shape
+    wanted = recipe.block if recipe.permute or recipe.rotation != "none" else 0
+    wanted_out = (recipe.block_out or recipe.block) if recipe.row_rot == "restore" else 0
+    block = _block(name, "input channels", columns, wanted)
+    block_out = _block(name, "output rows", rows, wanted_out)
+    return Selected(
+        name=name,
+        part=part_of(name),
+        in_features=columns,
+        out_features=rows,
+        weight_bits=weight_bits,
+        act_bits=recipe.act_bits,
+        block=block,
+        block_out=block_out,
+        block_shrunk=block < wanted or block_out < wanted_out,
+        permute=recipe.permute,
+        row_rot=recipe.row_rot,
+        executed=executed,
+    )
+
+
+def _block(name: str, what: str, width: int, wanted: int) -> int:
+    if not wanted:
+        return 0
+    block = fit_block(wanted, width)
+    if block < SMALLEST_BLOCK:
+        raise InputError(
+            f"{name}: its {width} {what} have no block of {SMALLEST_BLOCK} or more (the largest power of two "
+            f"that divides {width} is {block}); exclude this layer, or quantize without permutation and rotation"
+        )
+    return block
+
+
+def _unmatched_scope(linears: Mapping[str, tuple[int, int]], recipe: Recipe) -> str:
+    counts = Counter(prefix for name in linears if _matches(name, recipe) for prefix in _prefixes(name))
+    close = difflib.get_close_matches(recipe.scope, list(counts), n=4, cutoff=0.5)
+    found = close or [scope for scope in GUIDE_SCOPES.values() if scope in counts] or sorted(counts, key=len)[:4]
+    listed = ", ".join(f"{scope!r} ({counts[scope]} layers)" for scope in found)
+    return f"the scope {recipe.scope!r} matches no linear; the nearest scopes that do: {listed or 'none in this model'}"
+
+
+def _prefixes(name: str) -> list[str]:
+    """Return the dotted prefixes of a layer's place, down to its stack of layers."""
+    pieces = spellings(name)[0].split(".")[:-1]
+    stack = next((i for i, piece in enumerate(pieces) if piece.isdigit()), len(pieces))
+    return [".".join(pieces[:end]) + "." for end in range(1, stack + 1)]

@@ -1,0 +1,77 @@
+"""A pack folder loaded as a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+from vlapack.checkpoints.pack.config import PackedGroup
+from vlapack.linear import ActivationStep, PackedLinear
+from vlapack.pi0.flow import Pi0
+from vlapack.pi0.load import build, load_weights
+from vlapack.pi0.names import EMBEDDING_MODULE
+from vlapack.pi0.savings import Savings
+from vlapack.pi0.stored import StoredEmbedding
+
+
+def load_packed_model(
+    checkpoint: PackedCheckpoint,
+    dtype: torch.dtype = torch.float32,
+    savings: Savings = Savings(),  # noqa: B008 - it is frozen
+) -> Pi0:
+    """Return the network of a pack, every weight held as the pack stores it.
+
+    Layers that never run stay on meta; the embedding stays in the file. Every tensor is checked, these included.
+
+    Args:
+        checkpoint: the pack.
+        dtype: of the arithmetic around the integer products; see `load_weights`.
+        savings: what is neither computed nor held.
+
+    Raises:
+        InputError: a tensor is damaged or missing.
+    """
+    model = build(checkpoint.config.architecture, savings)
+    of_module: dict[str, dict[str, str]] = {}
+    for name in checkpoint.names():
+        module, _, kind = name.rpartition(".")
+        of_module.setdefault(module, {})[kind] = name
+    unread = set(checkpoint.names())
+
+    def take(name: str) -> Tensor:
+        unread.discard(name)
+        return checkpoint.read(name)
+
+    def tensors(module: str) -> dict[str, Tensor]:
+        return {kind: take(name) for kind, name in of_module.pop(module, {}).items()}
+
+    for group in checkpoint.groups:
+        if group.executed or not savings.last_layer:
+            for name, packed in _packed_linears(group, {name: tensors(name) for name in group.layers}):
+                model.set_submodule(name, packed)
+        else:
+            for name in group.layers:
+                del of_module[name]
+    embedding = checkpoint.weights.mapped if savings.embedding_rows else checkpoint.read
+    rows = {kind: embedding(name) for kind, name in of_module.pop(EMBEDDING_MODULE).items()}
+    model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(rows["weight"], rows.get("weight_scale"), dtype))
+    load_weights(model, take, [name for kinds in of_module.values() for name in kinds.values()], dtype)
+    for name in unread:
+        checkpoint.weights.check(name)
+    return model
+
+
+def _packed_linears(group: PackedGroup, tensors: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, PackedLinear]]:
+    """Build the layers of one group around the one activation step that they share."""
+    first = tensors[group.layers[0]]
+    inputs = ActivationStep(first, act_bits=group.act_bits, act_scale=group.act_scale)
+    for name in group.layers:
+        yield (
+            name,
+            PackedLinear.from_tensors(
+                tensors[name], weight_bits=group.weight_bits[name], group_size=group.group_size, inputs=inputs
+            ),
+        )

@@ -1,0 +1,1 @@
+"""What each robot calls its cameras, state and actions, and how its pictures are prepared."""
