@@ -20,7 +20,7 @@ from typing import Any
 import synthetic_pi05
 import torch
 import tyro
-from parts.results import ROOT, isa, stamp
+from common.results import ROOT, isa, stamp
 from safetensors.torch import save_file
 
 from vlapack.bench.floor import operations, peak

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import tyro
-from parts.grid import GUIDE_FULL
-from parts.results import ROOT, write_between, write_result
+from common.grid import GUIDE_FULL
+from common.results import ROOT, write_between, write_result
 from scipy.stats import chi2
 
 from vlapack.checkpoints import SHIPPED, open_checkpoint

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from parts.results import isa, stamp
+from common.results import isa, stamp
 
 from vlapack.bench.race import race, started
 from vlapack.bench.worker import Task

@@ -19,11 +19,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import tyro
-from parts.grid import BITS, GROUPS, METHODS, PRESET, Row, rows
-from parts.results import ROOT, Rows, origin, write_between, write_result
-from parts.sentences import Sentences
-from parts.synthetic import Synthetic
-from parts.tiny_libero import TinyLibero
+from common.grid import BITS, GROUPS, METHODS, PRESET, Row, rows
+from common.results import ROOT, Rows, origin, write_between, write_result
+from common.sentences import Sentences
+from common.synthetic import Synthetic
+from common.tiny_libero import TinyLibero
 from scipy.stats import linregress
 
 from vlapack.console import exit_code

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import tyro
-from parts.results import stamp
+from common.results import stamp
 from torch import Tensor
 from torch.nn.functional import linear
 

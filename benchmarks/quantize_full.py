@@ -22,7 +22,7 @@ from typing import Any
 import synthetic_pi05
 import torch
 import tyro
-from parts.results import isa, stamp
+from common.results import isa, stamp
 
 from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.console import say

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from parts.results import stamp
+from common.results import stamp
 from websockets.asyncio.client import connect
 
 from vlapack import __version__

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import tyro
-from parts.results import ROOT, write_between, write_result
+from common.results import ROOT, write_between, write_result
 from torch import Tensor
 
 from vlapack.checkpoints import SHIPPED, open_checkpoint
@@ -29,9 +29,8 @@ from vlapack.methods.transform import Transform
 from vlapack.observations.folder import open_source
 from vlapack.packing.parent import Parent, layers_of
 from vlapack.packing.streaming import stream
-from vlapack.plan.selected import groups
+from vlapack.plan.selected import Group, groups
 from vlapack.quantize.calibration import LayerInputs
-from vlapack.quantize.groups import Group
 from vlapack.recipe.presets import preset
 from vlapack.recipe.recipe import Recipe
 

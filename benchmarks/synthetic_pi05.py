@@ -29,7 +29,7 @@ from vlapack.checkpoints.tensorlayout import DTYPE_NAMES, TensorSpec, place
 from vlapack.checkpoints.weights import WEIGHTS_FILE
 from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.files import tensor_bytes
+from vlapack.files import raw_bytes
 from vlapack.methods.rotate import hadamard
 from vlapack.pi0.names import EMBEDDING, TIED_EMBEDDING, openpi_tensors
 from vlapack.progress import progress
@@ -83,7 +83,7 @@ def _write_weights(path: Path, config: PolicyConfig, seed: int) -> None:
     with path.open("wb") as file, progress("drawing", len(placed)) as advance:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, (spec, _) in placed.items():
-            file.write(tensor_bytes(drawn(name, spec.shape, config, seed).to(spec.dtype)))
+            file.write(raw_bytes(drawn(name, spec.shape, config, seed).to(spec.dtype)))
             advance(name)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from parts.results import ROOT, stamp, write_between
+from common.results import ROOT, stamp, write_between
 from scipy.stats import pearsonr, spearmanr
 
 from vlapack.checkpoints import SHIPPED, open_checkpoint
@@ -27,12 +27,12 @@ from vlapack.observations.folder import open_source
 from vlapack.packing.parent import Parent
 from vlapack.progress import progress
 from vlapack.recipe.presets import preset
-from vlapack.tune import shelf
 from vlapack.tune.allocate import Bits
+from vlapack.tune.candidates import load_candidates, pack_candidates
+from vlapack.tune.folder import TuningFolder
 from vlapack.tune.space import PACKED_BITS, Space
 from vlapack.tune.trial import Trial
 from vlapack.tune.tuning import Candidate, parted, simple_recipes, tune
-from vlapack.tune.work import Work
 
 PARENT = "tiny-libero"
 BASE = "everything"
@@ -58,9 +58,9 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 8, test: int =
     tuned = {name: tune(parent, base, nbytes, tuning, work / "tuning") for name, nbytes in byte_counts.items()}
     sensitivity = next(iter(tuned.values())).sensitivity
     plan = {**parent.fingerprint(base, held_out).to_dict(), "tuned": digest_observations(tuning)}
-    with Work(work / "test", plan) as kept:
-        shelf.fill(kept, space, [tuning[number] for number in parted(observations)[0]])  # as `tune` packed them
-        trial = Trial(parent, shelf.load(kept, space), held_out, kept, seed=1)
+    with TuningFolder(work / "test", plan) as kept:
+        pack_candidates(kept, space, [tuning[number] for number in parted(observations)[0]])  # as `tune` packed them
+        trial = Trial(parent, load_candidates(kept, space), held_out, kept, seed=1)
         one_by_one = prediction(trial, sensitivity, range(test))
         against = [
             rival(trial, name, simple[name], byte_counts[name], tuned[name].chosen, range(test))

@@ -40,7 +40,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    recorder = Recorder(args.out, "libero", LAYOUTS["libero"].parts)
+    recorder = Recorder(args.out, "libero", LAYOUTS["libero"].fields)
     tasks = parse_tasks(args.tasks)
     per_task = -(-args.count // len(tasks))
     with progress("observations", args.count, done=len(recorder)) as advance:

@@ -77,7 +77,7 @@ def random_observations(
     observations = []
     for _ in range(count):
         observation: dict[str, Any] = {}
-        for part in layout.parts:
+        for part in layout.fields:
             picture = part.width is None
             value = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8) if picture else draw.normal(0, 0.3, part.width)
             if part.name not in without:

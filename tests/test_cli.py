@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from vlapack import cli, console
-from vlapack.progress import progress
 from vlapack.errors import InputError, WorkError
+from vlapack.progress import progress
 
 
 def test_help_names_every_command(capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vlapack.progress import Course
+from vlapack.progress import InterleavedProgress
 
 
 class Watched:
@@ -13,14 +13,14 @@ class Watched:
     def __init__(self, **begun: float) -> None:
         self.now = 0.0
         self.shown: tuple[float, float, str] = (0.0, 0.0, "")
-        self.course = Course(self._show, begun, clock=lambda: self.now)
+        self.turns = InterleavedProgress(self._show, begun, clock=lambda: self.now)
 
     def _show(self, part: float, left: float, note: str = "") -> None:
         self.shown = (part, left, note)
 
     def reach(self, seconds: float, kind: str, done: float) -> tuple[float, float]:
         self.now += seconds
-        self.course.reach(kind, done, "note")
+        self.turns.reach(kind, done, "note")
         return self.shown[:2]
 
 
@@ -31,7 +31,7 @@ def test_every_kind_goes_on_at_its_own_pace() -> None:
     assert watched.reach(30, "slow", 0.5) == (pytest.approx(62 / 124), pytest.approx(62))
     watched.reach(60, "slow", 1)
     assert watched.reach(2, "quick", 1) == (1, 0)
-    assert watched.course.seconds("slow") == 120
+    assert watched.turns.seconds("slow") == 120
     assert watched.shown[2] == "note"
 
 

@@ -43,6 +43,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(draft, path)
 
 
-def tensor_bytes(tensor: Tensor) -> memoryview:
+def raw_bytes(tensor: Tensor) -> memoryview:
     """Return the tensor's values as little-endian bytes, without a copy where it is contiguous."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vlapack.files import tensor_bytes
+from vlapack.files import raw_bytes
 
 WEIGHTS_ONLY = "weights-only"
 UNUSED = "unused"
@@ -62,7 +62,7 @@ def digest_weights(names: Iterable[str], read: Callable[[str], Tensor]) -> str:
     for name in sorted(names):
         tensor = read(name)
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        total.update(hashlib.sha256(tensor_bytes(tensor)).digest())
+        total.update(hashlib.sha256(raw_bytes(tensor)).digest())
     return total.hexdigest()
 
 

@@ -56,17 +56,17 @@ def read_batch(policy: Policy, batch: Mapping[str, Any]) -> list[dict[str, Any]]
         raise InputError(f"the batch has no {STATE!r}; it has {sorted(batch)}")
     states = policy.normalization.unnormalize("state", _numpy(batch[STATE]).astype(np.float64))
     tasks = _tasks(batch, len(states))
-    pictures = [part for part in layout.parts if part.width is None]
-    vectors = [part for part in layout.parts if part.width is not None]
-    cameras = [(part, name) for part, name in zip(pictures, robot.cameras, strict=True) if name in batch]
-    ends = np.cumsum([part.width for part in vectors])[:-1]
+    pictures = [field for field in layout.fields if field.width is None]
+    vectors = [field for field in layout.fields if field.width is not None]
+    cameras = [(field, name) for field, name in zip(pictures, robot.cameras, strict=True) if name in batch]
+    ends = np.cumsum([field.width for field in vectors])[:-1]
     observations = []
     for row, state in enumerate(states):
         observation: dict[str, Any] = {PROMPT_KEY: tasks[row]}
-        for part, name in cameras:
-            part.put(observation, _picture(batch[name][row], name))
-        for part, values in zip(vectors, np.split(state, ends), strict=True):
-            part.put(observation, values)
+        for field, name in cameras:
+            field.put(observation, _picture(batch[name][row], name))
+        for field, values in zip(vectors, np.split(state, ends), strict=True):
+            field.put(observation, values)
         observations.append(observation)
     return observations
 

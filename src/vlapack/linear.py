@@ -132,7 +132,6 @@ class PackedLinear(_ExactBuffers):
     ) -> None:
         """Hold tensors already checked; `from_tensors` is the way in."""
         super().__init__()
-        self.engine = engine.active()
         self.in_features = in_features
         self.weight_bits = weight_bits
         self.out_features = len(tensors["weight_scale"])

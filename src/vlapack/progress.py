@@ -78,7 +78,7 @@ def meter(title: str) -> Iterator[Show]:
 
 
 @dataclass
-class _Leg:
+class _Kind:
     begun: float
     done: float
     seconds: float = 0.0
@@ -89,7 +89,7 @@ class _Leg:
         return self.seconds / (self.done - self.begun) if self.done > self.begun else 0.0
 
 
-class Course:
+class InterleavedProgress:
     """Kinds of work that take turns, each of which goes on as fast as it has gone.
 
     One bar can then show them all: calibrating a block takes longer than packing it, or shorter, and neither says
@@ -106,19 +106,19 @@ class Course:
         self._show = show
         self._clock = clock
         self._last = clock()
-        self._legs = {kind: _Leg(part, part) for kind, part in begun.items()}
+        self._kinds = {kind: _Kind(part, part) for kind, part in begun.items()}
 
     def reach(self, kind: str, done: float, note: str = "") -> None:
         """Say that the part `done` of this kind of work is done; it is what has taken the time since the last call."""
         now = self._clock()
-        leg = self._legs[kind]
-        leg.seconds += now - self._last
-        leg.done = done
+        progressed = self._kinds[kind]
+        progressed.seconds += now - self._last
+        progressed.done = done
         self._last = now
-        full = sum(leg.full for leg in self._legs.values())
-        reached = sum(leg.done * leg.full for leg in self._legs.values())
+        full = sum(kind.full for kind in self._kinds.values())
+        reached = sum(kind.done * kind.full for kind in self._kinds.values())
         self._show(reached / full if full else done, full - reached, note)
 
     def seconds(self, kind: str) -> float:
         """How long this kind of work has taken."""
-        return self._legs[kind].seconds
+        return self._kinds[kind].seconds

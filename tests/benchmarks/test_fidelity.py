@@ -18,9 +18,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import closed_loop
 import fidelity
-from parts import grid, minilm, results, sentences
-from parts.in_place import InPlace
-from parts.tiny_libero import TinyLibero
+from common import grid, minilm, results, sentences
+from common.in_place import InPlace
+from common.tiny_libero import TinyLibero
 
 from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.evaluate.store import Record

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vlapack.checkpoints import tensorfile as mapping
-from vlapack.checkpoints.tensorfile import TensorFile, is_mapped, mapped_tensor
+from vlapack.checkpoints.tensorfile import TensorFile, is_mapped
 from vlapack.errors import InputError
 
 TENSORS = {
@@ -45,7 +45,7 @@ def test_only_mappings_count_as_mapped_while_they_live(path: Path) -> None:
     gc.collect()  # other tests' policies
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns about read-only buffers
-        tensor = mapped_tensor(path, "rows")
+        tensor = TensorFile(path).mapped("rows")
     embedding = torch.nn.Embedding(9, 3, _weight=tensor)
     assert is_mapped(tensor)
     assert is_mapped(tensor[4:])
@@ -62,7 +62,7 @@ def test_only_mappings_count_as_mapped_while_they_live(path: Path) -> None:
 
 def test_writing_into_a_mapping_leaves_the_file_alone(path: Path) -> None:
     before = path.read_bytes()
-    mapped_tensor(path, "rows").zero_()
+    TensorFile(path).mapped("rows").zero_()
     assert path.read_bytes() == before
 
 

@@ -15,7 +15,7 @@ from vlapack.cli import main
 from vlapack.commands.tune import parse_bytes
 from vlapack.errors import InputError
 from vlapack.tune import trial
-from vlapack.tune.work import Work
+from vlapack.tune.folder import TuningFolder
 
 BUDGET = 470_000
 
@@ -69,16 +69,16 @@ def test_killed_the_same_command_goes_on_to_the_same_recipe(
     tune: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tune(out="whole.json") == 0
-    keep, made, kills = Work.keep, [], [20, 64, 66]  # among the layers, the samples, the chunks
+    keep, made, kills = TuningFolder.keep, [], [20, 64, 66]  # among the layers, the samples, the chunks
 
-    def counted(work: Work, name: str, tensors: Any) -> None:
+    def counted(work: TuningFolder, name: str, tensors: Any) -> None:
         if len(made) in kills:
             kills.remove(len(made))
             raise KilledError
         made.append(name)
         keep(work, name, tensors)
 
-    monkeypatch.setattr(Work, "keep", counted)
+    monkeypatch.setattr(TuningFolder, "keep", counted)
     for _ in range(3):
         with pytest.raises(KilledError):
             tune()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vlapack.errors import InputError, WorkError
-from vlapack.evaluate.compare import compare, draws, measure
+from vlapack.evaluate.compare import action_differences, compare, draws
 from vlapack.observations.folder import open_source
 from vlapack.observations.frame import Frame
 from vlapack.policy.policy import Policy
@@ -34,7 +34,8 @@ class Shifted:
     """A policy that differs from another by a constant, and from one noise to the next not otherwise than it."""
 
     def __init__(self, policy: Policy, shift: float) -> None:
-        self.policy, self.shift, self.config = policy, shift, policy.config
+        self.policy, self.shift = policy, shift
+        self.config, self.noise_shape = policy.config, policy.noise_shape
 
     def infer_noises(self, *arguments: Any) -> np.ndarray:
         return self.policy.infer_noises(*arguments) + self.shift
@@ -77,7 +78,7 @@ def chunks(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_numbers_are_those_of_a_plain_loop() -> None:
     expected, found = chunks()
-    document = measure(expected, found, NAMES, ROBOT)
+    document = action_differences(expected, found, NAMES, ROBOT)
     scale = [expected[..., dim].ravel().std() for dim in range(7)]
     for dim, row in enumerate(document["dimensions"]):
         errors = sorted(abs(found[n, h, dim] - expected[n, 0, h, dim]) for n in range(3) for h in range(4))
@@ -102,7 +103,7 @@ def test_the_numbers_are_those_of_a_plain_loop() -> None:
 def test_the_worst_frame_says_which_dimension() -> None:
     expected, found = chunks()
     found[1, :, 3] += 40
-    worst = measure(expected, found, NAMES, ROBOT)["worst"][0]
+    worst = action_differences(expected, found, NAMES, ROBOT)["worst"][0]
     assert (worst["frame"], worst["dimension"]) == ("b", "rx")
 
 
@@ -112,19 +113,19 @@ def test_gripper_flips_are_counted_and_beside_them_those_of_another_noise() -> N
     expected[:, 4, :, 6] = -1.0  # one noise of the seven others closes
     found[..., 6] = 0.9
     found[2, 1:3, 6] = -0.1
-    gripper = measure(expected, found, NAMES, ROBOT)["gripper"]
+    gripper = action_differences(expected, found, NAMES, ROBOT)["gripper"]
     assert gripper == {"flips": 2, "actions": 12, "rate": 2 / 12, "spread_rate": pytest.approx(1 / 7)}
 
 
 def test_a_dimension_that_never_moves_has_no_relative_error_and_spoils_no_other() -> None:
     expected, found = chunks()
-    whole = measure(expected, found, NAMES, ROBOT)
+    whole = action_differences(expected, found, NAMES, ROBOT)
     expected[..., 2], found[..., 2] = 0.0, 0.5
-    document = measure(expected, found, NAMES, ROBOT)
+    document = action_differences(expected, found, NAMES, ROBOT)
     assert document["dimensions"][2]["relative"] is None
     assert document["dimensions"][2]["absolute"]["p50"] == 0.5
     assert document["dimensions"][0] == whole["dimensions"][0]
-    still = measure(np.zeros_like(expected), np.zeros_like(found), NAMES, ROBOT)
+    still = action_differences(np.zeros_like(expected), np.zeros_like(found), NAMES, ROBOT)
     assert still["deviation"]["max"] == 0
     assert still["worst"][0]["dimension"] is None
 

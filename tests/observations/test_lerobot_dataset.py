@@ -15,7 +15,7 @@ from small import small_policy
 
 from vlapack.errors import InputError
 from vlapack.observations import folder as observations
-from vlapack.observations.frame import Source
+from vlapack.observations.frame import ObservationSource
 from vlapack.observations.lerobot_dataset import LerobotDataset
 from vlapack.observations.video import frames_at
 
@@ -23,7 +23,7 @@ LENGTHS = (7, 4, 9, 5)
 LIBERO = small_policy()
 
 
-def open_source(folder: Path) -> Source:
+def open_source(folder: Path) -> ObservationSource:
     return observations.open_source(folder, LIBERO)
 
 

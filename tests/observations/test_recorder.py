@@ -16,7 +16,7 @@ from vlapack.robots.layouts import LAYOUTS
 
 
 def libero(folder: Path, limit: int | None = None) -> Recorder:
-    return Recorder(folder, "libero", LAYOUTS["libero"].parts, limit=limit)
+    return Recorder(folder, "libero", LAYOUTS["libero"].fields, limit=limit)
 
 
 def observation(number: int) -> dict[str, Any]:
@@ -75,6 +75,6 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
         libero(tmp_path)
     libero(tmp_path / "obs").add(observation(0))
     with pytest.raises(InputError, match="layout 'libero', and this policy's layout is 'droid'; give a new folder"):
-        Recorder(tmp_path / "obs", "droid", LAYOUTS["droid"].parts)
+        Recorder(tmp_path / "obs", "droid", LAYOUTS["droid"].fields)
     with pytest.raises(InputError, match="1 or more"):
         libero(tmp_path / "new", limit=0)

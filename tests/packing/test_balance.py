@@ -19,8 +19,8 @@ from vlapack.checkpoints.pack.writer import PackWriter, leftovers, partial_path
 from vlapack.checkpoints.write import write_folder
 from vlapack.errors import InputError
 from vlapack.packing import balance
-from vlapack.packing.attention import Strengths, measure
-from vlapack.packing.balance import match
+from vlapack.packing.attention import Strengths, attention_strengths
+from vlapack.packing.balance import match_strengths
 from vlapack.packing.contents import check_pack
 from vlapack.packing.make import make_pack
 from vlapack.pi0.names import EXPERT
@@ -38,7 +38,7 @@ class KilledError(BaseException):
 
 
 def strengths(policy: Policy) -> Strengths:
-    return measure(policy, OBSERVATIONS, 0, torch.float32, title="test")
+    return attention_strengths(policy, OBSERVATIONS, 0, torch.float32, title="test")
 
 
 def changed(folder: Path, change: Callable[[dict[str, Tensor]], None], **policy: Any) -> Policy:
@@ -72,7 +72,7 @@ def test_known_changes_are_undone_and_nothing_else(tmp_path: Path, variant: str)
     }
     made = {"plain": lambda tensors: None, "heads": scale_heads, "output": scale_output}
     found = {name: strengths(changed(tmp_path / name, change, **config)) for name, change in made.items()}
-    heads, output = (match(found["plain"], found[name]) for name in ("heads", "output"))
+    heads, output = (match_strengths(found["plain"], found[name]) for name in ("heads", "output"))
 
     alpha = heads["alpha"].pop(f"{LAST}.q_proj")
     assert alpha == pytest.approx([1, 1.25, 0.7, 1, 1, 1, 1, 1], rel=0.01)  # bf16 weights; clamped; neutral
@@ -172,8 +172,8 @@ def die_after(calls: int, run: Callable[..., Any]) -> Callable[..., Any]:
 KILLS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "while packing": (PackWriter, "write", die_after(5, PackWriter.write)),
     "before the ordinary pack is whole": (PackWriter, "finish", die),
-    "before the float run": (balance, "measure", die),
-    "between the two runs": (balance, "measure", die_after(1, measure)),
+    "before the float run": (balance, "attention_strengths", die),
+    "between the two runs": (balance, "attention_strengths", die_after(1, attention_strengths)),
     "among the tensors": (PackWriter, "write", die_after(90, PackWriter.write)),
     "before the rename": (PackWriter, "finish", die_after(1, PackWriter.finish)),
 }
@@ -210,7 +210,9 @@ def test_what_was_measured_is_not_measured_again(
 ) -> None:
     parent, out, runs = open_checkpoint(random_checkpoint), tmp_path / "pack", []
     monkeypatch.setattr(
-        balance, "measure", lambda *args, **named: runs.append(named["title"]) or measure(*args, **named)
+        balance,
+        "attention_strengths",
+        lambda *args, **named: runs.append(named["title"]) or attention_strengths(*args, **named),
     )
     with monkeypatch.context() as patch:
         patch.setattr(PackWriter, "finish", die_after(1, PackWriter.finish))

@@ -23,10 +23,9 @@ from vlapack.pi0.load import build, filled
 from vlapack.pi0.names import linears, never_executed
 from vlapack.pi0.savings import Savings
 from vlapack.plan.select import select
-from vlapack.plan.selected import groups
+from vlapack.plan.selected import Group, groups
 from vlapack.policy.policy import Policy
 from vlapack.quantize.calibration import LayerInputs, collect
-from vlapack.quantize.groups import Group
 from vlapack.recipe.recipe import Recipe
 
 # Everything that can be packed, adaRMS and the action head included.

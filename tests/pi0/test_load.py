@@ -11,7 +11,7 @@ from vlapack.pi0.names import (
     EMBEDDING,
     EXPERT_HEAD,
     TIED_EMBEDDING,
-    canonical,
+    canonical_name,
     kept_in_fp32,
     linears,
     never_executed,
@@ -117,7 +117,7 @@ def test_linears_are_all_linears_by_their_shape(model):
     ],
 )
 def test_both_spellings_mean_the_same(given, expected):
-    assert canonical(given) == expected
+    assert canonical_name(given) == expected
 
 
 def test_fp32_names_are_the_same_in_both_spellings():

@@ -147,7 +147,7 @@ def test_in_float64_folded_tensors_make_what_the_transform_would(
             continue
         x = makes[name](parameters)
         made = quantize_group(parameters.__getitem__, group, recipe, watched(x))
-        steps = made.folded
+        steps = made.folded_steps
         folded = {t: FOLDS[role(t)](parameters[t], steps) for t in group[0].folded_into}
         assert torch.allclose(makes[name](parameters | folded), steps.inputs(x), rtol=1e-10, atol=1e-10)
         weight = parameters[f"{name}.weight"]

@@ -14,7 +14,7 @@ from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.errors import InputError
 from vlapack.observations.folder import load_observations
 from vlapack.pi0.load import build, load_weights
-from vlapack.pi0.names import EMBEDDING, TIED_EMBEDDING, canonical, linears
+from vlapack.pi0.names import EMBEDDING, TIED_EMBEDDING, canonical_name, linears
 from vlapack.policy.policy import Policy
 
 
@@ -79,7 +79,7 @@ def test_an_observation_without_prompt_is_refused(policy: Policy, observations: 
 
 def test_held_bytes_are_those_of_the_tensors_that_run(policy: Policy, random_checkpoint: Path) -> None:
     weights = TensorFile(random_checkpoint / "model.safetensors")
-    stored = {canonical(name).replace(TIED_EMBEDDING, EMBEDDING): name for name in weights.names()}
+    stored = {canonical_name(name).replace(TIED_EMBEDDING, EMBEDDING): name for name in weights.names()}
     linear = {f"{name}.{kind}" for name in linears(policy.config.architecture) for kind in ("weight", "bias")}
     expected = 0
     for name, tensor in (*policy.model.named_parameters(), *policy.model.named_buffers()):

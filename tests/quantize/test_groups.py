@@ -16,7 +16,7 @@ from vlapack.plan.select import select
 from vlapack.plan.selected import groups
 from vlapack.plan.sizes import packed_tensors
 from vlapack.quantize.calibration import InputCollector, LayerInputs
-from vlapack.quantize.groups import PackedGroup, quantize, quantize_group, weights_only
+from vlapack.quantize.groups import QuantizedGroup, quantize, quantize_group, weights_only
 from vlapack.recipe.environment import GUIDE
 from vlapack.recipe.recipe import Recipe
 
@@ -162,7 +162,7 @@ def test_only_one_group_is_read_at_a_time_and_finished_ones_not_at_all() -> None
         log.append(f"read {name.split('.')[-2]}")
         return floats[name]
 
-    def write(group: tuple[object, ...], packed: PackedGroup) -> None:
+    def write(group: tuple[object, ...], packed: QuantizedGroup) -> None:
         log.append(f"wrote {len(group)}")
 
     blocks = weights_only(groups(select(shapes, NEAREST), NEAREST))

@@ -18,7 +18,7 @@ from vlapack.checkpoints import open_checkpoint
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest_observations
 from vlapack.observations.folder import load_observations, open_source
-from vlapack.observations.frame import canonical
+from vlapack.observations.frame import as_recorded
 from vlapack.observations.recorder import Recorder
 from vlapack.packing.parent import Parent, layers_of
 from vlapack.packing.streaming import stream
@@ -33,9 +33,9 @@ WRISTS = ("cam_left_wrist", "cam_right_wrist")
 def record(folder: Path, robot: str, observations: list[dict[str, Any]]) -> Path:
     config = ROBOTS[robot].config
     layout = layout_of(config)
-    recorder = Recorder(folder, config.layout, layout.parts)
+    recorder = Recorder(folder, config.layout, layout.fields)
     for observation in observations:
-        recorder.add(canonical(observation, layout, "test", default_prompt=config.default_prompt))
+        recorder.add(as_recorded(observation, layout, "test", default_prompt=config.default_prompt))
     return folder
 
 
@@ -53,13 +53,13 @@ def test_a_data_set_under_openpis_names_is_read(robot: str, tmp_path: Path) -> N
     given = ROBOTS[robot]
     layout = layout_of(given.config)
     frames = open_source(given.write_dataset(tmp_path), given.config).take(25)
-    cameras = [part for part in layout.parts if part.width is None]
+    cameras = [part for part in layout.fields if part.width is None]
     for index, frame in enumerate(frames):
         assert frame.observation["prompt"] == TASKS[frame.source["episode_index"] % 2]
         assert layout.inputs(frame.observation).image_masks[: len(given.cameras)] == (True,) * len(given.cameras)
         for number, part in enumerate(cameras[: len(given.cameras)]):
             assert abs(part.get(frame.observation).mean() - brightness(index, number)) < 10
-        for part in layout.parts:
+        for part in layout.fields:
             if part.width is not None:
                 assert part.get(frame.observation).tolist() == [index, *[0] * (part.width - 1)]
 

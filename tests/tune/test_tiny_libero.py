@@ -12,10 +12,10 @@ from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.observations.folder import load_observations
 from vlapack.packing.parent import Parent
 from vlapack.recipe.presets import preset
-from vlapack.tune import shelf
+from vlapack.tune.candidates import load_candidates, pack_candidates
+from vlapack.tune.folder import TuningFolder
 from vlapack.tune.space import Space
 from vlapack.tune.trial import Trial
-from vlapack.tune.work import Work
 
 VISION = "paligemma_with_expert.paligemma.model.vision_tower.vision_model.encoder.layers"
 LLM = "paligemma_with_expert.paligemma.model.language_model.layers"
@@ -41,9 +41,9 @@ def test_the_prediction_agrees_with_one_layer_at_a_time(tmp_path: Path) -> None:
     parent = Parent(open_checkpoint("tiny-libero"))
     space = Space.of(parent, replace(preset("everything"), layers=LAYERS, embedding_bits=16))
     observations = load_observations(SHIPPED["tiny-libero"] / "observations", SEEN)
-    with Work(tmp_path / "work", {}) as work:
-        shelf.fill(work, space, observations)
-        trial = Trial(parent, shelf.load(work, space), observations, work, seed=0)
+    with TuningFolder(tmp_path / "work", {}) as work:
+        pack_candidates(work, space, observations)
+        trial = Trial(parent, load_candidates(work, space), observations, work, seed=0)
         errors = trial.sensitivity(range(SEEN))
         pairs = [
             (predicted**0.5, trial.error({name: bits}, range(SEEN)))

@@ -15,7 +15,7 @@ from vlapack.machine.cpu import describe_machine
 from vlapack.ops import engine
 from vlapack.pi0.config import Pi0Config
 
-PARTS = ("vision", "prefix", "denoise")
+PHASES = ("vision", "prefix", "denoise")
 
 
 def document(runners: Sequence[Runner], *, dtype: torch.dtype, threads: int) -> dict[str, Any]:
@@ -61,12 +61,12 @@ def print_document(found: Mapping[str, Any]) -> None:
         caption_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for column in ("ms", "min-max", *PARTS, "first", "load s", "MB held", "mapped", "RSS", "peak RSS"):
+    for column in ("ms", "min-max", *PHASES, "first", "load s", "MB held", "mapped", "RSS", "peak RSS"):
         table.add_column(column, justify="right", no_wrap=True)
     results = [result for result in (found["policy"], found["baseline"]) if result is not None]
     for result in results:
         times = result["ms_per_chunk"]
-        parts = [result["parts"].get(part) for part in PARTS]
+        parts = [result["parts"].get(part) for part in PHASES]
         table.add_row(
             result["name"],
             _number(times["median"]),

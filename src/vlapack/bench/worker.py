@@ -2,8 +2,8 @@
 
     python -m vlapack.bench.worker '{"target": "tiny-libero"}'
 
-It answers on stdout with one JSON document a line: first what was loaded (`gauge.describe`), then every chunk
-(`gauge.chunk`). Policies that are compared take turns so, and each process's memory is one policy's. Another
+It answers on stdout with one JSON document a line: first what was loaded (`measurement.footprint`), then every chunk
+(`measurement.chunk`). Policies that are compared take turns so, and each process's memory is one policy's. Another
 implementation needs no more than this protocol to be compared (benchmarks/openpi_worker.py).
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from vlapack.bench.gauge import chunk, describe
+from vlapack.bench.measurement import chunk, footprint
 from vlapack.bench.synthetic import synthetic_policy
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.pack.checkpoint import is_pack
@@ -110,7 +110,7 @@ def main() -> int:
     policy = load(task)
     seconds = time.perf_counter() - start
     shown = observed(policy, task)
-    answers.write(json.dumps({"load_seconds": seconds, **describe(policy, shown)}) + "\n")
+    answers.write(json.dumps({"load_seconds": seconds, **footprint(policy, shown)}) + "\n")
     for _ in sys.stdin:
         answers.write(json.dumps(chunk(policy, shown)) + "\n")
     return 0

@@ -10,7 +10,7 @@ from vlapack.checkpoints.configs import POLICIES, refuse_fast
 from vlapack.checkpoints.lerobot import TYPES, open_lerobot
 from vlapack.checkpoints.openpi import CONFIG_FILE, open_openpi
 from vlapack.checkpoints.orbax import open_orbax, params_folder
-from vlapack.checkpoints.weights import INDEX_FILE, WEIGHTS_FILE
+from vlapack.checkpoints.weights import SHARD_INDEX_FILE, WEIGHTS_FILE
 from vlapack.errors import InputError
 
 SHIPPED = {"tiny-libero": Path(__file__).parent.parent / "assets" / "tiny-libero"}
@@ -57,7 +57,10 @@ def open_checkpoint(
         )
     if kind in TYPES:
         return open_lerobot(folder, document, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
-    if not any((folder / file).is_file() for file in (WEIGHTS_FILE, INDEX_FILE)) and params_folder(folder) is not None:
+    if (
+        not any((folder / file).is_file() for file in (WEIGHTS_FILE, SHARD_INDEX_FILE))
+        and params_folder(folder) is not None
+    ):
         return open_orbax(folder, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
     return open_openpi(folder, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
 

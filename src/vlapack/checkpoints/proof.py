@@ -11,7 +11,7 @@ from vlapack.checkpoints.weights import Weights
 from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config, Variant
 from vlapack.pi0.load import build, check_names, stored_names
-from vlapack.pi0.names import canonical, openpi_tensors
+from vlapack.pi0.names import canonical_name, openpi_tensors
 
 MARKS: Mapping[Variant, str] = {"pi05": "time_mlp_in", "pi0": "action_time_mlp_in"}
 REMEDY = "give the --config that the policy was trained with"
@@ -40,11 +40,11 @@ def action_dim(weights: Weights) -> int:
 
 def mismatches(weights: Weights, architecture: Pi0Config) -> dict[str, tuple[int, ...]]:
     """Return the tensors of another shape than the architecture's, with that shape; absent ones do not count."""
-    expected = {canonical(name): shape for name, (shape, _) in openpi_tensors(architecture).items()}
+    expected = {canonical_name(name): shape for name, (shape, _) in openpi_tensors(architecture).items()}
     return {
-        name: expected[canonical(name)]
+        name: expected[canonical_name(name)]
         for name in weights.names()
-        if canonical(name) in expected and expected[canonical(name)] != weights.shape(name)
+        if canonical_name(name) in expected and expected[canonical_name(name)] != weights.shape(name)
     }
 
 

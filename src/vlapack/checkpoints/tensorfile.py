@@ -19,7 +19,7 @@ import torch
 
 from vlapack.checkpoints.tensorlayout import DTYPES
 from vlapack.errors import InputError
-from vlapack.files import tensor_bytes
+from vlapack.files import raw_bytes
 
 HEADER_LENGTH_BYTES = 8
 
@@ -124,14 +124,9 @@ class TensorFile:
         # Not a copy of a mapping: faulting in its pages one by one takes longer than reading them.
         with self.path.open("rb") as file:
             file.seek(entry.start)
-            if file.readinto(tensor_bytes(tensor)) != entry.nbytes:
+            if file.readinto(raw_bytes(tensor)) != entry.nbytes:
                 raise InputError(f"{self.path}: tensor {name} is cut off: the file has been changed; copy it again")
         return tensor
-
-
-def mapped_tensor(path: Path, name: str) -> torch.Tensor:
-    """One tensor of a safetensors file, left on disk: pages come in when rows are read, and may go again."""
-    return TensorFile(path).mapped(name)
 
 
 def is_mapped(tensor: torch.Tensor) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from vlapack.files import tensor_bytes
+from vlapack.files import raw_bytes
 
 DTYPES = {
     "F64": torch.float64,
@@ -92,7 +92,7 @@ def write_tensors(path: Path, specs: Iterable[TensorSpec], read: Callable[[str],
     with path.open("wb") as file:
         file.write(_header(placed, {"format": "pt"}))
         for name in placed:
-            file.write(tensor_bytes(read(name)))
+            file.write(raw_bytes(read(name)))
 
 
 def digest_of(file: BinaryIO, count: int) -> str:

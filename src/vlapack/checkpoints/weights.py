@@ -14,7 +14,7 @@ from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.errors import InputError
 
 WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+SHARD_INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CONVERSION = (
     "from safetensors.torch import save_file; import torch; save_file({k: v.contiguous().clone() for k, v in "
@@ -149,8 +149,8 @@ def open_weights(folder: Path) -> Weights:
         raise InputError(f"{folder}: no such folder; a checkpoint is a folder with {WEIGHTS_FILE}")
     if (folder / WEIGHTS_FILE).is_file():
         return TensorFile(folder / WEIGHTS_FILE)
-    if (folder / INDEX_FILE).is_file():
-        return ShardedFile(folder / INDEX_FILE)
+    if (folder / SHARD_INDEX_FILE).is_file():
+        return ShardedFile(folder / SHARD_INDEX_FILE)
     if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES):
         raise InputError(
             f"{folder}: holds {', '.join(pickles)}, a pickle, which runs any code it likes when it is loaded; convert "

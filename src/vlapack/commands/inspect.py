@@ -108,7 +108,7 @@ def open_network(target: str, config: str | None) -> Network:
 
     from vlapack.checkpoints.configs import policy_config
     from vlapack.pi0.config import CONFIGS
-    from vlapack.pi0.names import canonical, openpi_tensors
+    from vlapack.pi0.names import canonical_name, openpi_tensors
 
     if target == SHIPPED or Path(target).is_dir():
         from vlapack.checkpoints import open_checkpoint
@@ -121,7 +121,7 @@ def open_network(target: str, config: str | None) -> Network:
             raise InputError(
                 f"{target} is a pack already: inspect its parent, or check it by `vlapack verify {target}`"
             )
-        tensors = {canonical(name): (tuple(checkpoint.shape(name)), checkpoint.dtype(name)) for name in names}
+        tensors = {canonical_name(name): (tuple(checkpoint.shape(name)), checkpoint.dtype(name)) for name in names}
     elif os.sep in target and not target.endswith(".json"):
         raise InputError(f"there is no folder {target}; give a checkpoint folder or a configuration name")
     else:

@@ -16,7 +16,7 @@ from vlapack.recipe.resolve import RecipeFlags, resolve
 if TYPE_CHECKING:
     from vlapack.checkpoints.base import Checkpoint
     from vlapack.plan.selected import Selected
-    from vlapack.quantize.groups import PackedGroup
+    from vlapack.quantize.groups import QuantizedGroup
 
 SHIPPED_OBSERVATIONS = Path(__file__).parents[1] / "assets" / "tiny-libero" / "observations"
 
@@ -81,7 +81,7 @@ def quantize(
         raise InputError(f"{checkpoint} is a pack already; quantize its float parent")
     observations = None if weights_only else calibration_set(parent, resolved.recipe, calib, rename_map)
     report = make_pack(
-        parent, resolved.recipe, target, observations, describe=_describe if resolved.options.debug else _nothing
+        parent, resolved.recipe, target, observations, on_layer=_describe if resolved.options.debug else _nothing
     )
     if json:
         emit_json(report.to_dict())
@@ -136,11 +136,11 @@ def calibration_folder(parent: Checkpoint, calib: Path | None) -> Path:
     return SHIPPED_OBSERVATIONS
 
 
-def _nothing(layer: Selected, packed: PackedGroup) -> None:
+def _nothing(layer: Selected, packed: QuantizedGroup) -> None:
     """Say nothing of a layer."""
 
 
-def _describe(layer: Selected, packed: PackedGroup) -> None:
+def _describe(layer: Selected, packed: QuantizedGroup) -> None:
     scales = packed.tensors[f"{layer.name}.weight_scale"]
     say(
         f"{layer.name} [{layer.out_features}, {layer.in_features}] W{layer.weight_bits}A{layer.act_bits} "

@@ -35,7 +35,7 @@ def compare(
         seed: of the noise; each frame has eight draws, and the first of them is the one that both policies get.
 
     Returns:
-        `measure`'s document.
+        `action_differences`'s document.
 
     Raises:
         InputError: no frames, one that the policy cannot use, or policies of different robots or horizons.
@@ -44,23 +44,17 @@ def compare(
     if not frames:
         raise InputError("no frames to compare on")
     parent = baseline()
-    config, shape = parent.config, noise_shape(parent)
+    config, shape = parent.config, parent.noise_shape
     expected = _chunks(parent, frames, seed, NOISE_SEEDS, "float policy, eight noises")
     del parent
     other = policy()
-    if (other.config.layout, noise_shape(other)) != (config.layout, shape):
+    if (other.config.layout, other.noise_shape) != (config.layout, shape):
         raise InputError(
-            f"the policies do not belong together: layout {other.config.layout}, noise {noise_shape(other)}; "
+            f"the policies do not belong together: layout {other.config.layout}, noise {other.noise_shape}; "
             f"the baseline has layout {config.layout}, noise {shape}"
         )
     found = _chunks(other, frames, seed, 1, "compared policy")
-    return measure(expected, found[:, 0], [frame.name for frame in frames], layout_of(config))
-
-
-def noise_shape(policy: Policy) -> tuple[int, int]:
-    """[horizon, action_dim] of one chunk's noise."""
-    architecture = policy.config.architecture
-    return architecture.action_horizon, architecture.action_dim
+    return action_differences(expected, found[:, 0], [frame.name for frame in frames], layout_of(config))
 
 
 def draws(seed: int, shape: tuple[int, int]) -> Iterator[Tensor]:
@@ -74,7 +68,7 @@ def _chunks(policy: Policy, frames: Sequence[Frame], seed: int, noises: int, tit
     """Actions [N, noises, horizon, A] in the robot's units."""
     chunks = []
     with progress(title, len(frames)) as advance:
-        for frame, noise in zip(frames, draws(seed, noise_shape(policy)), strict=False):
+        for frame, noise in zip(frames, draws(seed, policy.noise_shape), strict=False):
             chunks.append(policy.infer_noises(frame.observation, noise[:noises]))
             if not np.isfinite(chunks[-1]).all():
                 raise WorkError(f"{title}: the actions for {frame.name} are not finite; `vlapack verify` checks a pack")
@@ -82,7 +76,7 @@ def _chunks(policy: Policy, frames: Sequence[Frame], seed: int, noises: int, tit
     return np.stack(chunks)
 
 
-def measure(expected: np.ndarray, found: np.ndarray, names: Sequence[str], robot: Layout) -> dict[str, Any]:
+def action_differences(expected: np.ndarray, found: np.ndarray, names: Sequence[str], robot: Layout) -> dict[str, Any]:
     """Put the differences into a few numbers.
 
     A dimension's *scale* is the standard deviation of the float policy's actions in it, over all of the data; relative

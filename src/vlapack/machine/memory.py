@@ -1,13 +1,14 @@
-"""How much memory can be taken now."""
+"""How much memory can be taken now, and how much this process has."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 
 MEMINFO = Path("/proc/meminfo")
-
-
 CGROUP = Path("/sys/fs/cgroup")
+STATUS = Path("/proc/self/status")
 
 
 def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
@@ -26,3 +27,12 @@ def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | Non
         used = int((cgroup / "memory.current").read_text()) - int(statistics["inactive_file"])
         available = min(available, int(allowed) - used)
     return max(available, 0)
+
+
+def process_memory() -> dict[str, int]:
+    """Return the bytes of this process in memory now, and at most so far."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if not STATUS.exists():
+        return {"rss_bytes": most, "peak_rss_bytes": most}
+    fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return {"rss_bytes": int(fields["VmRSS"].split()[0]) * 1024, "peak_rss_bytes": most}

@@ -8,7 +8,7 @@ from typing import Any
 from vlapack.checkpoints.base import PolicyConfig
 from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.observations.frame import Source
+from vlapack.observations.frame import ObservationSource
 from vlapack.observations.lerobot_dataset import INFO_FILE, LerobotDataset
 from vlapack.observations.lerobot_features import FLAG as RENAME_FLAG
 from vlapack.observations.lerobot_features import parse_renaming
@@ -19,7 +19,9 @@ from vlapack.observations.recorder import INDEX_FILE
 MOST_WITHOUT_COUNT = 1024
 
 
-def open_source(folder: Path, config: PolicyConfig | None = None, *, rename_map: str | None = None) -> Source:
+def open_source(
+    folder: Path, config: PolicyConfig | None = None, *, rename_map: str | None = None
+) -> ObservationSource:
     """Open a folder of observations: a recorded one (by the simulator or by a policy server) or a LeRobotDataset v3.
 
     Args:
@@ -68,7 +70,7 @@ def load_observations(
         flag: the option that `count` came from, for the message.
 
     Returns:
-        Dictionaries in the layout's keys, as `frame.canonical` describes them.
+        Dictionaries in the layout's keys, as `frame.as_recorded` describes them.
 
     Raises:
         InputError: no such folder, fewer frames than `count`, or a file that is missing or damaged.

@@ -22,7 +22,7 @@ class Frame:
 
     Attributes:
         name: what a person finds it by: a picture's file, an episode and a frame number.
-        observation: as `canonical` returns it.
+        observation: as `as_recorded` returns it.
         source: episode, task, step or whatever the data set says; splits by episode are made with it.
     """
 
@@ -31,7 +31,7 @@ class Frame:
     source: dict[str, Any] = field(default_factory=dict)
 
 
-class Source(Protocol):
+class ObservationSource(Protocol):
     """A data set of observations on disk, opened but not read."""
 
     @property
@@ -48,7 +48,7 @@ class Source(Protocol):
         ...
 
 
-def canonical(
+def as_recorded(
     observation: Mapping[str, Any], layout: Layout, where: str, *, default_prompt: str | None = None
 ) -> dict[str, Any]:
     """Bring an observation into the form in which it is recorded and calibrated on.
@@ -74,14 +74,14 @@ def canonical(
     if prompt is None:
         raise InputError(f"{where}: the observation has no 'prompt', and the policy no default prompt")
     whole: dict[str, Any] = {}
-    pictures = (part for part in layout.parts if part.width is None)
+    pictures = (picture for picture in layout.fields if picture.width is None)
     # Not strict: the network may have one more camera, which no such robot has.
-    for part, image, seen in zip(pictures, robot.images, robot.image_masks, strict=False):
+    for picture, image, seen in zip(pictures, robot.images, robot.image_masks, strict=False):
         if seen:
-            part.put(whole, image)
-    for part in layout.parts:
-        if part.width is not None:
-            part.put(whole, np.asarray(part.get(observation), dtype=np.float64).reshape(part.width))
+            picture.put(whole, image)
+    for vector in layout.fields:
+        if vector.width is not None:
+            vector.put(whole, np.asarray(vector.get(observation), dtype=np.float64).reshape(vector.width))
     return {**whole, PROMPT_KEY: prompt}
 
 

@@ -30,10 +30,10 @@ from PIL import Image, UnidentifiedImageError
 
 from vlapack.checkpoints.base import PolicyConfig, read_json
 from vlapack.errors import InputError
-from vlapack.observations.frame import Frame, canonical, spread
-from vlapack.observations.lerobot_features import Renaming, match
+from vlapack.observations.frame import Frame, as_recorded, spread
+from vlapack.observations.lerobot_features import Renaming, match_features
 from vlapack.observations.video import frames_at, optional
-from vlapack.robots.fields import PROMPT_KEY, Part
+from vlapack.robots.fields import PROMPT_KEY, Field
 from vlapack.robots.layouts import layout_of
 
 INFO_FILE = "meta/info.json"
@@ -56,7 +56,7 @@ class LerobotDataset:
     root: Path
     info: Mapping[str, Any]
     config: PolicyConfig
-    features: Mapping[Part, str]
+    features: Mapping[Field, str]
     episodes: Sequence[Mapping[str, Any]]
 
     @classmethod
@@ -75,7 +75,7 @@ class LerobotDataset:
             )
         if missing := [key for key in ("fps", "features", "data_path") if not info.get(key)]:
             raise InputError(f"{root / INFO_FILE}: has no {', '.join(missing)}; download the data set again")
-        features = match(info["features"], config, renaming, root / INFO_FILE)
+        features = match_features(info["features"], config, renaming, root / INFO_FILE)
         columns = ["episode_index", "dataset_from_index", "dataset_to_index", "data/chunk_index", "data/file_index"]
         for feature in features.values():
             if _dtype(info, feature) == "video":
@@ -90,7 +90,7 @@ class LerobotDataset:
     def description(self) -> str:
         """What it is and how much it holds."""
         read_from = ", ".join(self.features.values())
-        missing = [part.name for part in layout_of(self.config).parts if part not in self.features]
+        missing = [field.name for field in layout_of(self.config).fields if field not in self.features]
         return (
             f"LeRobotDataset {self.info['codebase_version']}, {len(self)} frames in {len(self.episodes)} episodes "
             f"({read_from}{'; without ' + ', '.join(missing) if missing else ''})"
@@ -122,7 +122,7 @@ class LerobotDataset:
             if tasks[task].strip():
                 raw[PROMPT_KEY] = tasks[task]
             where = f"{rows[number].file}: {name}"
-            observation = canonical(raw, layout, where, default_prompt=self.config.default_prompt)
+            observation = as_recorded(raw, layout, where, default_prompt=self.config.default_prompt)
             source = {"episode_index": episode["episode_index"], "frame_index": frame, "task_index": task}
             frames.append(Frame(name, observation, source))
         return frames

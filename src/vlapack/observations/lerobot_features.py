@@ -15,7 +15,7 @@ from typing import Any
 
 from vlapack.checkpoints.base import PolicyConfig
 from vlapack.errors import InputError
-from vlapack.robots.fields import Part
+from vlapack.robots.fields import Field
 from vlapack.robots.layouts import layout_of
 
 FLAG = "--rename-map"
@@ -42,13 +42,13 @@ NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "aloha": _ALOHA,
     "aloha_unadapted": _ALOHA,
 }
-"""Layout → the part's name → the features that mean the same; the first that is there is taken."""
+"""Layout → the field's name → the features that mean the same; the first that is there is taken."""
 
 UNUSED = frozenset({"observation.images.cam_low"})
 """Cameras that robots have and no policy of theirs reads."""
 
 Renaming = Mapping[str, str | None]
-"""The data set's feature → the part of the policy's observation that it is; None: it is nothing of the policy's."""
+"""The data set's feature → the field of the policy's observation that it is; None: it is nothing of the policy's."""
 
 
 def parse_renaming(text: str | None) -> Renaming:
@@ -66,10 +66,10 @@ def parse_renaming(text: str | None) -> Renaming:
     return document
 
 
-def match(
+def match_features(
     features: Mapping[str, Mapping[str, Any]], config: PolicyConfig, renaming: Renaming, where: Path
-) -> dict[Part, str]:
-    """Return the feature that each part of the policy's observation is read from; optional cameras may lack one.
+) -> dict[Field, str]:
+    """Return the feature that each field of the policy's observation is read from; optional cameras may lack one.
 
     Args:
         features: `features` of the data set's info.
@@ -78,48 +78,48 @@ def match(
         where: the info's file, for messages.
 
     Raises:
-        InputError: a part without a feature, a feature of another kind or width, an optional camera that is missing
+        InputError: a field without a feature, a feature of another kind or width, an optional camera that is missing
             while the data set has one that nothing reads, or a renaming of what is not there.
     """
-    parts = {part.name: part for part in layout_of(config).parts}
+    fields = {field.name: field for field in layout_of(config).fields}
     found = ", ".join(f"{name} {each.get('dtype')} {each.get('shape')}" for name, each in features.items())
     for feature, name in renaming.items():
         if feature not in features:
             raise InputError(f"{where}: {FLAG} names {feature!r}, which is not there. Found: {found}")
-        if name is not None and name not in parts:
-            raise InputError(f"{FLAG}: {feature!r} cannot be {name!r}; this policy reads {', '.join(parts)}")
-    matched: dict[Part, str] = {}
+        if name is not None and name not in fields:
+            raise InputError(f"{FLAG}: {feature!r} cannot be {name!r}; this policy reads {', '.join(fields)}")
+    matched: dict[Field, str] = {}
     lacking = []
-    for name, part in parts.items():
+    for name, field in fields.items():
         said = [feature for feature, other in renaming.items() if other == name]
         known = [name] if config.robot is not None else NAMES[config.layout][name]
         there = [feature for feature in (*said, *known) if feature in features and renaming.get(feature, name) == name]
         if there:
-            matched[part] = there[0]
-            lacking += _misfit(part, there[0], features[there[0]])
-        elif not part.optional:
+            matched[field] = there[0]
+            lacking += _misfit(field, there[0], features[there[0]])
+        elif not field.optional:
             lacking.append(f"{name}: {' or '.join(known)}")
     unread = [name for name, each in features.items() if each.get("dtype") in PICTURES and name not in matched.values()]
     unknown = [name for name in unread if name not in renaming and name not in UNUSED]
-    missing = [name for name, part in parts.items() if part not in matched]
+    missing = [name for name, field in fields.items() if field not in matched]
     if missing and unknown and not lacking:
         lacking.append(f"{' and '.join(missing)}, unless {' and '.join(unknown)} is something else ({FLAG} to null)")
     if lacking:
         raise InputError(
             f"{where}: a policy of layout {config.layout} reads {'; '.join(lacking)}. Found: {found}. Say which is "
-            f"which: {_example((missing or list(parts))[0], (unknown or list(features))[0])}"
+            f"which: {_example((missing or list(fields))[0], (unknown or list(features))[0])}"
         )
     return matched
 
 
-def _misfit(part: Part, feature: str, described: Mapping[str, Any]) -> list[str]:
+def _misfit(field: Field, feature: str, described: Mapping[str, Any]) -> list[str]:
     dtype, shape = described.get("dtype"), list(described.get("shape") or [1])
-    if part.width is None and dtype not in PICTURES:
+    if field.width is None and dtype not in PICTURES:
         return [f"{feature} of type {' or '.join(PICTURES)}, not {dtype}"]
-    if part.width is not None and math.prod(shape) != part.width:
-        return [f"{feature} of shape {[part.width]}, not {shape}"]
+    if field.width is not None and math.prod(shape) != field.width:
+        return [f"{feature} of shape {[field.width]}, not {shape}"]
     return []
 
 
-def _example(part: str, feature: str = "observation.images.front") -> str:
-    return f"{FLAG} '{json.dumps({feature: part})}'"
+def _example(field: str, feature: str = "observation.images.front") -> str:
+    return f"{FLAG} '{json.dumps({feature: field})}'"

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vlapack.checkpoints.base import PolicyConfig, read_json
 from vlapack.errors import InputError
-from vlapack.observations.frame import Frame, canonical
+from vlapack.observations.frame import Frame, as_recorded
 from vlapack.observations.recorder import INDEX_FILE, SOURCE_KEY, TYPE, VERSION
 from vlapack.robots.fields import PROMPT_KEY
 from vlapack.robots.layouts import LAYOUTS, Layout, layout_of
@@ -68,18 +68,18 @@ class RecordedFolder:
         entry, where = self._entries[number], f"{self._index}: observation {number}"
         if not isinstance(entry, dict):
             raise InputError(f"{where} is {entry!r}; it must be an object")
-        parts = {part.name: part for part in self._layout.parts}
-        needed = [name for name, part in parts.items() if not part.optional]
+        fields = {field.name: field for field in self._layout.fields}
+        needed = [name for name, field in fields.items() if not field.optional]
         if missing := [key for key in (*needed, PROMPT_KEY) if key not in entry]:
             raise InputError(f"{where} has no {', '.join(missing)}; record it again")
-        if foreign := sorted(set(entry) - {*parts, PROMPT_KEY, SOURCE_KEY}):
-            raise InputError(f"{where} has {', '.join(foreign)}; this policy knows {', '.join(parts)}")
+        if foreign := sorted(set(entry) - {*fields, PROMPT_KEY, SOURCE_KEY}):
+            raise InputError(f"{where} has {', '.join(foreign)}; this policy knows {', '.join(fields)}")
         raw: dict[str, Any] = {PROMPT_KEY: entry[PROMPT_KEY]}
-        for name in (name for name in parts if name in entry):
-            value = _picture(self.folder / str(entry[name])) if parts[name].width is None else entry[name]
-            parts[name].put(raw, value)
-        observation = canonical(raw, self._layout, where)
-        title = next(str(entry[name]) for name, part in parts.items() if part.width is None and name in entry)
+        for name in (name for name in fields if name in entry):
+            value = _picture(self.folder / str(entry[name])) if fields[name].width is None else entry[name]
+            fields[name].put(raw, value)
+        observation = as_recorded(raw, self._layout, where)
+        title = next(str(entry[name]) for name, field in fields.items() if field.width is None and name in entry)
         return Frame(title, observation, entry.get(SOURCE_KEY) or {})
 
 

@@ -3,7 +3,7 @@
     index.json   {"type": "vlapack.observations", "version": 1, "layout": "libero", "observations": [...]}
     00000_image.png, 00000_wrist_image.png, ...   as the policy gets them: LIBERO's turned by 180°, 256 px
 
-An observation's entry holds the layout's parts by their names, a picture's file or a vector's numbers, and `prompt`
+An observation's entry holds the layout's fields by their names, a picture's file or a vector's numbers, and `prompt`
 and `source`. The simulator records such folders and so does a policy server; `policy/recorded.py` reads them. Pictures
 are kept as they came, so that they serve full-size policies as well as small ones.
 """
@@ -21,7 +21,7 @@ from PIL import Image
 
 from vlapack.checkpoints.base import read_json
 from vlapack.errors import InputError
-from vlapack.robots.fields import PROMPT_KEY, Part
+from vlapack.robots.fields import PROMPT_KEY, Field
 
 INDEX_FILE = "index.json"
 TYPE = "vlapack.observations"
@@ -37,19 +37,19 @@ class Recorder:
     Args:
         folder: a new one, or one that was recorded before: recording goes on.
         layout: the name of the policy's layout.
-        parts: what an observation of that layout holds.
+        fields: what an observation of that layout holds.
         limit: the most observations that the folder may hold; None for no limit.
 
     Raises:
         InputError: the folder holds something else or another layout's observations, or the limit is below 1.
     """
 
-    def __init__(self, folder: Path, layout: str, parts: Sequence[Part], *, limit: int | None = None) -> None:
+    def __init__(self, folder: Path, layout: str, fields: Sequence[Field], *, limit: int | None = None) -> None:
         if limit is not None and limit < 1:
             raise InputError(f"a recording of at most {limit} observations: the limit must be 1 or more")
         self.folder = folder
         self._layout = layout
-        self._parts = parts
+        self._fields = fields
         self._limit = limit
         self._index = folder / INDEX_FILE
         self._rows: list[dict[str, Any]] = []
@@ -78,35 +78,35 @@ class Recorder:
         """Record one observation.
 
         Args:
-            observation: as `policy.frame.canonical` returns it.
+            observation: as `frame.as_recorded` returns it.
             source: where it comes from (suite, init state), kept in the index.
         """
         number = self._seen
         self._seen += 1
         row: dict[str, Any] = {}
-        for part in self._parts:
+        for field in self._fields:
             try:
-                value = part.get(observation)
+                value = field.get(observation)
             except KeyError:
-                if part.optional:
+                if field.optional:
                     continue
                 raise
-            if part.width is None:
-                row[part.name] = f"{number:05d}_{part.name.replace('/', '_')}.png"
-                Image.fromarray(value).save(self.folder / row[part.name], optimize=True)
+            if field.width is None:
+                row[field.name] = f"{number:05d}_{field.name.replace('/', '_')}.png"
+                Image.fromarray(value).save(self.folder / row[field.name], optimize=True)
             else:
-                row[part.name] = np.asarray(value, dtype=np.float64).tolist()
+                row[field.name] = np.asarray(value, dtype=np.float64).tolist()
         row |= {PROMPT_KEY: str(observation[PROMPT_KEY]), SOURCE_KEY: source}
         dropped = [] if self._limit is None else self._rows[: max(0, len(self._rows) + 1 - self._limit)]
         self._rows = [*self._rows[len(dropped) :], row]
         self._write()  # before the pictures go: an index never names one that is missing
         for old in dropped:
-            for part in self._parts:
-                if part.width is None and part.name in old:
-                    (self.folder / old[part.name]).unlink(missing_ok=True)
+            for field in self._fields:
+                if field.width is None and field.name in old:
+                    (self.folder / old[field.name]).unlink(missing_ok=True)
 
     def _write(self) -> None:
         document = {"type": TYPE, "version": VERSION, "layout": self._layout, "seen": self._seen}
-        part = self._index.with_suffix(".part")
-        part.write_text(json.dumps({**document, "observations": self._rows}, indent=1) + "\n")
-        os.replace(part, self._index)
+        field = self._index.with_suffix(".part")
+        field.write_text(json.dumps({**document, "observations": self._rows}, indent=1) + "\n")
+        os.replace(field, self._index)

@@ -24,7 +24,7 @@ from vlapack.pi0.load import filled
 from vlapack.pi0.names import EXPERT
 from vlapack.pi0.positions import rotate
 from vlapack.policy.policy import Policy
-from vlapack.progress import Course, meter
+from vlapack.progress import InterleavedProgress, meter
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Strengths:
 
 
 @torch.no_grad()
-def measure(
+def attention_strengths(
     policy: Policy,
     observations: Sequence[Mapping[str, Any]],
     seed: int,
@@ -62,14 +62,14 @@ def measure(
     """
     abreast = passages(policy, observations, seed)
     way = stages(policy.model, dtype)
-    with meter(title) as show, watched(policy.model) as gauges:
-        course = Course(show, {title: 0.0})
-        forecast = Forecast(way, abreast, partial(course.reach, title))
+    with meter(title) as show, watched(policy.model) as probes:
+        turns = InterleavedProgress(show, {title: 0.0})
+        forecast = Forecast(way, abreast, partial(turns.reach, title))
         for stage in way:
             with nullcontext() if read is None else filled(policy.model, stage.modules, read, dtype):
                 for passage in forecast.through(stage):
                     stage.run(passage)
-    return Strengths([gauge.logits.std.tolist() for gauge in gauges], [float(gauge.output.rms) for gauge in gauges])
+    return Strengths([probe.logits.std.tolist() for probe in probes], [float(probe.output.rms) for probe in probes])
 
 
 def attention_name(index: int) -> str:
@@ -103,7 +103,7 @@ class Moments:
         return (self.squares / self.count - (self.total / self.count).square()).clamp(min=0).sqrt()
 
 
-class Gauge:
+class AttentionProbe:
     """Watches one attention layer: hooks for its q_proj and for itself.
 
     Args:
@@ -144,16 +144,16 @@ class Gauge:
 
 
 @contextmanager
-def watched(model: Pi0) -> Iterator[list[Gauge]]:
+def watched(model: Pi0) -> Iterator[list[AttentionProbe]]:
     """Watch the attention of every layer of the expert while it runs."""
-    gauges, handles = [], []
+    probes, handles = [], []
     for index, layer in enumerate(model.expert.layers):
-        attention, gauge = layer.get_submodule("self_attn"), Gauge(attention_name(index))
-        handles.append(attention.get_submodule("q_proj").register_forward_hook(gauge.see_query))
-        handles.append(attention.register_forward_hook(gauge.see))
-        gauges.append(gauge)
+        attention, probe = layer.get_submodule("self_attn"), AttentionProbe(attention_name(index))
+        handles.append(attention.get_submodule("q_proj").register_forward_hook(probe.see_query))
+        handles.append(attention.register_forward_hook(probe.see))
+        probes.append(probe)
     try:
-        yield gauges
+        yield probes
     finally:
         for handle in handles:
             handle.remove()

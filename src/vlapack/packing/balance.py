@@ -22,7 +22,7 @@ from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.files import write_atomically
 from vlapack.methods.balance import matching_factor, scale_rows
-from vlapack.packing.attention import Strengths, attention_name, measure
+from vlapack.packing.attention import Strengths, attention_name, attention_strengths
 from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import compute_dtype
 from vlapack.pi0.config import Pi0Config
@@ -72,22 +72,24 @@ def measure_factors(
     def in_float() -> Strengths:
         model = build(parent.config.architecture)
         policy = Policy(model, parent.config, normalization=parent.normalization, tokenizer=parent.tokenizer)
-        return measure(policy, observations, recipe.seed, dtype, title="attention, float", read=parent.read)
+        return attention_strengths(policy, observations, recipe.seed, dtype, title="attention, float", read=parent.read)
 
     def packed() -> Strengths:
         policy = Policy.from_checkpoint(pack, dtype=dtype)
-        return measure(policy, observations, recipe.seed, dtype, title="attention, packed")
+        return attention_strengths(policy, observations, recipe.seed, dtype, title="attention, packed")
 
-    both = match(_kept(keep / "attention-float.json", in_float), _kept(keep / "attention-packed.json", packed))
+    both = match_strengths(
+        _kept(keep / "attention-float.json", in_float), _kept(keep / "attention-packed.json", packed)
+    )
     factors = {kind: both[kind] for kind, asked in (("alpha", recipe.atm), ("beta", recipe.ohb)) if asked}
-    for kind, found in factors.items():
-        values = [value for layer in found.values() for value in layer]
+    for kind, by_layer in factors.items():
+        values = [value for layer in by_layer.values() for value in layer]
         changed = sum(value != 1 for value in values)
         say(f"{kind}: {changed} of {len(values)} factors differ from 1; {min(values):.3f} to {max(values):.3f}")
     return factors
 
 
-def match(wanted: Strengths, found: Strengths) -> Factors:
+def match_strengths(wanted: Strengths, found: Strengths) -> Factors:
     """Return α and β by the names of the layers that take them."""
     alpha, beta = (
         matching_factor(torch.tensor(ours, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64))
@@ -99,7 +101,7 @@ def match(wanted: Strengths, found: Strengths) -> Factors:
     }
 
 
-def folded(pack: PackedCheckpoint, factors: Factors) -> Callable[[str], Tensor]:
+def balanced_reader(pack: PackedCheckpoint, factors: Factors) -> Callable[[str], Tensor]:
     """Return what reads a tensor of the balanced pack, given the pack that was measured."""
     names = set(pack.names())
     rows = {

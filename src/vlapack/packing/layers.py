@@ -12,17 +12,17 @@ from vlapack.console import say
 from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import compute_dtype, stream
 from vlapack.plan.folding import chains
-from vlapack.plan.selected import Selected
-from vlapack.progress import Course, meter
-from vlapack.quantize.groups import Block, Group, PackedGroup, quantize, weights_only
+from vlapack.plan.selected import Group, Selected
+from vlapack.progress import InterleavedProgress, meter
+from vlapack.quantize.groups import Block, QuantizedGroup, quantize, weights_only
 from vlapack.recipe.recipe import Recipe
 
 CALIBRATING, PACKING = "calibrating", "packing"
 
 
 @dataclass(frozen=True)
-class Walked:
-    """What a walk leaves behind beside the written layers."""
+class PackedLayers:
+    """What packing leaves behind beside the written layers."""
 
     errors: dict[str, float]
     """Layer → relative rounding error, of the layers that an earlier run packed too."""
@@ -37,8 +37,8 @@ def pack_layers(
     recipe: Recipe,
     observations: Sequence[Mapping[str, Any]] | None,
     *,
-    describe: Callable[[Selected, PackedGroup], None],
-) -> Walked:
+    on_layer: Callable[[Selected, QuantizedGroup], None],
+) -> PackedLayers:
     """Pack every group that `writer` does not have yet, or whose chain it does not have.
 
     Args:
@@ -47,7 +47,7 @@ def pack_layers(
         groups: what is to be packed.
         recipe: how.
         observations: calibrate; None: the recipe does without.
-        describe: is told of every layer that is packed now.
+        on_layer: is told of every layer that is packed now.
 
     Raises:
         InputError: as in `quantize.quantize` and `policy.streaming.stream`.
@@ -63,23 +63,23 @@ def pack_layers(
     if len(todo) < len(groups):
         say(f"taking up {writer.partial}: {len(groups) - len(todo)} of {len(groups)} groups of layers are finished")
     if not todo:
-        return Walked(errors(), 0.0)
+        return PackedLayers(errors(), 0.0)
     total = sum(map(weights_in, groups))
     packed_size = total - sum(map(weights_in, todo))
     with meter("packing") as show:
-        course = Course(show, {CALIBRATING: 0.0, PACKING: packed_size / total})
+        turns = InterleavedProgress(show, {CALIBRATING: 0.0, PACKING: packed_size / total})
 
-        def write(group: Group, packed: PackedGroup) -> None:
+        def write(group: Group, packed: QuantizedGroup) -> None:
             nonlocal packed_size
             writer.write(group[0].name, packed.tensors, packed.errors)
             packed_size += weights_in(group)
             for layer in group:
-                describe(layer, packed)
+                on_layer(layer, packed)
             worst, mean = max(packed.errors.values()), fmean(errors().values())
-            course.reach(PACKING, packed_size / total, f"{group[0].name} error {worst:.4f}, mean {mean:.4f}")
+            turns.reach(PACKING, packed_size / total, f"{group[0].name} error {worst:.4f}, mean {mean:.4f}")
 
         def tick(done: float, place: str) -> None:
-            course.reach(CALIBRATING, done, f"calibrating {place}")
+            turns.reach(CALIBRATING, done, f"calibrating {place}")
 
         blocks: Iterable[Block] = weights_only(todo)
         if observations is not None:
@@ -87,7 +87,7 @@ def pack_layers(
             say(f"calibrating on {len(observations)} observations in {str(dtype).removeprefix('torch.')}")
             blocks = stream(parent, todo, recipe, observations, dtype=dtype, tick=tick)
         quantize(parent.read, write, blocks, recipe)
-    return Walked(errors(), course.seconds(CALIBRATING))
+    return PackedLayers(errors(), turns.seconds(CALIBRATING))
 
 
 def weights_in(group: Group) -> int:

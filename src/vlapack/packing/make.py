@@ -1,4 +1,4 @@
-"""From an opened checkpoint to a pack folder: fingerprint, calibrate, walk, write; and on again after a kill."""
+"""From an opened checkpoint to a pack folder: fingerprint, calibrate, quantize, write; resumed after a kill."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vlapack.checkpoints.pack.writer import PackWriter, sweep
 from vlapack.checkpoints.tensorlayout import TensorSpec
 from vlapack.errors import InputError
 from vlapack.fingerprint import Fingerprint, differences
-from vlapack.packing.balance import folded, measure_factors, require_foldable
+from vlapack.packing.balance import balanced_reader, measure_factors, require_foldable
 from vlapack.packing.contents import pack_specs, untouched
 from vlapack.packing.layers import pack_layers
 from vlapack.packing.parent import Parent, layers_of
@@ -29,7 +29,7 @@ from vlapack.packing.streaming import compute_dtype
 from vlapack.pi0.names import EMBEDDING, linears
 from vlapack.plan.selected import Selected, groups, part_of
 from vlapack.plan.sizes import Tensors
-from vlapack.quantize.groups import PackedGroup, pack_embedding
+from vlapack.quantize.groups import QuantizedGroup, pack_embedding
 from vlapack.recipe.needs import inputs_needed, needs_activations
 from vlapack.recipe.recipe import Recipe
 
@@ -72,7 +72,7 @@ def make_pack(
     out: Path,
     observations: Sequence[Mapping[str, Any]] | None,
     *,
-    describe: Callable[[Selected, PackedGroup], None] = lambda layer, packed: None,
+    on_layer: Callable[[Selected, QuantizedGroup], None] = lambda layer, packed: None,
 ) -> Report:
     """Quantize a float checkpoint into the folder `out`.
 
@@ -84,7 +84,7 @@ def make_pack(
         recipe: which layers, and how.
         out: the folder to make; beside it `OUT.partial/` holds the work until it is whole.
         observations: in the layout's keys; each calibrates by one action chunk. None: weights-only.
-        describe: is told of every layer that is packed now.
+        on_layer: is told of every layer that is packed now.
 
     Raises:
         InputError: a recipe that cannot be computed, a parent without statistics or tokenizer, a folder that holds
@@ -93,7 +93,7 @@ def make_pack(
     """
     if observations is None:
         require_weights_only(recipe)
-    return _make_pack(Parent(checkpoint), recipe, out, observations, describe)
+    return _make_pack(Parent(checkpoint), recipe, out, observations, on_layer)
 
 
 def _make_pack(
@@ -101,7 +101,7 @@ def _make_pack(
     recipe: Recipe,
     out: Path,
     observations: Sequence[Mapping[str, Any]] | None,
-    describe: Callable[[Selected, PackedGroup], None],
+    on_layer: Callable[[Selected, QuantizedGroup], None],
 ) -> Report:
     start = time.monotonic()
     architecture = parent.config.architecture
@@ -135,12 +135,12 @@ def _make_pack(
     with PackWriter(out, plan, specs, beside=after if recipe.balances else 0) as writer:
         if recipe.balances:
             assert seen is not None
-            calibration_seconds, measured = _balance(writer, parent, recipe, seen, describe)
+            calibration_seconds, measured = _balance(writer, parent, recipe, seen, on_layer)
         else:
-            walked = pack_layers(writer, parent, groups(selected, recipe), recipe, seen, describe=describe)
+            packed = pack_layers(writer, parent, groups(selected, recipe), recipe, seen, on_layer=on_layer)
             _copy_rest(writer, parent, selected, recipe)
-            calibration_seconds = walked.calibration_seconds
-            measured = {"bytes": {"before": parent.nbytes, "after": after}, "weight_error": _summary(walked.errors)}
+            calibration_seconds = packed.calibration_seconds
+            measured = {"bytes": {"before": parent.nbytes, "after": after}, "weight_error": _summary(packed.errors)}
         config = config_document(
             parent.config, recipe, selected, linears=every, fingerprint=fingerprint, measured=measured
         )
@@ -156,7 +156,7 @@ def _balance(
     parent: Parent,
     recipe: Recipe,
     observations: Sequence[Mapping[str, Any]],
-    describe: Callable[[Selected, PackedGroup], None],
+    on_layer: Callable[[Selected, QuantizedGroup], None],
 ) -> tuple[float, dict[str, Any]]:
     """Make the pack without balancing, measure it against the parent, and write it with the factors folded in.
 
@@ -164,10 +164,10 @@ def _balance(
         How long calibration took, and what was measured.
     """
     plain = writer.partial / "plain"
-    report = _make_pack(parent, replace(recipe, atm=False, ohb=False), plain, observations, describe)
+    report = _make_pack(parent, replace(recipe, atm=False, ohb=False), plain, observations, on_layer)
     pack = PackedCheckpoint.open(plain)
     factors = measure_factors(parent, pack, recipe, observations, keep=writer.partial)
-    read = folded(pack, factors)
+    read = balanced_reader(pack, factors)
     for name in pack.names():
         if writer.note(name) is None:
             writer.write(name, {name: read(name)}, {})

@@ -1,4 +1,4 @@
-"""The float checkpoint that a pack is made of, as the walk sees it: canonical names, and no vocabulary heads."""
+"""The float checkpoint that a pack is made of, as packing sees it: canonical names, and no vocabulary heads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.fingerprint import UNUSED, WEIGHTS_ONLY, Fingerprint, digest, digest_observations, digest_weights
 from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical, linears, never_executed
+from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical_name, linears, never_executed
 from vlapack.plan.select import select
 from vlapack.plan.selected import Selected
 from vlapack.plan.sizes import Tensors
@@ -58,7 +58,7 @@ class Parent:
         self.config = checkpoint.config
         self.normalization = checkpoint.normalization
         self.tokenizer: Path = checkpoint.tokenizer
-        names = {canonical(name): name for name in checkpoint.names()}
+        names = {canonical_name(name): name for name in checkpoint.names()}
         if TIED_EMBEDDING in names:
             names.setdefault(EMBEDDING, names[TIED_EMBEDDING])
         self._names = {name: stored for name, stored in names.items() if name not in (TIED_EMBEDDING, EXPERT_HEAD)}

@@ -16,9 +16,10 @@ from vlapack.machine.cpu import fast_bf16
 from vlapack.packing.parent import Parent
 from vlapack.packing.stages import Passage, Stage, passages, stages
 from vlapack.pi0.load import build, check_names, filled
+from vlapack.plan.selected import Group
 from vlapack.policy.policy import Policy
 from vlapack.quantize.calibration import LayerInputs, collect
-from vlapack.quantize.groups import Block, Group
+from vlapack.quantize.groups import Block
 from vlapack.recipe.recipe import Recipe
 
 Tick = Callable[[float, str], None]

@@ -11,7 +11,7 @@ from vlapack.machine import allocator
 from vlapack.pi0.flow import Pi0
 
 # Prompts differ in length, and everything behind them with it: those graphs take any. Pictures are all of one size.
-PARTS = {"see": None, "understand": True, "velocity": True}
+GRAPHS = {"see": None, "understand": True, "velocity": True}
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -31,7 +31,7 @@ def compile_network(model: Pi0) -> None:
     What they call is compiled with them; packed layers stay the operators that they are. Whoever needs a gradient gets
     a graph of its own. Modules must not be replaced afterwards.
     """
-    for name, dynamic in PARTS.items():
+    for name, dynamic in GRAPHS.items():
         setattr(model, name, torch.compile(getattr(model, name), fullgraph=True, dynamic=dynamic))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import Pi0
-from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical, kept_in_fp32, never_executed
+from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical_name, kept_in_fp32, never_executed
 from vlapack.pi0.savings import Savings
 from vlapack.pi0.stored import StoredEmbedding, StoredLinear
 
@@ -114,7 +114,7 @@ def stored_names(names: Iterable[str]) -> dict[str, str]:
     """
     stored: dict[str, str] = {}
     for name in names:
-        other = stored.setdefault(canonical(name), name)
+        other = stored.setdefault(canonical_name(name), name)
         if other != name:
             raise InputError(f"The checkpoint holds one tensor under two names: {other} and {name}.")
     if EMBEDDING not in stored and TIED_EMBEDDING in stored:

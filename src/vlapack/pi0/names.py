@@ -33,7 +33,7 @@ _KEPT_IN_FP32 = re.compile(
 )
 
 
-def canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """Return the spelling with `.model.` inside paligemma: `paligemma.language_model.` means the same place.
 
     Works on whole names and on prefixes of them; everything else stays as it is.
@@ -43,7 +43,7 @@ def canonical(name: str) -> str:
 
 def kept_in_fp32(name: str) -> bool:
     """Whether openpi holds this tensor in fp32 when the network is bf16: norms, embeddings of patches, heads."""
-    return _KEPT_IN_FP32.search(canonical(name)) is not None
+    return _KEPT_IN_FP32.search(canonical_name(name)) is not None
 
 
 def never_executed(config: Pi0Config) -> frozenset[str]:

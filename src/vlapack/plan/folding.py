@@ -13,7 +13,7 @@ from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
 from vlapack.plan.selected import Group
-from vlapack.plan.wiring import Source, source
+from vlapack.plan.wiring import Producer, producer_of
 from vlapack.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ def plan(
     settled = {layer.name for layer in layers} | set(never_executed)
 
     def planned(layer: Selected) -> Selected:
-        before = source(layer.name, linears)
+        before = producer_of(layer.name, linears)
         stays = {step: _obstacle(step, recipe, before, settled, head_dim) for step in _steps(layer, recipe)}
         folded = tuple(step for step, obstacle in stays.items() if obstacle is None)
         if before is not None and "rotation" in folded:
             assert head_dim is not None
-            layer = replace(layer, block=head_dim, permute=False, basis=before.basis)
+            layer = replace(layer, block=head_dim, permute=False, rotated_alike=before.rotated_alike)
             folded, stays = ("rotation",), {}
         kept = "; ".join(dict.fromkeys(obstacle for obstacle in stays.values() if obstacle and layer.executed))
         return replace(layer, folded=folded, folded_into=before.tensors if before and folded else (), kept=kept)
@@ -77,7 +77,7 @@ def _steps(layer: Selected, recipe: Recipe) -> Iterator[str]:
 
 
 def _obstacle(
-    step: str, recipe: Recipe, before: Source | None, settled: Collection[str], head_dim: int | None
+    step: str, recipe: Recipe, before: Producer | None, settled: Collection[str], head_dim: int | None
 ) -> str | None:
     """Return why a step is not folded, None where it is."""
     if before is None:

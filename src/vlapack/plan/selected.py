@@ -49,7 +49,7 @@ class Selected:
     """The steps of its transform that are done before it: of `smooth`, `permutation`, `rotation`."""
     folded_into: tuple[str, ...] = ()
     """The tensors that do them."""
-    basis: tuple[str, ...] = ()
+    rotated_alike: tuple[str, ...] = ()
     """The layers that a folded rotation must serve together."""
     kept: str = ""
     """Why the steps that are left when it runs are not folded."""
@@ -85,4 +85,4 @@ def spellings(name: str) -> tuple[str, ...]:
     return (long, long.replace("paligemma.model.", "paligemma."))
 
 
-Group = tuple["Selected", ...]
+Group = tuple[Selected, ...]

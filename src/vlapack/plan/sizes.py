@@ -142,7 +142,7 @@ def rewritten(tensors: Tensors, selected: Sequence[Selected]) -> Tensors:
 
 def layer_bytes(layer: Selected, recipe: Recipe, *, stores_transform: bool = True) -> int:
     """Return the bytes of `packed_tensors`: what a pack stores for a layer besides its bias."""
-    return tensor_bytes(packed_tensors(layer, recipe, stores_transform=stores_transform).values())
+    return total_bytes(packed_tensors(layer, recipe, stores_transform=stores_transform).values())
 
 
 def runtime(layer: Selected, recipe: Recipe, *, stores_transform: bool = True) -> Runtime:
@@ -156,7 +156,7 @@ def runtime(layer: Selected, recipe: Recipe, *, stores_transform: bool = True) -
     }
     tensors = packed_tensors(layer, recipe, stores_transform=stores_transform) if layer.executed else {}
     left = {kind: tensor for name, tensor in tensors.items() if (kind := name.rpartition(".")[2]) in macs}
-    return Runtime(tensor_bytes(left.values()), sum(macs[kind] for kind in left))
+    return Runtime(total_bytes(left.values()), sum(macs[kind] for kind in left))
 
 
 def account(
@@ -193,15 +193,15 @@ def account(
     embedding = _embedding(tensors)
     for name, tensor in tensors.items():
         module, _, kind = name.rpartition(".")
-        old = tensor_bytes([tensor])
-        new = tensor_bytes([changed.get(name, tensor)])
+        old = total_bytes([tensor])
+        new = total_bytes([changed.get(name, tensor)])
         if module in packed:
             of_layer[module] += old
             biases[module] += new if kind != "weight" else 0
             new = packed[module] if kind == "weight" else new
         elif name == embedding and recipe.embedding_bits == 8:
             rows, width = tensor[0]
-            new = tensor_bytes([((rows, width), torch.int8), ((rows, 1), torch.float32)])
+            new = total_bytes([((rows, width), torch.int8), ((rows, 1), torch.float32)])
         part = part_of(name)
         before[part] = before.get(part, 0) + old
         after[part] = after.get(part, 0) + new
@@ -227,7 +227,7 @@ def account(
     )
 
 
-def tensor_bytes(tensors: Iterable[tuple[tuple[int, ...], torch.dtype]]) -> int:
+def total_bytes(tensors: Iterable[tuple[tuple[int, ...], torch.dtype]]) -> int:
     """Return the bytes of tensors given as (shape, dtype)."""
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in tensors)
 

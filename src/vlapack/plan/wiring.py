@@ -31,7 +31,7 @@ def shared_inputs(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Source:
+class Producer:
     """What makes the channels that a layer reads, and which steps of a transform can be taken there."""
 
     tensors: tuple[str, ...]
@@ -43,7 +43,7 @@ class Source:
     others that read these channels, and the ones whose float weights would otherwise be rounded once more."""
     limit: str
     """Why the other steps cannot be taken there."""
-    basis: tuple[str, ...] = ()
+    rotated_alike: tuple[str, ...] = ()
     """Layers that read these channels, or others in the same basis, so that one rotation must serve them all."""
 
 
@@ -62,18 +62,18 @@ _STACKS = ("paligemma.model.language_model", "gemma_expert.model")
 
 # A layer's pattern → its source. Names are relative to the place that the pattern calls `at`; those that begin with a
 # colon are meant in both stacks.
-_SOURCES: tuple[tuple[str, Source], ...] = (
+_PRODUCERS: tuple[tuple[str, Producer], ...] = (
     (
         _GEMMA + r"self_attn\.[qkv]_proj",
-        Source(("input_layernorm.weight",), ("smooth",), _QKV, _NORM),
+        Producer(("input_layernorm.weight",), ("smooth",), _QKV, _NORM),
     ),
     (
         _GEMMA + r"mlp\.(?:gate|up)_proj",
-        Source(("post_attention_layernorm.weight",), ("smooth",), ("mlp.gate_proj", "mlp.up_proj"), _NORM),
+        Producer(("post_attention_layernorm.weight",), ("smooth",), ("mlp.gate_proj", "mlp.up_proj"), _NORM),
     ),
     (
         _GEMMA + r"mlp\.down_proj",
-        Source(
+        Producer(
             ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
             ("smooth", "permutation"),
             ("mlp.up_proj",),
@@ -82,7 +82,7 @@ _SOURCES: tuple[tuple[str, Source], ...] = (
     ),
     (
         _GEMMA + r"self_attn\.o_proj",
-        Source(
+        Producer(
             ("self_attn.v_proj.weight",),
             ("rotation",),
             (":self_attn.v_proj", ":self_attn.o_proj"),
@@ -92,11 +92,11 @@ _SOURCES: tuple[tuple[str, Source], ...] = (
     ),
     (
         _VISION + r"self_attn\.[qkv]_proj",
-        Source(("layer_norm1.weight", "layer_norm1.bias"), ("smooth",), _QKV, _NORM),
+        Producer(("layer_norm1.weight", "layer_norm1.bias"), ("smooth",), _QKV, _NORM),
     ),
     (
         _VISION + r"self_attn\.out_proj",
-        Source(
+        Producer(
             ("self_attn.v_proj.weight", "self_attn.v_proj.bias"),
             ("smooth",),
             ("self_attn.v_proj",),
@@ -105,11 +105,11 @@ _SOURCES: tuple[tuple[str, Source], ...] = (
     ),
     (
         _VISION + r"mlp\.fc1",
-        Source(("layer_norm2.weight", "layer_norm2.bias"), ("smooth",), ("mlp.fc1",), _NORM),
+        Producer(("layer_norm2.weight", "layer_norm2.bias"), ("smooth",), ("mlp.fc1",), _NORM),
     ),
     (
         _VISION + r"mlp\.fc2",
-        Source(
+        Producer(
             ("mlp.fc1.weight", "mlp.fc1.bias"),
             ("permutation",),
             (),
@@ -118,7 +118,7 @@ _SOURCES: tuple[tuple[str, Source], ...] = (
     ),
     (
         r"(?P<at>(?:.*\.)?paligemma_with_expert\.paligemma(?:\.model)?)\.multi_modal_projector\.linear",
-        Source(
+        Producer(
             ("vision_tower.vision_model.post_layernorm.weight", "vision_tower.vision_model.post_layernorm.bias"),
             ("smooth",),
             ("multi_modal_projector.linear",),
@@ -128,21 +128,21 @@ _SOURCES: tuple[tuple[str, Source], ...] = (
 )
 
 
-def source(name: str, linears: Collection[str]) -> Source | None:
+def producer_of(name: str, linears: Collection[str]) -> Producer | None:
     """Return what makes the input of the linear `name`, None where that is unknown or takes no step.
 
     Args:
         name: full name.
         linears: the names of every linear of the network: an adaptive norm holds one, in place of its weight.
     """
-    for pattern, found in _SOURCES:
+    for pattern, found in _PRODUCERS:
         if match := re.fullmatch(pattern, name):
             at = match["at"]
             return replace(
                 found,
                 tensors=tuple(t for relative in found.tensors for t in _parameters(f"{at}.{relative}", linears)),
                 together=tuple(layer for relative in found.together for layer in _layers(at, relative)),
-                basis=tuple(layer for relative in found.basis for layer in _layers(at, relative)),
+                rotated_alike=tuple(layer for relative in found.rotated_alike for layer in _layers(at, relative)),
             )
     return None
 

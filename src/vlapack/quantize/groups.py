@@ -1,4 +1,4 @@
-"""The one walk that makes a float network a packed one: transform, round, write, one group of layers at a time.
+"""How a float network becomes a packed one: transform, round, write, one group of layers at a time.
 
 It takes a `read` and a `write`, so that a folder on disk and a module in memory are one path, and it is handed blocks:
 groups of layers together with what their inputs were. It lets go of a block before it asks for the next, and never
@@ -24,14 +24,13 @@ from vlapack.methods.transform import Transform
 from vlapack.ops.int4 import pack_int4
 from vlapack.ops.reference import quantize_activation
 from vlapack.plan.folding import chains
-from vlapack.plan.selected import Selected
+from vlapack.plan.selected import Group, Selected
 from vlapack.plan.wiring import role
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.transforms import build_transform, required
 from vlapack.recipe.recipe import Recipe
 
 Read = Callable[[str], Tensor]
-Group = tuple[Selected, ...]
 Block = tuple[Sequence[Group], Mapping[str, LayerInputs]]
 """Groups that are packed one after another, and the inputs of those that run, by the name of a group's first layer."""
 
@@ -39,7 +38,7 @@ TOKENS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class PackedGroup:
+class QuantizedGroup:
     """The tensors of one group under their names in the pack, and each layer's relative rounding error.
 
     Float tensors that take folded steps of the group's transform are among them.
@@ -48,7 +47,7 @@ class PackedGroup:
     tensors: dict[str, Tensor]
     errors: dict[str, float]
     """Layer → ‖W' − s·q‖ / ‖W'‖ (Frobenius) of the weight as it is rounded."""
-    folded: Transform
+    folded_steps: Transform
     """The first steps of the group's transform, which the tensors `folded_into` are to do."""
 
 
@@ -65,7 +64,7 @@ class Prepared:
 
 def quantize(
     read: Read,
-    write: Callable[[Group, PackedGroup], None],
+    write: Callable[[Group, QuantizedGroup], None],
     blocks: Iterable[Block],
     recipe: Recipe,
     *,
@@ -93,13 +92,13 @@ def quantize(
 
 
 def weights_only(groups: Iterable[Group]) -> Iterable[Block]:
-    """Return the blocks of a walk that goes by the weights alone."""
+    """Return the blocks of a packing that goes by the weights alone."""
     return ((chain, {}) for chain in chains(tuple(groups)))
 
 
 def _quantize_chain(
     read: Read,
-    write: Callable[[Group, PackedGroup], None],
+    write: Callable[[Group, QuantizedGroup], None],
     chain: Sequence[Group],
     recipe: Recipe,
     inputs: Mapping[str, LayerInputs],
@@ -112,13 +111,13 @@ def _quantize_chain(
 
     for group in chain:
         packed = quantize_group(current, group, recipe, inputs.get(group[0].name))
-        folded = {name: FOLDS[role(name)](current(name), packed.folded) for name in group[0].folded_into}
+        folded = {name: FOLDS[role(name)](current(name), packed.folded_steps) for name in group[0].folded_into}
         changed |= {name: tensor for name, tensor in folded.items() if name in still_to_come}
         floats = {name: tensor for name, tensor in folded.items() if name not in still_to_come}
         write(group, replace(packed, tensors=packed.tensors | floats))
 
 
-def quantize_group(read: Read, group: Group, recipe: Recipe, inputs: LayerInputs | None) -> PackedGroup:
+def quantize_group(read: Read, group: Group, recipe: Recipe, inputs: LayerInputs | None) -> QuantizedGroup:
     """Pack the linears that share one input, under one transform, of which the folded steps have been done before.
 
     Args:
@@ -161,13 +160,13 @@ def prepare(
     """
     lead = group[0]
     with _named(lead):
-        served = [_read_weight(read, name) for name in lead.basis] or weights
+        served = [_read_weight(read, name) for name in lead.rotated_alike] or weights
         transform = build_transform(lead, served, recipe, inputs)
         scale = _static_scale(lead, transform, recipe, inputs)
         return Prepared(transform, scale, _hessian_factor(lead, transform, recipe, inputs, scale))
 
 
-def pack_group(group: Group, weights: Sequence[Tensor], recipe: Recipe, prepared: Prepared) -> PackedGroup:
+def pack_group(group: Group, weights: Sequence[Tensor], recipe: Recipe, prepared: Prepared) -> QuantizedGroup:
     """Round the weights of a group; arguments as in `prepare`, and what that returned.
 
     Raises:
@@ -184,7 +183,7 @@ def pack_group(group: Group, weights: Sequence[Tensor], recipe: Recipe, prepared
             if scale is not None:
                 tensors["input_scale"] = scale.clone()
             packed |= {f"{layer.name}.{key}": tensor for key, tensor in tensors.items()}
-    return PackedGroup(packed, errors, folded)
+    return QuantizedGroup(packed, errors, folded)
 
 
 @contextmanager

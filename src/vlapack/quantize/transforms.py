@@ -1,4 +1,4 @@
-"""The change of basis that a recipe chooses for one input, from the weights that read it and from what it was."""
+"""The transform that a recipe chooses for one input, from the weights that read it and from what it was."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from vlapack.checkpoints.features import CAMERA, FEATURES, Features
 from vlapack.errors import InputError
-from vlapack.robots.fields import Part
+from vlapack.robots.fields import Field
 from vlapack.robots.images import parse_image
 from vlapack.robots.keys import PROMPT, RobotInputs, get, get_prompt, parse_state, picture
 
@@ -64,10 +64,10 @@ class AlohaLayout:
         return self.features.actions
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def fields(self) -> tuple[Field, ...]:
         """Three pictures, of which the wrists' may be missing, and the state."""
-        cameras = (Part(("images", camera), optional=camera != CAMERAS[0]) for camera in CAMERAS)
-        return (*cameras, Part(("state",), self.features.state))
+        cameras = (Field(("images", camera), optional=camera != CAMERAS[0]) for camera in CAMERAS)
+        return (*cameras, Field(("state",), self.features.state))
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read `images` (by ALOHA's camera names, at least `cam_high`), `state` [14] and `prompt`."""

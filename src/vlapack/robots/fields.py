@@ -13,7 +13,7 @@ PROMPT_KEY = "prompt"
 
 
 @dataclass(frozen=True)
-class Part:
+class Field:
     """A picture or a vector.
 
     Attributes:

@@ -14,7 +14,7 @@ import numpy as np
 from vlapack.checkpoints.base import PolicyConfig
 from vlapack.checkpoints.features import FEATURES, Features
 from vlapack.robots.aloha import AlohaLayout
-from vlapack.robots.fields import Part
+from vlapack.robots.fields import Field
 from vlapack.robots.images import parse_image
 from vlapack.robots.keys import PROMPT, RobotInputs, get, get_prompt, parse_prompt, parse_state, picture
 
@@ -36,7 +36,7 @@ class Layout(Protocol):
         ...
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def fields(self) -> tuple[Field, ...]:
         """What an observation holds beside the prompt: the pictures, in the network's order, then the vectors."""
         ...
 
@@ -69,9 +69,9 @@ class LiberoLayout:
         return self.features.actions
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def fields(self) -> tuple[Field, ...]:
         """Two pictures and the state."""
-        return (*(Part((camera,)) for camera in LIBERO_CAMERAS), Part(("observation/state",), self.features.state))
+        return (*(Field((camera,)) for camera in LIBERO_CAMERAS), Field(("observation/state",), self.features.state))
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read `observation/image`, `observation/wrist_image`, `observation/state` [8] and `prompt`."""
@@ -109,10 +109,10 @@ class DroidLayout:
         return self.features.actions
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def fields(self) -> tuple[Field, ...]:
         """Two pictures, the joints and the gripper."""
-        cameras = (Part((camera,)) for camera in DROID_CAMERAS)
-        return (*cameras, Part(("observation/joint_position",), 7), Part(("observation/gripper_position",), 1))
+        cameras = (Field((camera,)) for camera in DROID_CAMERAS)
+        return (*cameras, Field(("observation/joint_position",), 7), Field(("observation/gripper_position",), 1))
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read both cameras, `observation/joint_position` [7], `observation/gripper_position` [1] or [], `prompt`."""
@@ -157,10 +157,10 @@ class LerobotLayout:
         return tuple(index for index, name in enumerate(self.action_names) if "gripper" in name.lower())
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def fields(self) -> tuple[Field, ...]:
         """The cameras, of which some may be missing, and the state."""
-        cameras = (Part((camera,), optional=True) for camera in self.features.cameras)
-        return (*cameras, Part(("observation.state",), self.features.state))
+        cameras = (Field((camera,), optional=True) for camera in self.features.cameras)
+        return (*cameras, Field(("observation.state",), self.features.state))
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read the cameras that are there (at least one), `observation.state`, and `prompt` or LeRobot's `task`."""

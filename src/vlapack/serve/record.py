@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vlapack.console import say
-from vlapack.observations.frame import canonical
+from vlapack.observations.frame import as_recorded
 from vlapack.observations.recorder import Recorder
 from vlapack.robots.layouts import Layout
 
@@ -44,7 +44,7 @@ class BackgroundRecorder:
 
     def _write(self, observation: Mapping[str, Any], connection: int, number: int) -> None:
         try:
-            whole = canonical(observation, self._layout, "recording", default_prompt=self._default_prompt)
+            whole = as_recorded(observation, self._layout, "recording", default_prompt=self._default_prompt)
             self._recorder.add(whole, connection=connection, request=number)
         except OSError as error:
             self._failed = True

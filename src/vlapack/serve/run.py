@@ -111,7 +111,7 @@ def _recorder(policy: Policy, settings: Settings) -> BackgroundRecorder | None:
     if settings.record_dir is None:
         return None
     config, layout = policy.config, layout_of(policy.config)
-    recorder = Recorder(settings.record_dir, config.layout, layout.parts, limit=settings.record_limit)
+    recorder = Recorder(settings.record_dir, config.layout, layout.fields, limit=settings.record_limit)
     return BackgroundRecorder(recorder, layout, default_prompt=config.default_prompt)
 
 

@@ -12,10 +12,9 @@ from vlapack.errors import InputError
 from vlapack.packing.contents import pack_specs
 from vlapack.packing.parent import Parent, layers_of
 from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE, linears
-from vlapack.plan.selected import Selected, groups
-from vlapack.plan.sizes import layer_bytes, rewritten, tensor_bytes
-from vlapack.plan.wiring import source
-from vlapack.quantize.groups import Group
+from vlapack.plan.selected import Group, Selected, groups
+from vlapack.plan.sizes import layer_bytes, rewritten, total_bytes
+from vlapack.plan.wiring import producer_of
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.allocate import FLOAT_BITS, Bits, Option, Problem
 
@@ -91,7 +90,7 @@ class Space:
             ] + [Option(FLOAT_BITS, self._stored_bytes(f"{layer.name}.weight"))]
         if self.embedding:
             rows, width = self.parent.tensors[EMBEDDING][0]
-            packed = tensor_bytes([((rows, width), torch.int8), ((rows, 1), torch.float32)])
+            packed = total_bytes([((rows, width), torch.int8), ((rows, 1), torch.float32)])
             cost = errors.get(EMBEDDING_MODULE, nothing)
             options[EMBEDDING_MODULE] = [
                 Option(EMBEDDING_BITS, packed, cost.get(EMBEDDING_BITS, 0.0)),
@@ -141,14 +140,14 @@ class Space:
         names = linears(self.parent.config.architecture)
         for group in self.groups:
             lead, alone = self.planned[group[0].name], self._alone(group[0])
-            before = source(lead.name, names)
+            before = producer_of(lead.name, names)
             if before is None or lead.folded == alone.folded:
                 continue
             # What never runs stands in nobody's way.
             together = tuple(name for name in before.together if name in self.planned and self.planned[name].executed)
             together = tuple(dict.fromkeys((*_names(group), *together)))
             grown = sum(
-                tensor_bytes([tensor]) - self._stored_bytes(name)
+                total_bytes([tensor]) - self._stored_bytes(name)
                 for name, tensor in rewritten(self.parent.tensors, [lead]).items()
                 if name.removesuffix(".weight") not in together
             )
@@ -163,7 +162,7 @@ class Space:
         return layer_bytes(lead, self.base) - layer_bytes(lead, self.base, stores_transform=False)
 
     def _stored_bytes(self, name: str) -> int:
-        return tensor_bytes([self.parent.tensors[name]])
+        return total_bytes([self.parent.tensors[name]])
 
 
 def _names(group: Group) -> tuple[str, ...]:

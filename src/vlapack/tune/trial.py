@@ -19,8 +19,8 @@ from vlapack.pi0.stored import StoredEmbedding, StoredLinear
 from vlapack.policy.policy import Policy
 from vlapack.progress import progress
 from vlapack.tune.allocate import FLOAT_BITS, Bits
+from vlapack.tune.folder import TuningFolder
 from vlapack.tune.sensitivity import Choices, probing, sample
-from vlapack.tune.work import Work
 
 DIRECTIONS = 2
 """Samples of ‖Δ‖² per observation: each is one more direction on the way back, for the price of one forward pass."""
@@ -31,7 +31,7 @@ class Trial:
 
     Args:
         parent: the float checkpoint; its weights are held as its file stores them.
-        choices: of `shelf.load`.
+        choices: of `load_candidates`.
         observations: in the layout's keys.
         work: where what is finished is kept.
         seed: of noise and directions.
@@ -41,7 +41,7 @@ class Trial:
     """
 
     def __init__(
-        self, parent: Parent, choices: Choices, observations: Sequence[Mapping[str, Any]], work: Work, seed: int
+        self, parent: Parent, choices: Choices, observations: Sequence[Mapping[str, Any]], work: TuningFolder, seed: int
     ) -> None:
         """Load the float policy."""
         map_large_blocks()

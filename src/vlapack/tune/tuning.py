@@ -21,11 +21,11 @@ from vlapack.packing.parent import Parent
 from vlapack.progress import progress
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
-from vlapack.tune import shelf
 from vlapack.tune.allocate import Bits, Problem, allocate
+from vlapack.tune.candidates import load_candidates, pack_candidates
+from vlapack.tune.folder import TuningFolder
 from vlapack.tune.space import PACKED_BITS, Space
 from vlapack.tune.trial import DIRECTIONS, Trial
-from vlapack.tune.work import Work
 
 FEWEST_OBSERVATIONS = KEPT_BACK = 4
 """Every fourth observation is kept for the comparison."""
@@ -74,7 +74,7 @@ def tune(parent: Parent, base: Recipe, budget: int, observations: Sequence[Mappi
         base: selection and method; see `Space`.
         budget: bytes of the pack.
         observations: in the layout's keys.
-        folder: for the work; see `Work`.
+        folder: for the work; see `TuningFolder`.
 
     Raises:
         InputError: an impossible budget, too few observations, or whatever cannot be used.
@@ -88,9 +88,9 @@ def tune(parent: Parent, base: Recipe, budget: int, observations: Sequence[Mappi
     space = Space.of(parent, base)
     allocate(space.problem({}), budget)  # an impossible budget is said now, not in an hour
     measured, kept = parted(len(observations))
-    with Work(folder, _plan(space, observations)) as work:
-        shelf.fill(work, space, [observations[number] for number in measured])
-        trial = Trial(parent, shelf.load(work, space), observations, work, space.base.seed)
+    with TuningFolder(folder, _plan(space, observations)) as work:
+        pack_candidates(work, space, [observations[number] for number in measured])
+        trial = Trial(parent, load_candidates(work, space), observations, work, space.base.seed)
         errors = trial.sensitivity(measured)
         problem = space.problem(errors)
         best = _candidate("allocation", allocate(problem, budget), space, problem)

@@ -22,7 +22,7 @@ from vlapack.checkpoints.pack.config import FILE, TYPE, PackedGroup, packed_grou
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.tensorlayout import WEIGHTS, digest_of
 from vlapack.errors import InputError
-from vlapack.files import tensor_bytes
+from vlapack.files import raw_bytes
 
 
 class PackFile(TensorFile):
@@ -48,7 +48,7 @@ class PackFile(TensorFile):
     def read(self, name: str) -> Tensor:
         """One tensor in memory of its own, its checksum compared."""
         tensor = super().read(name)
-        self._compare(name, hashlib.sha256(tensor_bytes(tensor)).hexdigest())
+        self._compare(name, hashlib.sha256(raw_bytes(tensor)).hexdigest())
         return tensor
 
     def check(self, name: str) -> None:

@@ -30,7 +30,7 @@ from vlapack.checkpoints.pack.config import FILE as CONFIG
 from vlapack.checkpoints.pack.config import seal
 from vlapack.checkpoints.tensorlayout import WEIGHTS, TensorSpec, digest_of, encode_header, place
 from vlapack.errors import InputError
-from vlapack.files import full_disk_explained, tensor_bytes, write_all, write_atomically
+from vlapack.files import full_disk_explained, raw_bytes, write_all, write_atomically
 from vlapack.fingerprint import differences
 
 SPARE_BYTES = 8 * 2**20  # the small files beside the weights
@@ -110,7 +110,7 @@ class PackWriter:
             for name, tensor in tensors.items():
                 spec, offset = self._placed[name]
                 assert (tensor.dtype, tuple(tensor.shape)) == (spec.dtype, spec.shape), spec
-                values = tensor_bytes(tensor)
+                values = raw_bytes(tensor)
                 self._file.seek(len(self._blank) + offset)
                 write_all(self._file, values)
                 sums[name] = hashlib.sha256(values).hexdigest()

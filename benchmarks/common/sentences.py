@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from parts import minilm
-from parts.in_place import InPlace
+from common import minilm
+from common.in_place import InPlace
 from torch import nn
 
 from vlapack.fingerprint import digest

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
-from parts.preparations import Preparations
+from common.preparations import Preparations
 from torch import nn
 
 from vlapack.linear import PackedLinear
 from vlapack.plan.select import select
-from vlapack.plan.selected import groups
+from vlapack.plan.selected import Group, groups
 from vlapack.quantize.calibration import LayerInputs
-from vlapack.quantize.groups import Group, PackedGroup, pack_group, read_weights
+from vlapack.quantize.groups import QuantizedGroup, pack_group, read_weights
 from vlapack.recipe.recipe import Recipe
 
 
@@ -45,7 +45,7 @@ class InPlace:
             packed.set_submodule(name, made)
         return packed
 
-    def _layer(self, group: Group, result: PackedGroup, recipe: Recipe) -> PackedLinear:
+    def _layer(self, group: Group, result: QuantizedGroup, recipe: Recipe) -> PackedLinear:
         (layer,) = group  # nothing is known of which layers of such a model share an input
         tensors = {name.rpartition(".")[2]: tensor for name, tensor in result.tensors.items()}
         made = PackedLinear.from_tensors(

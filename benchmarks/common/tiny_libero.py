@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from parts.preparations import Preparations
+from common.preparations import Preparations
 
 from vlapack.checkpoints import open_checkpoint
 from vlapack.errors import InputError
@@ -26,10 +26,11 @@ from vlapack.observations.folder import open_source
 from vlapack.packing.make import make_pack
 from vlapack.packing.parent import Parent, layers_of
 from vlapack.packing.streaming import stream
+from vlapack.plan.selected import Group
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.policy import Policy
 from vlapack.quantize.calibration import LayerInputs
-from vlapack.quantize.groups import Block, Group
+from vlapack.quantize.groups import Block
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
 

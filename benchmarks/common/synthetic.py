@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import torch
-from parts.in_place import InPlace
+from common.in_place import InPlace
 from torch import Tensor, nn
 
 from vlapack.quantize.calibration import LayerInputs, collect

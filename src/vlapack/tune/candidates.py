@@ -1,4 +1,4 @@
-"""Every layer packed at every choice of bits, on a shelf: measured against the float layer, and put together at will.
+"""Every layer packed at every choice of bitsas a candidate: measured against the float layer, and put together at will.
 
 Each group is quantized whole, with all its layers at 4 bits and then all at 8. The transform that they share does not
 depend on bits, so a packed group may take some layers from the one and some from the other. It does depend on *which*
@@ -21,16 +21,17 @@ from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import stream
 from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE
 from vlapack.pi0.stored import StoredEmbedding
-from vlapack.progress import Course, meter
+from vlapack.plan.selected import Group
+from vlapack.progress import InterleavedProgress, meter
 from vlapack.quantize.calibration import LayerInputs
-from vlapack.quantize.groups import Group, PackedGroup, pack_embedding, pack_group, prepare, read_weights
+from vlapack.quantize.groups import QuantizedGroup, pack_embedding, pack_group, prepare, read_weights
 from vlapack.recipe.recipe import Recipe
+from vlapack.tune.folder import TuningFolder
 from vlapack.tune.sensitivity import Choices
 from vlapack.tune.space import EMBEDDING_BITS, PACKED_BITS, Space
-from vlapack.tune.work import Work
 
 
-def fill(work: Work, space: Space, observations: Sequence[Mapping[str, Any]]) -> None:
+def pack_candidates(work: TuningFolder, space: Space, observations: Sequence[Mapping[str, Any]]) -> None:
     """Pack every layer that runs, from what it sees of the observations; what is packed already is left out."""
     running = [group for group in space.groups if group[0].executed]
 
@@ -43,16 +44,16 @@ def fill(work: Work, space: Space, observations: Sequence[Mapping[str, Any]]) ->
     total = sum(map(weights_in, running)) * len(PACKED_BITS)
     done = sum(weights_in(group) for group in running for same in _at_all_bits(group) if has(same))
 
-    def write(group: Group, packed: PackedGroup) -> None:
+    def write(group: Group, packed: QuantizedGroup) -> None:
         nonlocal done
         work.keep(_piece(group), packed.tensors)
         done += weights_in(group)
-        course.reach(PACKING, done / total, group[0].name)
+        turns.reach(PACKING, done / total, group[0].name)
 
     if not all(map(finished, running)):
         with meter("packing at 4 and 8 bits") as show:
-            course = Course(show, {CALIBRATING: 0.0, PACKING: done / total})
-            tick = partial(course.reach, CALIBRATING)
+            turns = InterleavedProgress(show, {CALIBRATING: 0.0, PACKING: done / total})
+            tick = partial(turns.reach, CALIBRATING)
             blocks = stream(space.parent, running, space.base, observations, finished=finished, tick=tick)
             for groups, inputs in blocks:
                 for group in groups:
@@ -63,8 +64,8 @@ def fill(work: Work, space: Space, observations: Sequence[Mapping[str, Any]]) ->
         work.keep(EMBEDDING_MODULE, {"weight": rows, "scale": scale})
 
 
-def load(work: Work, space: Space) -> Choices:
-    """Return what `fill` packed, as modules."""
+def load_candidates(work: TuningFolder, space: Space) -> Choices:
+    """Return what `pack_candidates` packed, as modules."""
     choices: dict[str, Mapping[int, nn.Module]] = {}
     for group in space.groups:
         if group[0].executed:
@@ -84,7 +85,7 @@ def _pack(
     inputs: LayerInputs,
     space: Space,
     has: Callable[[Group], bool],
-    write: Callable[[Group, PackedGroup], None],
+    write: Callable[[Group, QuantizedGroup], None],
 ) -> None:
     """Pack one group at each choice that it does not have yet."""
     read, base = space.parent.read, space.base
@@ -99,7 +100,7 @@ def _piece(group: Group) -> str:
     return f"layers/{group[0].name}-W{group[0].weight_bits}"
 
 
-def _modules(work: Work, group: Group, parent: Parent, recipe: Recipe) -> dict[str, dict[int, nn.Module]]:
+def _modules(work: TuningFolder, group: Group, parent: Parent, recipe: Recipe) -> dict[str, dict[int, nn.Module]]:
     """Build the layers of one group around the one activation step that all of them share, whatever their bits."""
     modules: dict[str, dict[int, nn.Module]] = {layer.name: {} for layer in group}
     inputs = None

@@ -25,7 +25,7 @@ from vlapack.fingerprint import differences
 PLAN = "plan.json"
 
 
-class Work:
+class TuningFolder:
     """The folder of one tuning; a context manager that keeps other processes away.
 
     Args:
@@ -58,7 +58,7 @@ class Work:
                 "the folder, or choose another one"
             )
 
-    def __enter__(self) -> Work:
+    def __enter__(self) -> TuningFolder:
         """Return itself."""
         return self
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from vlapack.plan.selected import Group
 from vlapack.quantize.calibration import LayerInputs
-from vlapack.quantize.groups import Group, Prepared, Read, prepare
+from vlapack.quantize.groups import Prepared, Read, prepare
 from vlapack.recipe.recipe import Recipe
 
 

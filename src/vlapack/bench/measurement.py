@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.linear import PackedLinear
+from vlapack.machine.memory import process_memory
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.prefix import look
 from vlapack.plan.selected import part_of
 from vlapack.policy.policy import Policy
 
-PARTS = {"see": "vision", "understand": "prefix", "velocity": "denoise"}
+PHASES = {"see": "vision", "understand": "prefix", "velocity": "denoise"}
 """The network's methods, and what the time that they take is called."""
-STATUS = Path("/proc/self/status")
 
 
-def describe(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
+def footprint(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
     """Say what a policy holds, and how many tokens an observation has for it."""
     inputs = policy.observe(observation)
     seen = look(*inputs.network[:4], config=policy.config.architecture, savings=policy.model.savings)
@@ -58,7 +55,7 @@ def chunk(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         policy.infer(observation)
         total = (time.perf_counter() - start) * 1e3
-    return {"ms": total, "parts": dict(spent), **memory()}
+    return {"ms": total, "parts": dict(spent), **process_memory()}
 
 
 @contextmanager
@@ -75,20 +72,11 @@ def timed(model: Pi0) -> Iterator[Mapping[str, float]]:
 
         return run
 
-    originals = {name: getattr(model, name) for name in PARTS}
+    originals = {name: getattr(model, name) for name in PHASES}
     try:
-        for name, part in PARTS.items():
+        for name, part in PHASES.items():
             setattr(model, name, watched(originals[name], part))
         yield spent
     finally:
         for name, original in originals.items():
             setattr(model, name, original)
-
-
-def memory() -> dict[str, int]:
-    """Return the bytes of this process in memory now, and at most so far."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    if not STATUS.exists():
-        return {"rss_bytes": most, "peak_rss_bytes": most}
-    fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
-    return {"rss_bytes": int(fields["VmRSS"].split()[0]) * 1024, "peak_rss_bytes": most}
