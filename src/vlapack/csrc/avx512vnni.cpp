@@ -1,7 +1,20 @@
-// AVX-512 VNNI: `vpdpbusd` multiplies 64 pairs u8 x s8 and adds them to 16 sums.
+// AVX-512 VNNI: `vpdpbusd` multiplies 64 unsigned bytes by 64 signed ones and adds each four neighbours to one of 16
+// sums.
 //
-// A tile is 12 rows by 32 outputs: 24 of the 32 registers hold sums, and per 24 products there are two loads of weights
-// and twelve broadcasts of activations, so that neither the loads nor unpacking the nibbles is what bounds the loop.
+// It does not saturate (`vpdpbusds` would), and sums of 32 bits suffice; linear.cpp says why. One register of weights
+// holds 16 outputs by 4 channels, so lane r of a sum is output r. A tile is 12 rows by 32 outputs. The 32 registers of
+// the inner loop:
+//
+//     24  sums, 12 rows x 2 x 16 outputs, from the first step to the last
+//      2  weights, unpacked: nibbles or bytes of 16 outputs x 4 channels each
+//      1  four channels of one row, in every lane (`vpbroadcastd` from memory)
+//      1  the mask 0x0f, for 4 bits
+//      4  left for the compiler, to load ahead
+//
+// A step of 4-bit weights is 48 products. Beside them it takes 24 broadcasts, 6 shifts and masks, and loads of two
+// registers of weights, so the products are what bounds the loop. Weights are loaded and unpacked once per tile: fewer
+// rows would do that for less work, and more rows have no registers. Twelve also take the ten actions of a LIBERO chunk
+// in one tile. Every number of rows from 1 to 12 is compiled, so a short tile does no work for rows that are not there.
 #include <immintrin.h>
 
 #include "float_kernels.hpp"
@@ -28,7 +41,7 @@ struct Vector {
 };
 
 constexpr int kTileRows = 12;
-constexpr int kAhead = 4096;  // bytes of weights fetched before they are needed
+constexpr int kAhead = 4096;  // bytes of weights fetched before they are needed: a page; see avx2.cpp
 
 inline __m512i four(const int8_t* activations) {
   int32_t word;
@@ -36,6 +49,7 @@ inline __m512i four(const int8_t* activations) {
   return _mm512_set1_epi32(word);
 }
 
+// Adds four channels of `Rows` rows by 32 outputs.
 template <int Rows>
 inline void add_products(__m512i (&sums)[Rows][2], __m512i left, __m512i right, const int8_t* activations) {
 #pragma GCC unroll 12

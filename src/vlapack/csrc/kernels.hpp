@@ -10,6 +10,14 @@ namespace vlapack {
 // or w + 128, so that u8 x s8 instructions take them first; the product then subtracts 8 or 128 times the sum of the
 // activations. In a step of 4-bit weights byte 4 r + j holds channel j of row r in its low nibble and channel j + 4 in
 // its high one; a step of 8-bit weights is the 128 bytes of channels 0-3, then those of channels 4-7.
+//
+//     4 bits, a step of 128 bytes     byte 0    byte 1    byte 2    byte 3    byte 4    ...   byte 127
+//       low nibble: row, channel       0, 0      0, 1      0, 2      0, 3      1, 0             31, 3
+//       high nibble                    0, 4      0, 5      0, 6      0, 7      1, 4             31, 7
+//
+// So every 32-bit word is one output's four channels, which is what `vpdpbusd` adds into one sum, and what NEON's
+// `sdot` does; the activations are packed in fours likewise. A mask gives channels 0-3 of the whole step, a shift and a
+// mask channels 4-7: unpacking moves nothing between lanes. A step of 4 bits is two cache lines, one per 16 outputs.
 constexpr int kPanel = 32;
 constexpr int kDepth = 8;
 

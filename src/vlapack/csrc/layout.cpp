@@ -11,7 +11,7 @@ namespace {
 int64_t panels(int64_t outputs) { return (outputs + kPanel - 1) / kPanel; }
 int64_t steps(int64_t inputs) { return (inputs + kDepth - 1) / kDepth; }
 
-// Four nibbles of the low half of a word, one per byte; and back.
+// Four nibbles of the low half of a word, one per byte: 0x4321 becomes 0x04030201. And back.
 uint32_t spread(uint32_t half) {
   half = (half | half << 8) & 0x00ff00ffu;
   return (half | half << 4) & 0x0f0f0f0fu;
@@ -21,6 +21,9 @@ uint32_t gather(uint32_t bytes) {
   return (bytes | bytes >> 8) & 0x0000ffffu;
 }
 
+// One row of a panel. A word of the pack holds channels 0-7, least significant nibble first, as w + 8. Its low half
+// becomes the low nibbles of four bytes, its high half the high ones: that is this row's word of the step. The next
+// step is 128 bytes further.
 void prepare_row4(const uint32_t* words, int64_t count, uint8_t* target) {
   for (int64_t t = 0; t < count; ++t, target += kPanel * 4) {
     const uint32_t bytes = spread(words[t] & 0xffffu) | spread(words[t] >> 16) << 4;
@@ -28,6 +31,7 @@ void prepare_row4(const uint32_t* words, int64_t count, uint8_t* target) {
   }
 }
 
+// XOR with 0x80 adds 128: int8 becomes unsigned.
 void prepare_row8(const int8_t* row, int64_t inputs, uint8_t* target) {
   for (int64_t k = 0; k < inputs; ++k)
     target[k / 4 * kPanel * 4 + k % 4] = static_cast<uint8_t>(row[k] ^ 0x80);
@@ -43,6 +47,8 @@ void prepare(int bits, int64_t outputs, int64_t inputs, const void* stored, uint
   const int64_t panel = steps(inputs) * step_bytes(bits);
   parallel(panels(outputs), threads, [&](int64_t p) {
     uint8_t* target = prepared + p * panel;
+    // Rows and channels that do not exist are zero bytes. Their products are with zero activations, or are never
+    // stored.
     std::memset(target, 0, static_cast<size_t>(panel));
     for (int64_t n = p * kPanel; n < outputs && n < (p + 1) * kPanel; ++n, target += 4) {
       if (bits == 4)

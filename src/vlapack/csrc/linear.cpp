@@ -1,3 +1,36 @@
+// One linear layer: how the work is cut, and which thread does which part. The arithmetic is in the Kernels.
+//
+// The weight is cut into panels of 32 outputs, the rows into tiles as tall as a kernel's registers allow (4 to 12
+// rows), and the channels into steps of 8. One kernel call multiplies one tile by one panel over a run of steps.
+//
+//                     panel 0   panel 1   panel 2   ...      weights: [panel][step][32 outputs x 8 channels]
+//     tile 0        |  sums   |  sums   |  sums   |
+//     tile 1        |  sums   |  sums   |  sums   |          sums: int32 [tile's rows][32], one per tile and panel
+//     ...
+//     activations: [tile][half step][tile's rows][4 channels]
+//
+// A task is a rectangle of that grid: at most 16 tiles by 4 panels, or 1 tile by 64 panels where there are few rows. It
+// walks the rectangle one block of 2048 channels at a time:
+//
+//     for each block of channels:  for each panel:  for each tile:  multiply
+//
+// What it touches, for 4-bit weights and the tallest tiles (12 rows, AVX-512; 5 rows, AVX2, in brackets):
+//
+//     activations of 16 tiles, one block      16 * 12 * 2048          = 384 KiB  (160)  again for every panel
+//     int32 sums, fp32 results, of the task   64 * 12 * 32 * (4 + 4)  = 192 KiB   (80)  sums: once a block
+//     weights of one panel, one block         256 * 128               =  32 KiB   (32)  again for every tile
+//     activations of one tile, one block      12 * 2048               =  24 KiB   (10)
+//
+// The first two make 576 KiB (240): they stay in a second-level cache of 1 MiB (Zen 4; Zen 3 has 512 KiB and runs
+// AVX2). Without blocks of channels the activations of a layer with 16384 inputs would be 3 MiB a task. The last two
+// are read side by side by one kernel call. Together they are 56 KiB, more than the 32 KiB of a first-level cache, so
+// in a full block both partly come from the second level. That is enough: in a full AVX-512 tile a step reads 224 bytes
+// and does 48 products, at most one a cycle, where the second level delivers about 32 bytes a cycle. 8-bit weights
+// double the panel.
+//
+// So a weight comes from memory, or from the third level, once for every 16 tiles. The ten rows of a denoise step are
+// one tile: there a byte of 4-bit weights serves 40 operations, so that a core which does 389 GOP/s (Zen 4) reads 10
+// GB/s of weights.
 #include "linear.hpp"
 
 #include <algorithm>
@@ -10,16 +43,15 @@
 namespace vlapack {
 namespace {
 
-constexpr int64_t kTasksPerThread = 8;  // so that none waits long for the others' last
-// A task's activations, in a block of channels, and its sums fit into the second cache; a panel's weights into the first.
+constexpr int64_t kTasksPerThread = 8;   // a thread that is free takes the next: none waits long for the others' last
 constexpr int64_t kBlockSteps = 256;     // 2048 channels
-constexpr int64_t kTogetherTiles = 16;   // of up to 12 rows
-constexpr int64_t kTogether = 64;        // tiles times panels
+constexpr int64_t kTogetherTiles = 16;   // most tiles of a task
+constexpr int64_t kTogether = 64;        // most tiles times panels of a task: its sums are 64 * 12 * 32
 constexpr double kSerialWork = 1 << 22;  // products, 20 us of one thread: waking another costs more than it saves
 
 int64_t pieces(int64_t whole, int64_t most) { return (whole + most - 1) / most; }
 
-// How the work is cut: rows into tiles of nearly equal height, channels into groups, outputs into panels.
+// How the work is cut. `groups` are the channels that share a weight scale, 1 if all do; a group is whole steps.
 struct Plan {
   int64_t tiles, steps, group_steps, groups, panels;
 
@@ -31,10 +63,17 @@ struct Plan {
         panels(pieces(job.outputs, kPanel)) {}
 };
 
+// Tiles differ by one row at most: 13 rows are 6 and 7, not 12 and a tile of 1 that unpacks as many weights for one row.
 int64_t first_row(const Linear& job, const Plan& plan, int64_t tile) { return tile * job.rows / plan.tiles; }
 
-// The activations of one tile, four channels of each row after the other; and what its sums begin with: minus 8 (or 128)
-// times the sum of a row's activations, group by group, for the weights are stored unsigned.
+// The activations of one tile, four channels of each row after the other; and what its sums begin with.
+//
+// Weights are stored unsigned, u = w + 8 (4 bits) or w + 128 (8 bits), so the kernel computes sum(u x). A sum that
+// begins at -8 sum(x), or -128 sum(x), ends at sum(w x). It never leaves 32 bits on the way. After some of the products
+// it is sum(w x) over the channels that are done minus 8 (128) sum(x) over those that are not, so each channel counts
+// for at most 8 * 128 (128 * 128), done or not. That is also how large the result may be: K is below 2^21 channels
+// (ops/cpu.py refuses 8-bit layers of more than 131071). The zeros behind the last channel, of both factors, add
+// nothing. NEON's 8-bit kernels multiply w itself and put the 128 sum(x) back at the end; see neon.hpp.
 void pack_tile(const Linear& job, const Plan& plan, int64_t first, int rows, int8_t* packed, int32_t* start) {
   const Kernels& isa = kernels();
   const int8_t* q = job.q + first * job.inputs;
@@ -55,7 +94,9 @@ int panel_columns(const Linear& job, int64_t panel) {
   return static_cast<int>(std::min<int64_t>(kPanel, job.outputs - panel * kPanel));
 }
 
-// The scales of a panel's outputs, [groups][kPanel] fp32; zero where there is no output.
+// The scales of a panel's outputs, [groups][kPanel] fp32; zero where there is no output. A pack stores groups as bf16
+// [outputs][groups]: they are widened (a bf16 is the upper half of an fp32) and turned around once per task, so that
+// the kernel reads 32 neighbours.
 void read_scales(const Linear& job, const Plan& plan, int64_t panel, float* scales) {
   const int columns = panel_columns(job, panel);
   std::memset(scales, 0, static_cast<size_t>(plan.groups * kPanel) * sizeof(float));
@@ -71,6 +112,7 @@ void read_scales(const Linear& job, const Plan& plan, int64_t panel, float* scal
     }
 }
 
+// Writes a tile's outputs, partial * s + bias; the outputs that fill up the last panel are dropped here.
 void finish(const Linear& job, int64_t panel, int64_t first, int rows, const float* partial) {
   const int64_t output = panel * kPanel, place = first * job.outputs + output;
   void* out = job.kind == Float::f32 ? static_cast<void*>(static_cast<float*>(job.out) + place)
@@ -84,7 +126,10 @@ struct Task {
   int64_t first_panel, last_panel, first_tile, last_tile;
 };
 
-// The steps from `step` to `end` of one tile and one panel; `partial` takes the sums of every group that ends here.
+// The steps from `step` to `end` of one tile and one panel. A block's edge may fall inside a group, and a block may
+// hold many groups. So each kernel call ends at whichever comes first. The first call of a group begins its sums with
+// `start`, later ones go on with the sums in memory; when the group ends, its sums times their scales are added to
+// `partial`.
 void add_block(const Linear& job, const Plan& plan, const int8_t* packed, const int32_t* start, const uint8_t* weights,
                int rows, int64_t step, int64_t end, int32_t* sums, const float* scales, float* partial) {
   const Kernels& isa = kernels();
@@ -100,8 +145,9 @@ void add_block(const Linear& job, const Plan& plan, const int8_t* packed, const 
   } while (step < end);
 }
 
-// A block of channels after the other: its activations then stay in the second cache from panel to panel, its weights in
-// the first from tile to tile, and the sums wait.
+// One task; the file's comment says what is in which cache. The sums of all its tiles and panels are in memory at once,
+// because each is only whole after the last block of channels. The buffers belong to the thread and stay for its next
+// task.
 void multiply(const Linear& job, const Plan& plan, const int8_t* packed, const int32_t* start, const Task& task) {
   static thread_local Buffer scale_buffer, sum_buffer, partial_buffer;
   const int64_t panels = task.last_panel - task.first_panel, panel_scales = plan.groups * kPanel;
@@ -140,17 +186,22 @@ void linear(const Linear& job) {
   const double work = static_cast<double>(job.rows) * static_cast<double>(job.outputs) * static_cast<double>(padded);
   const int threads = work < kSerialWork ? 1 : job.threads;
 
+  // All activations are packed before any product, since every panel reads them.
   parallel(plan.tiles, plan.tiles < 4 ? 1 : threads, [&](int64_t tile) {
     const int64_t first = first_row(job, plan, tile);
     const int rows = static_cast<int>(first_row(job, plan, tile + 1) - first);
     pack_tile(job, plan, first, rows, packed + first * padded, start + first * plan.groups);
   });
 
+  // A task takes as many panels as leave `fair` tasks in all, within the caches' limits: `together` of them, in `runs`.
+  // `chunks` then cuts the tiles: at most 16 a task, and into more pieces where the panels alone make too few tasks (k
+  // and v of the language model have 256 outputs, 8 panels).
   const int64_t fair = threads == 1 ? 1 : kTasksPerThread * threads;
   const int64_t fewest = pieces(plan.tiles, kTogetherTiles);
   const int64_t together =
       std::clamp<int64_t>(plan.panels * fewest / fair, 1, kTogether / std::min(plan.tiles, kTogetherTiles));
   const int64_t runs = pieces(plan.panels, together), chunks = std::clamp(pieces(fair, runs), fewest, plan.tiles);
+  // Neighbouring tasks, which run at the same time, differ in their panels: they read the same activations.
   parallel(runs * chunks, threads, [&](int64_t task) {
     const int64_t run = task % runs, chunk = task / runs;
     multiply(job, plan, packed, start,
