@@ -24,6 +24,7 @@ import tyro
 from vlapack.commands.eval import eval as evaluate
 from vlapack.commands.inspect import inspect
 from vlapack.commands.quantize import quantize
+from vlapack.commands.shared_flags import PolicyFlags
 from vlapack.console import exit_code, say
 from vlapack.errors import InputError
 from vlapack.recipe.environment import PREFIX
@@ -82,14 +83,12 @@ def main(args: Args) -> int:
     if not any(name.startswith(PREFIX) for name in os.environ):
         return play(args, parent, parent)
     recipe, _, options = resolve(None, None, RecipeFlags(), os.environ)
-    config = said_config(args, parent)
+    flags = opening(args, parent)
     if options.dryrun:
         say(f"{PREFIX}DRYRUN=1: these layers would be quantized; nothing is")
-        return inspect(parent, config=config, layers=True)
+        return inspect(parent, config=flags.config, layers=True)
     pack = options.packdir or Path(f"duquant_packed_{recipe.digest()[:12]}")
-    code = quantize(
-        parent, out=pack, config=config, norm_stats=args.norm_stats, tokenizer=args.tokenizer, calib=args.calib
-    )
+    code = quantize(parent, out=pack, calib=args.calib, flags=flags)
     return play(args, str(pack), parent) if code == 0 else code
 
 
@@ -105,15 +104,14 @@ def play(args: Args, policy: str, parent: str | None) -> int:
         replan=args.replan_steps,
         workers=args.workers,
         out=args.video_out_path,
-        config=said_config(args, parent),
-        norm_stats=args.norm_stats,
-        tokenizer=args.tokenizer,
+        flags=opening(args, parent),
     )
 
 
-def said_config(args: Args, parent: str | None) -> str | None:
-    """What the folder is, where it does not say so itself, as the shipped one does."""
-    return None if parent == SHIPPED else args.policy_config
+def opening(args: Args, parent: str | None) -> PolicyFlags:
+    """What the folder does not say itself; the shipped one says what it is."""
+    config = None if parent == SHIPPED else args.policy_config
+    return PolicyFlags(config=config, norm_stats=args.norm_stats, tokenizer=args.tokenizer)
 
 
 def server(args: Args) -> str:

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from vlapack import __version__
-from vlapack.checkpoints import open_checkpoint
+from vlapack.checkpoints import open_with
 from vlapack.checkpoints.assets import find_tokenizer, missing_norm_stats, missing_tokenizer
-from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, is_pack, needed_bytes
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
 from vlapack.errors import InputError
 from vlapack.machine.cpu import describe_machine, fast_bf16
 from vlapack.machine.memory import available_bytes
@@ -196,7 +196,7 @@ def paligemma() -> Finding:
 def policy_findings(policy: str, flags: Mapping[str, Any]) -> Iterator[Finding]:
     """Look at a policy: does it open, is it whole, has it all that acting needs, does it fit into memory."""
     try:
-        checkpoint = open_checkpoint(policy, **({} if is_pack(policy) else flags))
+        checkpoint = open_with(policy, **flags)
     except InputError as error:
         yield Finding("policy", False, policy, str(error))
         return

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from small import small_policy
 
-from vlapack.checkpoints import assets, hub, open_checkpoint
+from vlapack.checkpoints import assets, hub, open_checkpoint, open_with
 from vlapack.checkpoints.pack import card as packcard
 from vlapack.checkpoints.pack.card import GEMMA_NOTICE, model_card, notices
 from vlapack.errors import InputError, WorkError
@@ -104,6 +104,13 @@ def test_a_repository_is_fetched_and_only_the_files_of_a_policy(online: Hub, ran
     [(repository, options)] = online.sent
     assert repository == "someone/kitchen"
     assert not any(fnmatch("optimizer.pt", pattern) for pattern in options["allow_patterns"])
+
+
+def test_a_fetched_pack_takes_no_flags_of_its_parents(online: Hub, gemma_pack: Path) -> None:
+    online.held = gemma_pack
+    assert open_with("someone/pack", config="pi05_libero").path == gemma_pack
+    with pytest.raises(InputError, match="a pack holds its own configuration"):
+        open_checkpoint("someone/pack", config="pi05_libero")
 
 
 def test_a_snapshot_without_weights_is_fetched_again(online: Hub, cached: Path, random_checkpoint: Path) -> None:

@@ -53,7 +53,7 @@ def test_without_variables_the_float_policy_plays(main: ModuleType, calls: list[
     assert run(main, *flags, "--args.task-suite-name", "libero_goal", "--args.num-trials-per-task", "3") == 0
     [(name, target, given)] = calls
     assert (name, target) == ("evaluate", "ckpt")
-    assert (given["suite"], given["trials"], given["config"]) == ("libero_goal", 3, "pi05_libero")
+    assert (given["suite"], given["trials"], given["flags"].config) == ("libero_goal", 3, "pi05_libero")
     assert (given["replan"], given["seed"], given["baseline"]) == (5, 7, None)
 
 
@@ -99,7 +99,7 @@ def test_variables_without_scope_name_the_scopes(
 
 def test_nothing_given_is_the_shipped_policy_which_says_itself_what_it_is(main: ModuleType, calls: list[Any]) -> None:
     assert run(main, "--args.policy-config", "tiny_libero") == 0
-    assert (calls[0][1], calls[0][2]["config"]) == ("tiny-libero", None)
+    assert (calls[0][1], calls[0][2]["flags"].config) == ("tiny-libero", None)
 
 
 def test_a_configuration_without_its_folder_is_no_guess(main: ModuleType) -> None:

@@ -21,8 +21,8 @@ import torch
 
 from vlapack.bench.measurement import chunk, footprint
 from vlapack.bench.synthetic import synthetic_policy
+from vlapack.checkpoints import open_with
 from vlapack.checkpoints.configs import policy_config
-from vlapack.checkpoints.pack.checkpoint import is_pack
 from vlapack.console import exit_code
 from vlapack.observations.folder import open_source
 from vlapack.pi0.savings import Savings
@@ -81,12 +81,9 @@ def load(task: Task) -> Policy:
     if task.arch is not None:
         recipe = None if task.target == FLOAT else preset(task.target)
         return synthetic_policy(policy_config(task.arch), recipe, **options)
-    if not is_pack(task.target):
-        paths = {"norm_stats": task.norm_stats, "tokenizer": task.tokenizer}
-        options |= {"config": task.config} | {
-            name: None if path is None else Path(path) for name, path in paths.items()
-        }
-    return Policy.from_pretrained(task.target, **options)
+    norm_stats, tokenizer = (None if path is None else Path(path) for path in (task.norm_stats, task.tokenizer))
+    checkpoint = open_with(task.target, config=task.config, norm_stats=norm_stats, tokenizer=tokenizer)
+    return Policy.from_checkpoint(checkpoint, **options)
 
 
 def observed(policy: Policy, task: Task) -> dict[str, Any]:

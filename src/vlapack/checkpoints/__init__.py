@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vlapack.checkpoints.assets import REPOSITORY
 from vlapack.checkpoints.base import Checkpoint, read_json
@@ -10,6 +11,7 @@ from vlapack.checkpoints.configs import POLICIES, refuse_fast
 from vlapack.checkpoints.lerobot import TYPES, open_lerobot
 from vlapack.checkpoints.openpi import CONFIG_FILE, open_openpi
 from vlapack.checkpoints.orbax import open_orbax, params_folder
+from vlapack.checkpoints.pack.config import TYPE as PACK_TYPE
 from vlapack.checkpoints.weights import SHARD_INDEX_FILE, WEIGHTS_FILE
 from vlapack.errors import InputError
 
@@ -35,6 +37,30 @@ def open_checkpoint(
     Raises:
         InputError: nothing usable; the message says what was found and which flag helps.
     """
+    folder, document = _found(target)
+    if document.get("type") == PACK_TYPE and (
+        given := [name for name, value in _flags(config, norm_stats, tokenizer) if value is not None]
+    ):
+        raise InputError(f"{folder}: a pack holds its own configuration; drop {', '.join(given)}")
+    return _open(folder, document, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+
+
+def open_with(
+    target: str | Path,
+    *,
+    config: str | Path | None = None,
+    norm_stats: Path | None = None,
+    tokenizer: Path | None = None,
+) -> Checkpoint:
+    """Open a float folder with these, or a pack without them, so that one set serves a pack and its parent.
+
+    Arguments and errors as in `open_checkpoint`, which refuses them for a pack.
+    """
+    return _open(*_found(target), config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+
+
+def _found(target: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder that a target means, and its `config.json`, empty where there is none."""
     folder = SHIPPED.get(str(target), Path(target))
     if not folder.exists() and str(target) in POLICIES:
         raise InputError(f"{target}: the name of a configuration, not of a folder; weights are needed here")
@@ -42,11 +68,19 @@ def open_checkpoint(
         from vlapack.checkpoints.hub import local_folder
 
         folder = local_folder(target)
-    document = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    return folder, read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+
+
+def _open(
+    folder: Path,
+    document: dict[str, Any],
+    *,
+    config: str | Path | None,
+    norm_stats: Path | None,
+    tokenizer: Path | None,
+) -> Checkpoint:
     kind = document.get("type")
-    if kind == "vlapack":
-        if given := [name for name, value in _flags(config, norm_stats, tokenizer) if value is not None]:
-            raise InputError(f"{folder}: a pack holds its own configuration; drop {', '.join(given)}")
+    if kind == PACK_TYPE:
         from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 
         return PackedCheckpoint.open(folder)

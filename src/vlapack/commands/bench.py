@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
+from vlapack.commands.shared_flags import Flat, PolicyFlags
 from vlapack.console import emit_json, say
 from vlapack.errors import InputError
 
@@ -18,15 +18,11 @@ def bench(
     engine: str | None = None,
     threads: int | None = None,
     repeats: int = 5,
-    dtype: Literal["float32", "bfloat16"] = "float32",
     without: str = "",
     data: Path | None = None,
     prompt: str | None = None,
-    compile: bool = False,
-    config: str | None = None,
-    norm_stats: Path | None = None,
-    tokenizer: Path | None = None,
     json: bool = False,
+    flags: Flat[PolicyFlags] = PolicyFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Measure how long a policy takes for an action chunk, part by part, and what it holds in memory.
 
@@ -43,16 +39,11 @@ def bench(
         engine: What runs packed layers: cpu or reference. Default: VLAPACK_ENGINE, or the best there is.
         threads: How many work. Default: as torch chooses.
         repeats: Chunks of each that count; one more goes before.
-        dtype: Of the arithmetic around packed layers, and of a float policy.
         without: Savings to do without, with commas, to see what they are worth (docs/runtime.md names them).
         data: A folder of observations, of which the first is shown. Default: the robot's example.
         prompt: An instruction in the place of the observation's.
-        compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
-            OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
-        config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
-        norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
-        tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
         json: Write one JSON document to stdout instead of tables.
+        flags: What the checkpoint does not say, and how the policy computes.
     """
     if repeats < 1 or (threads is not None and threads < 1):
         raise InputError(f"--repeats {repeats}, --threads {threads}: give 1 or more")
@@ -71,9 +62,8 @@ def bench(
     from vlapack.checkpoints.configs import policy_config
     from vlapack.ops.engine import described
     from vlapack.pi0.savings import Savings
-    from vlapack.policy.compiling import compile_wanted
 
-    compiled = compile_wanted(compile)
+    computing = flags.policy_options()
     if threads is not None:
         torch.set_num_threads(threads)
     threads = torch.get_num_threads()
@@ -83,11 +73,10 @@ def bench(
         return Task(
             target,
             arch=arch,
-            config=config,
-            norm_stats=None if norm_stats is None else str(norm_stats),
-            tokenizer=None if tokenizer is None else str(tokenizer),
-            dtype=dtype,
-            compile=compiled,
+            config=flags.config,
+            norm_stats=None if flags.norm_stats is None else str(flags.norm_stats),
+            tokenizer=None if flags.tokenizer is None else str(flags.tokenizer),
+            **computing,
             without=omitted,
             data=None if data is None else str(data),
             prompt=prompt,
@@ -103,7 +92,7 @@ def bench(
     say(f"engine {described()}, {threads} threads; {repeats} chunks each")
     with started({name: task(name).command() for name in names}) as runners:
         race(runners, repeats)
-        found = document(runners, dtype=getattr(torch, dtype), threads=threads)
+        found = document(runners, dtype=getattr(torch, flags.dtype), threads=threads)
     if json:
         emit_json(found)
     else:

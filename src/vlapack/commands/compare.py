@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 from rich.table import Table
 
+from vlapack.commands.shared_flags import Flat, PolicyFlags, RenameMapFlag
 from vlapack.console import emit_json, emit_table, say, stdout
 from vlapack.errors import InputError
 
@@ -18,15 +19,11 @@ def compare(
     *,
     baseline: str,
     data: Path,
-    rename_map: str | None = None,
+    rename_map: RenameMapFlag = None,
     frames: int = 32,
     seed: int = 0,
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    compile: bool = False,
-    config: str | None = None,
-    norm_stats: Path | None = None,
-    tokenizer: Path | None = None,
     json: bool = False,
+    flags: Flat[PolicyFlags] = PolicyFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Compare a pack's actions with its float parent's on recorded observations.
 
@@ -41,35 +38,23 @@ def compare(
         policy: A pack, a checkpoint folder, or tiny-libero.
         baseline: The float parent, a folder or tiny-libero.
         data: Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3.
-        rename_map: A LeRobot data set's features under names of their own, as LeRobot's flag of that name:
-            '{"observation.images.front": "cam_high"}'. Known names need none (docs/calibration.md).
         frames: How many to look at, spread evenly; data that holds fewer gives all.
         seed: Of the noise.
-        dtype: Of the arithmetic around packed layers, and of a float policy: bfloat16 is openpi's, and faster on CPUs
-            with instructions for it; float32 is exact.
-        compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
-            OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
-        config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
-        norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
-        tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
         json: Write one JSON document to stdout instead of tables.
+        flags: What the checkpoint does not say, and how the policy computes.
     """
     if frames < 1:
         raise InputError(f"--frames {frames}: give 1 or more")
 
     import torch
 
-    from vlapack.checkpoints import open_checkpoint
-    from vlapack.checkpoints.pack.checkpoint import is_pack
     from vlapack.evaluate.compare import compare as compare_policies
     from vlapack.observations.folder import open_source
     from vlapack.ops.engine import described
-    from vlapack.policy.compiling import compile_wanted
     from vlapack.policy.policy import Policy
 
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "compile": compile_wanted(compile)}
-    flags: dict[str, Any] = {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
-    parent, ours = (open_checkpoint(target, **({} if is_pack(target) else flags)) for target in (baseline, policy))
+    options = {**flags.policy_options(), "dtype": getattr(torch, flags.dtype)}
+    parent, ours = flags.open(baseline), flags.open(policy)
     source = open_source(data, parent.config, rename_map=rename_map)
     taken = min(frames, len(source))
     engine = described()
@@ -81,7 +66,7 @@ def compare(
         seed=seed,
     )
     document: dict[str, Any] = {"policy": policy, "baseline": baseline, "data": str(data), "source": source.description}
-    document |= {"seed": seed, "engine": engine, "dtype": dtype, **measured}
+    document |= {"seed": seed, "engine": engine, "dtype": flags.dtype, **measured}
     if json:
         emit_json(document)
     else:

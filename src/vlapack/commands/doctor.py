@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import tyro
 
+from vlapack.commands.shared_flags import CheckpointFlags, Flat
 from vlapack.console import emit_json, stdout
 
 
 def doctor(
     policy: tyro.conf.Positional[str | None] = None,
     *,
-    config: str | None = None,
-    norm_stats: Path | None = None,
-    tokenizer: Path | None = None,
     json: bool = False,
+    flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Look at this machine, this installation and, if one is given, a policy; say what is wrong and what helps.
 
@@ -26,15 +23,13 @@ def doctor(
 
     Args:
         policy: A pack, a checkpoint folder, or tiny-libero.
-        config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
-        norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
-        tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
         json: Write one JSON document to stdout instead of text.
+        flags: What the checkpoint does not say.
     """
     from vlapack.doctor import examine
 
     findings = []
-    for finding in examine(policy, config=config, norm_stats=norm_stats, tokenizer=tokenizer):
+    for finding in examine(policy, **flags.checkpoint_options()):
         findings.append(finding)
         if not json:
             line = f"{'good ' if finding.ok else 'WRONG'}  {finding.name}: {finding.value}"

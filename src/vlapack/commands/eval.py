@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Any, Literal
 
 import tyro
 
+from vlapack.commands.shared_flags import Flat, PolicyFlags
 from vlapack.console import emit_json, say, stdout
 
 
@@ -25,12 +25,8 @@ def eval(
     workers: int = 2,
     videos: bool = True,
     out: Path | None = None,
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    compile: bool = False,
-    config: str | None = None,
-    norm_stats: Path | None = None,
-    tokenizer: Path | None = None,
     json: bool = False,
+    flags: Flat[PolicyFlags] = PolicyFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Play LIBERO episodes with a policy, and with a baseline on the same ones.
 
@@ -58,14 +54,8 @@ def eval(
         workers: Processes that hold a simulator. No result depends on it.
         videos: Write a video of every episode.
         out: Output folder. Default: outputs/eval/<date>/<time>_<policy>.
-        dtype: Of the arithmetic around packed layers, and of a float policy: bfloat16 is openpi's, and faster on CPUs
-            with instructions for it; float32 is exact.
-        compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
-            OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
-        config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
-        norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
-        tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
         json: Write summary.json to stdout instead of a table.
+        flags: What the checkpoint does not say, and how the policy computes.
     """
     from vlapack.evaluate.contender import contender
     from vlapack.evaluate.plan import Plan
@@ -75,16 +65,14 @@ def eval(
     from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks
     from vlapack.libero.suites import num_tasks
     from vlapack.ops.engine import described
-    from vlapack.policy.compiling import compile_wanted
 
-    compiled = compile_wanted(compile)
-    flags: dict[str, Any] = {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
-    flags |= {"dtype": dtype, "compile": compiled}
+    computing = flags.policy_options()
+    options = flags.checkpoint_options() | computing
     states = choose_init_states(trials, init_states)
-    ours, metadata = contender("policy", policy, **flags)
+    ours, metadata = contender("policy", policy, **options)
     contenders = [ours]
     if baseline is not None:
-        theirs, _ = contender("baseline", baseline, **flags)
+        theirs, _ = contender("baseline", baseline, **options)
         contenders.insert(0, theirs)
     plan = Plan(
         tasks=choose_tasks(suite, task_ids, listed_tasks(metadata), num_tasks),
@@ -93,7 +81,9 @@ def eval(
         seed=seed,
         replan=replan,
         hard_reset=hard_reset,
-        engine=described() + (f", {dtype}" if dtype != "float32" else "") + (", compiled" if compiled else ""),
+        engine=described()
+        + (f", {flags.dtype}" if flags.dtype != "float32" else "")
+        + (", compiled" if computing["compile"] else ""),
     )
     out = default_out(policy) if out is None else out
     tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from rich.table import Table
 
+from vlapack.commands.shared_flags import ConfigFlag, PresetFlag, RecipeFlag
 from vlapack.console import emit_json, emit_table, stdout
 from vlapack.errors import InputError
 from vlapack.plan.selected import Selected
@@ -57,9 +58,9 @@ class Network:
 def inspect(
     target: tyro.conf.Positional[str],
     *,
-    preset: str | None = None,
-    recipe: Path | None = None,
-    config: str | None = None,
+    preset: PresetFlag = None,
+    recipe: RecipeFlag = None,
+    config: ConfigFlag = None,
     layers: bool = False,
     json: bool = False,
     fields: tyro.conf.OmitArgPrefixes[RecipeFlags] = RecipeFlags(),  # noqa: B008  (frozen)
@@ -74,9 +75,6 @@ def inspect(
 
     Args:
         target: A checkpoint folder, or a configuration: its name (pi05_libero, pi0_aloha, …) or JSON file.
-        preset: A named recipe: dit-fast, dit, llm, full, vision, llm-dit, attention, mlp, quantvla, everything.
-        recipe: A recipe file (JSON) instead of a preset; it excludes the variables.
-        config: What the policy in an openpi folder is: a configuration's name or JSON file.
         layers: One row per layer (also with OPENPI_DUQUANT_DEBUG=1).
         json: Write one JSON document to stdout instead of tables.
         fields: Single fields of the recipe; each goes before preset and variables.
@@ -111,10 +109,10 @@ def open_network(target: str, config: str | None) -> Network:
     from vlapack.pi0.names import canonical_name, openpi_tensors
 
     if target == SHIPPED or Path(target).is_dir():
-        from vlapack.checkpoints import open_checkpoint
+        from vlapack.checkpoints import open_with
         from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 
-        checkpoint = open_checkpoint(target, config=config)
+        checkpoint = open_with(target, config=config)
         architecture = checkpoint.config.architecture
         names = checkpoint.names()
         if isinstance(checkpoint, PackedCheckpoint):

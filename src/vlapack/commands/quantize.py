@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from vlapack.commands.shared_flags import CalibFlag, CheckpointFlags, Flat, PresetFlag, RecipeFlag, RenameMapFlag
 from vlapack.console import emit_json, say, stdout
 from vlapack.errors import InputError
 from vlapack.recipe.recipe import Recipe
@@ -25,15 +26,13 @@ def quantize(
     checkpoint: tyro.conf.Positional[str],
     *,
     out: Path | None = None,
-    preset: str | None = None,
-    recipe: Path | None = None,
-    calib: Path | None = None,
-    rename_map: str | None = None,
+    preset: PresetFlag = None,
+    recipe: RecipeFlag = None,
+    calib: CalibFlag = None,
+    rename_map: RenameMapFlag = None,
     weights_only: bool = False,
-    config: str | None = None,
-    norm_stats: Path | None = None,
-    tokenizer: Path | None = None,
     json: bool = False,
+    flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
     fields: tyro.conf.OmitArgPrefixes[RecipeFlags] = RecipeFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Quantize a policy into a pack: a folder that loads without its parent.
@@ -47,17 +46,9 @@ def quantize(
     Args:
         checkpoint: A float policy's folder, or `tiny-libero`, the policy that comes with the package.
         out: The pack's folder; OPENPI_DUQUANT_PACKDIR if not given. One that holds another pack is never overwritten.
-        preset: A named recipe: dit-fast, dit, llm, full, vision, llm-dit, attention, mlp, quantvla, everything.
-        recipe: A recipe file (JSON) instead of a preset; it excludes the variables.
-        calib: Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3. Without
-            it, LIBERO policies take the ones that come with the package.
-        rename_map: A LeRobot data set's features under names of their own, as LeRobot's flag of that name:
-            '{"observation.images.front": "cam_high"}'. Known names need none (docs/calibration.md).
         weights_only: Do without observations: channels are ordered by their weights.
-        config: What the policy in an openpi folder is: a configuration's name or JSON file.
-        norm_stats: norm_stats.json or its folder, instead of the one in the checkpoint.
-        tokenizer: SentencePiece model, instead of the one that is found.
         json: Write one JSON document to stdout instead of text.
+        flags: What the checkpoint does not say.
         fields: Single fields of the recipe; each goes before preset and variables.
     """
     resolved = resolve(preset, recipe, fields, os.environ)
@@ -65,20 +56,18 @@ def quantize(
         from vlapack.commands.inspect import inspect
 
         say("OPENPI_DUQUANT_DRYRUN is set: the layers are listed, and nothing is quantized")
-        return inspect(checkpoint, preset=preset, recipe=recipe, config=config, layers=True, json=json, fields=fields)
+        return inspect(
+            checkpoint, preset=preset, recipe=recipe, config=flags.config, layers=True, json=json, fields=fields
+        )
     target = out or resolved.options.packdir
     if target is None:
         raise InputError("no --out says where the pack goes (OPENPI_DUQUANT_PACKDIR would do as well)")
     if calib is not None and weights_only:
         raise InputError(f"--calib {calib} and --weights-only exclude each other: give one")
 
-    from vlapack.checkpoints import open_checkpoint
-    from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
     from vlapack.packing.make import make_pack
 
-    parent = open_checkpoint(checkpoint, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
-    if isinstance(parent, PackedCheckpoint):
-        raise InputError(f"{checkpoint} is a pack already; quantize its float parent")
+    parent = flags.open_parent(checkpoint, "quantize")
     observations = None if weights_only else calibration_set(parent, resolved.recipe, calib, rename_map)
     report = make_pack(
         parent, resolved.recipe, target, observations, on_layer=_describe if resolved.options.debug else _nothing

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
+from vlapack.commands.shared_flags import Flat, PolicyFlags
 from vlapack.console import say
 from vlapack.errors import InputError
 
@@ -26,11 +28,6 @@ def serve(
     insecure: bool = False,
     cert: Path | None = None,
     key: Path | None = None,
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    compile: bool = False,
-    config: str | None = None,
-    norm_stats: Path | None = None,
-    tokenizer: Path | None = None,
     default_prompt: str | None = None,
     seed: int = 0,
     max_batch: int = 8,
@@ -44,6 +41,7 @@ def serve(
     env: str | None = None,
     policy_config: Annotated[str | None, tyro.conf.arg(name="policy.config")] = None,
     policy_dir: Annotated[str | None, tyro.conf.arg(name="policy.dir")] = None,
+    flags: Flat[PolicyFlags] = PolicyFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Serve a policy by openpi's websocket protocol: clients of openpi's server need no change.
 
@@ -63,13 +61,6 @@ def serve(
         insecure: Listen beyond this machine without a key.
         cert: TLS certificate chain (PEM), with --key; clients then give wss://HOST.
         key: TLS private key (PEM).
-        dtype: Of the arithmetic around packed layers, and of a float policy: bfloat16 is openpi's, and faster on CPUs
-            with instructions for it; float32 is exact.
-        compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
-            OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
-        config: What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.
-        norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
-        tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
         default_prompt: The instruction where an observation brings none.
         seed: Root of the noise: the same server, asked the same in the same order, answers the same.
         max_batch: The most requests in one pass of the network. 1 makes every answer exactly what it is alone.
@@ -83,9 +74,10 @@ def serve(
         env: openpi's flag, which downloads a checkpoint; refused with what to type instead.
         policy_config: openpi's spelling of --config.
         policy_dir: openpi's spelling of POLICY.
+        flags: What the checkpoint does not say, and how the policy computes.
     """
-    target, config = _target(policy, config, env=env, policy_config=policy_config, policy_dir=policy_dir)
-    from vlapack.policy.compiling import compile_wanted
+    target, config = _target(policy, flags.config, env=env, policy_config=policy_config, policy_dir=policy_dir)
+    flags = replace(flags, config=config)
     from vlapack.serve.access import KEY_VARIABLE, check_access, is_loopback, tls_context
     from vlapack.serve.run import Settings, serve_policy
     from vlapack.serve.server import Door
@@ -120,12 +112,9 @@ def serve(
         record_limit=record_limit,
         default_prompt=default_prompt,
         debug=debug,
-        dtype=dtype,
-        compile=compile_wanted(compile),
+        **flags.policy_options(),
     )
-    return serve_policy(
-        target, door, settings, announce=_announce, config=config, norm_stats=norm_stats, tokenizer=tokenizer
-    )
+    return serve_policy(target, door, settings, announce=_announce, **flags.checkpoint_options())
 
 
 def _target(

@@ -16,6 +16,7 @@ import tyro
 from rich.table import Table
 
 from vlapack.commands.quantize import calibration_folder
+from vlapack.commands.shared_flags import CalibFlag, CheckpointFlags, Flat, RenameMapFlag
 from vlapack.console import emit_json, emit_table, stdout
 from vlapack.errors import InputError
 from vlapack.recipe.presets import preset as named_preset
@@ -31,16 +32,14 @@ def tune(
     *,
     budget: str,
     out: Path,
-    calib: Path | None = None,
-    rename_map: str | None = None,
+    calib: CalibFlag = None,
+    rename_map: RenameMapFlag = None,
     observations: int = 8,
     preset: str = "everything",
     seed: int = 0,
     work: Path | None = None,
-    config: str | None = None,
-    norm_stats: Path | None = None,
-    tokenizer: Path | None = None,
     json: bool = False,
+    flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Choose 4, 8 or 16 bits for every layer so that the pack fits a budget and the actions change least.
 
@@ -55,19 +54,13 @@ def tune(
         policy: A float policy's folder, or `tiny-libero`, the policy that comes with the package.
         budget: Bytes of the pack's tensors, such as `2.4GB` or `950MB` (10^9 and 10^6 bytes).
         out: The recipe file to write.
-        calib: Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3. Without
-            it, LIBERO policies take the ones that come with the package.
-        rename_map: A LeRobot data set's features under names of their own, as LeRobot's flag of that name:
-            '{"observation.images.front": "cam_high"}'. Known names need none (docs/calibration.md).
         observations: How many of them, evenly from the folder; every fourth is kept for the comparison.
         preset: The layers about which is decided, and how they are quantized.
         seed: Of noise, directions, and what is random in a method.
         work: A folder for what is measured, which stays: another budget then takes seconds. Without it, OUT.partial,
             which goes when the recipe is written.
-        config: What the policy in an openpi folder is: a configuration's name or JSON file.
-        norm_stats: norm_stats.json or its folder, instead of the one in the checkpoint.
-        tokenizer: SentencePiece model, instead of the one that is found.
         json: Write one JSON document to stdout instead of text.
+        flags: What the checkpoint does not say.
     """
     start = time.monotonic()
     limit = parse_bytes(budget)
@@ -75,17 +68,13 @@ def tune(
         raise InputError(f"{out} exists; choose another --out, or remove it")
     base = replace(named_preset(preset), seed=seed)
 
-    from vlapack.checkpoints import open_checkpoint
-    from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
     from vlapack.checkpoints.pack.writer import partial_path
     from vlapack.files import write_atomically
     from vlapack.observations.folder import load_observations
     from vlapack.packing.parent import Parent
     from vlapack.tune.tuning import tune as run
 
-    checkpoint = open_checkpoint(policy, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
-    if isinstance(checkpoint, PackedCheckpoint):
-        raise InputError(f"{policy} is a pack already; tune its float parent")
+    checkpoint = flags.open_parent(policy, "tune")
     folder = calibration_folder(checkpoint, calib)
     found = load_observations(
         folder, observations, config=checkpoint.config, rename_map=rename_map, flag="--observations"

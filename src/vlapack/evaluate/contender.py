@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import torch
 
-from vlapack.checkpoints import open_checkpoint
+from vlapack.checkpoints import open_with
 from vlapack.checkpoints.base import Checkpoint
-from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, is_pack, needed_bytes
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
 from vlapack.console import say
 from vlapack.fingerprint import digest, digest_weights
 
@@ -67,8 +67,8 @@ def contender(
     Args:
         role: its part in the evaluation.
         target: a pack, a checkpoint folder, `tiny-libero`, or the address of a policy server (ws://HOST:PORT).
-        config, norm_stats, tokenizer: what an openpi folder does not say itself (`checkpoints.open_checkpoint`). Packs
-            and our own folders say it, so that one set of flags serves a pack and its parent.
+        config, norm_stats, tokenizer: what an openpi folder does not say itself (`checkpoints.open_with`). Packs and
+            our own folders say it, so that one set of flags serves a pack and its parent.
         dtype: of its arithmetic, by torch's name.
         compile: run it under `torch.compile`.
 
@@ -84,10 +84,7 @@ def contender(
         return _remote(role, target)
     from vlapack.policy.policy import Policy
 
-    if is_pack(target):
-        checkpoint = open_checkpoint(target)
-    else:
-        checkpoint = open_checkpoint(target, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+    checkpoint = open_with(target, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
 
     def load() -> Acting:
         return Policy.from_checkpoint(checkpoint, dtype=getattr(torch, dtype), compile=compile)

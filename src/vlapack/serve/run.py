@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vlapack import __version__
-from vlapack.checkpoints.pack.checkpoint import is_pack
+from vlapack.checkpoints import open_with
 from vlapack.console import say
 from vlapack.observations.recorder import Recorder
 from vlapack.ops.engine import described
@@ -63,12 +63,10 @@ def serve_policy(
     Raises:
         InputError: the policy cannot be loaded, the recording not continued, or the address not listened on.
     """
-    flags: dict[str, Any] = (
-        {} if is_pack(target) else {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
-    )
     engine = described()
     say(f"{target}: loading; engine {engine}")
-    policy = Policy.from_pretrained(target, **flags, dtype=getattr(torch, settings.dtype), compile=settings.compile)
+    checkpoint = open_with(target, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+    policy = Policy.from_checkpoint(checkpoint, dtype=getattr(torch, settings.dtype), compile=settings.compile)
     if settings.default_prompt is not None:
         policy.config = replace(policy.config, default_prompt=settings.default_prompt)
     recorder = _recorder(policy, settings)

@@ -16,9 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE
-from vlapack.checkpoints.base import Checkpoint, Normalization, read_json
+from vlapack.checkpoints.base import Checkpoint, Normalization
 from vlapack.checkpoints.folder import CheckpointFolder
-from vlapack.checkpoints.pack.config import FILE, TYPE, PackedGroup, packed_groups, policy_config, read_config
+from vlapack.checkpoints.pack.config import PackedGroup, packed_groups, policy_config, read_config
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.tensorlayout import WEIGHTS, digest_of
 from vlapack.errors import InputError
@@ -113,12 +113,6 @@ def _check_file(path: Path, digest: str) -> None:
         raise InputError(f"{path} is missing from the pack; copy the whole folder, or quantize again")
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise InputError(f"{path} is not as it was written (its checksum differs); copy the pack again")
-
-
-def is_pack(target: str) -> bool:
-    """Whether a target is a pack folder, which takes no flags."""
-    path = Path(target) / FILE
-    return path.is_file() and read_json(path).get("type") == TYPE
 
 
 def needed_bytes(checkpoint: Checkpoint) -> int:
