@@ -29,6 +29,7 @@ from PIL import Image
 
 from vlapack.console import say
 from vlapack.errors import InputError
+from vlapack.files import replaced
 from vlapack.libero.env import LiberoEnv
 from vlapack.libero.expert import Expert
 from vlapack.progress import progress
@@ -139,10 +140,8 @@ def hash_task(task: tuple[str, int]) -> int:
 
 def write(file: Path, record: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    with part.open("wb") as stream:
+    with replaced(file) as draft, draft.open("wb") as stream:
         np.savez(stream, **record)
-    part.rename(file)
 
 
 def fast_scene(task: tuple[str, int]) -> LiberoEnv:

@@ -18,10 +18,10 @@ from vlapack.console import exit_code, say, stdout
 from vlapack.evaluate.contender import contender
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, evaluate
-from vlapack.evaluate.store import write_json
 from vlapack.evaluate.summary import FAILED_VERDICTS
 from vlapack.evaluate.table import print_table, sentence
 from vlapack.evaluate.tasks import listed_tasks
+from vlapack.files import write_json
 from vlapack.ops.engine import active
 
 PARENT = "tiny-libero"

@@ -27,6 +27,7 @@ from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.write import write_folder
 from vlapack.console import say
+from vlapack.files import replaced
 from vlapack.machine.cpu import fast_bf16
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.init import init_weights
@@ -182,10 +183,9 @@ def train(args: Args, config: PolicyConfig, data: Dataset) -> dict[str, Tensor]:
 def save_state(
     file: Path, step: int, model: Pi0, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]
 ) -> None:
-    part = file.with_suffix(".part")
     state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": dict(average)}
-    torch.save(state, part)
-    part.rename(file)
+    with replaced(file) as draft:
+        torch.save(state, draft)
 
 
 def plot_loss(work: Path) -> None:

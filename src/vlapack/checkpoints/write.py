@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.tensorlayout import TensorSpec, write_tensors
 from vlapack.checkpoints.weights import WEIGHTS_FILE, Weights
 from vlapack.errors import InputError, WorkError
+from vlapack.files import write_json
 
 
 def write_folder(
@@ -51,11 +51,11 @@ def write_folder(
         else:
             specs = [TensorSpec(name, weights.dtype(name), weights.shape(name)) for name in weights.names()]
             write_tensors(folder / WEIGHTS_FILE, specs, weights.read)
-        _write_json(folder / CONFIG_FILE, {"policy_config": config.to_dict()})
+        write_json(folder / CONFIG_FILE, {"policy_config": config.to_dict()})
         if normalization is not None:
             place = folder / "assets" / config.asset_id if config.asset_id else folder
             place.mkdir(parents=True, exist_ok=True)
-            _write_json(place / NORM_STATS_FILE, normalization.to_dict())
+            write_json(place / NORM_STATS_FILE, normalization.to_dict())
         if tokenizer is not None:
             shutil.copyfile(tokenizer, folder / TOKENIZER_FILE)
 
@@ -94,7 +94,3 @@ def _new_folder(path: Path) -> Iterator[Path]:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write_json(path: Path, document: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

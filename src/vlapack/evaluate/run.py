@@ -18,9 +18,10 @@ from vlapack.evaluate.capacity import require_memory
 from vlapack.evaluate.contender import Acting, Contender
 from vlapack.evaluate.local import Actor, Outcome, play
 from vlapack.evaluate.plan import Case, Plan
-from vlapack.evaluate.store import Record, Store, write_json
+from vlapack.evaluate.store import Record, Store
 from vlapack.evaluate.summary import eval_info, summarize
 from vlapack.evaluate.worker import Factory, Job, libero
+from vlapack.files import write_json
 
 
 def evaluate(

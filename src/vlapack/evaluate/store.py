@@ -6,18 +6,16 @@ killed loses at most the episodes that were under way; the same command continue
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from vlapack.console import say
 from vlapack.errors import InputError, WorkError
 from vlapack.evaluate.plan import Case, Plan
+from vlapack.files import try_lock, write_json
 from vlapack.fingerprint import differences
 
 
@@ -119,12 +117,8 @@ class Store:
         return [case for case in self._plan.cases() if case not in done]
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkError(
-                f"another evaluation is writing to {self.out}; wait for it, or give another --out"
-            ) from None
+        if not try_lock(self._file):
+            raise WorkError(f"another evaluation is writing to {self.out}; wait for it, or give another --out")
 
     def _check_plan(self) -> None:
         path = self.out / "plan.json"
@@ -165,10 +159,3 @@ class Store:
         if not isinstance(row, dict) or set(row) != RECORD_FIELDS:
             raise InputError(f"{self._path} line {number} is not an episode of this version; give another --out")
         return Record(**{**row, "infer_ms": tuple(row["infer_ms"])})
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON file so that a reader sees the old one or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    partial.replace(path)

@@ -20,6 +20,7 @@ import numpy as np
 
 from vlapack.errors import InputError
 from vlapack.evaluate.plan import Case
+from vlapack.files import replaced
 from vlapack.libero.rollout import Scene, rollout
 
 CONTROL_HZ = 20.0
@@ -134,11 +135,11 @@ def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
     import imageio_ffmpeg
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial.mp4")  # ffmpeg chooses the container by the suffix
     height, width, _ = frames[0].shape
-    writer = imageio_ffmpeg.write_frames(str(partial), (width, height), fps=fps, ffmpeg_log_level="error")
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
-    partial.replace(path)
+    # ffmpeg chooses the container by the name's ending.
+    with replaced(path, draft=f".{path.name}.partial.mp4") as partial:
+        writer = imageio_ffmpeg.write_frames(str(partial), (width, height), fps=fps, ffmpeg_log_level="error")
+        writer.send(None)
+        for frame in frames:
+            writer.send(np.ascontiguousarray(frame))
+        writer.close()

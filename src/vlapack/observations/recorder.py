@@ -11,7 +11,6 @@ are kept as they came, so that they serve full-size policies as well as small on
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from PIL import Image
 
 from vlapack.checkpoints.base import read_json
 from vlapack.errors import InputError
+from vlapack.files import write_atomically
 from vlapack.robots.fields import PROMPT_KEY, Field
 
 INDEX_FILE = "index.json"
@@ -107,6 +107,4 @@ class Recorder:
 
     def _write(self) -> None:
         document = {"type": TYPE, "version": VERSION, "layout": self._layout, "seen": self._seen}
-        field = self._index.with_suffix(".part")
-        field.write_text(json.dumps({**document, "observations": self._rows}, indent=1) + "\n")
-        os.replace(field, self._index)
+        write_atomically(self._index, (json.dumps({**document, "observations": self._rows}, indent=1) + "\n").encode())

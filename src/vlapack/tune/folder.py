@@ -8,7 +8,6 @@ The plan does not hold the budget: with the same folder, another budget begins w
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vlapack.errors import InputError
-from vlapack.files import full_disk_explained, write_atomically
+from vlapack.files import full_disk_explained, try_lock, write_atomically
 from vlapack.fingerprint import differences
 
 PLAN = "plan.json"
@@ -46,11 +45,9 @@ class TuningFolder:
         if not path.exists():
             write_atomically(path, json.dumps(dict(plan), indent=1).encode())
         self._lock = path.open("rb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._lock):
             self._lock.close()
-            raise InputError(f"another process is tuning in {folder}; wait for it, or choose another folder") from None
+            raise InputError(f"another process is tuning in {folder}; wait for it, or choose another folder")
         if rows := differences(json.loads(path.read_text()), dict(plan)):
             self._lock.close()
             raise InputError(

@@ -12,7 +12,6 @@ Nothing in the journal is believed: a resumed run hashes each finished piece aga
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -30,7 +29,7 @@ from vlapack.checkpoints.pack.config import FILE as CONFIG
 from vlapack.checkpoints.pack.config import seal
 from vlapack.checkpoints.tensorlayout import WEIGHTS, TensorSpec, digest_of, encode_header, place
 from vlapack.errors import InputError
-from vlapack.files import full_disk_explained, raw_bytes, write_all, write_atomically
+from vlapack.files import full_disk_explained, is_locked, raw_bytes, try_lock, write_all, write_atomically
 from vlapack.fingerprint import differences
 
 SPARE_BYTES = 8 * 2**20  # the small files beside the weights
@@ -71,12 +70,8 @@ class PackWriter:
             self._file = (self._pack / WEIGHTS).open("r+b" if (self._pack / WEIGHTS).exists() else "w+b", buffering=0)
         with ExitStack() as on_failure:
             on_failure.callback(self._file.close)
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"another process is writing {self.partial}; wait for it, or choose another --out"
-                ) from None
+            if not try_lock(self._file):
+                raise InputError(f"another process is writing {self.partial}; wait for it, or choose another --out")
             self._claim(dict(plan))
             with self._disk():
                 self._file.truncate(self._end)
@@ -207,13 +202,4 @@ def leftovers(folder: Path) -> list[Path]:
 
 def in_use(partial: Path) -> bool:
     """Whether a process is at work in this folder: a pack's holds the weights, a tuning's the plan."""
-    return any(_locked(path) for path in (partial / "pack" / WEIGHTS, partial / "plan.json") if path.exists())
-
-
-def _locked(path: Path) -> bool:
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    return any(is_locked(path) for path in (partial / "pack" / WEIGHTS, partial / "plan.json") if path.exists())
