@@ -27,7 +27,7 @@ from vlapack.bench.floor import operations, peak
 from vlapack.bench.race import race, started
 from vlapack.bench.worker import FLOAT, Task
 from vlapack.checkpoints import open_checkpoint
-from vlapack.checkpoints.weights import WEIGHTS_FILE
+from vlapack.checkpoints.assets import WEIGHTS_FILE
 from vlapack.console import say
 from vlapack.machine.cpu import describe_machine
 from vlapack.ops import engine

@@ -16,10 +16,9 @@ from pathlib import Path
 import torch
 import tyro
 
-from vlapack.checkpoints import SHIPPED
 from vlapack.commands.quantize import quantize
 from vlapack.console import stdout
-from vlapack.observations.folder import load_observations
+from vlapack.observations.folder import SHIPPED_OBSERVATIONS, load_observations
 from vlapack.ops.engine import active
 from vlapack.policy.policy import Policy
 
@@ -34,7 +33,7 @@ def main(chunks: int = 40) -> None:
     Args:
         chunks: Timed chunks per policy.
     """
-    observation = load_observations(SHIPPED[PARENT] / "observations")[0]
+    observation = load_observations(SHIPPED_OBSERVATIONS)[0]
     policies = {"float": Policy.from_pretrained(PARENT)}
     with tempfile.TemporaryDirectory() as folder:
         for preset in PRESETS:

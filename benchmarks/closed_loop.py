@@ -26,7 +26,7 @@ from common.grid import GUIDE_FULL
 from common.results import ROOT, write_between, write_result
 from scipy.stats import chi2
 
-from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack.checkpoints import open_checkpoint
 from vlapack.console import exit_code, say
 from vlapack.errors import InputError
 from vlapack.evaluate.contender import contender
@@ -35,7 +35,7 @@ from vlapack.evaluate.run import conclude, evaluate
 from vlapack.evaluate.store import Record
 from vlapack.evaluate.tasks import choose_tasks, listed_tasks
 from vlapack.libero.suites import num_tasks
-from vlapack.observations.folder import open_source
+from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source
 from vlapack.ops.engine import active
 from vlapack.packing.make import make_pack
 from vlapack.recipe.presets import PRESETS
@@ -74,7 +74,7 @@ def main(
     checkpoint = open_checkpoint(PARENT)
     baseline, metadata = contender("baseline", PARENT)
     contenders = [baseline]
-    source = open_source(SHIPPED[PARENT] / "observations")
+    source = open_source(SHIPPED_OBSERVATIONS)
     for name, recipe in RECIPES.items():
         calibration = [frame.observation for frame in source.take(min(recipe.calib_steps, len(source)))]
         report = make_pack(checkpoint, recipe, work / "packs" / name, calibration)

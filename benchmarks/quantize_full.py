@@ -24,10 +24,10 @@ import torch
 import tyro
 from common.results import isa, stamp
 
-from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack.checkpoints import open_checkpoint
 from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.observations.folder import load_observations
+from vlapack.observations.folder import SHIPPED_OBSERVATIONS, load_observations
 from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import compute_dtype
 from vlapack.policy.policy import Policy
@@ -106,7 +106,7 @@ def _float_chunk(parent: Path, config: str) -> tuple[float, str]:
     checkpoint = open_checkpoint(parent, config=config)
     dtype = compute_dtype(Parent(checkpoint))
     policy = Policy.from_checkpoint(checkpoint, dtype=dtype)
-    observation = load_observations(SHIPPED["tiny-libero"] / "observations")[0]
+    observation = load_observations(SHIPPED_OBSERVATIONS)[0]
     seconds = []
     for _ in range(CHUNKS + 1):  # the first one warms up
         start = time.perf_counter()

@@ -26,17 +26,15 @@ from common.results import stamp
 from websockets.asyncio.client import connect
 
 from vlapack import __version__
-from vlapack.checkpoints import SHIPPED
 from vlapack.console import say
 from vlapack.errors import WorkError
-from vlapack.observations.folder import load_observations
+from vlapack.observations.folder import SHIPPED_OBSERVATIONS, load_observations
 from vlapack.policy.policy import Policy
 from vlapack.serve.wire import pack, unpack
 
 RESULTS = Path(__file__).parent / "results" / "serve.json"
 PER_TURN = {1: 40, 8: 10}
 """Robots that ask in turns, and how often each asks in one turn."""
-OBSERVATIONS = SHIPPED["tiny-libero"] / "observations"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +75,7 @@ class Load:
 
 def make_robots(policy: Policy, count: int) -> list[Robot]:
     """Give each robot an observation and a noise that no other has."""
-    observations = load_observations(OBSERVATIONS)
+    observations = load_observations(SHIPPED_OBSERVATIONS)
     draw = np.random.default_rng(0)
     robots = []
     for number in range(count):

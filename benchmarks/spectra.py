@@ -20,13 +20,13 @@ import tyro
 from common.results import ROOT, write_between, write_result
 from torch import Tensor
 
-from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack.checkpoints import open_checkpoint
 from vlapack.console import exit_code
 from vlapack.methods.gptq import gptq_weight, hessian_factor
 from vlapack.methods.rotate import hadamard
 from vlapack.methods.round import round_weight
 from vlapack.methods.transform import Transform
-from vlapack.observations.folder import open_source
+from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source
 from vlapack.packing.parent import Parent, layers_of
 from vlapack.packing.streaming import stream
 from vlapack.plan.selected import Group, groups
@@ -47,7 +47,7 @@ def main(*, result: Path = RESULT) -> int:
         result: The JSON file.
     """
     parent = Parent(open_checkpoint(PARENT))
-    source = open_source(SHIPPED[PARENT] / "observations")
+    source = open_source(SHIPPED_OBSERVATIONS)
     frames = [frame.observation for frame in source.take(len(source))]
     recipe = preset("llm")
     wanted = [group for group in groups(layers_of(parent.config.architecture, recipe), recipe) if group[0].executed]

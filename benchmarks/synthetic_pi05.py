@@ -22,11 +22,10 @@ import tyro
 from torch import Tensor
 
 from vlapack.checkpoints import SHIPPED
-from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE
+from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.tensorlayout import DTYPE_NAMES, TensorSpec, place
-from vlapack.checkpoints.weights import WEIGHTS_FILE
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.files import raw_bytes

@@ -20,10 +20,10 @@ import tyro
 from common.results import ROOT, stamp, write_between
 from scipy.stats import pearsonr, spearmanr
 
-from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack.checkpoints import open_checkpoint
 from vlapack.console import stdout
 from vlapack.fingerprint import digest_observations
-from vlapack.observations.folder import open_source
+from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source
 from vlapack.packing.parent import Parent
 from vlapack.progress import progress
 from vlapack.recipe.presets import preset
@@ -112,7 +112,7 @@ def table(document: dict[str, Any]) -> str:
 
 def split(tuning: int, test: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return observations of even and of odd episodes, evenly from each."""
-    source = open_source(SHIPPED[PARENT] / "observations")
+    source = open_source(SHIPPED_OBSERVATIONS)
     episodes: dict[str, list[dict[str, Any]]] = {}
     for frame in source.take(len(source)):
         episode = {key: value for key, value in frame.source.items() if key != "step"}

@@ -24,7 +24,7 @@ from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
 from vlapack.errors import InputError
 from vlapack.machine.cpu import describe_machine, fast_bf16
 from vlapack.machine.memory import available_bytes
-from vlapack.ops.engine import REMEDY, VARIABLE, available, described
+from vlapack.ops.engine import ENGINE_VARIABLE, REMEDY, available, described
 from vlapack.packing.contents import check_pack
 from vlapack.recipe.environment import PREFIX
 from vlapack.recipe.resolve import RecipeFlags, resolve
@@ -86,7 +86,7 @@ def versions() -> Finding:
 
 def engine() -> Finding:
     """Which implementation runs the ops: the compiled one, unless `reference` was asked for."""
-    asked = os.environ.get(VARIABLE)
+    asked = os.environ.get(ENGINE_VARIABLE)
     if not asked and available() == ("reference",):
         return Finding("engine", False, "reference: several times slower than the compiled engine", REMEDY)
     try:

@@ -22,8 +22,9 @@ from common import grid, minilm, results, sentences
 from common.in_place import InPlace
 from common.tiny_libero import TinyLibero
 
-from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack.checkpoints import open_checkpoint
 from vlapack.evaluate.store import Record
+from vlapack.observations.folder import SHIPPED_OBSERVATIONS
 from vlapack.packing.make import make_pack
 from vlapack.quantize.calibration import collect
 from vlapack.recipe.presets import PRESETS
@@ -147,7 +148,7 @@ def test_what_recipes_have_in_common_changes_none_of_them() -> None:
 
 
 def test_a_row_of_tiny_libero_is_the_pack_that_a_user_would_make(tmp_path: Path) -> None:
-    target = TinyLibero(SHIPPED["tiny-libero"] / "observations", limit=1)
+    target = TinyLibero(SHIPPED_OBSERVATIONS, limit=1)
     few: dict[str, Any] = {"calib_steps": 2, "seed": 3}
     coarse = replace(PRESETS["full"], smooth=0.3, **few)
     target.pack(replace(coarse, group_size=32), tmp_path / "grouped")  # leaves behind what the next has in common

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlapack.checkpoints import SHIPPED, open_checkpoint
-from vlapack.observations.folder import load_observations
+from vlapack.checkpoints import open_checkpoint
+from vlapack.observations.folder import SHIPPED_OBSERVATIONS, load_observations
 from vlapack.packing.parent import Parent
 from vlapack.recipe.presets import preset
 from vlapack.tune.candidates import load_candidates, pack_candidates
@@ -40,7 +40,7 @@ SEEN = 16
 def test_the_prediction_agrees_with_one_layer_at_a_time(tmp_path: Path) -> None:
     parent = Parent(open_checkpoint("tiny-libero"))
     space = Space.of(parent, replace(preset("everything"), layers=LAYERS, embedding_bits=16))
-    observations = load_observations(SHIPPED["tiny-libero"] / "observations", SEEN)
+    observations = load_observations(SHIPPED_OBSERVATIONS, SEEN)
     with TuningFolder(tmp_path / "work", {}) as work:
         pack_candidates(work, space, observations)
         trial = Trial(parent, load_candidates(work, space), observations, work, seed=0)

@@ -1,4 +1,6 @@
-"""Where a policy's tokenizer and statistics are looked for: given, in the folder, in openpi's and HF's caches.
+"""What a policy's files are called, and where its tokenizer and statistics are looked for.
+
+These are given, or lie in the folder, in openpi's cache or in Hugging Face's.
 
 Nothing is downloaded. What is found is returned; what is missing becomes an error that lists the places.
 """
@@ -11,6 +13,8 @@ from pathlib import Path
 
 from vlapack.errors import InputError
 
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.model"
 NORM_STATS_FILE = "norm_stats.json"
 PALIGEMMA_FILE = "paligemma_tokenizer.model"

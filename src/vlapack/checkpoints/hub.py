@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 
 from vlapack.checkpoints.assets import REPOSITORY, hub_snapshot
-from vlapack.checkpoints.pack.card import GEMMA_NOTICE, NOTICE_FILE, is_gemma
+from vlapack.checkpoints.pack.card import CARD_FILE, GEMMA_NOTICE, NOTICE_FILE, is_gemma
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.errors import InputError, WorkError
 
-FILES = ["*.json", "*.safetensors", "*.model", "assets/**", "params/**", "README.md", NOTICE_FILE]
+FILES = ["*.json", "*.safetensors", "*.model", "assets/**", "params/**", CARD_FILE, NOTICE_FILE]
 
 
 def local_folder(target: str | Path) -> Path:
@@ -96,7 +96,7 @@ def require_publishable(folder: Path) -> None:
         InputError: it names the file and what it lacks.
     """
     policy = PackedCheckpoint.open(folder).config
-    card = folder / "README.md"
+    card = folder / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     if not text.startswith("---\n"):
         raise InputError(f"{card}: no model card with its header; quantize again, or copy the whole pack")

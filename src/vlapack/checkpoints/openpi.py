@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vlapack.checkpoints import assets
+from vlapack.checkpoints.assets import CONFIG_FILE
 from vlapack.checkpoints.base import Normalization, read_json
 from vlapack.checkpoints.configs import LORA, POLICIES, config_from_document, policy_config
 from vlapack.checkpoints.folder import FloatCheckpoint
 from vlapack.checkpoints.proof import action_dim, check, mismatches, variant_of
 from vlapack.checkpoints.weights import Weights, open_weights
 from vlapack.errors import InputError
-
-CONFIG_FILE = "config.json"
 
 
 def open_openpi(

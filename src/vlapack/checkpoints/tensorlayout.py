@@ -34,7 +34,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-WEIGHTS = "model.safetensors"
 UNWRITTEN = "0" * 64
 CHUNK = 16 * 2**20
 

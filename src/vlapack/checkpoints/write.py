@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE
+from vlapack.checkpoints.assets import CONFIG_FILE, NORM_STATS_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
 from vlapack.checkpoints.folder import FloatCheckpoint
-from vlapack.checkpoints.openpi import CONFIG_FILE
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.tensorlayout import TensorSpec, write_tensors
-from vlapack.checkpoints.weights import WEIGHTS_FILE, Weights
+from vlapack.checkpoints.weights import Weights
 from vlapack.errors import InputError, WorkError
 from vlapack.files import write_json
 

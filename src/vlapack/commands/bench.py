@@ -50,9 +50,9 @@ def bench(
     if policy is None and arch is None:
         raise InputError("nothing to measure: give a folder, tiny-libero, or --arch pi05_libero")
     if engine is not None:
-        from vlapack.ops.engine import VARIABLE
+        from vlapack.ops.engine import ENGINE_VARIABLE
 
-        os.environ[VARIABLE] = engine
+        os.environ[ENGINE_VARIABLE] = engine
 
     import torch
 

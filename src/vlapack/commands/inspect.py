@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from vlapack.plan.sizes import Sizes, Tensors
 
 COUNTED = ("vision", "projector", "llm", "expert")
-SHIPPED = "tiny-libero"
 
 
 @dataclass(frozen=True)
@@ -104,12 +103,12 @@ def open_network(target: str, config: str | None) -> Network:
     """
     import torch
 
+    from vlapack.checkpoints import SHIPPED, open_with
     from vlapack.checkpoints.configs import policy_config
     from vlapack.pi0.config import CONFIGS
     from vlapack.pi0.names import canonical_name, openpi_tensors
 
-    if target == SHIPPED or Path(target).is_dir():
-        from vlapack.checkpoints import open_with
+    if target in SHIPPED or Path(target).is_dir():
         from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 
         checkpoint = open_with(target, config=config)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from vlapack.plan.selected import Selected
     from vlapack.quantize.groups import QuantizedGroup
 
-SHIPPED_OBSERVATIONS = Path(__file__).parents[1] / "assets" / "tiny-libero" / "observations"
-
 
 def quantize(
     checkpoint: tyro.conf.Positional[str],
@@ -121,6 +119,8 @@ def calibration_folder(parent: Checkpoint, calib: Path | None) -> Path:
             f"the observations that come with the package are LIBERO's and this policy's layout is "
             f"{parent.config.layout}: give --calib DIR with recorded ones, or --weights-only --rounding rtn"
         )
+    from vlapack.observations.folder import SHIPPED_OBSERVATIONS
+
     say(f"no --calib: calibrating on the shipped LIBERO observations, {SHIPPED_OBSERVATIONS}")
     return SHIPPED_OBSERVATIONS
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vlapack.checkpoints import SHIPPED
 from vlapack.checkpoints.base import PolicyConfig
 from vlapack.console import say
 from vlapack.errors import InputError
@@ -15,6 +16,8 @@ from vlapack.observations.lerobot_features import parse_renaming
 from vlapack.observations.recorded import RecordedFolder
 from vlapack.observations.recorder import INDEX_FILE
 
+SHIPPED_OBSERVATIONS = SHIPPED["tiny-libero"] / "observations"
+"""LIBERO's, which come with the package."""
 # Decoded, 1024 frames of two cameras at 256 px are 400 MB.
 MOST_WITHOUT_COUNT = 1024
 

@@ -20,7 +20,7 @@ except ImportError as error:
 
 kernels = _kernels
 """The compiled module, or None."""
-VARIABLE = "VLAPACK_ENGINE"
+ENGINE_VARIABLE = "VLAPACK_ENGINE"
 ISA_VARIABLE = "VLAPACK_ISA"
 REMEDY = (
     "install a C++17 compiler and run `pip install --force-reinstall --no-deps vlapack` (from the source folder: .)"
@@ -39,11 +39,11 @@ def active() -> str:
         InputError: The variable names an engine that this installation does not have, or `VLAPACK_ISA` instructions
             that this CPU does not have.
     """
-    name = os.environ.get(VARIABLE)
+    name = os.environ.get(ENGINE_VARIABLE)
     if name and name not in available():
         remedy = f"; for cpu, {REMEDY}" if name == "cpu" else ""
         raise InputError(
-            f"{VARIABLE}={name}: no such engine here; available: {', '.join(available())} (or unset it){remedy}"
+            f"{ENGINE_VARIABLE}={name}: no such engine here; available: {', '.join(available())} (or unset it){remedy}"
         )
     if name == "reference":
         return name

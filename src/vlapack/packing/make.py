@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from vlapack import __version__
-from vlapack.checkpoints.assets import repository_of
+from vlapack.checkpoints.assets import CONFIG_FILE, repository_of
 from vlapack.checkpoints.base import Checkpoint
-from vlapack.checkpoints.pack.card import model_card
+from vlapack.checkpoints.pack.card import CARD_FILE, model_card
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.pack.config import config_document, read_config
 from vlapack.checkpoints.pack.writer import PackWriter, sweep
@@ -147,7 +147,7 @@ def _make_pack(
         parts = _parts(parent.tensors, specs)
         repository = repository_of(parent.checkpoint.path)
         card = model_card(parent.config, recipe, selected, parts=parts, measured=measured, base_model=repository)
-        writer.finish(config, {**parent.files(), "README.md": card})
+        writer.finish(config, {**parent.files(), CARD_FILE: card})
     return report(measured, calibration_seconds, already_there=False)
 
 
@@ -194,7 +194,7 @@ def existing_pack(out: Path, fingerprint: Fingerprint, recipe: Recipe) -> dict[s
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    if not (out / "config.json").is_file():
+    if not (out / CONFIG_FILE).is_file():
         raise InputError(f"{out} exists and is no pack; choose another --out, or remove it")
     found = read_config(out)
     wanted = fingerprint.to_dict()

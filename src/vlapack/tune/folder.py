@@ -17,11 +17,10 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from vlapack.checkpoints.pack.writer import PLAN_FILE
 from vlapack.errors import InputError
 from vlapack.files import full_disk_explained, try_lock, write_atomically
 from vlapack.fingerprint import differences
-
-PLAN = "plan.json"
 
 
 class TuningFolder:
@@ -38,7 +37,7 @@ class TuningFolder:
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
         """Claim the folder."""
         self.folder = folder
-        path = folder / PLAN
+        path = folder / PLAN_FILE
         if folder.exists() and not path.exists() and any(folder.iterdir()):
             raise InputError(f"{folder} exists and holds no tuning; choose another folder for the work")
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from vlapack.plan.selected import Selected
 from vlapack.recipe.recipe import Recipe
 
 PALIGEMMA_VOCABULARY = 257152
+CARD_FILE = "README.md"
 NOTICE_FILE = "NOTICE"
 GEMMA_NOTICE = """
 The parent derives from Gemma (through PaliGemma), and so does this pack: Gemma is provided under and subject to the

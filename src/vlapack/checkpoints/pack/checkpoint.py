@@ -15,12 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
-from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE
+from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.base import Checkpoint, Normalization
 from vlapack.checkpoints.folder import CheckpointFolder
 from vlapack.checkpoints.pack.config import PackedGroup, packed_groups, policy_config, read_config
 from vlapack.checkpoints.tensorfile import TensorFile
-from vlapack.checkpoints.tensorlayout import WEIGHTS, digest_of
+from vlapack.checkpoints.tensorlayout import digest_of
 from vlapack.errors import InputError
 from vlapack.files import raw_bytes
 
@@ -85,7 +85,7 @@ class PackedCheckpoint(CheckpointFolder):
         """
         document = read_config(path)
         for name, digest in document["files"].items():
-            if name != WEIGHTS:
+            if name != WEIGHTS_FILE:
                 _check_file(path / name, digest)
         config = policy_config(document)
         return cls(
@@ -94,7 +94,7 @@ class PackedCheckpoint(CheckpointFolder):
             config=config,
             normalization=Normalization.load(path / NORM_STATS_FILE, config.normalization),
             tokenizer=path / TOKENIZER_FILE,
-            weights=PackFile(path / WEIGHTS, document["files"][WEIGHTS]),
+            weights=PackFile(path / WEIGHTS_FILE, document["files"][WEIGHTS_FILE]),
         )
 
     @property

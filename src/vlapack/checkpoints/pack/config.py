@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlapack import __version__
+from vlapack.checkpoints.assets import CONFIG_FILE
 from vlapack.checkpoints.base import PolicyConfig, read_json
 from vlapack.errors import InputError
 from vlapack.fingerprint import Fingerprint, digest
@@ -18,7 +19,6 @@ from vlapack.recipe.recipe import Recipe
 
 TYPE = "vlapack"
 FORMAT_VERSION = 1
-FILE = "config.json"
 POLICY_FIELDS = tuple(field.name for field in dataclasses.fields(PolicyConfig))
 
 
@@ -167,7 +167,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: no pack is there, it was written by a newer vlapack, or the file was changed.
     """
-    path = folder / FILE
+    path = folder / CONFIG_FILE
     document = read_json(path)
     if document.get("type") != TYPE:
         raise InputError(f"{path} says type {document.get('type')!r}; a pack says {TYPE!r}")

@@ -25,13 +25,15 @@ from typing import Any
 
 from torch import Tensor
 
-from vlapack.checkpoints.pack.config import FILE as CONFIG
+from vlapack.checkpoints.assets import CONFIG_FILE, WEIGHTS_FILE
+from vlapack.checkpoints.pack.card import CARD_FILE
 from vlapack.checkpoints.pack.config import seal
-from vlapack.checkpoints.tensorlayout import WEIGHTS, TensorSpec, digest_of, encode_header, place
+from vlapack.checkpoints.tensorlayout import TensorSpec, digest_of, encode_header, place
 from vlapack.errors import InputError
 from vlapack.files import full_disk_explained, is_locked, raw_bytes, try_lock, write_all, write_atomically
 from vlapack.fingerprint import differences
 
+PLAN_FILE = "plan.json"
 SPARE_BYTES = 8 * 2**20  # the small files beside the weights
 
 
@@ -67,7 +69,8 @@ class PackWriter:
         with self._disk():
             self._pack.mkdir(parents=True, exist_ok=True)
             # Unbuffered: what a full disk refused must not be tried again when the file is closed.
-            self._file = (self._pack / WEIGHTS).open("r+b" if (self._pack / WEIGHTS).exists() else "w+b", buffering=0)
+            weights = self._pack / WEIGHTS_FILE
+            self._file = weights.open("r+b" if weights.exists() else "w+b", buffering=0)
         with ExitStack() as on_failure:
             on_failure.callback(self._file.close)
             if not try_lock(self._file):
@@ -125,9 +128,9 @@ class PackWriter:
             os.fsync(self._file.fileno())
             for name, content in files.items():
                 (self._pack / name).write_bytes(content)
-            sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != "README.md"}
-            sums[WEIGHTS] = hashlib.sha256(header[8:]).hexdigest()
-            (self._pack / CONFIG).write_bytes(seal({**config, "files": sums}))
+            sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != CARD_FILE}
+            sums[WEIGHTS_FILE] = hashlib.sha256(header[8:]).hexdigest()
+            (self._pack / CONFIG_FILE).write_bytes(seal({**config, "files": sums}))
             os.replace(self._pack, self.out)
         shutil.rmtree(self.partial)
 
@@ -136,7 +139,7 @@ class PackWriter:
         return len(self._blank) + sum(spec.nbytes for spec, _ in self._placed.values())
 
     def _claim(self, plan: dict[str, Any]) -> None:
-        path = self.partial / "plan.json"
+        path = self.partial / PLAN_FILE
         if path.exists():
             found = json.loads(path.read_text())
             if rows := differences(found, plan):
@@ -196,10 +199,10 @@ def sweep(out: Path) -> None:
 def leftovers(folder: Path) -> list[Path]:
     """Return the unfinished packs in and below `folder`, itself included; nothing else that ends in `.partial`."""
     found = sorted({folder, *folder.rglob("*.partial")})
-    ours = [path for path in found if path.suffix == ".partial" and (path / "plan.json").is_file()]
+    ours = [path for path in found if path.suffix == ".partial" and (path / PLAN_FILE).is_file()]
     return [path for path in ours if not any(parent in ours for parent in path.parents)]
 
 
 def in_use(partial: Path) -> bool:
     """Whether a process is at work in this folder: a pack's holds the weights, a tuning's the plan."""
-    return any(is_locked(path) for path in (partial / "pack" / WEIGHTS, partial / "plan.json") if path.exists())
+    return any(is_locked(path) for path in (partial / "pack" / WEIGHTS_FILE, partial / PLAN_FILE) if path.exists())
