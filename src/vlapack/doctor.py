@@ -21,7 +21,7 @@ from vlapack import __version__
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.assets import find_tokenizer, missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, is_pack, needed_bytes
-from vlapack.errors import InputError
+from vlapack.errors import InputError, install
 from vlapack.machine.cpu import describe_machine, fast_bf16
 from vlapack.machine.memory import available_bytes
 from vlapack.ops.engine import REMEDY, VARIABLE, available, described
@@ -150,7 +150,7 @@ def simulator() -> Finding:
     """Whether `libero` is the package that evaluation needs: LeRobot's hf-libero installs the same name."""
     found = sorted(set(importlib.metadata.packages_distributions().get("libero", [])))
     if not found:
-        needed = "pip install 'vlapack[libero]' (Python < 3.12), or evaluate a server from where it is installed"
+        needed = f"{install('libero')} (Python < 3.12), or evaluate a server from where it is installed"
         return Finding("libero", True, "not installed", f"to evaluate here: {needed}")
     shown = ", ".join(f"{name} {_version(name)}" for name in found)
     if foreign := [name for name in found if name.lower().replace("_", "-") != SIMULATOR]:

@@ -1,4 +1,6 @@
-"""The two exceptions that users meet, and the exit code of each."""
+"""The two exceptions that users meet, the exit code of each, and the remedy that several of them share."""
+
+from __future__ import annotations
 
 
 class InputError(ValueError):
@@ -10,3 +12,16 @@ class InputError(ValueError):
 
 class WorkError(RuntimeError):
     """The input was good and the work failed (a simulator died, a baseline never succeeds): exit code 1."""
+
+
+def install(extra: str = "", *, again: bool = False) -> str:
+    """Return the shell command that installs vlapack, in the one place that changes when it is on an index.
+
+    Args:
+        extra: an optional part, such as `libero`
+        again: build and install the version that is already there once more
+    """
+    if again:
+        return "`pip install --force-reinstall --no-deps .` in vlapack's source folder"
+    what = f"'.[{extra}]'" if extra else "."
+    return f"`pip install {what}` in vlapack's source folder"

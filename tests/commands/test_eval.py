@@ -97,7 +97,7 @@ def test_libero_missing_is_exit_2_with_the_line_to_type(
     monkeypatch.setitem(sys.modules, "libero", None)
     code, _, stderr = run(capsys, "tiny-libero", "--suite", "libero_spatial")
     assert code == 2
-    assert "pip install 'vlapack[libero]'" in stderr
+    assert "pip install '.[libero]'" in stderr
 
 
 @pytest.mark.parametrize(

@@ -158,5 +158,5 @@ def test_a_video_of_another_data_set_is_noticed(folder: Path) -> None:
 @pytest.mark.parametrize("module", ["av", "pyarrow.parquet"])
 def test_a_missing_extra_is_named(module: str, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InputError, match=r"pip install 'vlapack\[lerobot\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[lerobot\]'"):
         open_source(whole).take(1)
