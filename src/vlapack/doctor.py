@@ -154,7 +154,7 @@ def simulator() -> Finding:
         return Finding("libero", True, "not installed", f"to evaluate here: {needed}")
     shown = ", ".join(f"{name} {_version(name)}" for name in found)
     if foreign := [name for name in found if name.lower().replace("_", "-") != SIMULATOR]:
-        remedy = f"pip uninstall -y {' '.join(foreign)} && pip install --force-reinstall --no-deps {SIMULATOR}"
+        remedy = f"`pip uninstall -y {' '.join(foreign)} && pip install --force-reinstall --no-deps {SIMULATOR}`"
         return Finding("libero", False, shown, f"another package of this name is in the way: {remedy}")
     mujoco = _version("mujoco")
     if mujoco == BROKEN_MUJOCO:
@@ -190,7 +190,9 @@ def paligemma() -> Finding:
     found = find_tokenizer(Path(), None)
     if found is not None:
         return Finding("tokenizer", True, str(found))
-    return Finding("tokenizer", True, "not in openpi's or Hugging Face's cache", "openpi's folders need --tokenizer")
+    return Finding(
+        "tokenizer", True, "not in openpi's or Hugging Face's cache", "openpi's folders need `tokenizer=PATH`"
+    )
 
 
 def policy_findings(policy: str, flags: Mapping[str, Any]) -> Iterator[Finding]:

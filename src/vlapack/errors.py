@@ -1,4 +1,9 @@
-"""The two exceptions that users meet, the exit code of each, and the remedy that several of them share."""
+"""The two exceptions that users meet, the exit code of each, and the remedy that several of them share.
+
+A message names a setting in backticks, as Python writes it: `smooth=0`, `rounding='rtn'`, `calib=DIR` with a plain word
+where the user fills something in, or `norm_stats` alone. A command shows the same text with its own flags
+(`console.exit_code`), so nothing outside `commands/` knows how they are spelled.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,14 @@ class InputError(ValueError):
     """What the user gave cannot be used: exit code 2.
 
     The message says what was wrong, the value, the rule and the remedy.
+
+    Attributes:
+        field: the setting at fault, where a caller has to know which one it was
     """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class WorkError(RuntimeError):

@@ -45,7 +45,7 @@ def test_the_document_has_what_was_promised(capsys: pytest.CaptureFixture[str]) 
         (("--arch", "pi05_libero", "--repeats", "0"), "--repeats 0"),
         (("--policy", "tiny-libero", "--baseline", "tiny-libero"), "that is the policy itself"),
         (("--policy", "tiny-libero", "--without", "cameras"), "no saving 'cameras'"),
-        (("--arch", "pi05_libro"), "pi05_libro"),
+        (("--arch", "pi05_libro"), "no configuration 'pi05_libro' (did you mean pi05_libero"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_starts(

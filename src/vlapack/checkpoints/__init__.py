@@ -33,7 +33,7 @@ def open_checkpoint(
         tokenizer: SentencePiece model, instead of the one that is found.
 
     Raises:
-        InputError: nothing usable; the message says what was found and which flag helps.
+        InputError: nothing usable; the message says what was found and which setting helps.
     """
     folder = SHIPPED.get(str(target), Path(target))
     if not folder.exists() and str(target) in POLICIES:
@@ -45,7 +45,8 @@ def open_checkpoint(
     document = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
     kind = document.get("type")
     if kind == "vlapack":
-        if given := [name for name, value in _flags(config, norm_stats, tokenizer) if value is not None]:
+        settings = {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
+        if given := [f"`{name}`" for name, value in settings.items() if value is not None]:
             raise InputError(f"{folder}: a pack holds its own configuration; drop {', '.join(given)}")
         from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 
@@ -63,9 +64,3 @@ def open_checkpoint(
     ):
         return open_orbax(folder, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
     return open_openpi(folder, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
-
-
-def _flags(
-    config: str | Path | None, norm_stats: Path | None, tokenizer: Path | None
-) -> tuple[tuple[str, str | Path | None], ...]:
-    return ("--config", config), ("--norm-stats", norm_stats), ("--tokenizer", tokenizer)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
-from vlapack.console import emit_json, stdout
+from vlapack.console import emit_json, spelled, stdout
 
 
 def doctor(
@@ -34,7 +35,8 @@ def doctor(
     from vlapack.doctor import examine
 
     findings = []
-    for finding in examine(policy, config=config, norm_stats=norm_stats, tokenizer=tokenizer):
+    for found in examine(policy, config=config, norm_stats=norm_stats, tokenizer=tokenizer):
+        finding = found if found.remedy is None else replace(found, remedy=spelled(found.remedy))
         findings.append(finding)
         if not json:
             line = f"{'good ' if finding.ok else 'WRONG'}  {finding.name}: {finding.value}"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-from vlapack.console import emit_json, say, stdout
+from vlapack.console import emit_json, say, spelled, stdout
 
 
 def eval(
@@ -105,7 +105,7 @@ def eval(
         emit_json(summary)
     else:
         print_table(f"{summary['suite']}, episodes: {summary['episodes']}", {policy: summary})
-        stdout.print(f"{sentence(summary)}\n{out}", markup=False, soft_wrap=True)
+        stdout.print(f"{spelled(sentence(summary))}\n{out}", markup=False, soft_wrap=True)
     if (remedy := FAILED_VERDICTS.get(summary["verdict"])) is not None:
         say(f"failed: {remedy}")
         return 1

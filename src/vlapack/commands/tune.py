@@ -87,9 +87,7 @@ def tune(
     if isinstance(checkpoint, PackedCheckpoint):
         raise InputError(f"{policy} is a pack already; tune its float parent")
     folder = calibration_folder(checkpoint, calib)
-    found = load_observations(
-        folder, observations, config=checkpoint.config, rename_map=rename_map, flag="--observations"
-    )
+    found = load_observations(folder, observations, config=checkpoint.config, rename_map=rename_map)
     tuned = run(Parent(checkpoint), base, limit, found, work or partial_path(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, (json_module.dumps(tuned.recipe.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())

@@ -75,7 +75,7 @@ class PackWriter:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(
-                    f"another process is writing {self.partial}; wait for it, or choose another --out"
+                    f"another process is writing {self.partial}; wait for it, or choose another `out`"
                 ) from None
             self._claim(dict(plan))
             with self._disk():
@@ -147,7 +147,7 @@ class PackWriter:
             if rows := differences(found, plan):
                 raise InputError(
                     f"{self.partial} holds unfinished work of another run ({'; '.join(rows)}); finish it as it began, "
-                    f"remove it with `vlapack clean {self.partial} --yes`, or choose another --out"
+                    f"remove it with `vlapack clean {self.partial} --yes`, or choose another `out`"
                 )
             return
         with self._disk():
@@ -161,7 +161,7 @@ class PackWriter:
         if free < need:
             raise InputError(
                 f"{self.out} needs {need / 1e9:.3f} GB more and its disk has {free / 1e9:.3f} GB free; "
-                "free some, or choose an --out on another disk"
+                "free some, or choose an `out` on another disk"
             )
 
     def _resume(self) -> FileIO:
