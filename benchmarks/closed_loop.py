@@ -17,6 +17,7 @@ import vlapack.commands  # noqa: F401  before torch is loaded, whose threads are
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from common.results import ROOT, write_between, write_result
 from scipy.stats import chi2
 
 from vlapack.checkpoints import open_checkpoint
+from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, say
 from vlapack.errors import InputError
 from vlapack.evaluate.contender import contender
@@ -189,4 +191,4 @@ def together(results: Sequence[Path]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(exit_code(lambda: tyro.cli(main)))
+    raise SystemExit(exit_code(lambda: tyro.cli(main), partial(with_flags, main)))

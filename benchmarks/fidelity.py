@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from common.synthetic import Synthetic
 from common.tiny_libero import TinyLibero
 from scipy.stats import linregress
 
+from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest
@@ -172,4 +174,4 @@ def _cell(errors: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(exit_code(lambda: tyro.cli(main)))
+    raise SystemExit(exit_code(lambda: tyro.cli(main), partial(with_flags, main)))

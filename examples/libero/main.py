@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from vlapack.commands.eval import eval as evaluate
 from vlapack.commands.inspect import inspect
 from vlapack.commands.quantize import quantize
 from vlapack.commands.shared_flags import PolicyFlags
+from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, say
 from vlapack.errors import InputError
 from vlapack.recipe.environment import PREFIX
@@ -150,4 +152,4 @@ def policy_dir(args: Args) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: tyro.cli(main)))
+    sys.exit(exit_code(lambda: tyro.cli(main), partial(with_flags, main)))

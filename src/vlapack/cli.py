@@ -32,6 +32,12 @@ def _load(name: str) -> Callable[..., int]:
     return command
 
 
+def _spell(command: Callable[..., int], text: str) -> str:
+    from vlapack.commands.spelling import with_flags
+
+    return with_flags(command, text)
+
+
 def _usage() -> str:
     rows = "\n".join(f"  {name:10s} {text}" for name, text in COMMANDS.items())
     return f"usage: vlapack COMMAND [...]\n\nvlapack {__version__}\n\n{rows}\n\n{EPILOG}\n"
@@ -49,7 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     if args[0] not in COMMANDS:
         say(f"error: there is no command {args[0]!r}; commands: {', '.join(COMMANDS)}")
         return 2
-    return exit_code(lambda: int(tyro.cli(_load(args[0]), prog=f"vlapack {args[0]}", args=args[1:])))
+    name, *words = args
+    return exit_code(
+        lambda: int(tyro.cli(_load(name), prog=f"vlapack {name}", args=words)), lambda text: _spell(_load(name), text)
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console
@@ -22,14 +23,29 @@ folded there. rich would fold into 80."""
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False)
 
+Spelling = Callable[[str], str]
+"""Rewrites the settings in a text, which the library names as Python does, for the reader at hand."""
+_spelling: ContextVar[Spelling] = ContextVar("spelling", default=str)
+
+
+def spelled(text: str) -> str:
+    """Return a text of the library with its settings as the running command spells them; as it is without one."""
+    return _spelling.get()(text)
+
 
 def say(message: str) -> None:
-    """Write one line of commentary to stderr, without markup."""
-    stderr.print(message, markup=False)
+    """Write one line of commentary to stderr, without markup, in the running command's spelling."""
+    stderr.print(spelled(message), markup=False)
 
 
-def exit_code(command: Callable[[], int]) -> int:
-    """Run a command; say what the user did wrong (2) or what failed (1) in one line instead of a traceback."""
+def exit_code(command: Callable[[], int], spelling: Spelling = str) -> int:
+    """Run a command; say what the user did wrong (2) or what failed (1) in one line instead of a traceback.
+
+    Args:
+        command: returns the exit code if nothing goes wrong
+        spelling: what the command makes of the settings in errors and in all that is said meanwhile
+    """
+    token = _spelling.set(spelling)
     try:
         return command()
     except InputError as error:
@@ -41,10 +57,12 @@ def exit_code(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         say("interrupted; the same command again continues where this one stopped")
         return 130
+    finally:
+        _spelling.reset(token)
 
 
 def emit_json(document: Any) -> None:
-    """Write the one JSON document of a `--json` run to stdout."""
+    """Write the one JSON document of a run that was asked for `json` to stdout."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()
 

@@ -21,7 +21,7 @@ from vlapack import __version__
 from vlapack.checkpoints import open_with
 from vlapack.checkpoints.assets import find_tokenizer, missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
-from vlapack.errors import InputError
+from vlapack.errors import InputError, install
 from vlapack.machine.cpu import describe_machine, fast_bf16
 from vlapack.machine.memory import available_bytes
 from vlapack.ops.engine import ENGINE_VARIABLE, REMEDY, available, described
@@ -150,11 +150,11 @@ def simulator() -> Finding:
     """Whether `libero` is the package that evaluation needs: LeRobot's hf-libero installs the same name."""
     found = sorted(set(importlib.metadata.packages_distributions().get("libero", [])))
     if not found:
-        needed = "pip install 'vlapack[libero]' (Python < 3.12), or evaluate a server from where it is installed"
+        needed = f"{install('libero')} (Python < 3.12), or evaluate a server from where it is installed"
         return Finding("libero", True, "not installed", f"to evaluate here: {needed}")
     shown = ", ".join(f"{name} {_version(name)}" for name in found)
     if foreign := [name for name in found if name.lower().replace("_", "-") != SIMULATOR]:
-        remedy = f"pip uninstall -y {' '.join(foreign)} && pip install --force-reinstall --no-deps {SIMULATOR}"
+        remedy = f"`pip uninstall -y {' '.join(foreign)} && pip install --force-reinstall --no-deps {SIMULATOR}`"
         return Finding("libero", False, shown, f"another package of this name is in the way: {remedy}")
     mujoco = _version("mujoco")
     if mujoco == BROKEN_MUJOCO:
@@ -190,7 +190,9 @@ def paligemma() -> Finding:
     found = find_tokenizer(Path(), None)
     if found is not None:
         return Finding("tokenizer", True, str(found))
-    return Finding("tokenizer", True, "not in openpi's or Hugging Face's cache", "openpi's folders need --tokenizer")
+    return Finding(
+        "tokenizer", True, "not in openpi's or Hugging Face's cache", "openpi's folders need `tokenizer=PATH`"
+    )
 
 
 def policy_findings(policy: str, flags: Mapping[str, Any]) -> Iterator[Finding]:

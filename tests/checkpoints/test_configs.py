@@ -77,7 +77,7 @@ def test_a_file_describes_a_policy_in_full_or_as_changes(tmp_path: Path) -> None
     [
         ({"base": "pi05_libero", "horizon": 3}, "breakfast.json: policy configuration: unknown key 'horizon'"),
         ({"base": "pi05_libero", "architecture": {"depth": 3}}, "breakfast.json: architecture: unknown key depth"),
-        ({"base": "pi05_nowhere"}, "breakfast.json: --config pi05_nowhere: no configuration of this name"),
+        ({"base": "pi05_nowhere"}, "breakfast.json: there is no configuration 'pi05_nowhere'"),
         ({"name": "mine"}, "missing architecture"),
     ],
 )

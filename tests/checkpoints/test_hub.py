@@ -142,9 +142,9 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"pip install 'vlapack\[hub\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[hub\]'"):
         Policy.from_pretrained("someone/absent")
-    with pytest.raises(InputError, match=r"pip install 'vlapack\[hub\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[hub\]'"):
         Policy.from_pretrained(gemma_pack).push_to_hub("someone/pack")
 
 

@@ -280,5 +280,5 @@ def test_a_policy_that_was_only_pretrained_has_no_statistics(tmp_path: Path) -> 
     folder = folder_of("pi05", tmp_path)
     for path in folder.glob("policy_p*"):
         path.unlink()
-    with pytest.raises(InputError, match="--norm-stats"):
+    with pytest.raises(InputError, match="`norm_stats"):
         Policy.from_pretrained(folder)

@@ -53,7 +53,7 @@ def test_a_folder_of_ours_opens_by_itself(folder: Path) -> None:
 
 
 def test_a_folder_that_says_nothing_asks_for_the_configuration(folder: Path, config_file: Path) -> None:
-    with pytest.raises(InputError, match=r"action_horizon.*--config NAME.*variant pi05 with action_dim 32"):
+    with pytest.raises(InputError, match=r"action_horizon.*`config=NAME`.*variant pi05 with action_dim 32"):
         open_checkpoint(folder)
     assert open_checkpoint(folder, config=config_file).config.name == "small"
 
@@ -62,7 +62,7 @@ def test_the_likely_name_is_said(tmp_path: Path) -> None:
     shapes = openpi_tensors(policy_config("tiny_libero").architecture)
     tensors = {name: torch.zeros(shape, dtype=torch.bfloat16) for name, (shape, _) in shapes.items()}
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="likely --config tiny_libero"):
+    with pytest.raises(InputError, match="likely `config='tiny_libero'`"):
         open_checkpoint(tmp_path)
 
 
@@ -148,9 +148,9 @@ def test_given_files_go_before_the_folders_and_must_exist(folder: Path, tmp_path
     stats = folder / "assets" / "small"
     checkpoint = open_checkpoint(folder, tokenizer=other, norm_stats=stats)
     assert checkpoint.tokenizer == other
-    with pytest.raises(InputError, match=r"--tokenizer .*absent.model: no such file"):
+    with pytest.raises(InputError, match=r"`tokenizer='.*absent.model'`: no such file"):
         open_checkpoint(folder, tokenizer=tmp_path / "absent.model")
-    with pytest.raises(InputError, match=r"--norm-stats .*: no such file"):
+    with pytest.raises(InputError, match=r"`norm_stats='.*'`: no such file"):
         open_checkpoint(folder, norm_stats=tmp_path)
 
 

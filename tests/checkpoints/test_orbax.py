@@ -73,7 +73,7 @@ def test_params_alone_and_the_copy_open_alike(tmp_path: Path) -> None:
 
 
 def test_without_a_configuration_the_likely_ones_are_said() -> None:
-    with pytest.raises(InputError, match=r"Give --config NAME.*variant pi05 with action_dim 32"):
+    with pytest.raises(InputError, match=r"Give `config=NAME`.*variant pi05 with action_dim 32"):
         open_checkpoint(GOLDEN / "pi05")
 
 

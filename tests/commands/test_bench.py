@@ -9,7 +9,7 @@ import pytest
 
 from vlapack.bench.race import race
 from vlapack.cli import main
-from vlapack.errors import WorkError
+from vlapack.errors import InputError, WorkError
 
 
 def bench(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
@@ -45,7 +45,7 @@ def test_the_document_has_what_was_promised(capsys: pytest.CaptureFixture[str]) 
         (("--arch", "pi05_libero", "--repeats", "0"), "--repeats 0"),
         (("--policy", "tiny-libero", "--baseline", "tiny-libero"), "that is the policy itself"),
         (("--policy", "tiny-libero", "--without", "cameras"), "no saving 'cameras'"),
-        (("--arch", "pi05_libro"), "pi05_libro"),
+        (("--arch", "pi05_libro"), "no configuration 'pi05_libro' (did you mean pi05_libero"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_starts(
@@ -75,6 +75,20 @@ def test_policies_take_turns_and_the_first_chunk_does_not_count() -> None:
     race(runners, 2)
     assert "".join(turns) == "ababab"
     assert [chunk["ms"] for chunk in runners[0].chunks] == [3, 5]
+
+
+@pytest.mark.parametrize(("code", "kind"), [(2, InputError), (1, WorkError)])
+def test_what_a_worker_cannot_do_is_said_by_its_parent(code: int, kind: type[Exception]) -> None:
+    import sys
+
+    from vlapack.bench.race import started
+
+    refuses = f"""print('{{"error": "give `config=NAME`"}}'); raise SystemExit({code})"""
+    with (
+        pytest.raises(kind, match=rf"that runs mine ended \({code}\): give `config=NAME`"),
+        started({"mine": [sys.executable, "-c", refuses]}),
+    ):
+        pass
 
 
 def test_a_worker_that_dies_is_named() -> None:

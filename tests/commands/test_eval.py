@@ -61,6 +61,13 @@ def test_json_is_the_summary_and_stands_alone_on_stdout(tmp_path: Path, capsys: 
 
 
 @pytest.mark.usefixtures("fakes")
+def test_a_policy_alone_is_told_which_flag_compares_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, stdout, _ = run(capsys, "good", "--trials", "1", "--workers", "1", "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert "evaluated alone; --baseline compares it" in stdout
+
+
+@pytest.mark.usefixtures("fakes")
 def test_a_baseline_that_never_succeeds_is_exit_1_and_never_no_drop(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,7 +77,7 @@ def test_a_baseline_that_never_succeeds_is_exit_1_and_never_no_drop(
     assert code == 1
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["verdict"] == "baseline_failed"
     assert "no drop" not in stdout
-    assert "check its checkpoint" in stderr
+    assert "check its checkpoint, --config and --norm-stats" in stderr
 
 
 @pytest.mark.usefixtures("fakes")
@@ -97,7 +104,7 @@ def test_libero_missing_is_exit_2_with_the_line_to_type(
     monkeypatch.setitem(sys.modules, "libero", None)
     code, _, stderr = run(capsys, "tiny-libero", "--suite", "libero_spatial")
     assert code == 2
-    assert "pip install 'vlapack[libero]'" in stderr
+    assert "pip install '.[libero]'" in stderr
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,18 @@ def test_no_name_is_folded_where_there_is_no_terminal(capsys: pytest.CaptureFixt
     assert "\n126 layers\n" in shown
 
 
+def test_a_source_on_the_command_line_is_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("pi05_libero", "--preset", "full", "--block", "32", "--weight-overrides", "fc2:8")
+    sources = document(capsys, *words)["sources"]
+    assert (sources["block"], sources["overrides"], sources["scope"]) == (
+        "--block",
+        "--weight-overrides",
+        "preset full",
+    )
+    assert main(["inspect", *words]) == 0
+    assert "--block: block = 32" in capsys.readouterr().out
+
+
 def test_the_guides_variables_reach_the_recipe(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

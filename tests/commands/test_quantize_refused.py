@@ -55,15 +55,21 @@ def test_a_folder_of_something_else_is_never_written_into(shop: Shop) -> None:
 
 
 BAD_INPUT = {
-    "static scales from weights": ([*DIT, "--act-scale", "static"], "static activation scales cannot be had"),
+    "static scales from weights": (
+        [*DIT, "--act-scale", "static"],
+        "no calibration data for static activation scales: give --calib DIR, or --act-scale per_token",
+    ),
     "smoothing from weights": ([*DIT, "--smooth", "0.2"], "smoothing (λ = 0.2)"),
     "GPTQ from weights": (
         ["--preset", "dit", "--weights-only"],
-        "GPTQ cannot be had from weights only: give --calib DIR, or",
+        "no calibration data for GPTQ: give --calib DIR, or --rounding rtn",
     ),
     "a greedy rotation of weights": ([*DIT, "--rotation", "greedy"], "--rotation hadamard"),
     "both sources": ([*DIT, "--calib", "here"], "exclude each other"),
-    "too few observations": (["--preset", "dit", "--calib-steps", "5"], "--calib-steps 4"),
+    "too few observations": (
+        ["--preset", "dit", "--calib-steps", "5"],
+        "fewer than --calib-steps 5: record more, or give --calib-steps 4",
+    ),
     "ATM from weights": (
         ["--preset", "quantvla", "--weights-only"],
         "--calib DIR, or --rounding rtn --atm False --ohb False",
@@ -174,7 +180,9 @@ def test_an_expert_that_is_never_reached_is_named(shop: Shop) -> None:
     """A forward that stops after the prefix: nothing is assumed of the expert's inputs."""
     shop.monkeypatch.setattr(Pi0, "velocity", lambda self, prefix, state, x, condition: torch.zeros_like(x))
     assert shop.quantize("pack", *CALIBRATED) == 2
-    assert "calibration never reached paligemma_with_expert.gemma_expert.model.layers.0." in shop.said()
+    said = shop.said()
+    assert "calibration never reached paligemma_with_expert.gemma_expert.model.layers.0." in said
+    assert "without any (--weights-only) and with --rounding rtn" in said
     assert not list(shop.folder.glob("pack*"))
 
 

@@ -33,9 +33,9 @@ def test_a_policy_that_lists_nothing_plays_the_whole_suite() -> None:
 @pytest.mark.parametrize(
     ("suites", "ids", "listed", "said"),
     [
-        (None, None, {}, "give --suite"),
-        ("libero_spatial,libero_object", "0", LISTED, "exactly one --suite"),
-        (None, "0", LISTED, "exactly one --suite"),
+        (None, None, {}, "give `suite`"),
+        ("libero_spatial,libero_object", "0", LISTED, "exactly one `suite`"),
+        (None, "0", LISTED, "exactly one `suite`"),
         ("libero_spatial", "3,10", LISTED, "tasks 0 to 9, not 10"),
         ("libero_spatial", "3,x", LISTED, "'x' is neither"),
     ],
@@ -64,5 +64,5 @@ def test_init_states() -> None:
     assert choose_init_states(None, "20-22") == (20, 21, 22)
     with pytest.raises(InputError, match="give one"):
         choose_init_states(3, "0-2")
-    with pytest.raises(InputError, match="--trials is 0"):
+    with pytest.raises(InputError, match="`trials=0`: each task"):
         choose_init_states(0, None)

@@ -85,8 +85,8 @@ def test_a_part_is_taken_evenly_and_too_few_are_refused(folder: Path, capsys: py
     whole = load_observations(folder)
     np.testing.assert_equal(load_observations(folder, 2), whole[::2])
     assert "recorded observations, 4; 2 taken" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"holds 4 observations and --frames asks for 5: .* give --frames 4"):
-        load_observations(folder, 5, flag="--frames")
+    with pytest.raises(InputError, match=r"holds 4 observations, fewer than `count=5`: .* give `count=4`"):
+        load_observations(folder, 5)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

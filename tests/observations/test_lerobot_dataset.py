@@ -81,7 +81,7 @@ def test_it_says_what_was_found(whole: Path, capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().err
     assert "LeRobotDataset v3.0, 25 frames in 4 episodes" in said
     assert "observation.images.image2" in said
-    with pytest.raises(InputError, match=r"holds 25 observations and --calib-steps asks for 26"):
+    with pytest.raises(InputError, match=r"holds 25 observations, fewer than `count=26`"):
         observations.load_observations(whole, 26, config=LIBERO)
 
 
@@ -105,7 +105,7 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
             {"observation.images.top": info["features"].pop("observation.images.image")}
         ),
         r"reads image: observation.images.image or image. Found: .*top video.*"
-        r"--rename-map '{\"observation.images.top\": \"image\"}'",
+        r"`rename_map='{\"observation.images.top\": \"image\"}'`",
     ),
     "another robot's state": (
         lambda info: info["features"]["observation.state"].update(shape=[14]),
@@ -158,5 +158,5 @@ def test_a_video_of_another_data_set_is_noticed(folder: Path) -> None:
 @pytest.mark.parametrize("module", ["av", "pyarrow.parquet"])
 def test_a_missing_extra_is_named(module: str, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InputError, match=r"pip install 'vlapack\[lerobot\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[lerobot\]'"):
         open_source(whole).take(1)

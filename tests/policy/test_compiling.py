@@ -26,6 +26,6 @@ def test_a_variable_that_says_neither_is_refused() -> None:
 
 def test_without_a_compiler_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
-    with pytest.raises(InputError, match=r"install one .*leave --compile out"):
+    with pytest.raises(InputError, match=r"install one .*leave `compile` out"):
         compile_wanted(True, {})
     assert not compile_wanted(False, {})

@@ -126,15 +126,15 @@ def test_a_copy_opens_by_itself_and_acts_the_same(
         policy.save_pretrained(tmp_path / "copy")
 
 
-def test_missing_statistics_and_tokenizer_name_their_flags(
+def test_missing_statistics_and_tokenizer_name_their_settings(
     random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENPI_DATA_HOME", str(tmp_path / "openpi-cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     folder = Path(shutil.copytree(random_checkpoint, tmp_path / "checkpoint"))
     (folder / "tokenizer.model").unlink()
-    with pytest.raises(InputError, match=r"checkpoint/tokenizer.model.*openpi-cache.*hub.*--tokenizer"):
+    with pytest.raises(InputError, match=r"checkpoint/tokenizer.model.*openpi-cache.*hub.*`tokenizer=PATH`"):
         Policy.from_pretrained(folder)
     shutil.move(folder / "assets" / "small", folder / "assets" / "other")
-    with pytest.raises(InputError, match=r"asset id 'small'.*statistics for other.*--norm-stats"):
+    with pytest.raises(InputError, match=r"asset id 'small'.*statistics for other.*`norm_stats=PATH`"):
         Policy.from_pretrained(folder)

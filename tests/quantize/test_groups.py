@@ -196,10 +196,10 @@ def test_weights_that_are_no_numbers_name_their_layer(recipe: Recipe, poison: fl
 
 def test_what_was_never_measured_is_never_assumed() -> None:
     for recipe, message in (
-        (Recipe(smooth=0.2, rounding="rtn"), "--smooth 0"),
-        (Recipe(act_scale="static", rounding="rtn"), "--act-scale per_token"),
-        (Recipe(rotation="greedy", rounding="rtn"), "--rotation hadamard"),
-        (Recipe(), "--rounding rtn"),
+        (Recipe(smooth=0.2, rounding="rtn"), "`smooth=0`"),
+        (Recipe(act_scale="static", rounding="rtn"), "`act_scale='per_token'`"),
+        (Recipe(rotation="greedy", rounding="rtn"), "`rotation='hadamard'`"),
+        (Recipe(), "`rounding='rtn'`"),
     ):
         (group,) = groups(select(ONE, recipe), recipe)
         with pytest.raises(InputError, match=message):

@@ -121,10 +121,10 @@ def test_any_module_is_called(policy: Policy) -> None:
     [
         (
             Recipe(smooth=0.15, block=8, rounding="rtn"),
-            "smoothing .* cannot be had from weights only: give calib, or .*smooth=0",
+            "no calibration data for smoothing .*: give `calib`, or a recipe with `smooth=0`",
         ),
-        (Recipe(atm=True), "atm=False"),
-        ("everything", "embedding_bits=16"),
+        (Recipe(atm=True), "`atm=False` and `ohb=False`"),
+        ("everything", "`embedding_bits=16`"),
         (Recipe(scope="nowhere."), "scope 'nowhere.' matches no linear"),
     ],
 )

@@ -41,7 +41,7 @@ def test_flags_go_before_variables_and_variables_before_the_preset() -> None:
     flags = RecipeFlags(block=128)
     recipe, sources, _ = from_variables(named="llm", flags=flags, BLOCK="32", WBITS_DEFAULT="8")
     assert (recipe.block, recipe.weight_bits, recipe.rotation) == (128, 8, preset("llm").rotation)
-    assert (sources["block"], sources["weight_bits"]) == ("--block", "OPENPI_DUQUANT_WBITS_DEFAULT")
+    assert (sources["block"], sources["weight_bits"]) == ("`block`", "OPENPI_DUQUANT_WBITS_DEFAULT")
     assert sources["scope"] == "preset llm"
     assert set(sources) == set(vars(Recipe()))
 
@@ -133,7 +133,7 @@ def test_a_recipe_file_stands_alone_but_for_flags(tmp_path: Path) -> None:
 
 
 def test_no_recipe_at_all_names_the_ways_to_one() -> None:
-    with pytest.raises(InputError, match=r"--preset .*--recipe FILE.*OPENPI_DUQUANT_SCOPE"):
+    with pytest.raises(InputError, match=r"`preset` .*`recipe=FILE`.*OPENPI_DUQUANT_SCOPE"):
         resolve(None, None, RecipeFlags(), {})
 
 
@@ -141,7 +141,7 @@ def test_flags_name_every_field_that_a_user_may_choose() -> None:
     flags = RecipeFlags(only_layers="a.q_proj, a.k_proj", weight_overrides="q:8", seed=3, permute=False)
     values = flags.values()
     assert values == {"layers": ("a.q_proj", "a.k_proj"), "overrides": (("q", 8),), "seed": 3, "permute": False}
-    with pytest.raises(InputError, match="--weight-overrides"):
+    with pytest.raises(InputError, match="`weight_overrides='q'` does not parse"):
         RecipeFlags(weight_overrides="q").values()
 
 
@@ -157,5 +157,5 @@ def test_a_value_that_breaks_its_rule_is_traced_to_whoever_set_it() -> None:
     for name, value in (("ROW_ROT", "maybe"), ("WBITS_DEFAULT", "5"), ("LS", "1.5"), ("WBITS", "q_proj:3")):
         with pytest.raises(InputError, match=f"set by {PREFIX}{name}"):
             from_variables(SCOPE="paligemma_with_expert.", **{name: value})
-    with pytest.raises(InputError, match="set by --block"):
+    with pytest.raises(InputError, match="set by `block`"):
         resolve("llm", None, RecipeFlags(block=12), {})

@@ -105,7 +105,7 @@ def write_renamed(root: Path) -> Path:
     ("rename_map", "message"),
     [
         (None, r"reads cam_left_wrist and cam_right_wrist, unless observation.images.left is something else.*Found: .*"
-         r"cam_low.*--rename-map '{\"observation.images.left\": \"cam_left_wrist\"}'"),
+         r"cam_low.*`rename_map='{\"observation.images.left\": \"cam_left_wrist\"}'`"),
         ("{left}", "not JSON"),
         ("[1]", "not an object of names"),
         ('{"observation.images.right": "cam_right_wrist"}', "'observation.images.right', which is not there. Found"),
@@ -131,7 +131,7 @@ def test_what_the_user_says_of_a_camera_is_done(tmp_path: Path) -> None:
 
 
 def test_a_renaming_of_recorded_observations_is_refused(observation_folder: Path) -> None:
-    with pytest.raises(InputError, match="--rename-map goes with LeRobot data sets"):
+    with pytest.raises(InputError, match="`rename_map` goes with LeRobot data sets"):
         open_source(observation_folder, rename_map='{"a": null}')
     with pytest.raises(InputError, match="does not say for which policy"):
         open_source(ROBOTS["libero"].write_dataset(observation_folder.parent / "data set"))

@@ -31,7 +31,7 @@ class Runner:
         """Start it and wait until it is ready.
 
         Raises:
-            InputError, WorkError: it ended; its own message is on stderr.
+            InputError, WorkError: it ended, and said why, or its own words are on stderr.
         """
         self.name = name
         self.chunks: list[dict[str, Any]] = []
@@ -49,12 +49,13 @@ class Runner:
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            kind = InputError if code == INPUT_ERROR else WorkError
-            raise kind(f"the process that runs {self.name} ended ({code}); it says above why")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        answer: dict[str, Any] = json.loads(line) if line else {}
+        if line and "error" not in answer:
+            return answer
+        code = self._process.wait()
+        kind = InputError if code == INPUT_ERROR else WorkError
+        why = answer.get("error", "it says above why")
+        raise kind(f"the process that runs {self.name} ended ({code}): {why}")
 
     def end(self) -> None:
         """End the process."""

@@ -3,8 +3,9 @@
     python -m vlapack.bench.worker '{"target": "tiny-libero"}'
 
 It answers on stdout with one JSON document a line: first what was loaded (`measurement.footprint`), then every chunk
-(`measurement.chunk`). Policies that are compared take turns so, and each process's memory is one policy's. Another
-implementation needs no more than this protocol to be compared (benchmarks/openpi_worker.py).
+(`measurement.chunk`). If it cannot go on, its last line is `{"error": "why"}`. Policies that are compared take turns,
+and each process's memory is one policy's. Another implementation needs no more than this protocol to be compared
+(benchmarks/openpi_worker.py).
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from typing import Any
 import torch
 
 from vlapack.bench.measurement import chunk, footprint
+from vlapack.bench.race import INPUT_ERROR
 from vlapack.bench.synthetic import synthetic_policy
 from vlapack.checkpoints import open_with
 from vlapack.checkpoints.configs import policy_config
 from vlapack.console import exit_code
+from vlapack.errors import InputError, WorkError
 from vlapack.observations.folder import open_source
 from vlapack.pi0.savings import Savings
 from vlapack.policy.policy import Policy
@@ -103,13 +106,17 @@ def main() -> int:
     task = Task(**json.loads(sys.argv[1]))
     if task.threads is not None:
         torch.set_num_threads(task.threads)
-    start = time.perf_counter()
-    policy = load(task)
-    seconds = time.perf_counter() - start
-    shown = observed(policy, task)
-    answers.write(json.dumps({"load_seconds": seconds, **footprint(policy, shown)}) + "\n")
-    for _ in sys.stdin:
-        answers.write(json.dumps(chunk(policy, shown)) + "\n")
+    try:
+        start = time.perf_counter()
+        policy = load(task)
+        seconds = time.perf_counter() - start
+        shown = observed(policy, task)
+        answers.write(json.dumps({"load_seconds": seconds, **footprint(policy, shown)}) + "\n")
+        for _ in sys.stdin:
+            answers.write(json.dumps(chunk(policy, shown)) + "\n")
+    except (InputError, WorkError) as error:  # for the parent to say, which knows how its user spells settings
+        answers.write(json.dumps({"error": str(error)}) + "\n")
+        return INPUT_ERROR if isinstance(error, InputError) else 1
     return 0
 
 

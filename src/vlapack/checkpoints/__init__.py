@@ -35,12 +35,12 @@ def open_checkpoint(
         tokenizer: SentencePiece model, instead of the one that is found.
 
     Raises:
-        InputError: nothing usable; the message says what was found and which flag helps.
+        InputError: nothing usable; the message says what was found and which setting helps.
     """
     folder, document = _found(target)
-    if document.get("type") == PACK_TYPE and (
-        given := [name for name, value in _flags(config, norm_stats, tokenizer) if value is not None]
-    ):
+    settings = {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}
+    given = [f"`{name}`" for name, value in settings.items() if value is not None]
+    if given and document.get("type") == PACK_TYPE:
         raise InputError(f"{folder}: a pack holds its own configuration; drop {', '.join(given)}")
     return _open(folder, document, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
 
@@ -97,9 +97,3 @@ def _open(
     ):
         return open_orbax(folder, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
     return open_openpi(folder, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
-
-
-def _flags(
-    config: str | Path | None, norm_stats: Path | None, tokenizer: Path | None
-) -> tuple[tuple[str, str | Path | None], ...]:
-    return ("--config", config), ("--norm-stats", norm_stats), ("--tokenizer", tokenizer)

@@ -53,14 +53,16 @@ def _tokenizer_places(folder: Path) -> list[Path]:
 
 
 def find_tokenizer(folder: Path, given: Path | None) -> Path | None:
-    """The SentencePiece model that belongs to `folder`; `given` (--tokenizer) goes before every search.
+    """The SentencePiece model that belongs to `folder`; `given` goes before every search.
 
     Raises:
         InputError: `given` does not exist.
     """
     if given is not None:
         if not given.is_file():
-            raise InputError(f"--tokenizer {given}: no such file; it names a SentencePiece model (tokenizer.model)")
+            raise InputError(
+                f"`tokenizer={str(given)!r}`: no such file; it names a SentencePiece model (tokenizer.model)"
+            )
         return given
     return next((place for place in _tokenizer_places(folder) if place.is_file()), None)
 
@@ -70,7 +72,7 @@ def missing_tokenizer(folder: Path) -> InputError:
     hub = _hub_cache() / HUB_PATTERN
     places = [*_tokenizer_places(folder), hub]
     return InputError(
-        f"{folder}: no tokenizer. Searched {', '.join(map(str, dict.fromkeys(places)))}. Give --tokenizer PATH; "
+        f"{folder}: no tokenizer. Searched {', '.join(map(str, dict.fromkeys(places)))}. Give `tokenizer=PATH`; "
         "π0's and π0.5's is PaliGemma's (gs://big_vision/paligemma_tokenizer.model), which Gemma's terms do not let "
         "us ship"
     )
@@ -88,7 +90,7 @@ def asset_ids(folder: Path) -> list[str]:
 
 
 def find_norm_stats(folder: Path, asset_id: str | None, given: Path | None) -> Path | None:
-    """The norm_stats.json that belongs to `folder`; `given` (--norm-stats: the file or its folder) goes first.
+    """The norm_stats.json that belongs to `folder`; `given` (the file or its folder) goes first.
 
     Raises:
         InputError: `given` does not exist.
@@ -96,7 +98,9 @@ def find_norm_stats(folder: Path, asset_id: str | None, given: Path | None) -> P
     if given is not None:
         path = given / NORM_STATS_FILE if given.is_dir() else given
         if not path.is_file():
-            raise InputError(f"--norm-stats {given}: no such file; it names openpi's norm_stats.json or its folder")
+            raise InputError(
+                f"`norm_stats={str(given)!r}`: no such file; it names openpi's norm_stats.json or its folder"
+            )
         return path
     return next((place for place in _norm_stats_places(folder, asset_id) if place.is_file()), None)
 
@@ -105,8 +109,8 @@ def missing_norm_stats(folder: Path, asset_id: str | None) -> InputError:
     """The error of a policy that needs statistics and has none."""
     places = ", ".join(map(str, _norm_stats_places(folder, asset_id)))
     others = asset_ids(folder)
-    held = f" The folder holds statistics for {', '.join(others)}: is another --config meant?" if others else ""
+    held = f" The folder holds statistics for {', '.join(others)}: is another `config` meant?" if others else ""
     return InputError(
         f"{folder}: no normalization statistics for asset id {asset_id!r}. Searched {places}.{held} "
-        "Give --norm-stats PATH (openpi's checkpoints keep it in assets/<asset id>/norm_stats.json)"
+        "Give `norm_stats=PATH` (openpi's checkpoints keep it in assets/<asset id>/norm_stats.json)"
     )

@@ -139,10 +139,10 @@ def policy_config(name_or_path: str | Path) -> PolicyConfig:
             return config_from_document(document)
         except InputError as error:
             raise InputError(f"{text}: {error}") from error
-    refuse_fast(text, f"--config {text}")
+    refuse_fast(text, f"configuration {text!r}")
     near = difflib.get_close_matches(text, POLICIES, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(POLICIES)}"
-    raise InputError(f"--config {text}: no configuration of this name ({hint}); a file's name ends in .json")
+    raise InputError(f"there is no configuration {text!r} ({hint}); a file's name ends in .json")
 
 
 def refuse_fast(name: str, place: str) -> None:

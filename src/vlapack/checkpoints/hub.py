@@ -12,7 +12,7 @@ from pathlib import Path
 from vlapack.checkpoints.assets import REPOSITORY, hub_snapshot
 from vlapack.checkpoints.pack.card import CARD_FILE, GEMMA_NOTICE, NOTICE_FILE, is_gemma
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
-from vlapack.errors import InputError, WorkError
+from vlapack.errors import InputError, WorkError, install
 
 FILES = ["*.json", "*.safetensors", "*.model", "assets/**", "params/**", CARD_FILE, NOTICE_FILE]
 
@@ -38,7 +38,7 @@ def local_folder(target: str | Path) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
         raise InputError(
-            f"{target}: no such folder; for a repository of Hugging Face's, `pip install 'vlapack[hub]'` fetches it"
+            f"{target}: no such folder; for a repository of Hugging Face's, {install('hub')} brings what fetches it"
         ) from error
     try:
         return Path(snapshot_download(repository, allow_patterns=FILES))
@@ -79,7 +79,7 @@ def push_to_hub(
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
-        raise InputError("sending to the hub needs huggingface_hub: `pip install 'vlapack[hub]'`") from error
+        raise InputError(f"sending to the hub needs huggingface_hub: {install('hub')}") from error
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)

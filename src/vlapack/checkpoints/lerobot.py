@@ -142,7 +142,7 @@ def read_features(path: Path, document: Mapping[str, Any]) -> Features:
         raise InputError(
             f"{path}: its features are {sorted(inputs)} and {sorted(outputs)}; a policy needs a camera, "
             "observation.state and action. A checkpoint that was only pre-trained has no robot yet: fine-tune it, or "
-            "give --config and --norm-stats"
+            "give `config` and `norm_stats`"
         )
     names = document.get("action_feature_names") or [f"action_{index}" for index in range(dims["action"])]
     return Features(seen, dims["observation.state"], tuple(names))

@@ -42,8 +42,8 @@ def open_openpi(
     weights = open_weights(path)
     if config in LORA:
         raise InputError(
-            f"{path}: --config {config} is a LoRA fine-tune, and openpi's converter to PyTorch drops the adapters; "
-            "give the JAX folder, whose adapters are merged, or if you have merged them yourself --config pi0_libero"
+            f"{path}: `config={config!r}` is a LoRA fine-tune, and openpi's converter to PyTorch drops the adapters; "
+            "give the JAX folder, whose adapters are merged, or if you have merged them yourself `config='pi0_libero'`"
         )
     document = read_json(path / CONFIG_FILE) if (path / CONFIG_FILE).is_file() else {}
     return with_config(path, weights, document, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
@@ -101,10 +101,12 @@ def _unknown_config(path: Path, weights: Weights, document: Mapping[str, Any]) -
         and (horizon is None or entry.architecture.action_horizon == horizon)
     ]
     likely = [entry for entry in fitting if entry.asset_id in held] or fitting
-    hint = f"likely --config {' or '.join(entry.name for entry in likely)}" if likely else "no known name fits them"
+    hint = (
+        f"likely {' or '.join(f'`config={entry.name!r}`' for entry in likely)}" if likely else "no known name fits them"
+    )
     return InputError(
         f"{path}: the folder does not say its layout, action_horizon, max_token_len, discrete_state_input, "
         "normalization, delta_mask and asset_id, which stand in the openpi configuration it was trained with. "
-        f"Give --config NAME or --config FILE.json. The weights prove variant {variant} with action_dim "
+        f"Give `config=NAME` or `config=FILE.json`. The weights prove variant {variant} with action_dim "
         f"{action_dim(weights)}{f', its assets hold {held}' if held else ''}: {hint}"
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from vlapack.checkpoints.folder import FloatCheckpoint
 from vlapack.checkpoints.jaxnames import lora_factors, merge, places
 from vlapack.checkpoints.openpi import with_config
-from vlapack.errors import InputError
+from vlapack.errors import InputError, install
 
 if TYPE_CHECKING:
     import tensorstore
@@ -73,7 +73,7 @@ class OrbaxWeights:
         try:
             import tensorstore
         except ImportError as error:
-            raise InputError(f"{path}: a JAX checkpoint; `pip install 'vlapack[jax]'` brings what reads it") from error
+            raise InputError(f"{path}: a JAX checkpoint; {install('jax')} brings what reads it") from error
         self.path = path
         self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
         base = f"file://{path.absolute()}/"

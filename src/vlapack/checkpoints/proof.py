@@ -14,7 +14,7 @@ from vlapack.pi0.load import build, check_names, stored_names
 from vlapack.pi0.names import canonical_name, openpi_tensors
 
 MARKS: Mapping[Variant, str] = {"pi05": "time_mlp_in", "pi0": "action_time_mlp_in"}
-REMEDY = "give the --config that the policy was trained with"
+REMEDY = "give the `config` that the policy was trained with"
 
 
 def variant_of(weights: Weights) -> Variant:

@@ -28,7 +28,7 @@ def write_folder(
     normalization: Normalization | None,
     tokenizer: Path | None,
 ) -> None:
-    """Write an openpi folder that opens without `--config`.
+    """Write an openpi folder that opens without `config`.
 
     Args:
         path: the folder to make.

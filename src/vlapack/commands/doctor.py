@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import tyro
 
 from vlapack.commands.shared_flags import CheckpointFlags, Flat
-from vlapack.console import emit_json, stdout
+from vlapack.console import emit_json, spelled, stdout
 
 
 def doctor(
@@ -29,7 +31,8 @@ def doctor(
     from vlapack.doctor import examine
 
     findings = []
-    for finding in examine(policy, **flags.checkpoint_options()):
+    for found in examine(policy, **flags.checkpoint_options()):
+        finding = found if found.remedy is None else replace(found, remedy=spelled(found.remedy))
         findings.append(finding)
         if not json:
             line = f"{'good ' if finding.ok else 'WRONG'}  {finding.name}: {finding.value}"

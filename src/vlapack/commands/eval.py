@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from vlapack.commands.shared_flags import Flat, PolicyFlags
-from vlapack.console import emit_json, say, stdout
+from vlapack.console import emit_json, say, spelled, stdout
 
 
 def eval(
@@ -95,7 +95,7 @@ def eval(
         emit_json(summary)
     else:
         print_table(f"{summary['suite']}, episodes: {summary['episodes']}", {policy: summary})
-        stdout.print(f"{sentence(summary)}\n{out}", markup=False, soft_wrap=True)
+        stdout.print(f"{spelled(sentence(summary))}\n{out}", markup=False, soft_wrap=True)
     if (remedy := FAILED_VERDICTS.get(summary["verdict"])) is not None:
         say(f"failed: {remedy}")
         return 1

@@ -14,7 +14,7 @@ import tyro
 from rich.table import Table
 
 from vlapack.commands.shared_flags import ConfigFlag, PresetFlag, RecipeFlag
-from vlapack.console import emit_json, emit_table, stdout
+from vlapack.console import emit_json, emit_table, spelled, stdout
 from vlapack.errors import InputError
 from vlapack.plan.selected import Selected
 from vlapack.recipe.presets import PRESETS
@@ -79,13 +79,14 @@ def inspect(
         fields: Single fields of the recipe; each goes before preset and variables.
     """
     resolved = resolve(preset, recipe, fields, os.environ)
+    sources = {field: spelled(source) for field, source in resolved.sources.items()}
     network = open_network(target, config)
     selected, sizes = network.pack(resolved.recipe)
     notes = list(_notes(network, selected, resolved.recipe))
     if json:
-        emit_json(_document(target, resolved.recipe, resolved.sources, sizes, notes))
+        emit_json(_document(target, resolved.recipe, sources, sizes, notes))
         return 0
-    for line in _settings(resolved.recipe, resolved.sources):
+    for line in _settings(resolved.recipe, sources):
         stdout.print(line, markup=False, soft_wrap=True)
     tables = [_layers(sizes)] if layers or resolved.options.debug else []
     for table in [*tables, _parts(target, sizes)]:

@@ -83,8 +83,7 @@ def serve(
     from vlapack.serve.server import Door
 
     api_key = api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None
-    command = f"vlapack serve {target}" + (f" --config {config}" if config else "")
-    check_access(command, host=host, api_key=api_key, insecure=insecure)
+    check_access(host=host, api_key=api_key, insecure=insecure)
     for flag, value, least in (
         ("--max-batch", max_batch, 1),
         ("--queue", queue, 1),

@@ -76,9 +76,7 @@ def tune(
 
     checkpoint = flags.open_parent(policy, "tune")
     folder = calibration_folder(checkpoint, calib)
-    found = load_observations(
-        folder, observations, config=checkpoint.config, rename_map=rename_map, flag="--observations"
-    )
+    found = load_observations(folder, observations, config=checkpoint.config, rename_map=rename_map)
     tuned = run(Parent(checkpoint), base, limit, found, work or partial_path(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, (json_module.dumps(tuned.recipe.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())

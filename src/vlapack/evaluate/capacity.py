@@ -31,5 +31,5 @@ def require_memory(needed: Mapping[str, int], workers: int, available: int | Non
     if total > available:
         raise InputError(
             f"{name} needs {largest / 1e9:.1f} GB and {workers} simulators {workers * WORKER_BYTES / 1e9:.1f} GB, "
-            f"but {available / 1e9:.1f} GB of memory are available; use fewer --workers or a smaller policy"
+            f"but {available / 1e9:.1f} GB of memory are available; use fewer `workers` or a smaller policy"
         )

@@ -80,7 +80,7 @@ def contender(
     """
     if target.startswith(("ws://", "wss://")):
         if dtype != "float32" or compile:
-            say(f"{target} computes as its server was started; --dtype and --compile do not reach it")
+            say(f"{target} computes as its server was started; `dtype` and `compile` do not reach it")
         return _remote(role, target)
     from vlapack.policy.policy import Policy
 

@@ -165,7 +165,7 @@ class _Crew:
         if self._in_a_row == FAILURES_IN_A_ROW:
             raise WorkError(
                 f"the simulator failed {self._in_a_row} times in a row, the last time with: {cause}; "
-                "if memory is short, try --workers 1"
+                "if memory is short, try `workers=1`"
             )
         self._failures[job.case] += 1
         again = self._failures[job.case] < ATTEMPTS

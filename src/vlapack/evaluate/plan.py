@@ -75,7 +75,8 @@ class Plan:
         """Seed of the episode's own noise generator, 63 bits.
 
         It depends on nothing but (seed, suite, task, init state): not on which worker runs the episode, in which
-        order, or which policy acts. So two policies see the same noise, and results do not depend on `--workers`.
+        order, or which policy acts. So two policies see the same noise, and no result depends on the
+        number of workers.
         """
         text = f"{self.seed}/{case.suite}/{case.task_id}/{case.init_state}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -50,7 +50,7 @@ def evaluate(
         WorkError: another run writes to `out`, or the simulator does not work at all.
     """
     if workers < 1:
-        raise InputError(f"--workers is {workers}; at least one process must hold a simulator")
+        raise InputError(f"`workers={workers}`: at least one process must hold a simulator")
     with Store(out, plan) as store:
         unfinished = [contender for contender in contenders if store.missing(contender.role)]
         require_memory({contender.name: contender.needed_bytes for contender in unfinished}, workers)

@@ -118,7 +118,7 @@ class Store:
 
     def _lock(self) -> None:
         if not try_lock(self._file):
-            raise WorkError(f"another evaluation is writing to {self.out}; wait for it, or give another --out")
+            raise WorkError(f"another evaluation is writing to {self.out}; wait for it, or give another `out`")
 
     def _check_plan(self) -> None:
         path = self.out / "plan.json"
@@ -127,15 +127,15 @@ class Store:
             try:
                 stored = json.loads(path.read_text())
             except json.JSONDecodeError as error:
-                raise InputError(f"{path} is not JSON ({error}); give another --out, or remove the folder") from error
+                raise InputError(f"{path} is not JSON ({error}); give another `out`, or remove the folder") from error
             if lines := differences(stored, wanted):
                 listed = "\n  ".join(lines)
                 raise InputError(
                     f"{self.out} holds the episodes of another plan:\n  {listed}\n"
-                    "give another --out, or the command that began this one"
+                    "give another `out`, or the command that began this one"
                 )
         elif self._path.stat().st_size:
-            raise InputError(f"{self.out} has episodes.jsonl but no plan.json to continue; give another --out")
+            raise InputError(f"{self.out} has episodes.jsonl but no plan.json to continue; give another `out`")
         else:
             write_json(path, wanted)
 
@@ -157,5 +157,5 @@ class Store:
         except json.JSONDecodeError as error:
             raise InputError(f"{self._path} line {number} is damaged ({error}); remove that line") from error
         if not isinstance(row, dict) or set(row) != RECORD_FIELDS:
-            raise InputError(f"{self._path} line {number} is not an episode of this version; give another --out")
+            raise InputError(f"{self._path} line {number} is not an episode of this version; give another `out`")
         return Record(**{**row, "infer_ms": tuple(row["infer_ms"])})

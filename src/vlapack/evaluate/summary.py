@@ -52,8 +52,8 @@ def verdict(paired: Paired | None, baseline_rate: float | None, errors: int) -> 
 FAILED_VERDICTS = {
     "errors": "some episodes have no result (see episodes.jsonl); the same command runs only those again",
     "baseline_failed": (
-        "the baseline almost never succeeds, so nothing can be said about the policy: check its checkpoint, --config "
-        "and --norm-stats, and that it was trained on these tasks"
+        "the baseline almost never succeeds, so nothing can be said about the policy: check its checkpoint, `config` "
+        "and `norm_stats`, and that it was trained on these tasks"
     ),
 }
 """Verdicts with exit code 1, and what to do about each."""

@@ -12,10 +12,10 @@ from vlapack.console import emit_table
 VERDICTS = {
     "no_drop_measured": "no drop measured: a loss of 10 points or more is excluded with 95 % confidence",
     "drop": "drop: worse than the baseline, McNemar's p < 0.05",
-    "inconclusive": "inconclusive: too few episodes to exclude a loss of 10 points; more --trials would tell",
+    "inconclusive": "inconclusive: too few episodes to exclude a loss of 10 points; more `trials` would tell",
     "baseline_failed": "the baseline hardly ever succeeds: nothing can be said about the policy",
     "errors": "some episodes have no result because the simulator failed",
-    "no_baseline": "evaluated alone; --baseline compares it with its float parent on the same episodes",
+    "no_baseline": "evaluated alone; `baseline` compares it with its float parent on the same episodes",
 }
 
 
@@ -49,7 +49,7 @@ def print_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def sentence(summary: Mapping[str, Any]) -> str:
-    """Say the verdict in words, with the pairs it rests on."""
+    """Say the verdict in words, with the pairs it rests on; what helps is named as a setting (`console.spelled`)."""
     text = VERDICTS[summary["verdict"]]
     if (paired := summary["paired"]) is None:
         return text

@@ -31,14 +31,14 @@ def choose_tasks(
         InputError: no suite is named, ids go with several suites, or an id is outside its suite.
     """
     if suites is None and not listed:
-        raise InputError(f"the policy does not say which tasks it was trained for: give --suite ({SUITES})")
+        raise InputError(f"the policy does not say which tasks it was trained for: give `suite` ({SUITES})")
     names = list(listed) if suites is None else [name.strip() for name in suites.split(",") if name.strip()]
     if task_ids is not None and len(names) != 1:
-        raise InputError(f"--task-ids {task_ids} needs exactly one --suite to belong to; there are {names}")
+        raise InputError(f"`task_ids={task_ids!r}` needs exactly one `suite` to belong to; there are {names}")
     chosen = []
     for suite in names:
         size = count(suite)
-        ids = integers("--task-ids", task_ids) if task_ids is not None else listed.get(suite, range(size))
+        ids = integers("task_ids", task_ids) if task_ids is not None else listed.get(suite, range(size))
         if outside := [task for task in ids if task >= size]:
             raise InputError(f"{suite} has tasks 0 to {size - 1}, not {outside[0]}")
         chosen += [(suite, task) for task in ids]
@@ -52,17 +52,17 @@ def choose_init_states(trials: int | None, init_states: str | None, default: int
         InputError: both are given, or neither means at least one.
     """
     if trials is not None and init_states is not None:
-        raise InputError(f"--trials {trials} and --init-states {init_states} both say how many episodes: give one")
+        raise InputError(f"`trials={trials}` and `init_states={init_states!r}` both say how many episodes: give one")
     if init_states is not None:
-        return integers("--init-states", init_states)
+        return integers("init_states", init_states)
     trials = default if trials is None else trials
     if trials < 1:
-        raise InputError(f"--trials is {trials}; each task needs at least one episode")
+        raise InputError(f"`trials={trials}`: each task needs at least one episode")
     return tuple(range(trials))
 
 
-def integers(flag: str, text: str) -> tuple[int, ...]:
-    """Parse "0,3,6-8" into (0, 3, 6, 7, 8).
+def integers(field: str, text: str) -> tuple[int, ...]:
+    """Parse "0,3,6-8", the value of the setting `field`, into (0, 3, 6, 7, 8).
 
     Raises:
         InputError: a piece is no number and no rising range of numbers.
@@ -72,6 +72,6 @@ def integers(flag: str, text: str) -> tuple[int, ...]:
         first, dash, last = piece.strip().partition("-")
         ends = (first, last if dash else first)
         if not all(end.isascii() and end.isdigit() for end in ends) or int(ends[0]) > int(ends[1]):
-            raise InputError(f"{flag} {text!r}: {piece!r} is neither a number nor a range such as 0-19")
+            raise InputError(f"`{field}={text!r}`: {piece!r} is neither a number nor a range such as 0-19")
         found += range(int(ends[0]), int(ends[1]) + 1)
     return tuple(found)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vlapack.errors import InputError
+from vlapack.errors import InputError, install
 
 # The longest demonstration of each suite and a little more: openpi's examples/libero/main.py.
 MAX_STEPS = {
@@ -65,7 +65,7 @@ def import_libero() -> Any:
         raise InputError(f"MUJOCO_GL={os.environ['MUJOCO_GL']}: {error}; give egl, or osmesa") from error
     except ImportError as error:
         raise InputError(
-            f"LIBERO cannot be imported ({error}); install it with `pip install 'vlapack[libero]'` on Python < 3.12, "
+            f"LIBERO cannot be imported ({error}); install it on Python < 3.12 with {install('libero')}, "
             "and on Debian or Ubuntu `apt-get install libegl1 libgl1 libgles2` for headless rendering"
         ) from error
     finally:

@@ -11,7 +11,6 @@ from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.observations.frame import ObservationSource
 from vlapack.observations.lerobot_dataset import INFO_FILE, LerobotDataset
-from vlapack.observations.lerobot_features import FLAG as RENAME_FLAG
 from vlapack.observations.lerobot_features import parse_renaming
 from vlapack.observations.recorded import RecordedFolder
 from vlapack.observations.recorder import INDEX_FILE
@@ -38,7 +37,7 @@ def open_source(
     renaming = parse_renaming(rename_map)
     if (folder / INDEX_FILE).is_file():
         if renaming:
-            raise InputError(f"{RENAME_FLAG} goes with LeRobot data sets; {folder} is a recorded folder: drop it")
+            raise InputError(f"`rename_map` goes with LeRobot data sets; {folder} is a recorded folder: drop it")
         return RecordedFolder(folder, config)
     if (folder / INFO_FILE).is_file():
         if config is None:
@@ -61,7 +60,6 @@ def load_observations(
     *,
     config: PolicyConfig | None = None,
     rename_map: str | None = None,
-    flag: str = "--calib-steps",
 ) -> list[dict[str, Any]]:
     """Read observations, evenly spread over the whole folder, always the same ones.
 
@@ -70,7 +68,6 @@ def load_observations(
     Args:
         folder, config, rename_map: see `open_source`.
         count: how many; None for all.
-        flag: the option that `count` came from, for the message.
 
     Returns:
         Dictionaries in the layout's keys, as `frame.as_recorded` describes them.
@@ -82,11 +79,11 @@ def load_observations(
     found = len(source)
     if count is None:
         if found > MOST_WITHOUT_COUNT:
-            raise InputError(f"{folder}: {source.description}; more than memory should hold: say how many ({flag})")
+            raise InputError(f"{folder}: {source.description}; more than memory should hold: say how many (`count`)")
         count = found
     if count > found:
         raise InputError(
-            f"{folder} holds {found} observations and {flag} asks for {count}: record more, or give {flag} {found}"
+            f"{folder} holds {found} observations, fewer than `count={count}`: record more, or give `count={found}`"
         )
     say(f"{folder}: {source.description}; {count} taken")
     return [frame.observation for frame in source.take(count)]

@@ -18,7 +18,6 @@ from vlapack.errors import InputError
 from vlapack.robots.fields import Field
 from vlapack.robots.layouts import layout_of
 
-FLAG = "--rename-map"
 PICTURES = ("video", "image")
 
 _ALOHA = {
@@ -52,7 +51,7 @@ Renaming = Mapping[str, str | None]
 
 
 def parse_renaming(text: str | None) -> Renaming:
-    """Read the flag: a JSON object, as LeRobot's own `--rename_map` is.
+    """Read the setting `rename_map`: a JSON object, as LeRobot's own of that name is.
 
     Raises:
         InputError: it is none.
@@ -60,9 +59,9 @@ def parse_renaming(text: str | None) -> Renaming:
     try:
         document = json.loads(text or "{}")
     except ValueError as error:
-        raise InputError(f"{FLAG} {text}: not JSON ({error}); {_example('cam_high')}") from error
+        raise InputError(f"`rename_map={text!r}`: not JSON ({error}); {_example('cam_high')}") from error
     if not (isinstance(document, dict) and all(isinstance(value, str | None) for value in document.values())):
-        raise InputError(f"{FLAG} {text}: not an object of names; {_example('cam_high')}")
+        raise InputError(f"`rename_map={text!r}`: not an object of names; {_example('cam_high')}")
     return document
 
 
@@ -85,9 +84,9 @@ def match_features(
     found = ", ".join(f"{name} {each.get('dtype')} {each.get('shape')}" for name, each in features.items())
     for feature, name in renaming.items():
         if feature not in features:
-            raise InputError(f"{where}: {FLAG} names {feature!r}, which is not there. Found: {found}")
+            raise InputError(f"{where}: `rename_map` names {feature!r}, which is not there. Found: {found}")
         if name is not None and name not in fields:
-            raise InputError(f"{FLAG}: {feature!r} cannot be {name!r}; this policy reads {', '.join(fields)}")
+            raise InputError(f"`rename_map`: {feature!r} cannot be {name!r}; this policy reads {', '.join(fields)}")
     matched: dict[Field, str] = {}
     lacking = []
     for name, field in fields.items():
@@ -103,7 +102,9 @@ def match_features(
     unknown = [name for name in unread if name not in renaming and name not in UNUSED]
     missing = [name for name, field in fields.items() if field not in matched]
     if missing and unknown and not lacking:
-        lacking.append(f"{' and '.join(missing)}, unless {' and '.join(unknown)} is something else ({FLAG} to null)")
+        lacking.append(
+            f"{' and '.join(missing)}, unless {' and '.join(unknown)} is something else (`rename_map` to null)"
+        )
     if lacking:
         raise InputError(
             f"{where}: a policy of layout {config.layout} reads {'; '.join(lacking)}. Found: {found}. Say which is "
@@ -122,4 +123,4 @@ def _misfit(field: Field, feature: str, described: Mapping[str, Any]) -> list[st
 
 
 def _example(field: str, feature: str = "observation.images.front") -> str:
-    return f"{FLAG} '{json.dumps({feature: field})}'"
+    return f"`rename_map={json.dumps({feature: field})!r}`"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vlapack.errors import InputError
+from vlapack.errors import InputError, install
 
 
 def optional(module: str) -> Any:
@@ -23,7 +23,7 @@ def optional(module: str) -> Any:
     except ImportError as error:
         raise InputError(
             f"a LeRobot dataset is read with pyarrow and PyAV, and {module} cannot be imported ({error}): "
-            "pip install 'vlapack[lerobot]'"
+            f"{install('lerobot')}"
         ) from error
 
 

@@ -10,7 +10,7 @@ import os
 from functools import cache
 
 from vlapack.console import say
-from vlapack.errors import InputError
+from vlapack.errors import InputError, install
 
 try:
     from vlapack import _kernels
@@ -22,9 +22,7 @@ kernels = _kernels
 """The compiled module, or None."""
 ENGINE_VARIABLE = "VLAPACK_ENGINE"
 ISA_VARIABLE = "VLAPACK_ISA"
-REMEDY = (
-    "install a C++17 compiler and run `pip install --force-reinstall --no-deps vlapack` (from the source folder: .)"
-)
+REMEDY = f"install a C++17 compiler and run {install(again=True)}"
 
 
 def available() -> tuple[str, ...]:

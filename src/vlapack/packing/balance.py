@@ -47,8 +47,8 @@ def require_foldable(selected: Iterable[Selected], recipe: Recipe, architecture:
         if layer.name in queries and layer.block_out and head_dim % layer.block_out:
             raise InputError(
                 f"{layer.name}: row blocks of {layer.block_out} mix its heads of {head_dim} rows, so that attention "
-                f"temperature matching cannot scale one head: give --block-out {head_dim & -head_dim} or less, "
-                "--row-rot 0, or --atm False"
+                f"temperature matching cannot scale one head: give `block_out={head_dim & -head_dim}` or less, "
+                "`row_rot='0'`, or `atm=False`"
             )
 
 

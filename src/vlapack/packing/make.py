@@ -52,7 +52,7 @@ class Report:
     already_there: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the document of `vlapack quantize --json`."""
+        """Return the document that `quantize` writes as JSON."""
         return {
             "pack": str(self.pack),
             "fingerprint": self.fingerprint,
@@ -178,11 +178,11 @@ def require_weights_only(recipe: Recipe) -> None:
     """Refuse a recipe that cannot do without calibration.
 
     Raises:
-        InputError: naming everything for which it cannot, with the flags that do without it.
+        InputError: naming everything for which it cannot, with the settings that do without it.
     """
     if needed := inputs_needed(recipe):
         raise InputError(
-            f"{' and '.join(needed)} cannot be had from weights only: give --calib DIR, or {' '.join(needed.values())}"
+            f"no calibration data for {' and '.join(needed)}: give `calib=DIR`, or {' '.join(needed.values())}"
         )
 
 
@@ -195,7 +195,7 @@ def existing_pack(out: Path, fingerprint: Fingerprint, recipe: Recipe) -> dict[s
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / CONFIG_FILE).is_file():
-        raise InputError(f"{out} exists and is no pack; choose another --out, or remove it")
+        raise InputError(f"{out} exists and is no pack; choose another `out`, or remove it")
     found = read_config(out)
     wanted = fingerprint.to_dict()
     there = {key: found["fingerprint"].get(key) for key in wanted}
@@ -204,7 +204,7 @@ def existing_pack(out: Path, fingerprint: Fingerprint, recipe: Recipe) -> dict[s
     rows = differences({**there, "recipe": ""}, {**wanted, "recipe": ""})  # instead of its hash, its fields:
     rows += [f"recipe.{row}" for row in differences({**found["recipe"], "preset": recipe.preset}, recipe.to_dict())]
     raise InputError(
-        f"{out} already holds another pack; what differs: {'; '.join(rows)}. Choose another --out (or "
+        f"{out} already holds another pack; what differs: {'; '.join(rows)}. Choose another `out` (or "
         "OPENPI_DUQUANT_PACKDIR): packs are never mixed or overwritten"
     )
 

@@ -1,6 +1,6 @@
 """Whether a command compiles its policy.
 
-Compiling takes minutes the first time and pays off over many chunks only, so it is asked for (`--compile`). The three
+Compiling takes minutes the first time and pays off over many chunks only, so it is asked for (`compile`). The three
 variables by which the scripts switch it off are the guide's.
 """
 
@@ -33,8 +33,8 @@ def compile_wanted(asked: bool, environ: Mapping[str, str] | None = None) -> boo
         return False
     if not any(shutil.which(name) for name in (variables.get("CXX") or "g++", *COMPILERS)):
         raise InputError(
-            f"--compile: torch.compile needs a C++ compiler, and there is none of {', '.join(COMPILERS)} here; "
-            "install one (Debian or Ubuntu: apt-get install -y g++), or leave --compile out"
+            f"`compile=True`: torch.compile needs a C++ compiler, and there is none of {', '.join(COMPILERS)} here; "
+            "install one (Debian or Ubuntu: apt-get install -y g++), or leave `compile` out"
         )
     return True
 

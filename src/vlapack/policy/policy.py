@@ -131,7 +131,7 @@ class Policy:
         )
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Copy the policy's folder, so that the copy opens by itself: no `--config`, no search.
+        """Copy the policy's folder, so that the copy opens by itself: no `config`, no search.
 
         Raises:
             InputError: the policy came from no folder, or `path` exists.

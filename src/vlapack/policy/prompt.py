@@ -48,12 +48,12 @@ class PromptTokenizer:
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
         except OSError as error:
-            raise InputError(f"--tokenizer {path}: cannot be read: {error.strerror}") from error
+            raise InputError(f"`tokenizer={str(path)!r}`: cannot be read: {error.strerror}") from error
         except RuntimeError as error:
-            raise InputError(f"--tokenizer {path}: not a SentencePiece model: {error}") from error
+            raise InputError(f"`tokenizer={str(path)!r}`: not a SentencePiece model: {error}") from error
         if (pieces := self._model.get_piece_size()) > vocab_size:
             raise InputError(
-                f"--tokenizer {path}: {pieces} pieces, but the network's vocabulary has {vocab_size}; "
+                f"`tokenizer={str(path)!r}`: {pieces} pieces, but the network's vocabulary has {vocab_size}; "
                 "it belongs to another policy"
             )
         self._warned = False

@@ -100,8 +100,8 @@ class InputCollector:
         """
         if not self._tokens:
             raise InputError(
-                f"calibration never reached {self._layer}: give observations that use it, exclude it, or quantize "
-                "with --weights-only --rounding rtn"
+                f"calibration never reached {self._layer}: give observations that use it, `exclude` it, or quantize "
+                "without any (`weights_only=True`) and with `rounding='rtn'`"
             )
         return LayerInputs(self._absmax, self._sample[: self._tokens], self._tokens)
 

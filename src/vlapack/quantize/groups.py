@@ -210,7 +210,7 @@ def _static_scale(layer: Selected, transform: Transform, recipe: Recipe, inputs:
     """Return the one step [1] of the group's activations, None where each token has its own or none ever comes."""
     if recipe.act_scale != "static" or not layer.executed:
         return None
-    seen = required(inputs, "a static activation scale", "--act-scale per_token")
+    seen = required(inputs, "a static activation scale", "`act_scale='per_token'`")
     step = static_scale(transform.inputs(seen.sample.float()), recipe.act_percentile, layer.act_bits)
     return torch.tensor([step])
 
@@ -221,7 +221,7 @@ def _hessian_factor(
     """Return what GPTQ needs, from inputs as they will be rounded; None where weights are rounded to the nearest."""
     if recipe.rounding != "gptq" or not layer.executed:
         return None
-    seen = required(inputs, "GPTQ", "--rounding rtn")
+    seen = required(inputs, "GPTQ", "`rounding='rtn'`")
     rounded = torch.empty(seen.sample.shape)
     for rows, out in zip(*(torch.split(part, TOKENS_AT_ONCE) for part in (seen.sample, rounded)), strict=True):
         x = transform.inputs(rows.float())

@@ -109,12 +109,12 @@ class Conversion:
 
     def __init__(self, model: nn.Module, recipe: Recipe, filter_fn: Filter | None = None) -> None:
         """Select the layers."""
-        for asked, flag in (
-            (recipe.balances, "atm=False, ohb=False"),
-            (recipe.embedding_bits == 8, "embedding_bits=16"),
+        for asked, without in (
+            (recipe.balances, "`atm=False` and `ohb=False`"),
+            (recipe.embedding_bits == 8, "`embedding_bits=16`"),
         ):
             if asked:
-                raise InputError(f"in place only linears are quantized; make a pack, or set {flag} in the recipe")
+                raise InputError(f"in place only linears are quantized; make a pack, or set {without} in the recipe")
         self.root = policy_network(model)
         self.recipe = replace(recipe, fold=False)
         linears = {
@@ -160,8 +160,8 @@ class Conversion:
         """
         if not self._collectors and (needed := inputs_needed(self.recipe)):
             raise InputError(
-                f"{' and '.join(needed)} cannot be had from weights only: give calib, or a recipe with "
-                f"{', '.join(flag.removeprefix('--').replace('-', '_').replace(' ', '=') for flag in needed.values())}"
+                f"no calibration data for {' and '.join(needed)}: give `calib`, or a recipe with "
+                f"{', '.join(needed.values())}"
             )
         inputs = {key: collector.inputs() for key, collector in self._collectors.items()}
         self._collectors = {}

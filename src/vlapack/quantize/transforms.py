@@ -40,7 +40,7 @@ def build_transform(
     stacked = torch.cat(list(weights))
     steps = Transform()
     if recipe.smoothing and layer.executed:
-        seen = required(inputs, f"smoothing (smooth = {recipe.smooth})", "--smooth 0")
+        seen = required(inputs, f"smoothing (smooth = {recipe.smooth})", "`smooth=0`")
         scale = smoothing_scale(seen.absmax, stacked.abs().amax(0), recipe.smoothing)
         steps = replace(steps, scale=None if scale is None else scale.float())
     if recipe.rotates_first:
@@ -57,7 +57,7 @@ def required(inputs: LayerInputs | None, what: str, remedy: str) -> LayerInputs:
         InputError: there are none.
     """
     if inputs is None:
-        raise InputError(f"{what} needs calibration, and this layer has none: give --calib DIR, or {remedy}")
+        raise InputError(f"{what} needs calibration, and this layer has none: give `calib=DIR`, or {remedy}")
     return inputs
 
 
@@ -72,7 +72,7 @@ def _rotation(
     elif not layer.executed:
         blocks = hadamard(layer.block)
     else:
-        seen = required(inputs, "a greedy rotation", "--rotation hadamard")
+        seen = required(inputs, "a greedy rotation", "`rotation='hadamard'`")
         blocks = greedy(steps.inputs(seen.sample.float()), layer.block, recipe.seed)
     return None if blocks is None else blocks.float()
 

@@ -165,7 +165,7 @@ def fields_from_environment(
         scopes = ", ".join(f"{scope} ({place})" for place, scope in GUIDE_SCOPES.items())
         raise InputError(
             f"{', '.join(found)} set without {PREFIX}SCOPE, and the guide's default scope 'policy.dit.' matches "
-            f"nothing in π0: set it to one of {scopes}; or name a --preset"
+            f"nothing in π0: set it to one of {scopes}; or name a `preset`"
         )
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}

@@ -11,16 +11,16 @@ def needs_activations(recipe: Recipe) -> bool:
 
 
 def inputs_needed(recipe: Recipe) -> dict[str, str]:
-    """What in the recipe cannot be had without seeing inputs → the flag that does without it.
+    """What in the recipe needs the layers' inputs → the setting that does without them, such as `smooth=0`.
 
     A permutation is not among it: it can go by the weights' energy.
     """
     needs = (
-        (recipe.act_scale == "static", "static activation scales", "--act-scale per_token"),
-        (recipe.smoothing > 0, f"smoothing (λ = {recipe.smoothing})", "--smooth 0"),
-        (recipe.rotation == "greedy", "a greedy rotation", "--rotation hadamard"),
-        (recipe.rounding == "gptq", "GPTQ", "--rounding rtn"),
-        (recipe.atm, "attention temperature matching", "--atm False"),
-        (recipe.ohb, "output head balancing", "--ohb False"),
+        (recipe.act_scale == "static", "static activation scales", "`act_scale='per_token'`"),
+        (recipe.smoothing > 0, f"smoothing (λ = {recipe.smoothing})", "`smooth=0`"),
+        (recipe.rotation == "greedy", "a greedy rotation", "`rotation='hadamard'`"),
+        (recipe.rounding == "gptq", "GPTQ", "`rounding='rtn'`"),
+        (recipe.atm, "attention temperature matching", "`atm=False`"),
+        (recipe.ohb, "output head balancing", "`ohb=False`"),
     )
     return {what: remedy for needed, what, remedy in needs if needed}

@@ -44,15 +44,6 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
-class FieldError(InputError):
-    """A value outside the rule of its field."""
-
-    def __init__(self, field: str, message: str) -> None:
-        """Keep the field's name, so that whoever set it can be named."""
-        super().__init__(message)
-        self.field = field
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What is quantized and how; every field has its value from a preset, a variable, a flag or a file.
@@ -141,7 +132,8 @@ class Recipe:
         if self.act_bits == 16 and self.act_scale == "static":
             raise InputError(
                 "act_bits = 16 leaves activations unquantized, so a static activation scale has nothing to do: "
-                "choose act_bits = 8 or 4, or per-token scales (unset OPENPI_DUQUANT_ACT_PCT, or --act-scale per_token)"
+                "choose `act_bits=8` or `act_bits=4`, or `act_scale='per_token'` (where OPENPI_DUQUANT_ACT_PCT is set, "
+                "unset it)"
             )
 
     @property
@@ -242,12 +234,12 @@ def check_choice(field: str, value: Any, choices: tuple[Any, ...]) -> None:
         InputError: naming field, value and choices.
     """
     if not any(type(choice) is type(value) and choice == value for choice in choices):
-        raise FieldError(field, f"{field} = {value!r} is not known; choose from {', '.join(map(repr, choices))}")
+        raise InputError(f"{field} = {value!r} is not known; choose from {', '.join(map(repr, choices))}", field=field)
 
 
 def _require(good: bool, field: str, value: Any, rule: str) -> None:
     if not good:
-        raise FieldError(field, f"{field} = {value!r}: {rule}")
+        raise InputError(f"{field} = {value!r}: {rule}", field=field)
 
 
 def _is_int(value: Any) -> bool:
@@ -265,7 +257,7 @@ def _check_pattern(field: str, pattern: str | None) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise InputError(f"{field} = {pattern!r} is no regular expression: {error}") from error
+        raise InputError(f"{field} = {pattern!r} is no regular expression: {error}", field=field) from error
 
 
 def _names(value: Any) -> tuple[str, ...]:

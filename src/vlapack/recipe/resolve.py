@@ -24,7 +24,7 @@ from vlapack.recipe.environment import (
     variables_set,
 )
 from vlapack.recipe.presets import PRESETS, preset
-from vlapack.recipe.recipe import FieldError, Recipe, read_recipe
+from vlapack.recipe.recipe import Recipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class RecipeFlags:
         """Return the recipe's fields that were given.
 
         Raises:
-            InputError: `--weight-overrides` does not parse.
+            InputError: `weight_overrides` does not parse.
         """
         given = {key: value for key, value in vars(self).items() if value is not None}
         if self.only_layers is not None:
@@ -102,7 +102,7 @@ class RecipeFlags:
             try:
                 given["overrides"] = overrides(text)
             except ValueError as error:
-                raise InputError(f"--weight-overrides {text!r} does not parse: {error}") from error
+                raise InputError(f"`weight_overrides={text!r}` does not parse: {error}") from error
         return given
 
 
@@ -120,8 +120,8 @@ def resolve(
     """Put a recipe together.
 
     Args:
-        preset_name: `--preset`.
-        recipe_file: `--recipe`.
+        preset_name: The preset of that name.
+        recipe_file: The file that holds a recipe.
         flags: The flags for single fields.
         environ: The process's environment.
 
@@ -131,11 +131,11 @@ def resolve(
     options = options_from_environment(environ)
     variables = variables_set(environ)
     if recipe_file is not None and preset_name is not None:
-        raise InputError(f"--recipe {recipe_file} and --preset {preset_name} exclude each other: give one")
+        raise InputError(f"`recipe={str(recipe_file)!r}` and `preset={preset_name!r}` exclude each other: give one")
     if recipe_file is not None and variables:
         raise InputError(
-            f"--recipe {recipe_file} stands alone, but these variables are set: {', '.join(variables)}; "
-            "unset them, or leave --recipe out"
+            f"`recipe={str(recipe_file)!r}` stands alone, but these variables are set: {', '.join(variables)}; "
+            "unset them, or leave `recipe` out"
         )
     if recipe_file is not None:
         base, origin = read_recipe(recipe_file), f"recipe {recipe_file}"
@@ -145,7 +145,7 @@ def resolve(
         base, origin = GUIDE, "the guide's default"
     else:
         raise InputError(
-            f"no recipe is named: give --preset ({', '.join(PRESETS)}), --recipe FILE, or {PREFIX}SCOPE and its "
+            f"no recipe is named: give `preset` ({', '.join(PRESETS)}), `recipe=FILE`, or {PREFIX}SCOPE and its "
             "companions"
         )
     values: dict[str, Any] = {}
@@ -158,13 +158,11 @@ def resolve(
         chosen["overrides"] += values.get("overrides", base.overrides)
     if "act_percentile" in chosen and "act_scale" not in chosen:
         chosen["act_scale"] = "static"
-    sources.update({field: f"--{_flag(field)}" for field in chosen})
+    sources.update({field: f"`{field}`" for field in chosen})
     try:
         recipe = dataclasses.replace(base, **{**values, **chosen})
-    except FieldError as error:
-        raise InputError(f"{error} ({error.field} was set by {sources[error.field]})") from error
+    except InputError as error:
+        if error.field is None:
+            raise
+        raise InputError(f"{error} ({error.field} was set by {sources[error.field]})", field=error.field) from error
     return Resolved(recipe, sources, options)
-
-
-def _flag(field: str) -> str:
-    return {"overrides": "weight-overrides", "layers": "only-layers"}.get(field, field.replace("_", "-"))

@@ -12,11 +12,10 @@ from vlapack.errors import InputError
 KEY_VARIABLE = "VLAPACK_API_KEY"
 
 
-def check_access(command: str, *, host: str, api_key: str | None, insecure: bool) -> None:
+def check_access(*, host: str, api_key: str | None, insecure: bool) -> None:
     """Refuse to listen beyond this machine without a key.
 
     Args:
-        command: the command so far, which the message completes.
         host: the address to listen on.
         api_key: what clients must send, if anything.
         insecure: the user knows that nobody will be asked for a key.
@@ -26,14 +25,12 @@ def check_access(command: str, *, host: str, api_key: str | None, insecure: bool
     """
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and " " not in api_key and api_key):
         raise InputError(
-            f"--api-key (or {KEY_VARIABLE}): it must be printable ASCII without spaces, such as {secrets.token_hex(16)}"
+            f"`api_key` (or {KEY_VARIABLE}): it must be printable ASCII without spaces, such as {secrets.token_hex(16)}"
         )
     if api_key is None and not insecure and not is_loopback(host):
         raise InputError(
-            f"--host {host} without a key: whoever reaches this address could move the robot. With a key:\n"
-            f"  {command} --host {host} --api-key {secrets.token_hex(16)}\n"
-            "or, where every machine that can reach it is trusted:\n"
-            f"  {command} --host {host} --insecure"
+            f"`host={host!r}` without a key: whoever reaches this address could move the robot. Add "
+            f"`api_key={secrets.token_hex(16)!r}`, or `insecure=True` if every machine that can reach it is trusted"
         )
 
 
@@ -54,10 +51,10 @@ def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     if cert is None and key is None:
         return None
     if cert is None or key is None:
-        raise InputError("--cert and --key belong together: the certificate chain and its private key, both PEM")
+        raise InputError("`cert` and `key` belong together: the certificate chain and its private key, both PEM")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(cert, key)
     except OSError as error:  # ssl.SSLError is one
-        raise InputError(f"--cert {cert} --key {key}: {error}") from error
+        raise InputError(f"`cert={str(cert)!r}`, `key={str(key)!r}`: {error}") from error
     return context

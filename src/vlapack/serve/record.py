@@ -1,4 +1,4 @@
-"""What a server keeps of the observations it sees, for `quantize --calib` and `compare --data`."""
+"""What a server keeps of the observations it sees: to calibrate on, and to compare policies with."""
 
 from __future__ import annotations
 

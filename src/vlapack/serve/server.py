@@ -121,7 +121,7 @@ class Server:
             )
         except OSError as error:
             raise InputError(
-                f"cannot listen on {door.host}:{door.port}: {error.strerror or error}; --port 0 takes any that is free"
+                f"cannot listen on {door.host}:{door.port}: {error.strerror or error}; `port=0` takes any that is free"
             ) from error
         work = asyncio.ensure_future(self._service.run())
         try:

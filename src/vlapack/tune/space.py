@@ -56,8 +56,8 @@ class Space:
         if base.balances:
             raise InputError(
                 "tuning measures what each layer's rounding costs; attention temperature matching and output head "
-                "balancing are measured on the whole pack by `quantize`: tune with --atm False --ohb False, and give "
-                "--atm True --ohb True when you quantize the tuned recipe"
+                "balancing are measured on the whole pack: tune a preset with `atm=False` and `ohb=False`, and set "
+                "`atm=True` and `ohb=True` when you quantize the tuned recipe"
             )
         base = replace(base, overrides=(), weight_bits=PACKED_BITS[0])
         alone = replace(base, fold=False)

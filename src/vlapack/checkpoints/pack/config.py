@@ -12,7 +12,7 @@ from typing import Any, Literal
 from vlapack import __version__
 from vlapack.checkpoints.assets import CONFIG_FILE
 from vlapack.checkpoints.base import PolicyConfig, read_json
-from vlapack.errors import InputError
+from vlapack.errors import InputError, install
 from vlapack.fingerprint import Fingerprint, digest
 from vlapack.plan.selected import Selected, groups
 from vlapack.recipe.recipe import Recipe
@@ -175,7 +175,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(
             f"{path} is of pack format {version!r} and this vlapack reads formats up to {FORMAT_VERSION}: "
-            f"install the version that wrote it or a newer one, `pip install -U 'vlapack>={document.get('vlapack')}'`"
+            f"get vlapack {document.get('vlapack')}, which wrote it, or a newer one, and run {install()}"
         )
     checksum = document.pop("checksum", None)
     if checksum != digest(document):

@@ -74,7 +74,7 @@ class PackWriter:
         with ExitStack() as on_failure:
             on_failure.callback(self._file.close)
             if not try_lock(self._file):
-                raise InputError(f"another process is writing {self.partial}; wait for it, or choose another --out")
+                raise InputError(f"another process is writing {self.partial}; wait for it, or choose another `out`")
             self._claim(dict(plan))
             with self._disk():
                 self._file.truncate(self._end)
@@ -145,7 +145,7 @@ class PackWriter:
             if rows := differences(found, plan):
                 raise InputError(
                     f"{self.partial} holds unfinished work of another run ({'; '.join(rows)}); finish it as it began, "
-                    f"remove it with `vlapack clean {self.partial} --yes`, or choose another --out"
+                    f"remove it with `vlapack clean {self.partial} --yes`, or choose another `out`"
                 )
             return
         with self._disk():
@@ -159,7 +159,7 @@ class PackWriter:
         if free < need:
             raise InputError(
                 f"{self.out} needs {need / 1e9:.3f} GB more and its disk has {free / 1e9:.3f} GB free; "
-                "free some, or choose an --out on another disk"
+                "free some, or choose an `out` on another disk"
             )
 
     def _resume(self) -> FileIO:
