@@ -11,7 +11,7 @@ byte the same. A last table adds up the results of all runs.
 
 from __future__ import annotations
 
-import vlapack.commands  # noqa: F401  before torch is loaded, whose threads are to sleep beside simulators
+import vlapack  # noqa: F401  before torch, whose waiting threads then leave their cores to the simulators
 
 # isort: split
 import json
