@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 import tyro
 
+from vlapack import Policy
 from vlapack.checkpoints import SHIPPED
 from vlapack.commands.quantize import quantize
 from vlapack.console import stdout
 from vlapack.observations.folder import load_observations
 from vlapack.ops.engine import active
-from vlapack.policy.policy import Policy
 
 PARENT = "tiny-libero"
 PRESETS = ("llm", "full")

@@ -26,7 +26,8 @@ from common.grid import GUIDE_FULL
 from common.results import ROOT, write_between, write_result
 from scipy.stats import chi2
 
-from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack import make_pack, open_checkpoint
+from vlapack.checkpoints import SHIPPED
 from vlapack.console import exit_code, say
 from vlapack.errors import InputError
 from vlapack.evaluate.contender import contender
@@ -37,7 +38,6 @@ from vlapack.evaluate.tasks import choose_tasks, listed_tasks
 from vlapack.libero.suites import num_tasks
 from vlapack.observations.folder import open_source
 from vlapack.ops.engine import active
-from vlapack.packing.make import make_pack
 from vlapack.recipe.presets import PRESETS
 
 PARENT = "tiny-libero"

@@ -26,13 +26,13 @@ from common.synthetic import Synthetic
 from common.tiny_libero import TinyLibero
 from scipy.stats import linregress
 
+from vlapack import Recipe
 from vlapack.console import exit_code
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest
 from vlapack.progress import progress
 from vlapack.recipe.needs import needs_activations
 from vlapack.recipe.presets import PRESETS
-from vlapack.recipe.recipe import Recipe
 
 RESULT = ROOT / "benchmarks" / "results" / "fidelity.json"
 DOCS = ROOT / "docs" / "fidelity.md"

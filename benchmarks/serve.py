@@ -25,12 +25,11 @@ import tyro
 from common.results import stamp
 from websockets.asyncio.client import connect
 
-from vlapack import __version__
+from vlapack import Policy, __version__
 from vlapack.checkpoints import SHIPPED
 from vlapack.console import say
 from vlapack.errors import WorkError
 from vlapack.observations.folder import load_observations
-from vlapack.policy.policy import Policy
 from vlapack.serve.wire import pack, unpack
 
 RESULTS = Path(__file__).parent / "results" / "serve.json"

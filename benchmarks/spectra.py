@@ -20,7 +20,8 @@ import tyro
 from common.results import ROOT, write_between, write_result
 from torch import Tensor
 
-from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack import Recipe, open_checkpoint
+from vlapack.checkpoints import SHIPPED
 from vlapack.console import exit_code
 from vlapack.methods.gptq import gptq_weight, hessian_factor
 from vlapack.methods.rotate import hadamard
@@ -32,7 +33,6 @@ from vlapack.packing.streaming import stream
 from vlapack.plan.selected import Group, groups
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.recipe.presets import preset
-from vlapack.recipe.recipe import Recipe
 
 PARENT = "tiny-libero"
 RESULT = ROOT / "benchmarks" / "results" / "spectra.json"

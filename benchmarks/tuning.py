@@ -20,7 +20,8 @@ import tyro
 from common.results import ROOT, stamp, write_between
 from scipy.stats import pearsonr, spearmanr
 
-from vlapack.checkpoints import SHIPPED, open_checkpoint
+from vlapack import open_checkpoint
+from vlapack.checkpoints import SHIPPED
 from vlapack.console import stdout
 from vlapack.fingerprint import digest_observations
 from vlapack.observations.folder import open_source

@@ -21,10 +21,10 @@ from seeded import random_inputs
 from torch import Tensor, nn
 
 import vlapack
+from vlapack import Recipe
 from vlapack.openpi import enable_duquant_if_configured
 from vlapack.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from vlapack.quantize.inplace import QuantizedLinear, policy_network
-from vlapack.recipe.recipe import Recipe
 
 SMALL = Pi0Config(
     variant="pi05",

@@ -7,7 +7,7 @@ padded pictures, prompt tokens and padded state -> flow matching -> unnormalized
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,19 +20,16 @@ from vlapack.checkpoints.assets import missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
 from vlapack.checkpoints.hub import push_to_hub
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
-from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.checkpoints.write import copy_checkpoint
 from vlapack.errors import InputError
 from vlapack.pi0.compiled import make_ready
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.savings import Savings
+from vlapack.policy.adapter import Adapter
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.packed import load_packed_model
-from vlapack.policy.prompt import PromptTokenizer
-from vlapack.policy.summary import summary
-from vlapack.robots.images import to_network
-from vlapack.robots.layouts import layout_of
+from vlapack.policy.summary import held_bytes, mapped_bytes, summary
 
 Noise: TypeAlias = Tensor | np.ndarray
 
@@ -70,15 +67,11 @@ class Policy:
         Raises:
             InputError: the tokenizer does not fit the network
         """
-        architecture = config.architecture
         self.model = model
         self.config = config
         self.checkpoint = checkpoint
-        self._layout = layout_of(config)
         self.normalization = normalization
-        self._tokenizer = PromptTokenizer(
-            tokenizer, max_len=architecture.max_token_len, vocab_size=architecture.vocab_size
-        )
+        self._adapter = Adapter(config, normalization, tokenizer)
         self._generator = torch.Generator()
         self.reset()
 
@@ -206,6 +199,10 @@ class Policy:
         """
         self._generator.manual_seed(seed)
 
+    def example(self) -> dict[str, Any]:
+        """Return an observation of this robot, of no particular scene: its keys, shapes and types."""
+        return self._adapter.example()
+
     def observe(self, observation: Mapping[str, Any]) -> Inputs:
         """Turn one observation into the network's inputs, B = 1.
 
@@ -218,35 +215,7 @@ class Policy:
         Raises:
             InputError: a key is missing, or a value has the wrong type, shape or range
         """
-        robot = self._layout.inputs(observation)
-        architecture = self.config.architecture
-        prompt = robot.prompt if robot.prompt is not None else self.config.default_prompt
-        if prompt is None:
-            raise InputError(f"the observation has no 'prompt'; it has {sorted(map(str, observation))}")
-        if len(robot.images) != architecture.num_cameras:
-            raise InputError(
-                f"layout {self.config.layout} has {len(robot.images)} cameras, the network {architecture.num_cameras}"
-            )
-        state = self.normalization.normalize("state", robot.state)
-        if len(state) > architecture.action_dim:
-            raise InputError(f"the state has {len(state)} dimensions, the network takes {architecture.action_dim}")
-        tokens, token_masks = self._tokenizer.tokenize(prompt, self._written(state))
-        padded = np.pad(state, (0, architecture.action_dim - len(state)))
-        size = architecture.vision.image_size
-        return Inputs(
-            images=torch.stack([to_network(image, size) for image in robot.images])[None],
-            image_masks=torch.tensor([robot.image_masks]),
-            tokens=torch.from_numpy(tokens)[None],
-            token_masks=torch.from_numpy(token_masks)[None],
-            state=torch.from_numpy(padded).to(torch.float32)[None],
-            robot_state=robot.state[None],
-        )
-
-    def _written(self, state: np.ndarray) -> np.ndarray | None:
-        """The normalized state as the prompt has it; None where it is not written there."""
-        if not self.config.discrete_state_input:
-            return None
-        return np.pad(state, (0, max(0, (self.config.prompt_state_dim or 0) - len(state))))
+        return self._adapter.inputs(observation, self.config)
 
     def infer(
         self, observation: Mapping[str, Any], *, noise: Noise | None = None, generator: torch.Generator | None = None
@@ -341,11 +310,7 @@ class Policy:
         Returns:
             float64 [B, horizon, robot dimensions], in the robot's units.
         """
-        actions = self.normalization.unnormalize("actions", chunks)
-        if mask := self.config.delta_mask:
-            dims = len(mask)
-            actions[..., :dims] += np.where(mask, robot_state[:, None, :dims], 0)
-        return self._layout.outputs(actions)
+        return self._adapter.actions(chunks, robot_state, self.config)
 
     def _noise(self, count: int, given: Sequence[Noise] | Noise | None, generator: torch.Generator | None) -> Tensor:
         shape = self.noise_shape
@@ -361,22 +326,14 @@ class Policy:
             )
         return torch.stack(parts)
 
-    def __repr__(self) -> str:
-        """Describe the policy in a few lines."""
-        return summary(self.model, self.config, held=self.held_bytes(), mapped=self.mapped_bytes())
-
     def held_bytes(self) -> int:
         """Return the bytes of weights really in memory: each storage once, without what stays in the file."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._storages() if not is_mapped(tensor))
+        return held_bytes(self.model)
 
     def mapped_bytes(self) -> int:
         """Return the bytes of weights that stay in their file and are read row by row."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._storages() if is_mapped(tensor))
+        return mapped_bytes(self.model)
 
-    def _storages(self) -> Iterator[Tensor]:
-        """One tensor for every distinct storage of the model."""
-        seen = set()
-        for tensor in (*self.model.parameters(), *self.model.buffers()):
-            if not tensor.is_meta and (address := tensor.untyped_storage().data_ptr()) not in seen:
-                seen.add(address)
-                yield tensor
+    def __repr__(self) -> str:
+        """Describe the policy in a few lines."""
+        return summary(self.model, self.config)

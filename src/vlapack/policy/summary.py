@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from vlapack.checkpoints.base import PolicyConfig
+from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.linear import PackedLinear
 from vlapack.ops import engine
 from vlapack.pi0.flow import Pi0
@@ -19,15 +20,8 @@ from vlapack.plan.selected import Part, part_of
 FLOAT, NEVER_RUN = "float", "never run"
 
 
-def summary(model: Pi0, config: PolicyConfig, *, held: int, mapped: int) -> str:
-    """Describe a policy in six lines.
-
-    Args:
-        model: the network as it was loaded
-        config: what it is
-        held: bytes of its weights in memory
-        mapped: bytes of its weights that stay in their file
-    """
+def summary(model: Pi0, config: PolicyConfig) -> str:
+    """Describe a policy in six lines: what `config` says of it, and what is really in its network."""
     sizes, robot = config.architecture, config.features
     transformers = (("vision", sizes.vision), ("llm", sizes.llm), ("expert", sizes.expert))
     layers = ", ".join(f"{part} {size.depth} × {size.width}" for part, size in transformers)
@@ -37,10 +31,29 @@ def summary(model: Pi0, config: PolicyConfig, *, held: int, mapped: int) -> str:
         "robot": f"{config.layout}: {len(robot.cameras)} cameras, state {robot.state}, "
         f"chunks of {sizes.action_horizon} × {len(robot.actions)} actions",
         "weights": bits_by_part(model),
-        "memory": f"{held / 1e6:.2f} MB held, {mapped / 1e6:.2f} MB mapped from the file",
+        "memory": f"{held_bytes(model) / 1e6:.2f} MB held, {mapped_bytes(model) / 1e6:.2f} MB mapped from the file",
         "engine": engine.described() if packed else "torch",
     }
     return "\n".join((f"Policy {config.name}", *(f"  {name:8s} {text}" for name, text in rows.items())))
+
+
+def held_bytes(model: nn.Module) -> int:
+    """Return the bytes of a network's tensors that are in memory: each storage once, none that is mapped or on meta."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in _storages(model) if not is_mapped(tensor))
+
+
+def mapped_bytes(model: nn.Module) -> int:
+    """Return the bytes of a network's tensors that stay in their file."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in _storages(model) if is_mapped(tensor))
+
+
+def _storages(model: nn.Module) -> Iterator[Tensor]:
+    """Return one tensor for every distinct storage of a network."""
+    seen = set()
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not tensor.is_meta and (address := tensor.untyped_storage().data_ptr()) not in seen:
+            seen.add(address)
+            yield tensor
 
 
 def bits_by_part(model: Pi0) -> str:
