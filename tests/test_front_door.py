@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import vlapack
@@ -46,3 +48,11 @@ def test_importing_the_package_is_quick_and_loads_neither_torch_nor_numpy() -> N
     found = [run.stdout.split() for run in said]
     assert all(len(words) == 1 for words in found), found
     assert min(float(words[0]) for words in found) < SECONDS  # of three: the machine may be busy
+
+
+def test_the_names_alone_make_a_pack_that_acts(random_checkpoint: Path, tmp_path: Path) -> None:
+    pack = str(tmp_path / "pack")
+    report = vlapack.make_pack(vlapack.open_checkpoint(str(random_checkpoint)), "dit-fast", pack, None)
+    policy = vlapack.Policy.from_pretrained(pack)
+    assert report.pack == Path(pack)
+    assert np.isfinite(policy.infer(policy.example())["actions"]).all()

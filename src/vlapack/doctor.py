@@ -113,7 +113,7 @@ def threads() -> Finding:
 
 
 def waiting_threads() -> Finding:
-    """Whether threads sleep while they wait for each other; call it in your own process, where torch may come first."""
+    """Whether threads sleep while they wait for each other; of interest in a process that may import torch first."""
     if waiting.came_too_late():
         return Finding("waiting threads", False, "spin: torch was imported before vlapack", waiting.REMEDY)
     return Finding("waiting threads", True, f"{waiting.POLICY}={os.environ.get(waiting.POLICY)}")

@@ -1,4 +1,4 @@
-"""A pack as LeRobot's policy: its methods, around `vlapack.policy.policy.Policy`."""
+"""A pack as LeRobot's policy: its methods, around `vlapack.Policy`."""
 
 from collections import deque
 from collections.abc import Callable
