@@ -23,18 +23,16 @@ import tyro
 from common.results import ROOT, isa, stamp
 from safetensors.torch import save_file
 
+from vlapack import Policy, open_checkpoint
 from vlapack.bench.floor import operations, peak
 from vlapack.bench.race import race, started
 from vlapack.bench.worker import FLOAT, Task
-from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.assets import WEIGHTS_FILE
 from vlapack.console import say
 from vlapack.machine.cpu import describe_machine
 from vlapack.ops import engine
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.load import build
-from vlapack.policy.policy import Policy
-from vlapack.robots.layouts import layout_of
 
 OPENPI = "openpi"
 CONTENDERS = f"{OPENPI}@bfloat16,{OPENPI}@float32,{FLOAT}@bfloat16,full@bfloat16,everything@bfloat16"
@@ -138,7 +136,7 @@ def _prepare(parent: Path, config: str, inputs: Path) -> tuple[Pi0Config, int]:
     assert normalization is not None
     architecture = checkpoint.config.architecture
     policy = Policy(build(architecture), checkpoint.config, normalization=normalization, tokenizer=tokenizer)
-    shown = policy.observe({**layout_of(policy.config).example(), "prompt": PROMPT})
+    shown = policy.observe({**policy.example(), "prompt": PROMPT})
     names = ("images", "image_masks", "tokens", "token_masks", "state")
     tensors = dict(zip(names, shown.network, strict=True)) | {
         "noise": torch.randn(1, *policy.noise_shape, generator=torch.Generator().manual_seed(0))

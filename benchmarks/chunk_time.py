@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 import tyro
 
+from vlapack import Policy
 from vlapack.commands.quantize import quantize
 from vlapack.console import stdout
 from vlapack.observations.folder import SHIPPED_OBSERVATIONS, load_observations
 from vlapack.ops.engine import active
-from vlapack.policy.policy import Policy
 
 PARENT = "tiny-libero"
 PRESETS = ("llm", "full")

@@ -11,7 +11,7 @@ byte the same. A last table adds up the results of all runs.
 
 from __future__ import annotations
 
-import vlapack.commands  # noqa: F401  before torch is loaded, whose threads are to sleep beside simulators
+import vlapack  # noqa: F401  before torch, whose waiting threads then leave their cores to the simulators
 
 # isort: split
 import json
@@ -27,7 +27,7 @@ from common.grid import GUIDE_FULL
 from common.results import ROOT, write_between, write_result
 from scipy.stats import chi2
 
-from vlapack.checkpoints import open_checkpoint
+from vlapack import make_pack, open_checkpoint
 from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, say
 from vlapack.errors import InputError
@@ -39,7 +39,6 @@ from vlapack.evaluate.tasks import choose_tasks, listed_tasks
 from vlapack.libero.suites import num_tasks
 from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source
 from vlapack.ops.engine import active
-from vlapack.packing.make import make_pack
 from vlapack.recipe.presets import PRESETS
 
 PARENT = "tiny-libero"

@@ -27,6 +27,7 @@ from common.synthetic import Synthetic
 from common.tiny_libero import TinyLibero
 from scipy.stats import linregress
 
+from vlapack import Recipe
 from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code
 from vlapack.errors import InputError
@@ -34,7 +35,6 @@ from vlapack.fingerprint import digest
 from vlapack.progress import progress
 from vlapack.recipe.needs import needs_activations
 from vlapack.recipe.presets import PRESETS
-from vlapack.recipe.recipe import Recipe
 
 RESULT = ROOT / "benchmarks" / "results" / "fidelity.json"
 DOCS = ROOT / "docs" / "fidelity.md"

@@ -24,13 +24,12 @@ import torch
 import tyro
 from common.results import isa, stamp
 
-from vlapack.checkpoints import open_checkpoint
+from vlapack import Policy, open_checkpoint
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.observations.folder import SHIPPED_OBSERVATIONS, load_observations
 from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import compute_dtype
-from vlapack.policy.policy import Policy
 
 RUNS = {
     "weights-only": ("--preset", "full", "--weights-only", "--rounding", "rtn"),

@@ -25,11 +25,10 @@ import tyro
 from common.results import stamp
 from websockets.asyncio.client import connect
 
-from vlapack import __version__
+from vlapack import Policy, __version__
 from vlapack.console import say
 from vlapack.errors import WorkError
 from vlapack.observations.folder import SHIPPED_OBSERVATIONS, load_observations
-from vlapack.policy.policy import Policy
 from vlapack.serve.wire import pack, unpack
 
 RESULTS = Path(__file__).parent / "results" / "serve.json"

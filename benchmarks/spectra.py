@@ -21,7 +21,7 @@ import tyro
 from common.results import ROOT, write_between, write_result
 from torch import Tensor
 
-from vlapack.checkpoints import open_checkpoint
+from vlapack import Recipe, open_checkpoint
 from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code
 from vlapack.methods.gptq import gptq_weight, hessian_factor
@@ -34,7 +34,6 @@ from vlapack.packing.streaming import stream
 from vlapack.plan.selected import Group, groups
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.recipe.presets import preset
-from vlapack.recipe.recipe import Recipe
 
 PARENT = "tiny-libero"
 RESULT = ROOT / "benchmarks" / "results" / "spectra.json"

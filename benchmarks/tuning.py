@@ -20,7 +20,7 @@ import tyro
 from common.results import ROOT, stamp, write_between
 from scipy.stats import pearsonr, spearmanr
 
-from vlapack.checkpoints import open_checkpoint
+from vlapack import open_checkpoint
 from vlapack.console import stdout
 from vlapack.fingerprint import digest_observations
 from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source

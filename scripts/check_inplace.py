@@ -20,11 +20,10 @@ import torch
 from seeded import random_inputs
 from torch import Tensor, nn
 
-import vlapack
+from vlapack import Recipe, quantize_
 from vlapack.openpi import enable_duquant_if_configured
 from vlapack.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from vlapack.quantize.inplace import QuantizedLinear, policy_network
-from vlapack.recipe.recipe import Recipe
 
 SMALL = Pi0Config(
     variant="pi05",
@@ -55,7 +54,7 @@ def check(model: nn.Module, act: Callable[[], Tensor], batches: list[Any], forwa
     dtype = network.get_submodule(query).weight.dtype
     expected = act()
     with torch.no_grad():
-        vlapack.quantize_(model, FINE, batches, lambda _, name: "vision_tower" not in name, forward=forward)
+        quantize_(model, FINE, batches, lambda _, name: "vision_tower" not in name, forward=forward)
     layer = network.get_submodule(query)
     assert isinstance(layer, QuantizedLinear)
     assert layer.weight.dtype == dtype
@@ -94,7 +93,7 @@ def openpi() -> None:
 
     check(model, act, [observation], lambda item: type(model).sample_actions(model, "cpu", item))
     model = fresh()
-    vlapack.quantize_(model, COARSE, [observation], lambda _, name: "vision_tower" not in name)
+    quantize_(model, COARSE, [observation], lambda _, name: "vision_tower" not in name)
     print(f"4-bit weights, 8-bit activations: {count(model)} layers, finite: {bool(act().isfinite().all())}")
     model = fresh()
     compiled = model.sample_actions
@@ -126,7 +125,7 @@ def lerobot() -> None:
 
     check(policy, act, [batch], policy.predict_action_chunk)
     policy = reference.reference_policy(SMALL, reference.reference_config(SMALL), 20)
-    vlapack.quantize_(policy, COARSE, [batch], lambda _, name: "vision_tower" not in name)
+    quantize_(policy, COARSE, [batch], lambda _, name: "vision_tower" not in name)
     print(f"4-bit weights, 8-bit activations: {count(policy)} layers, finite: {bool(act().isfinite().all())}")
 
 

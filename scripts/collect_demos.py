@@ -204,7 +204,7 @@ class Driver:
     def __init__(self, folder: Path) -> None:
         import torch
 
-        from vlapack.policy.policy import Policy
+        from vlapack import Policy
 
         torch.set_num_threads(1)
         self.policy = Policy.from_pretrained(folder)

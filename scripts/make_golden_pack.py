@@ -21,9 +21,8 @@ from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_in
 from safetensors.torch import save_file
 from small import SMALL, random_observations, small_policy, write_random_checkpoint
 
-from vlapack.checkpoints import open_checkpoint
+from vlapack import make_pack, open_checkpoint
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
-from vlapack.packing.make import make_pack
 from vlapack.policy.packed import load_packed_model
 from vlapack.recipe.presets import preset
 

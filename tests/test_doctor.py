@@ -16,15 +16,17 @@ import torch
 from vlapack import doctor
 from vlapack.cli import main
 from vlapack.doctor import Finding
+from vlapack.machine import waiting
 
 GOLDEN = Path(__file__).parent / "golden" / "pack-format-1"
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rendering is tried in a process of its own, which takes seconds; the compiled engine may be missing."""
+    """Rendering takes seconds, the compiled engine may be missing, and pytest imports torch before vlapack."""
     monkeypatch.setenv("VLAPACK_ENGINE", "reference")
     monkeypatch.setattr(doctor, "rendering", lambda: Finding("rendering", True, "egl"))
+    monkeypatch.setattr(waiting, "_came_too_late", False)
     for name in [name for name in os.environ if name.startswith("OPENPI_DUQUANT_")]:
         monkeypatch.delenv(name)
 
@@ -124,6 +126,16 @@ def test_more_threads_than_cores_are_wrong(tmp_path: Path, monkeypatch: pytest.M
     assert doctor.usable_cores(quota) == doctor.usable_cores(tmp_path / "none")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1000)
     assert "OMP_NUM_THREADS=" in (doctor.threads().remedy or "")
+
+
+def test_threads_that_spin_while_they_wait_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys)[1]["waiting threads"]["ok"]
+    monkeypatch.setattr(waiting, "_came_too_late", True)
+    code, found = run(capsys)
+    assert code == 1
+    assert "import vlapack before torch, or export OMP_WAIT_POLICY=PASSIVE" in found["waiting threads"]["remedy"]
 
 
 def test_a_renderer_that_dies_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

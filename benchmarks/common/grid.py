@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from typing import Any
 
+from vlapack import Recipe
 from vlapack.recipe.environment import GUIDE
 from vlapack.recipe.presets import PRESETS
-from vlapack.recipe.recipe import Recipe
 
 SEEDS = (0, 1, 2)
 GROUPS = (None, 128, 32)

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from common.preparations import Preparations
 from torch import nn
 
+from vlapack import Recipe
 from vlapack.linear import PackedLinear
 from vlapack.plan.select import select
 from vlapack.plan.selected import Group, groups
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import QuantizedGroup, pack_group, read_weights
-from vlapack.recipe.recipe import Recipe
 
 
 class InPlace:

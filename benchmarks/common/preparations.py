@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from vlapack import Recipe
 from vlapack.plan.selected import Group
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import Prepared, Read, prepare
-from vlapack.recipe.recipe import Recipe
 
 
 class Preparations:

@@ -17,9 +17,9 @@ from common import minilm
 from common.in_place import InPlace
 from torch import nn
 
+from vlapack import Recipe
 from vlapack.fingerprint import digest
 from vlapack.quantize.calibration import LayerInputs, collect
-from vlapack.recipe.recipe import Recipe
 
 TEST = Path(__file__).with_name("sentences.txt")
 PROSE = Path(__file__).with_name("calibration.txt")

@@ -17,8 +17,8 @@ import torch
 from common.in_place import InPlace
 from torch import Tensor, nn
 
+from vlapack import Recipe
 from vlapack.quantize.calibration import LayerInputs, collect
-from vlapack.recipe.recipe import Recipe
 
 SHAPES = {"square": (384, 384), "up": (1024, 256), "down": (256, 1024), "odd": (320, 4 * 269)}
 """Layer → (N, K)."""

@@ -19,20 +19,17 @@ import numpy as np
 import torch
 from common.preparations import Preparations
 
-from vlapack.checkpoints import open_checkpoint
+from vlapack import Policy, Recipe, make_pack, open_checkpoint
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest, digest_observations, digest_weights
 from vlapack.observations.folder import open_source
-from vlapack.packing.make import make_pack
 from vlapack.packing.parent import Parent, layers_of
 from vlapack.packing.streaming import stream
 from vlapack.plan.selected import Group
 from vlapack.policy.inputs import Inputs
-from vlapack.policy.policy import Policy
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import Block
 from vlapack.recipe.presets import PRESETS
-from vlapack.recipe.recipe import Recipe
 
 PARENT = "tiny-libero"
 RECORD = "python scripts/record_observations.py --seed 1 --count 432 --out"

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vlapack.machine.waiting import let_waiting_threads_sleep
+
 if TYPE_CHECKING:
+    from vlapack.checkpoints import open_checkpoint
+    from vlapack.checkpoints.base import Checkpoint
+    from vlapack.packing.make import make_pack
+    from vlapack.policy.policy import Policy
     from vlapack.quantize.inplace import quantize_
+    from vlapack.recipe.recipe import Recipe
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "quantize_"]
+__all__ = ["Checkpoint", "Policy", "Recipe", "__version__", "make_pack", "open_checkpoint", "quantize_"]
+
+# Where each name is from. Torch takes seconds to import, so nothing is imported before it is asked for.
+_HOMES = {
+    "Checkpoint": "vlapack.checkpoints.base",
+    "Policy": "vlapack.policy.policy",
+    "Recipe": "vlapack.recipe.recipe",
+    "make_pack": "vlapack.packing.make",
+    "open_checkpoint": "vlapack.checkpoints",
+    "quantize_": "vlapack.quantize.inplace",
+}
+
+let_waiting_threads_sleep()
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only for those who use it: `vlapack --help` does not."""
-    if name == "quantize_":
-        from vlapack.quantize.inplace import quantize_
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vlapack' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
 
-        return quantize_
-    raise AttributeError(f"module 'vlapack' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted(__all__)

@@ -22,6 +22,7 @@ from vlapack.checkpoints import open_with
 from vlapack.checkpoints.assets import find_tokenizer, missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
 from vlapack.errors import InputError, install
+from vlapack.machine import waiting
 from vlapack.machine.cpu import describe_machine, fast_bf16
 from vlapack.machine.memory import available_bytes
 from vlapack.ops.engine import ENGINE_VARIABLE, REMEDY, available, described
@@ -67,7 +68,7 @@ def examine(policy: str | None = None, **flags: Any) -> Iterator[Finding]:
         flags: config, norm_stats, tokenizer, as everywhere.
     """
     checks: tuple[Callable[[], Finding], ...] = (
-        versions, engine, cpu, threads, memory, gpu, variables, simulator, rendering,
+        versions, engine, cpu, threads, waiting_threads, memory, gpu, variables, simulator, rendering,
     )  # fmt: skip
     for check in checks:
         yield check()
@@ -109,6 +110,13 @@ def threads() -> Finding:
     if used > cores:
         return Finding("threads", False, found, f"threads wait for each other there: set OMP_NUM_THREADS={cores}")
     return Finding("threads", True, found)
+
+
+def waiting_threads() -> Finding:
+    """Whether threads sleep while they wait for each other; of interest in a process that may import torch first."""
+    if waiting.came_too_late():
+        return Finding("waiting threads", False, "spin: torch was imported before vlapack", waiting.REMEDY)
+    return Finding("waiting threads", True, f"{waiting.POLICY}={os.environ.get(waiting.POLICY)}")
 
 
 def usable_cores(cpu_max: Path = CGROUP_CPU) -> int:

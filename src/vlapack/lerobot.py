@@ -25,18 +25,18 @@ STATE = "observation.state"
 
 
 def predict_chunk(policy: Policy, batch: Mapping[str, Any], noise: Tensor) -> Tensor:
-    """Choose actions for a batch that LeRobot's preprocessor has prepared.
+    """Compute action chunks for a batch that LeRobot's preprocessor has prepared.
 
     Args:
-        policy: the pack.
-        batch: `observation.images.…` float [B, 3, H, W] in 0-1, `observation.state` [B, D] normalized, `task`, B texts.
-        noise: [B, horizon, action_dim].
+        policy: the pack
+        batch: `observation.images.…` float [B, 3, H, W] in 0-1, `observation.state` [B, D] normalized, `task`: B texts
+        noise: [B, horizon, action_dim], standard normal
 
     Returns:
-        [B, horizon, robot dimensions], normalized, on the CPU.
+        float32 [B, horizon, robot dimensions], normalized, on the CPU.
 
     Raises:
-        InputError: a robot that LeRobot has no words for, or a batch that the policy cannot use.
+        InputError: LeRobot has no processor for this robot, or the batch lacks or holds something unusable
     """
     observations = read_batch(policy, batch)
     inputs = Inputs.stack([policy.observe(observation) for observation in observations])
@@ -45,7 +45,18 @@ def predict_chunk(policy: Policy, batch: Mapping[str, Any], noise: Tensor) -> Te
 
 
 def read_batch(policy: Policy, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the observations of a batch, one by one, in the layout's own keys; errors as in `predict_chunk`."""
+    """Turn a batch of LeRobot's into observations, as `Policy.infer` takes them.
+
+    Args:
+        policy: the pack
+        batch: as in `predict_chunk`
+
+    Returns:
+        One observation per row, in the keys of the pack's layout and in the robot's units.
+
+    Raises:
+        InputError: as in `predict_chunk`
+    """
     layout, robot = layout_of(policy.config), policy.config.features
     if isinstance(layout, AlohaLayout):
         raise InputError(

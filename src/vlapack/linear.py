@@ -214,11 +214,15 @@ class PackedLinear(_ExactBuffers):
             return self.weight_prepared
         return self.weight_packed if self.weight is None else self.weight
 
+    @property
+    def bits(self) -> str:
+        """The bits of weights and activations, and channels per weight scale if they share one: `W4A8`, `W4g128A8`."""
+        groups = "" if self.group_size is None else f"g{self.group_size}"
+        return f"W{self.weight_bits}{groups}A{self.inputs.act_bits}"
+
     def extra_repr(self) -> str:
         """Say shape and bits in `print(model)`, as `nn.Linear` does."""
-        groups = "" if self.group_size is None else f"g{self.group_size}"
-        shape = f"in_features={self.in_features}, out_features={self.out_features}"
-        return f"{shape}, W{self.weight_bits}{groups}A{self.inputs.act_bits}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self.bits}"
 
 
 def project(x: Tensor, *linears: nn.Module) -> tuple[Tensor, ...]:

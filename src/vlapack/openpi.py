@@ -27,18 +27,19 @@ from vlapack.recipe.resolve import RecipeFlags, resolve
 def enable_duquant_if_configured(
     model: nn.Module, calib: Iterable[Any] | None = None, *, environ: Mapping[str, str] = os.environ
 ) -> bool:
-    """Quantize openpi's model in place if the guide's variables ask for it.
+    """Quantize openpi's model in place if the `OPENPI_DUQUANT_*` variables are set; else do nothing.
 
     Args:
-        model: openpi's `PI0Pytorch`, with its weights.
-        calib: openpi's observations, as `sample_actions` takes them; None: the first chunks that the policy makes.
-        environ: holds the variables.
+        model: openpi's `PI0Pytorch`, with its weights
+        calib: openpi's observations, as `sample_actions` takes them; None: calibrate on the first chunks that the
+            policy computes, in float until then
+        environ: where the variables are read from
 
     Returns:
-        Whether they are set. With `OPENPI_DUQUANT_DRYRUN` the layers are listed and nothing is changed.
+        Whether the variables are set. With `OPENPI_DUQUANT_DRYRUN` the layers are listed and nothing is changed.
 
     Raises:
-        InputError: a variable that does not parse, or as in `quantize_`.
+        InputError: a variable does not parse, or as in `quantize_`
     """
     if not variables_set(environ) and options_from_environment(environ) == Options():
         return False

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,23 +103,3 @@ def test_libero_missing_is_exit_2_with_the_line_to_type(
     code, _, stderr = run(capsys, "tiny-libero", "--suite", "libero_spatial")
     assert code == 2
     assert "pip install '.[libero]'" in stderr
-
-
-@pytest.mark.parametrize(
-    ("theirs", "found"),
-    [
-        ({}, ("PASSIVE", "1000")),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
-        ({"GOMP_SPINCOUNT": "9"}, ("PASSIVE", "9")),
-    ],
-)
-def test_waiting_threads_leave_their_cores_to_the_simulators(
-    theirs: dict[str, str], found: tuple[str, str | None]
-) -> None:
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    code = (
-        "import os, sys, vlapack.commands.eval; "
-        f"sys.exit(tuple(map(os.environ.get, {names})) != {found} or 'torch' in sys.modules)"
-    )
-    environ = {name: value for name, value in os.environ.items() if name not in names} | theirs
-    assert subprocess.run([sys.executable, "-c", code], env=environ, check=False).returncode == 0

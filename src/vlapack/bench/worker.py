@@ -31,7 +31,6 @@ from vlapack.observations.folder import open_source
 from vlapack.pi0.savings import Savings
 from vlapack.policy.policy import Policy
 from vlapack.recipe.presets import preset
-from vlapack.robots.layouts import layout_of
 
 FLOAT = "float"
 """The target that is an architecture without quantization."""
@@ -92,7 +91,7 @@ def load(task: Task) -> Policy:
 def observed(policy: Policy, task: Task) -> dict[str, Any]:
     """Return what the policy is shown."""
     if task.data is None:
-        shown = layout_of(policy.config).example()
+        shown = policy.example()
     else:
         shown = open_source(Path(task.data), policy.config).take(1)[0].observation
     return shown if task.prompt is None else {**shown, "prompt": task.prompt}

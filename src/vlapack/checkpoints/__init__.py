@@ -25,17 +25,22 @@ def open_checkpoint(
     norm_stats: Path | None = None,
     tokenizer: Path | None = None,
 ) -> Checkpoint:
-    """Open a float folder or a pack.
+    """Open a checkpoint folder or a pack; tensors are read later.
+
+    openpi's PyTorch and JAX folders, LeRobot's folders, LoRA adapters and vlapack's packs open as they are.
 
     Args:
-        target: a folder, `tiny-libero`, the policy that comes with the package (a folder so called: ./tiny-libero), or
-            a repository of Hugging Face's, `owner/name`.
-        config: openpi's configuration name or a JSON file; needed where the folder does not say what it is.
-        norm_stats: norm_stats.json or its folder, instead of the one in the folder.
-        tokenizer: SentencePiece model, instead of the one that is found.
+        target: a folder, `tiny-libero` (comes with the package; `./tiny-libero` is a folder of that name), or a Hugging
+            Face repository, `owner/name`
+        config: openpi's configuration name or a JSON file, if the folder does not say what it holds
+        norm_stats: `norm_stats.json` or its folder, instead of the one in the checkpoint
+        tokenizer: SentencePiece model, instead of the one that is found
+
+    Returns:
+        The opened checkpoint.
 
     Raises:
-        InputError: nothing usable; the message says what was found and which setting helps.
+        InputError: the folder cannot be used; the message says what was found and which setting helps
     """
     folder, document = _found(target)
     settings = {"config": config, "norm_stats": norm_stats, "tokenizer": tokenizer}

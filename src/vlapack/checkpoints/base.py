@@ -217,7 +217,10 @@ class Normalization:
 
 
 class Checkpoint(Protocol):
-    """A folder opened for reading: its weights by name and all that belongs to them."""
+    """An opened checkpoint folder: its tensors by name, and everything else that acting needs.
+
+    `open_checkpoint` returns one. openpi's folders, LeRobot's and packs all have these members.
+    """
 
     @property
     def path(self) -> Path:
@@ -226,42 +229,70 @@ class Checkpoint(Protocol):
 
     @property
     def config(self) -> PolicyConfig:
-        """What the policy is."""
+        """Everything about the policy that its weights do not say: sizes, robot layout, normalization."""
         ...
 
     @property
     def normalization(self) -> Normalization | None:
-        """Statistics of state and actions; None where none were found."""
+        """Statistics of state and actions; None if none were found."""
         ...
 
     @property
     def tokenizer(self) -> Path | None:
-        """SentencePiece model; None where none was found."""
+        """The SentencePiece model's file; None if none was found."""
         ...
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a policy server sends on connect."""
+        """The metadata that a policy server sends on connect."""
         ...
 
     def names(self) -> list[str]:
-        """Every tensor's name, as the file spells it."""
+        """Return every tensor's name, as the file spells it."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one tensor, without reading it."""
+        """Return the shape of one tensor without reading it.
+
+        Args:
+            name: one of `names`
+
+        Raises:
+            InputError: there is no tensor of this name
+        """
         ...
 
     def dtype(self, name: str) -> torch.dtype:
-        """Element type of one tensor, without reading it."""
+        """Return the element type of one tensor without reading it.
+
+        Args:
+            name: one of `names`
+
+        Raises:
+            InputError: there is no tensor of this name
+        """
         ...
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, in memory of its own."""
+        """Return one tensor in memory of its own; a pack's is checked against its checksum.
+
+        Args:
+            name: one of `names`
+
+        Raises:
+            InputError: there is no tensor of this name, or it is damaged
+        """
         ...
 
     def mapped(self, name: str) -> torch.Tensor:
-        """One tensor, left on disk where it can be: pages come into memory when rows are read."""
+        """Return one tensor, left on disk if possible: its pages come into memory when rows are read.
+
+        Args:
+            name: one of `names`
+
+        Raises:
+            InputError: there is no tensor of this name
+        """
         ...
 
 

@@ -31,6 +31,7 @@ from vlapack.plan.selected import Selected, groups, part_of
 from vlapack.plan.sizes import Tensors
 from vlapack.quantize.groups import QuantizedGroup, pack_embedding
 from vlapack.recipe.needs import inputs_needed, needs_activations
+from vlapack.recipe.presets import preset
 from vlapack.recipe.recipe import Recipe
 
 
@@ -39,20 +40,25 @@ class Report:
     """What `make_pack` did."""
 
     pack: Path
+    """The pack's folder."""
     fingerprint: str
+    """Hash of the parent's weights, the recipe and the calibration data, in hexadecimal."""
     layers: int
+    """How many linears are packed."""
     seconds: float
+    """The whole time."""
     calibration_seconds: float
     """The part of `seconds` in which the float network ran."""
     measured: Mapping[str, Any]
-    """`bytes` (before: the parent's file, after: the pack's tensors), `weight_error` (mean, max, worst_layer) and,
-    where attention was balanced, `balance`: the factors, see `balance.Factors`."""
+    """`bytes` (before: the parent's file, after: the pack's tensors), `weight_error` (mean, max, worst_layer) and, if
+    attention was balanced, `balance`: the factors."""
     without_inputs: Sequence[str]
-    """Layers that never run, where the recipe calibrates: packed by their weights alone, to the nearest integer."""
+    """Layers packed without calibration although the recipe calibrates, because inference never calls them."""
     already_there: bool
+    """Whether the folder held this very pack before, so that nothing was done."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the document that `quantize` writes as JSON."""
+        """Return the JSON document of a run, with this process's peak memory."""
         return {
             "pack": str(self.pack),
             "fingerprint": self.fingerprint,
@@ -68,32 +74,36 @@ class Report:
 
 def make_pack(
     checkpoint: Checkpoint,
-    recipe: Recipe,
-    out: Path,
+    recipe: Recipe | str,
+    out: str | Path,
     observations: Sequence[Mapping[str, Any]] | None,
     *,
     on_layer: Callable[[Selected, QuantizedGroup], None] = lambda layer, packed: None,
 ) -> Report:
-    """Quantize a float checkpoint into the folder `out`.
+    """Quantize a float checkpoint into a pack: one folder that loads without its parent.
 
-    A folder that already holds this very pack is left alone. Work that was killed goes on where it stopped, and ends
-    in the same bytes.
+    A folder that already holds this very pack is left alone. A run that was killed resumes, and ends in the same bytes.
 
     Args:
-        checkpoint: the parent.
-        recipe: which layers, and how.
-        out: the folder to make; beside it `OUT.partial/` holds the work until it is whole.
-        observations: in the layout's keys; each calibrates by one action chunk. None: weights-only.
-        on_layer: is told of every layer that is packed now.
+        checkpoint: the float parent, from `open_checkpoint`
+        recipe: which layers, and how; or a preset's name
+        out: the folder to make; `OUT.partial/` beside it holds unfinished work
+        observations: calibration data in the keys of the robot's layout, one action chunk each; None: weights only,
+            which not every recipe allows
+        on_layer: called with every layer as it is packed
+
+    Returns:
+        What was made and measured.
 
     Raises:
-        InputError: a recipe that cannot be computed, a parent without statistics or tokenizer, a folder that holds
-            something else, too little disk.
-        WorkError: the disk filled up meanwhile.
+        InputError: the recipe selects nothing or needs calibration data, the parent lacks statistics or tokenizer,
+            `out` holds something else, or the disk is too small
+        WorkError: the disk filled up meanwhile
     """
+    recipe = preset(recipe) if isinstance(recipe, str) else recipe
     if observations is None:
         require_weights_only(recipe)
-    return _make_pack(Parent(checkpoint), recipe, out, observations, on_layer)
+    return _make_pack(Parent(checkpoint), recipe, Path(out), observations, on_layer)
 
 
 def _make_pack(

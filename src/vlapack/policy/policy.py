@@ -1,4 +1,4 @@
-"""A policy: observation in, action chunk out. The network with everything that stands before and behind it.
+"""A policy: observation in, action chunk out. The network, and everything before and after it.
 
 The steps, their order and their arithmetic are openpi's (`create_trained_policy`): robot keys -> normalized state ->
 padded pictures, prompt tokens and padded state -> flow matching -> unnormalized, then absolute, then robot actions.
@@ -7,7 +7,7 @@ padded pictures, prompt tokens and padded state -> flow matching -> unnormalized
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,24 +20,31 @@ from vlapack.checkpoints.assets import missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
 from vlapack.checkpoints.hub import push_to_hub
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
-from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.checkpoints.write import copy_checkpoint
 from vlapack.errors import InputError
 from vlapack.pi0.compiled import make_ready
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.savings import Savings
+from vlapack.policy.adapter import Adapter
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.packed import load_packed_model
-from vlapack.policy.prompt import PromptTokenizer
-from vlapack.robots.images import to_network
-from vlapack.robots.layouts import layout_of
+from vlapack.policy.summary import held_bytes, mapped_bytes, summary
 
 Noise: TypeAlias = Tensor | np.ndarray
 
 
 class Policy:
-    """One policy, float or packed: the network decides, everything else is the same."""
+    """A π0 or π0.5 policy, float or packed: observation in, action chunk out.
+
+    Load one with `from_pretrained`. `print(policy)` says what it is: network, robot, bits of each part, bytes, engine.
+
+    Attributes:
+        model: the network, a `torch.nn.Module`
+        config: what the weights do not say: robot layout, normalization, delta actions, default prompt
+        checkpoint: the folder it was loaded from; None if it was made in memory
+        normalization: statistics of state and actions
+    """
 
     def __init__(
         self,
@@ -48,27 +55,23 @@ class Policy:
         tokenizer: Path,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        """Put a policy together; `from_pretrained` does it from a folder.
+        """Put a policy together from its parts; `from_pretrained` does it from a folder.
 
         Args:
-            model: the network, with its weights.
-            config: what the weights do not prove.
-            normalization: statistics of state and actions.
-            tokenizer: the SentencePiece model.
-            checkpoint: where all of it came from; `save_pretrained` copies it.
+            model: the network, with its weights
+            config: what the weights do not say
+            normalization: statistics of state and actions
+            tokenizer: the SentencePiece model
+            checkpoint: the folder it was loaded from, which `save_pretrained` copies
 
         Raises:
-            InputError: statistics or a tokenizer that do not fit the network.
+            InputError: the tokenizer does not fit the network
         """
-        architecture = config.architecture
         self.model = model
         self.config = config
         self.checkpoint = checkpoint
-        self._layout = layout_of(config)
         self.normalization = normalization
-        self._tokenizer = PromptTokenizer(
-            tokenizer, max_len=architecture.max_token_len, vocab_size=architecture.vocab_size
-        )
+        self._adapter = Adapter(config, normalization, tokenizer)
         self._generator = torch.Generator()
         self.reset()
 
@@ -84,19 +87,22 @@ class Policy:
         savings: Savings = Savings(),  # noqa: B008 - it is frozen
         compile: bool = False,
     ) -> Policy:
-        """Load a float folder or a pack.
+        """Load a policy from a checkpoint folder or a pack.
 
         Args:
-            path: the folder, `tiny-libero`, or a repository of Hugging Face's (`owner/name`).
-            config: openpi's configuration name or a JSON file, where the folder does not say what it is.
-            norm_stats: norm_stats.json or its folder, instead of the one in the folder.
-            tokenizer: SentencePiece model, instead of the one that is found.
-            dtype: of the arithmetic around the integer products; float weights stored narrower are held so.
-            savings: what is neither computed nor held, because no action depends on it.
-            compile: let `torch.compile` compile the network; the first chunks then take minutes.
+            path: the folder, `tiny-libero` (comes with the package), or a Hugging Face repository, `owner/name`
+            config: openpi's configuration name or a JSON file, if the folder does not say what it holds
+            norm_stats: `norm_stats.json` or its folder, instead of the one in the checkpoint
+            tokenizer: SentencePiece model, instead of the one that is found
+            dtype: type of the float arithmetic; weights are held as they are stored, if that is narrower
+            savings: what is neither computed nor held because no action depends on it (docs/runtime.md)
+            compile: compile the network with `torch.compile`; the first chunks then take minutes
+
+        Returns:
+            The policy, ready to `infer`.
 
         Raises:
-            InputError: something is missing or does not fit; the message names the flag that helps.
+            InputError: something is missing or does not fit; the message names the setting that helps
         """
         checkpoint = open_checkpoint(path, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
         return cls.from_checkpoint(checkpoint, dtype=dtype, savings=savings, compile=compile)
@@ -110,7 +116,20 @@ class Policy:
         savings: Savings = Savings(),  # noqa: B008 - it is frozen
         compile: bool = False,
     ) -> Policy:
-        """Load an opened checkpoint; arguments and errors as in `from_pretrained`."""
+        """Load a policy from a checkpoint that `open_checkpoint` opened.
+
+        Args:
+            checkpoint: the opened folder or pack
+            dtype: as in `from_pretrained`
+            savings: as in `from_pretrained`
+            compile: as in `from_pretrained`
+
+        Returns:
+            The policy, ready to `infer`.
+
+        Raises:
+            InputError: normalization statistics or the tokenizer are missing, or the weights do not fit
+        """
         config = checkpoint.config
         if checkpoint.normalization is None:
             raise missing_norm_stats(checkpoint.path, config.asset_id)
@@ -131,21 +150,32 @@ class Policy:
         )
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Copy the policy's folder, so that the copy opens by itself: no `config`, no search.
+        """Copy the policy's folder, with its configuration, statistics and tokenizer: the copy opens by itself.
+
+        Args:
+            path: the folder to make
 
         Raises:
-            InputError: the policy came from no folder, or `path` exists.
-            WorkError: the disk is full or cannot be written.
+            InputError: the policy was made in memory, or `path` exists
+            WorkError: the disk is full or cannot be written
         """
         if self.checkpoint is None:
             raise InputError("this policy was made in memory; write its folder with vlapack.checkpoints.write")
         copy_checkpoint(self.checkpoint, Path(path))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Send the policy's pack to Hugging Face's hub; options and errors as in `checkpoints.hub.push_to_hub`.
+        """Upload the policy's pack to the Hugging Face Hub. Needs the extra `hub`.
+
+        Args:
+            repo_id: `owner/name`; created if it does not exist
+            options: `private`, `token`, `revision` and `commit_message`, as in Hugging Face's own `push_to_hub`
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
+
+        Raises:
+            InputError: the policy is no pack, or the pack lacks what its parent's license asks for
+            WorkError: the hub refused
         """
         if not isinstance(self.checkpoint, PackedCheckpoint):
             raise InputError("only packs are sent to the hub; a float policy stays with those who published it")
@@ -153,69 +183,56 @@ class Policy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a policy server sends on connect: the parent's, unchanged."""
+        """The metadata that a policy server sends on connect: the parent's, unchanged."""
         return self.config.policy_metadata
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """Horizon and action_dim: the shape of one observation's noise."""
+        """The shape of one observation's noise: horizon and action_dim."""
         return self.config.architecture.action_horizon, self.config.architecture.action_dim
 
     def reset(self, seed: int = 0) -> None:
-        """Begin an episode: the policy's own noise starts again from `seed`."""
+        """Start an episode: the policy draws its noise from `seed` again.
+
+        Args:
+            seed: of the policy's own noise generator
+        """
         self._generator.manual_seed(seed)
+
+    def example(self) -> dict[str, Any]:
+        """Return an observation of this robot, of no particular scene: its keys, shapes and types."""
+        return self._adapter.example()
 
     def observe(self, observation: Mapping[str, Any]) -> Inputs:
         """Turn one observation into the network's inputs, B = 1.
 
-        Raises:
-            InputError: a missing key, a wrong type, shape or value.
-        """
-        robot = self._layout.inputs(observation)
-        architecture = self.config.architecture
-        prompt = robot.prompt if robot.prompt is not None else self.config.default_prompt
-        if prompt is None:
-            raise InputError(f"the observation has no 'prompt'; it has {sorted(map(str, observation))}")
-        if len(robot.images) != architecture.num_cameras:
-            raise InputError(
-                f"layout {self.config.layout} has {len(robot.images)} cameras, the network {architecture.num_cameras}"
-            )
-        state = self.normalization.normalize("state", robot.state)
-        if len(state) > architecture.action_dim:
-            raise InputError(f"the state has {len(state)} dimensions, the network takes {architecture.action_dim}")
-        tokens, token_masks = self._tokenizer.tokenize(prompt, self._written(state))
-        padded = np.pad(state, (0, architecture.action_dim - len(state)))
-        size = architecture.vision.image_size
-        return Inputs(
-            images=torch.stack([to_network(image, size) for image in robot.images])[None],
-            image_masks=torch.tensor([robot.image_masks]),
-            tokens=torch.from_numpy(tokens)[None],
-            token_masks=torch.from_numpy(token_masks)[None],
-            state=torch.from_numpy(padded).to(torch.float32)[None],
-            robot_state=robot.state[None],
-        )
+        Args:
+            observation: in the keys of the robot's layout, as in `infer`
 
-    def _written(self, state: np.ndarray) -> np.ndarray | None:
-        """The normalized state as the prompt has it; None where it is not written there."""
-        if not self.config.discrete_state_input:
-            return None
-        return np.pad(state, (0, max(0, (self.config.prompt_state_dim or 0) - len(state))))
+        Returns:
+            The inputs; `Inputs.stack` joins several into a batch.
+
+        Raises:
+            InputError: a key is missing, or a value has the wrong type, shape or range
+        """
+        return self._adapter.inputs(observation, self.config)
 
     def infer(
         self, observation: Mapping[str, Any], *, noise: Noise | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Any]:
-        """Choose the next actions.
+        """Compute the next action chunk.
 
         Args:
-            observation: the layout's keys, openpi's own.
-            noise: [horizon, action_dim], standard normal; where the flow starts.
-            generator: noise is drawn from it where none is given; by default from the policy's own (`reset`).
+            observation: in openpi's keys of the robot (docs/checkpoints.md lists them); pictures uint8 [H, W, 3]
+            noise: [horizon, action_dim], standard normal: where the flow starts
+            generator: draws the noise if none is given; by default the policy's own, which `reset` seeds
 
         Returns:
-            `actions`, float64 [horizon, robot dimensions], and `policy_timing` with the network's `infer_ms`.
+            `actions`, float64 [horizon, robot dimensions] in the robot's units, and `policy_timing`, whose `infer_ms`
+            is the network's time in milliseconds.
 
         Raises:
-            InputError: an observation or noise that cannot be used.
+            InputError: the observation or the noise cannot be used; the message names the key
         """
         return self.infer_batch([observation], noise=None if noise is None else [noise], generator=generator)[0]
 
@@ -226,9 +243,20 @@ class Policy:
         noise: Sequence[Noise] | Noise | None = None,
         generator: torch.Generator | None = None,
     ) -> list[dict[str, Any]]:
-        """Choose actions for several observations in one pass; arguments as in `infer`, noise one per observation.
+        """Compute action chunks for several observations in one pass.
 
-        Equal to one at a time up to rounding; a packed policy amplifies that (a flipped int8 value cascades).
+        The chunks equal those of `infer` up to rounding. A packed policy amplifies that: a flipped int8 value cascades.
+
+        Args:
+            observations: as in `infer`
+            noise: one per observation, as in `infer`
+            generator: as in `infer`
+
+        Returns:
+            One result per observation, as in `infer`; `infer_ms` is the time of the whole pass.
+
+        Raises:
+            InputError: an observation or the noise cannot be used
         """
         if not observations:
             return []
@@ -240,11 +268,11 @@ class Policy:
         return [{"actions": chunk, "policy_timing": {"infer_ms": infer_ms}} for chunk in actions]
 
     def act(self, inputs: Inputs, noise: Tensor) -> np.ndarray:
-        """Run the network on observations that `observe` has prepared: what a server does in a thread of its own.
+        """Run the network on observations that `observe` has prepared; a server does this in a thread of its own.
 
         Args:
-            inputs: B observations (`Inputs.stack`).
-            noise: [B, *noise_shape].
+            inputs: B observations (`Inputs.stack`)
+            noise: [B, *noise_shape]
 
         Returns:
             float64 [B, horizon, robot dimensions].
@@ -254,14 +282,17 @@ class Policy:
 
     @torch.no_grad()
     def infer_noises(self, observation: Mapping[str, Any], noise: Tensor) -> np.ndarray:
-        """Choose actions for one observation from several noises; pictures and prompt are encoded once.
+        """Compute one action chunk per noise, all for the same observation; pictures and prompt are encoded once.
 
         Args:
-            observation: as in `infer`.
-            noise: [S, horizon, action_dim].
+            observation: as in `infer`
+            noise: [S, horizon, action_dim]
 
         Returns:
             float64 [S, horizon, robot dimensions].
+
+        Raises:
+            InputError: the observation or the noise cannot be used
         """
         start_noise = self._noise(len(noise), list(noise), None)
         inputs = self.observe(observation)
@@ -270,12 +301,16 @@ class Policy:
         return self.robot_actions(chunks.numpy(), inputs.robot_state.repeat(len(noise), axis=0))
 
     def robot_actions(self, chunks: np.ndarray, robot_state: np.ndarray) -> np.ndarray:
-        """Undo the normalization of [B, horizon, action_dim], add the state to delta dimensions, cut the padding."""
-        actions = self.normalization.unnormalize("actions", chunks)
-        if mask := self.config.delta_mask:
-            dims = len(mask)
-            actions[..., :dims] += np.where(mask, robot_state[:, None, :dims], 0)
-        return self._layout.outputs(actions)
+        """Turn the network's output into actions: unnormalize, add the state to delta dimensions, cut the padding.
+
+        Args:
+            chunks: [B, horizon, action_dim], normalized
+            robot_state: [B, D], in the robot's units
+
+        Returns:
+            float64 [B, horizon, robot dimensions], in the robot's units.
+        """
+        return self._adapter.actions(chunks, robot_state, self.config)
 
     def _noise(self, count: int, given: Sequence[Noise] | Noise | None, generator: torch.Generator | None) -> Tensor:
         shape = self.noise_shape
@@ -292,17 +327,13 @@ class Policy:
         return torch.stack(parts)
 
     def held_bytes(self) -> int:
-        """Bytes of the weights really in memory: each storage once, without what is mapped or on meta."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._storages() if not is_mapped(tensor))
+        """Return the bytes of weights really in memory: each storage once, without what stays in the file."""
+        return held_bytes(self.model)
 
     def mapped_bytes(self) -> int:
-        """Bytes of the weights that stay in their file and are read by row."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._storages() if is_mapped(tensor))
+        """Return the bytes of weights that stay in their file and are read row by row."""
+        return mapped_bytes(self.model)
 
-    def _storages(self) -> Iterator[Tensor]:
-        """One tensor for every distinct storage of the model."""
-        seen = set()
-        for tensor in (*self.model.parameters(), *self.model.buffers()):
-            if not tensor.is_meta and (address := tensor.untyped_storage().data_ptr()) not in seen:
-                seen.add(address)
-                yield tensor
+    def __repr__(self) -> str:
+        """Describe the policy in a few lines."""
+        return summary(self.model, self.config)

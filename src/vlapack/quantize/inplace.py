@@ -38,22 +38,22 @@ def quantize_(
     *,
     forward: Callable[[Any], object] | None = None,
 ) -> None:
-    """Replace the linears that a recipe selects by integer layers, in place.
+    """Quantize a model in place: integer layers replace the linears that a recipe selects.
 
         vlapack.quantize_(model, "llm", calib=observations)
 
     Args:
-        model: openpi's `PI0Pytorch`, a LeRobot policy, or any module; names are counted from where
-            `paligemma_with_expert` hangs, so that scopes mean the same in all of them.
-        recipe: a recipe or a preset's name. Folding is left out: other people's networks are not rewritten.
-        calib: what calibrates: openpi's observations, LeRobot's prepared batches, or whatever `forward` takes. None:
-            the weights alone decide, which not every recipe allows.
-        filter_fn: called with a linear and its dotted name; false leaves it as it is (torchao's signature).
-        forward: runs the model on one item of `calib`. By default a LeRobot policy predicts a chunk, a model with
-            openpi's `sample_actions` samples one (uncompiled), and any other is called.
+        model: openpi's `PI0Pytorch`, a LeRobot policy, or any module; layer names start below the module that holds
+            `paligemma_with_expert`, so scopes mean the same in all of them
+        recipe: a recipe, or a preset's name; its `fold` is ignored, because only a pack rewrites neighboring layers
+        calib: calibration data: openpi's observations, LeRobot's prepared batches, or whatever `forward` takes; None:
+            weights only, which not every recipe allows
+        filter_fn: called with a linear and its dotted name (torchao's signature); false leaves that layer float
+        forward: runs the model on one item of `calib`; by default a LeRobot policy predicts a chunk, a model with
+            openpi's `sample_actions` samples one (uncompiled), and any other model is called
 
     Raises:
-        InputError: the recipe selects nothing, needs what cannot be had here, or a layer never saw an input.
+        InputError: the recipe selects no layer, needs data or a pack, or calibration never reached a layer
     """
     conversion = Conversion(model, preset(recipe) if isinstance(recipe, str) else recipe, filter_fn)
     if calib is not None and conversion.needs_inputs:

@@ -46,64 +46,71 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is quantized and how; every field has its value from a preset, a variable, a flag or a file.
+    """Which layers are quantized, and how: a frozen dataclass with a JSON form.
+
+    `dataclasses.replace(recipe, block=32)` changes a field. Presets (docs/presets.md) are recipes with names.
 
     Raises:
-        InputError: A value is outside the rule of its field (the message names field, value, rule).
+        InputError: a field breaks its rule; the message names field, value and rule
     """
 
     preset: str | None = None
-    """The preset it began as; a label only, not part of the digest."""
+    """The preset it started from; only a label, not part of the digest."""
     scope: str = "paligemma_with_expert."
-    """Prefix of the dotted layer names; `paligemma.X` and `paligemma.model.X` mean the same place."""
+    """Prefix of the layer names; `paligemma.X` and `paligemma.model.X` mean the same place."""
     include: str = DEFAULT_INCLUDE
-    """Regular expression (`re.search`) that a layer's name must match."""
+    """Regular expression (`re.search`) that a layer's name must match; by default all linears of transformers and
+    projector."""
     exclude: str | None = None
     """Regular expression that a layer's name must not match."""
     layers: tuple[str, ...] = ()
-    """Exact names: if given, exactly these layers within the scope, whatever include and exclude say."""
+    """Exact names; if given, these layers within the scope, whatever `include` and `exclude` say."""
     overrides: tuple[tuple[str, int], ...] = ()
-    """(regular expression, weight bits 4/8/16) per layer; the first match wins; 16 leaves the layer float."""
+    """Pairs of regular expression and weight bits; the first that matches a layer wins."""
     weight_bits: int = 4
+    """4, 8, or 16: the layer stays float."""
     act_bits: int = 8
-    """8; 4: values in ±7; or 16: activations are not quantized."""
+    """8, 4 (values in ±7), or 16: activations are not quantized."""
     method: Literal["vlapack", "guide"] = "vlapack"
+    """`vlapack`: linears that share an input share a transform; `guide`: the DuQuant scripts guide's recipe."""
     rotation: Literal["none", "hadamard", "svd", "svd_hadamard", "greedy"] = "hadamard"
-    """How the blocks of input channels are rotated; `greedy` (DuQuant's) is found on calibration's inputs."""
+    """How blocks of input channels are rotated; `greedy` (DuQuant's) needs calibration data."""
     block: int = 64
-    """Channels per rotation block, a power of two; it shrinks to a divisor of the layer's input width."""
+    """Channels per rotation block, a power of two; shrinks until it divides the layer's input width."""
     shared_block: bool = True
-    """One rotation block for all of a layer's channels, instead of K/B distinct ones."""
+    """One rotation block for all of a layer's input, instead of a distinct one per block."""
     permute: bool = True
-    """Deal the channels over the blocks by importance (zigzag) before they are rotated."""
+    """Spread important channels evenly over the blocks (zigzag) before the rotation."""
     row_rot: Literal["0", "restore"] = "0"
-    """`restore`: rotate output rows before rounding and rotate the result back."""
+    """`restore`: rotate output rows before rounding, and rotate the result back."""
     block_out: int | None = None
-    """Rows per block of the row rotation; None: as `block`."""
+    """Rows per block of the row rotation; None: the same as `block`."""
     smooth: float = 0.0
-    """λ of max|x|^λ / max|W|^(1−λ); 0: no smoothing step."""
+    """λ in max|x|^λ / max|W|^(1−λ); 0: no smoothing."""
     order: Literal["permute_rotate", "rotate_permute_rotate"] = "permute_rotate"
-    """The second is DuQuant's: rotate, deal the rotated channels over the blocks, and rotate again."""
+    """`rotate_permute_rotate` is DuQuant's: rotate, spread the rotated channels over the blocks, rotate again."""
     group_size: Literal[32, 64, 128] | None = None
-    """Input channels per (bf16) weight scale, the last group may be short; None: one fp32 scale per output channel."""
+    """Input channels per bf16 weight scale (the last group may be short); None: one fp32 scale per output channel."""
     rounding: Literal["rtn", "gptq"] = "gptq"
-    """To the nearest, or by GPTQ on calibration's inputs; layers that never run have none, and take the nearest."""
+    """`rtn`: round to nearest; `gptq` needs calibration data, and rounds layers that never run to nearest."""
     clip: Literal["mse", "absmax"] = "mse"
-    """What of a channel's (or group's) range the integers cover: the part of least squared error, or all of it."""
+    """The range that the integers cover: the part with the least squared error, or all of it."""
     act_scale: Literal["per_token", "static"] = "per_token"
+    """Activation scales: computed for each token, or one per layer from calibration data."""
     act_percentile: float = 99.9
-    """Percentile of transformed activations that sets the static scale; unused with per-token scales."""
+    """Percentile of transformed activations that sets a static scale."""
     calib_steps: int = 32
-    """Observations used for calibration, each one action chunk with its denoise steps."""
+    """Observations used for calibration, one action chunk each."""
     fold: bool = True
-    """Let the layers before one take the first steps of its transform, as far as they can."""
+    """Fold the first steps of a layer's transform into the layers before it, where that is exact."""
     embedding_bits: int = 16
-    """16: embedding rows as the parent holds them; 8: one int8 row and one scale per token."""
+    """16: embedding rows as in the parent; 8: an int8 row and a scale per token."""
     atm: bool = False
-    """QuantVLA's attention temperature matching: one factor per head of the expert, in q_proj's rows."""
+    """QuantVLA's attention temperature matching: one factor per head of the expert, folded into `q_proj`."""
     ohb: bool = False
-    """QuantVLA's output head balancing: one factor per layer of the expert, in o_proj's rows."""
+    """QuantVLA's output head balancing: one factor per layer of the expert, folded into `o_proj`."""
     seed: int = 0
+    """Of random rotations and of the noise that calibration starts from."""
 
     def __post_init__(self) -> None:
         """Check every field against its rule."""
@@ -138,32 +145,32 @@ class Recipe:
 
     @property
     def shares_transform(self) -> bool:
-        """Whether linears that share an input (`wiring.shared_inputs`) share one transform; the guide's never do."""
+        """Whether linears that share an input share one transform; the guide's never do."""
         return self.method == "vlapack"
 
     @property
     def smoothing(self) -> float:
-        """The λ of the smoothing *step*: 0 (no step) under the guide's method, whose constant has no effect."""
+        """The λ that has an effect: 0 under the guide's method, whose constant has none."""
         return self.smooth if self.method == "vlapack" else 0.0
 
     @property
     def distinct_blocks(self) -> bool:
-        """Whether K/B rotation blocks are stored; Hadamard blocks are all equal, so one always suffices."""
+        """Whether a rotation per block is stored; Hadamard blocks are all equal, so one suffices."""
         return not self.shared_block and self.rotation in ("svd", "svd_hadamard")
 
     @property
     def rotates_first(self) -> bool:
-        """Whether there is a rotation before the permutation, too."""
+        """Whether there is also a rotation before the permutation."""
         return self.order == "rotate_permute_rotate" and self.rotation != "none"
 
     @property
     def distinct_row_blocks(self) -> bool:
-        """Whether N/B row blocks are stored (the SVD's U of each block of rows); else one Hadamard block."""
+        """Whether a row rotation per block is stored (the SVD's U); otherwise one Hadamard block."""
         return self.rotation == "svd"
 
     @property
     def balances(self) -> bool:
-        """Whether the expert's attention is measured against the float parent's, and factors are folded in."""
+        """Whether the expert's attention is balanced against the float parent's (`atm` or `ohb`)."""
         return self.atm or self.ohb
 
     def to_dict(self) -> dict[str, Any]:
@@ -177,8 +184,11 @@ class Recipe:
     def from_dict(cls, document: Mapping[str, Any]) -> Recipe:
         """Read the JSON form; absent fields take their defaults.
 
+        Args:
+            document: what `to_dict` returns
+
         Raises:
-            InputError: Wrong type or version, an unknown key (the nearest known one is named), or a bad value.
+            InputError: wrong type or version, an unknown key (the nearest known one is named), or a bad value
         """
         if document.get("type") != TYPE:
             raise InputError(f'a recipe says "type": "{TYPE}"; this one says {document.get("type")!r}')
@@ -197,7 +207,7 @@ class Recipe:
         return cls(**values)
 
     def digest(self) -> str:
-        """Return a SHA-256 over every field but `preset`: equal for recipes that give the same pack."""
+        """Return a SHA-256 over every field except `preset`: equal for recipes that make the same pack."""
         document = self.to_dict()
         del document["preset"]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

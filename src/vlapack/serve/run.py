@@ -71,7 +71,7 @@ def serve_policy(
         policy.config = replace(policy.config, default_prompt=settings.default_prompt)
     recorder = _recorder(policy, settings)
     # The first chunk costs more than the others (threads start, memory is laid out): no robot shall wait for that.
-    example = layout_of(policy.config).example()
+    example = policy.example()
     first = policy.infer(example)
     if settings.compile and settings.max_batch > 1:
         # What several robots ask is compiled apart, with prompts of one length and with others.

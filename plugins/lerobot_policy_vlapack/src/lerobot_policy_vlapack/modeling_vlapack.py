@@ -1,4 +1,4 @@
-"""A pack as LeRobot's policy: its methods, around `vlapack.policy.policy.Policy`."""
+"""A pack as LeRobot's policy: its methods, around `vlapack.Policy`."""
 
 from collections import deque
 from collections.abc import Callable
@@ -11,11 +11,10 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
 from lerobot_policy_vlapack.configuration_vlapack import VlapackConfig
-from vlapack.checkpoints import open_checkpoint
+from vlapack import Policy, open_checkpoint
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.errors import InputError
 from vlapack.lerobot import predict_chunk
-from vlapack.policy.policy import Policy
 
 
 class VlapackPolicy(PreTrainedPolicy):

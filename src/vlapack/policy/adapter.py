@@ -1,0 +1,86 @@
+"""Between a robot and the network: observations in, actions out, by openpi's transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlapack.checkpoints.base import Normalization, PolicyConfig
+from vlapack.errors import InputError
+from vlapack.policy.inputs import Inputs
+from vlapack.policy.prompt import PromptTokenizer
+from vlapack.robots.images import to_network
+from vlapack.robots.layouts import layout_of
+
+
+class Adapter:
+    """Everything around the network: robot layout, normalization, prompt.
+
+    Its methods are given the policy's configuration, of which a server changes the default prompt.
+
+    Args:
+        config: what the policy's weights do not say
+        normalization: statistics of state and actions
+        tokenizer: the SentencePiece model
+
+    Raises:
+        InputError: the tokenizer does not fit the network
+    """
+
+    def __init__(self, config: PolicyConfig, normalization: Normalization, tokenizer: Path) -> None:
+        """Load the tokenizer."""
+        architecture = config.architecture
+        self._normalization = normalization
+        self._layout = layout_of(config)
+        self._tokenizer = PromptTokenizer(
+            tokenizer, max_len=architecture.max_token_len, vocab_size=architecture.vocab_size
+        )
+
+    def inputs(self, observation: Mapping[str, Any], config: PolicyConfig) -> Inputs:
+        """Do `Policy.observe`."""
+        robot = self._layout.inputs(observation)
+        architecture = config.architecture
+        prompt = robot.prompt if robot.prompt is not None else config.default_prompt
+        if prompt is None:
+            raise InputError(f"the observation has no 'prompt'; it has {sorted(map(str, observation))}")
+        if len(robot.images) != architecture.num_cameras:
+            raise InputError(
+                f"layout {config.layout} has {len(robot.images)} cameras, the network {architecture.num_cameras}"
+            )
+        state = self._normalization.normalize("state", robot.state)
+        if len(state) > architecture.action_dim:
+            raise InputError(f"the state has {len(state)} dimensions, the network takes {architecture.action_dim}")
+        tokens, token_masks = self._tokenizer.tokenize(prompt, _written(state, config))
+        padded = np.pad(state, (0, architecture.action_dim - len(state)))
+        size = architecture.vision.image_size
+        return Inputs(
+            images=torch.stack([to_network(image, size) for image in robot.images])[None],
+            image_masks=torch.tensor([robot.image_masks]),
+            tokens=torch.from_numpy(tokens)[None],
+            token_masks=torch.from_numpy(token_masks)[None],
+            state=torch.from_numpy(padded).to(torch.float32)[None],
+            robot_state=robot.state[None],
+        )
+
+    def actions(self, chunks: np.ndarray, robot_state: np.ndarray, config: PolicyConfig) -> np.ndarray:
+        """Do `Policy.robot_actions`."""
+        actions = self._normalization.unnormalize("actions", chunks)
+        if mask := config.delta_mask:
+            dims = len(mask)
+            actions[..., :dims] += np.where(mask, robot_state[:, None, :dims], 0)
+        return self._layout.outputs(actions)
+
+    def example(self) -> dict[str, Any]:
+        """Do `Policy.example`."""
+        return self._layout.example()
+
+
+def _written(state: np.ndarray, config: PolicyConfig) -> np.ndarray | None:
+    """Return the normalized state as the prompt has it; None if the prompt does not have it."""
+    if not config.discrete_state_input:
+        return None
+    return np.pad(state, (0, max(0, (config.prompt_state_dim or 0) - len(state))))
