@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from vlapack import Policy, open_checkpoint
 from vlapack.bench.floor import operations, peak
 from vlapack.bench.race import race, started
-from vlapack.bench.worker import FLOAT, Task
+from vlapack.bench.worker import FLOAT, BenchTask
 from vlapack.checkpoints.assets import WEIGHTS_FILE
 from vlapack.console import say
 from vlapack.machine.cpu import describe_machine
@@ -84,7 +84,9 @@ def main(
             script = Path(__file__).with_name("openpi_worker.py")
             commands[name] = ["env", paths, str(openpi), str(script), *map(str, words)]
         else:
-            commands[name] = Task(str(target), config=config, dtype=dtype, prompt=PROMPT, threads=threads).command()
+            commands[name] = BenchTask(
+                str(target), config=config, dtype=dtype, prompt=PROMPT, threads=threads
+            ).command()
     torch.set_num_threads(threads)
     rows: dict[str, dict[str, Any]] = {}
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
@@ -165,7 +167,10 @@ def _into_memory(file: Path) -> None:
 def _small(folder: Path, threads: int) -> dict[str, Any]:
     """The shipped policy, and how many times as fast its `full` pack is."""
     pack = _packed(SMALL, None, "full", folder)
-    commands = {FLOAT: Task(SMALL, threads=threads).command(), "full": Task(str(pack), threads=threads).command()}
+    commands = {
+        FLOAT: BenchTask(SMALL, threads=threads).command(),
+        "full": BenchTask(str(pack), threads=threads).command(),
+    }
     with started(commands) as runners:
         race(runners, SMALL_CHUNKS)
     rows = {runner.name: runner.result() for runner in runners}

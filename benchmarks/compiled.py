@@ -17,7 +17,7 @@ import tyro
 from common.results import isa, stamp
 
 from vlapack.bench.race import race, started
-from vlapack.bench.worker import Task
+from vlapack.bench.worker import BenchTask
 from vlapack.console import say
 from vlapack.machine.cpu import describe_machine
 from vlapack.ops import engine
@@ -51,7 +51,7 @@ def main(
     for policy in policies.split(","):
         name = Path(policy).name
         rows[name, dtype] = {"policy": name, "dtype": dtype} | _measured(
-            Task(policy, dtype=dtype, config=config, threads=threads), chunks
+            BenchTask(policy, dtype=dtype, config=config, threads=threads), chunks
         )
     document = {
         "question": "What does --compile cost, and what does it gain?",
@@ -65,13 +65,13 @@ def main(
     place.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _measured(task: Task, chunks: int) -> dict[str, Any]:
+def _measured(task: BenchTask, chunks: int) -> dict[str, Any]:
     """Seconds until the first chunk is there, and milliseconds of the later ones, of three processes."""
     found = {}
     with tempfile.TemporaryDirectory() as cache:
         for how in ("eager", "first", "second"):
             say(f"{task.target}: {how}")
-            task = Task(**{**vars(task), "compile": how != "eager"})
+            task = BenchTask(**{**vars(task), "compile": how != "eager"})
             with started({how: ["env", f"{CACHE_VARIABLE}={cache}", *task.command()]}) as (runner,):
                 race([runner], chunks)
                 row = runner.result()

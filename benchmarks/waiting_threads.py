@@ -22,7 +22,7 @@ import tyro
 from common.results import write_result
 
 from vlapack.bench.race import race, started
-from vlapack.bench.worker import Task
+from vlapack.bench.worker import BenchTask
 from vlapack.console import say
 from vlapack.machine.waiting import POLICY, SPINS
 from vlapack.ops import engine
@@ -45,7 +45,7 @@ def main(
         threads: Of each process.
         result: The JSON file.
     """
-    task = Task(policy, threads=threads)
+    task = BenchTask(policy, threads=threads)
     load = round(os.getloadavg()[0], 1)
     rows = [_row(task, busy, chunks, rounds) for busy in (0, 1)]
     write_result(
@@ -60,7 +60,7 @@ def main(
     )
 
 
-def _row(task: Task, busy: int, chunks: int, rounds: int) -> dict[str, Any]:
+def _row(task: BenchTask, busy: int, chunks: int, rounds: int) -> dict[str, Any]:
     """Milliseconds of a chunk for both orders of import, beside so many busy processes."""
     found: dict[str, list[float]] = {order: [] for order in ORDERS}
     with _holding_cores(busy):
@@ -74,7 +74,7 @@ def _row(task: Task, busy: int, chunks: int, rounds: int) -> dict[str, Any]:
     return {"busy_processes": busy} | {order.replace(" ", "_"): _spread(found[order]) for order in ORDERS}
 
 
-def _command(order: str, task: Task) -> list[str]:
+def _command(order: str, task: BenchTask) -> list[str]:
     """A worker's command line, without the variables that this process has set for itself."""
     first = "import torch; " if order == "torch first" else ""
     unset = [word for name in (POLICY, SPINS) for word in ("-u", name)]

@@ -37,7 +37,7 @@ FLOAT = "float"
 
 
 @dataclass(frozen=True)
-class Task:
+class BenchTask:
     """What a worker is to load and run.
 
     Attributes:
@@ -69,7 +69,7 @@ class Task:
         return [sys.executable, "-m", "vlapack.bench.worker", json.dumps(asdict(self))]
 
 
-def load(task: Task) -> Policy:
+def load(task: BenchTask) -> Policy:
     """Load the policy, or make it up.
 
     Raises:
@@ -88,7 +88,7 @@ def load(task: Task) -> Policy:
     return Policy.from_checkpoint(checkpoint, **options)
 
 
-def observed(policy: Policy, task: Task) -> dict[str, Any]:
+def observed(policy: Policy, task: BenchTask) -> dict[str, Any]:
     """Return what the policy is shown."""
     if task.data is None:
         shown = policy.example()
@@ -102,7 +102,7 @@ def main() -> int:
     # Nothing else that writes to stdout may come between the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    task = Task(**json.loads(sys.argv[1]))
+    task = BenchTask(**json.loads(sys.argv[1]))
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     try:

@@ -58,7 +58,7 @@ def bench(
 
     from vlapack.bench.race import race, started
     from vlapack.bench.report import document, print_document
-    from vlapack.bench.worker import FLOAT, Task
+    from vlapack.bench.worker import FLOAT, BenchTask
     from vlapack.checkpoints.configs import policy_config
     from vlapack.ops.engine import described
     from vlapack.pi0.savings import Savings
@@ -69,8 +69,8 @@ def bench(
     threads = torch.get_num_threads()
     omitted = tuple(filter(None, without.split(",")))
 
-    def task(target: str) -> Task:
-        return Task(
+    def task(target: str) -> BenchTask:
+        return BenchTask(
             target,
             arch=arch,
             config=flags.config,

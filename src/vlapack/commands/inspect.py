@@ -29,7 +29,7 @@ COUNTED = ("vision", "projector", "llm", "expert")
 
 
 @dataclass(frozen=True)
-class Network:
+class InspectedNetwork:
     """What there is to inspect, without a single weight."""
 
     tensors: Tensors
@@ -96,7 +96,7 @@ def inspect(
     return 0
 
 
-def open_network(target: str, config: str | None) -> Network:
+def open_network(target: str, config: str | None) -> InspectedNetwork:
     """Describe a checkpoint folder by its headers, or a configuration by its name.
 
     Raises:
@@ -127,7 +127,7 @@ def open_network(target: str, config: str | None) -> Network:
         tensors = {
             name: (shape, getattr(torch, dtype)) for name, (shape, dtype) in openpi_tensors(architecture).items()
         }
-    return Network(tensors, architecture)
+    return InspectedNetwork(tensors, architecture)
 
 
 def _document(
@@ -160,7 +160,7 @@ def _document(
     }
 
 
-def _notes(network: Network, selected: list[Selected], recipe: Recipe) -> Iterator[str]:
+def _notes(network: InspectedNetwork, selected: list[Selected], recipe: Recipe) -> Iterator[str]:
     shrunk = Counter(note for layer in selected for note in _shrunk(layer, recipe))
     for what, count in shrunk.items():
         yield f"{what} ({count} ×)"
@@ -203,7 +203,7 @@ def _shrunk(layer: Selected, recipe: Recipe) -> Iterator[str]:
         yield f"{layer.part} {kind}: row block {wanted_out} → {layer.block_out}, which divides N = {layer.out_features}"
 
 
-def _guide(network: Network) -> str:
+def _guide(network: InspectedNetwork) -> str:
     packed = {name: network.pack(PRESETS[name]) for name in ("dit", "llm", "full")}
     everywhere = [layer.part for layer in packed["full"][0]]
     vision, projector = everywhere.count("vision"), everywhere.count("projector")

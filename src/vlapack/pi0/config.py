@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 from vlapack.errors import InputError
 
 Variant = Literal["pi0", "pi05"]
-Sizes = TypeVar("Sizes", "VisionConfig", "GemmaConfig", "Pi0Config")
+AnyConfig = TypeVar("AnyConfig", "VisionConfig", "GemmaConfig", "Pi0Config")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Pi0Config:
         return _read(Pi0Config, values, "architecture")
 
 
-def _read(cls: type[Sizes], document: Any, place: str) -> Sizes:
+def _read(cls: type[AnyConfig], document: Any, place: str) -> AnyConfig:
     if not isinstance(document, Mapping):
         raise InputError(f"{place}: expected an object of {cls.__name__}'s fields, found {document!r}.")
     expected = {field.name: field.type for field in dataclasses.fields(cls)}
