@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vlapack.errors import WorkError
+from vlapack.errors import InputError, WorkError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -41,6 +43,24 @@ def write_atomically(path: Path, content: bytes) -> None:
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(content)
     os.replace(draft, path)
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse the few lines that git leaves in a file's place where git-lfs is not installed.
+
+    Raises:
+        InputError: `path` is such a file. One that cannot be read is left to the one who reads it.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError:
+        return
+    if start == LFS_POINTER:
+        raise InputError(
+            f"{path}: a git-lfs pointer, not the file itself; run `git lfs pull` in its repository (`git lfs install` "
+            "once before)"
+        )
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
