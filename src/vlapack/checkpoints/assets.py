@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from vlapack.errors import InputError
+from vlapack.files import refuse_lfs_pointer
 
 TOKENIZER_FILE = "tokenizer.model"
 NORM_STATS_FILE = "norm_stats.json"
@@ -52,13 +53,17 @@ def find_tokenizer(folder: Path, given: Path | None) -> Path | None:
     """The SentencePiece model that belongs to `folder`; `given` (--tokenizer) goes before every search.
 
     Raises:
-        InputError: `given` does not exist.
+        InputError: `given` does not exist, or what is found is a git-lfs pointer.
     """
     if given is not None:
         if not given.is_file():
             raise InputError(f"--tokenizer {given}: no such file; it names a SentencePiece model (tokenizer.model)")
-        return given
-    return next((place for place in _tokenizer_places(folder) if place.is_file()), None)
+        found: Path | None = given
+    else:
+        found = next((place for place in _tokenizer_places(folder) if place.is_file()), None)
+    if found is not None:
+        refuse_lfs_pointer(found)
+    return found
 
 
 def missing_tokenizer(folder: Path) -> InputError:
