@@ -12,7 +12,9 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from vlapack.errors import WorkError
+from vlapack.errors import InputError, WorkError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +86,24 @@ def is_locked(path: Path) -> bool:
             return not try_lock(file)
         except OSError:
             return True
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse the few lines that git leaves in a file's place where git-lfs is not installed.
+
+    Raises:
+        InputError: `path` is such a file. One that cannot be read is left to the one who reads it.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError:
+        return
+    if start == LFS_POINTER:
+        raise InputError(
+            f"{path}: a git-lfs pointer, not the file itself; run `git lfs pull` in its repository (`git lfs install` "
+            "once before)"
+        )
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:

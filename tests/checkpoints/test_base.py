@@ -15,7 +15,7 @@ from vlapack.checkpoints.configs import POLICIES
 from vlapack.errors import InputError
 
 RNG = np.random.default_rng(0)
-STATS = Statistics(*(RNG.normal(size=5) for _ in range(4)))
+STATS = Statistics(*(RNG.normal(size=5) + shift for shift in (0, 10, 0, 10)))
 
 
 @pytest.mark.parametrize("config", POLICIES.values(), ids=POLICIES)
@@ -98,7 +98,8 @@ def test_a_file_survives_reading_and_writing(tmp_path: Path) -> None:
         ('{"norm_stats": {"state": {"q01": [0], "q99": [1]}}}', "no entry 'actions'"),
         ('{"norm_stats": {"state": {"mean": [0]}, "actions": {}}}', "state has no 'q01', which quantile"),
         ('{"norm_stats": {"state": [1, 2]}}', "not openpi's format"),
-        ('{"norm_stats": {"state": {"q01": ["a"]}}}', "not openpi's format"),
+        ('{"norm_stats": {"state": {"q01": ["a"]}}}', r'state: q01\[0\] is "a"'),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a git-lfs pointer.*`git lfs pull`"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -58,7 +58,7 @@ def test_params_alone_and_the_copy_open_alike(tmp_path: Path) -> None:
     config = config_of("pi05", tmp_path)
     step = Path(shutil.copytree(GOLDEN / "pi05", tmp_path / "29999"))
     (step / "assets/physical-intelligence/libero").mkdir(parents=True)
-    entry = {"mean": [0.0], "std": [1.0], "q01": [-1.0], "q99": [1.0]}
+    entry = {"mean": [0.0] * 8, "std": [1.0] * 8, "q01": [-1.0] * 8, "q99": [1.0] * 8}
     statistics = {"norm_stats": {"state": entry, "actions": entry}}
     (step / "assets/physical-intelligence/libero/norm_stats.json").write_text(json.dumps(statistics))
     inner = open_checkpoint(step / "params", config=config)

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from vlapack.errors import InputError
+from vlapack.files import refuse_lfs_pointer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -56,15 +57,19 @@ def find_tokenizer(folder: Path, given: Path | None) -> Path | None:
     """The SentencePiece model that belongs to `folder`; `given` goes before every search.
 
     Raises:
-        InputError: `given` does not exist.
+        InputError: `given` does not exist, or what is found is a git-lfs pointer.
     """
     if given is not None:
         if not given.is_file():
             raise InputError(
                 f"`tokenizer={str(given)!r}`: no such file; it names a SentencePiece model (tokenizer.model)"
             )
-        return given
-    return next((place for place in _tokenizer_places(folder) if place.is_file()), None)
+        found: Path | None = given
+    else:
+        found = next((place for place in _tokenizer_places(folder) if place.is_file()), None)
+    if found is not None:
+        refuse_lfs_pointer(found)
+    return found
 
 
 def missing_tokenizer(folder: Path) -> InputError:

@@ -17,13 +17,15 @@ import numpy as np
 import torch
 
 from vlapack.checkpoints.features import FEATURES, Features, LayoutName
+from vlapack.checkpoints.normstats import EPSILON, KEYS, REMEDY, check_pair, read_tables, vector
 from vlapack.errors import InputError
+from vlapack.files import refuse_lfs_pointer
 from vlapack.pi0.config import Pi0Config
 
 NormalizationKind = Literal["mean_std", "quantile"]
 
-# openpi adds this to every divisor (transforms.Normalize).
-EPSILON = 1e-6
+NEEDED: Mapping[NormalizationKind, tuple[str, str]] = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99")}
+"""The two statistics that each kind of normalization reads."""
 
 
 @dataclass(frozen=True)
@@ -133,26 +135,53 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Normalization:
-    """openpi's Normalize and Unnormalize for the keys `state` and `actions`."""
+    """openpi's Normalize and Unnormalize for the keys `state` and `actions`.
+
+    Attributes:
+        kind: which two statistics are read.
+        stats: by key; those of other keys are kept, and nothing reads them.
+        source: the file that messages name.
+    """
 
     kind: NormalizationKind
     stats: Mapping[str, Statistics]
+    source: str = "norm_stats"
 
     def __post_init__(self) -> None:
-        """Refuse statistics that lack what `kind` needs."""
-        needed = ("mean", "std") if self.kind == "mean_std" else ("q01", "q99")
-        for key in ("state", "actions"):
+        """Refuse statistics that lack what `kind` needs, or that no formula can use."""
+        needed = NEEDED[self.kind]
+        for key in KEYS:
+            place = f"{self.source}: {key}"
             if key not in self.stats:
-                raise InputError(f"norm_stats: no entry {key!r}; found {sorted(self.stats)}")
+                raise InputError(f"{self.source}: no entry {key!r}; found {sorted(self.stats)}: {REMEDY}")
             for name in needed:
-                if getattr(self.stats[key], name) is None:
-                    raise InputError(f"norm_stats: {key} has no {name!r}, which {self.kind} normalization needs")
+                if (values := getattr(self.stats[key], name)) is None:
+                    raise InputError(f"{place} has no {name!r}, which {self.kind} normalization needs: {REMEDY}")
+                vector(values, f"{place}: {name}")
+            # LeRobot's own epsilons, carried over, leave a width or deviation of zero just below zero here; what counts
+            # is that the divisor stays positive.
+            check_pair(*self._pair(key), needed, place, slack=EPSILON)
+
+    def require_dimensions(self, config: PolicyConfig) -> None:
+        """Refuse statistics of another robot: shorter than its state or actions, or longer than the network's.
+
+        In between, the dimensions beyond the robot's are padding, as in openpi: tables of 32 for a state of 8.
+
+        Raises:
+            InputError: it names the key, its length and both bounds.
+        """
+        robot, widest = config.features, config.architecture.action_dim
+        for key, dims in (("state", robot.state), ("actions", len(robot.actions))):
+            if not dims <= (found := len(self._pair(key)[0])) <= max(dims, widest):
+                names = " and ".join(NEEDED[self.kind])
+                raise InputError(
+                    f"{self.source}: {key}: {names} have {found} numbers; layout {config.layout} has {dims} dimensions "
+                    f"and the network {widest}, so it takes {dims} to {widest}: are they another robot's? "
+                    "Give this one's as `norm_stats`"
+                )
 
     def _pair(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        stats = self.stats[key]
-        first, second = (stats.mean, stats.std) if self.kind == "mean_std" else (stats.q01, stats.q99)
-        if first is None or second is None:
-            raise AssertionError(f"__post_init__ let {key} pass without {self.kind} statistics")
+        first, second = (getattr(self.stats[key], name) for name in NEEDED[self.kind])
         return first, second
 
     def normalize(self, key: str, x: np.ndarray) -> np.ndarray:
@@ -189,31 +218,21 @@ class Normalization:
         }
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, Any], kind: NormalizationKind) -> Normalization:
-        """Read openpi's norm_stats.json document; statistics of other keys are kept."""
-        entries = document.get("norm_stats", document)
-        try:
-            stats = {
-                key: Statistics(
-                    **{
-                        f.name: None if entry.get(f.name) is None else np.asarray(entry[f.name], dtype=np.float64)
-                        for f in fields(Statistics)
-                    }
-                )
-                for key, entry in entries.items()
-            }
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"norm_stats: not openpi's format (key -> mean, std, q01, q99): {error}") from error
-        return cls(kind, stats)
+    def from_dict(
+        cls, document: Mapping[str, Any], kind: NormalizationKind, source: str = "norm_stats"
+    ) -> Normalization:
+        """Read openpi's norm_stats.json document; statistics of other keys are kept.
+
+        Raises:
+            InputError: a field that means nothing here, or statistics that no formula can use.
+        """
+        tables = read_tables(document, NEEDED[kind], source)
+        return cls(kind, {key: Statistics(**table) for key, table in tables.items()}, source)
 
     @classmethod
     def load(cls, path: Path, kind: NormalizationKind) -> Normalization:
-        """Read a norm_stats.json file."""
-        document = read_json(path)
-        try:
-            return cls.from_dict(document, kind)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+        """Read a norm_stats.json file; errors as in `from_dict`, and name the file."""
+        return cls.from_dict(read_json(path), kind, str(path))
 
 
 class Checkpoint(Protocol):
@@ -298,6 +317,7 @@ class Checkpoint(Protocol):
 
 def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON object from a file; anything else is an InputError that names the file."""
+    refuse_lfs_pointer(path)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

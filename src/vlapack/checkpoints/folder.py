@@ -19,6 +19,13 @@ class CheckpointFolder:
     path: Path
     config: PolicyConfig
     weights: Weights
+    normalization: Normalization | None
+    tokenizer: Path | None
+
+    def __post_init__(self) -> None:
+        """Refuse statistics of another robot."""
+        if self.normalization is not None:
+            self.normalization.require_dimensions(self.config)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -49,6 +56,3 @@ class CheckpointFolder:
 @dataclass(frozen=True, kw_only=True)
 class FloatCheckpoint(CheckpointFolder):
     """A float policy's folder, whoever wrote it; its tensors have openpi's names."""
-
-    normalization: Normalization | None
-    tokenizer: Path | None

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlapack.checkpoints.base import EPSILON, Normalization, NormalizationKind, Statistics, read_json
+from vlapack.checkpoints.base import Normalization, NormalizationKind, Statistics, read_json
+from vlapack.checkpoints.normstats import EPSILON, check_pair, vector
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.errors import InputError
 
@@ -44,21 +45,27 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class _Scaling:
-    """How one key is normalized: the mode, its statistics by name, and what keeps divisors from zero."""
+    """How one key is normalized: the mode, its statistics by name as `source` holds them, and what a divisor gains."""
 
     key: str
     mode: str
-    stats: Mapping[str, Array]
+    stats: Mapping[str, Any]
     epsilon: float
+    source: str
 
     def get(self, name: str) -> Array:
         if name not in self.stats:
             raise InputError(f"{self.key}: mode {self.mode} needs {name!r}; the statistics are {sorted(self.stats)}")
-        return self.stats[name]
+        return vector(self.stats[name], f"{self.source}: {self.key}.{name}")
+
+    def _pair(self, *names: str) -> tuple[Array, Array]:
+        first, second = (self.get(name) for name in names)
+        check_pair(first, second, (names[0], names[1]), f"{self.source}: {self.key}")
+        return first, second
 
     def range(self) -> tuple[Array, Array]:
         """Return what maps to -1, and the width that maps to 2."""
-        low, high = (self.get(name) for name in RANGES[self.mode])
+        low, high = self._pair(*RANGES[self.mode])
         width = high - low
         return low, np.where(width == 0, self.epsilon, width)
 
@@ -67,7 +74,8 @@ class _Scaling:
         if self.mode == "IDENTITY" or not self.stats:
             return np.zeros(dims), np.ones(dims)
         if self.mode == "MEAN_STD":
-            return self.get("mean"), self.get("std") + self.epsilon
+            mean, std = self._pair("mean", "std")
+            return mean, std + self.epsilon
         low, width = self.range()
         return low + width / 2, width / 2
 
@@ -132,8 +140,10 @@ class Processors:
         if not any(scaling.stats for scaling in scalings.values()):
             return None
         if all(scaling.mode in RANGES and scaling.stats for scaling in scalings.values()):
-            return Normalization("quantile", {key: _as_range(scaling) for key, scaling in scalings.items()})
-        return Normalization("mean_std", {key: _as_mean(scaling, keys[key][3]) for key, scaling in scalings.items()})
+            stats = {key: _as_range(scaling) for key, scaling in scalings.items()}
+            return Normalization("quantile", stats, str(self._folder))
+        stats = {key: _as_mean(scaling, keys[key][3]) for key, scaling in scalings.items()}
+        return Normalization("mean_std", stats, str(self._folder))
 
     def _scaling(self, registry_name: str, key: str, feature: str, kind: NormalizationKind | None) -> _Scaling:
         if registry_name not in self._steps:
@@ -143,17 +153,18 @@ class Processors:
         mode = str(config.get("norm_map", {}).get(feature, "IDENTITY")) if kind is None else MODE_OF[kind]
         if mode not in {*RANGES, "MEAN_STD", "IDENTITY"}:
             raise InputError(f"{self._folder}: {registry_name} scales {key} by {mode!r}, which is no mode of LeRobot's")
-        return _Scaling(key, mode, self._statistics(step, config, key), float(config.get("eps", 1e-8)))
+        source = registry_name if config.get("stats") else str(step.get("state_file"))
+        return _Scaling(key, mode, self._statistics(step, config, key), float(config.get("eps", 1e-8)), source)
 
-    def _statistics(self, step: Mapping[str, Any], config: Mapping[str, Any], key: str) -> dict[str, Array]:
+    def _statistics(self, step: Mapping[str, Any], config: Mapping[str, Any], key: str) -> dict[str, Any]:
         """Statistics stand in the step's state file, or in its configuration where they were given to it."""
         if inline := config.get("stats"):
-            return {name: np.asarray(value, dtype=np.float64) for name, value in inline.get(key, {}).items()}
+            return dict(inline.get(key, {}))
         if (state_file := step.get("state_file")) is None:
             return {}
         state = TensorFile(self._folder / state_file)
         named = {name.rpartition(".")[2]: name for name in state.names() if name.rpartition(".")[0] == key}
-        return {short: state.read(name).double().numpy().reshape(-1) for short, name in named.items()}
+        return {short: state.read(name).double().numpy() for short, name in named.items()}
 
 
 def _as_range(scaling: _Scaling) -> Statistics:

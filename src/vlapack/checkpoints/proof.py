@@ -10,10 +10,11 @@ from vlapack.checkpoints.base import PolicyConfig
 from vlapack.checkpoints.weights import Weights
 from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config, Variant
-from vlapack.pi0.load import build, check_names, stored_names
+from vlapack.pi0.load import build, check_names, require_float, stored_names
 from vlapack.pi0.names import canonical_name, openpi_tensors
 
 MARKS: Mapping[Variant, str] = {"pi05": "time_mlp_in", "pi0": "action_time_mlp_in"}
+LEROBOT_PREFIX = "model."
 REMEDY = "give the `config` that the policy was trained with"
 
 
@@ -27,10 +28,25 @@ def variant_of(weights: Weights) -> Variant:
     for variant, mark in MARKS.items():
         if f"{mark}.weight" in names:
             return variant
+    for name in weights.names():
+        if name.endswith(tuple(f".{mark}.weight" for mark in MARKS.values())):
+            raise _prefixed(weights, name.rpartition(".")[0].rpartition(".")[0] + ".")
     raise InputError(
         f"{weights.path}: no π0 or π0.5 checkpoint: it has neither {MARKS['pi05']} (π0.5) nor {MARKS['pi0']} (π0); "
         "π0-FAST and other models are not supported"
     )
+
+
+def _prefixed(weights: Weights, prefix: str) -> InputError:
+    """The error of weights that another module held when they were saved."""
+    if prefix == LEROBOT_PREFIX:
+        remedy = (
+            "LeRobot's folders have that, and say in config.json (type pi0 or pi05) and two processor files how the "
+            "policy was trained: copy those beside the weights. If openpi trained it, save the names without the prefix"
+        )
+    else:
+        remedy = "save them without it: {name.removeprefix(prefix): tensor for name, tensor in state_dict.items()}"
+    return InputError(f"{weights.path}: the names of its tensors begin with {prefix!r}; {remedy}")
 
 
 def action_dim(weights: Weights) -> int:
@@ -79,5 +95,7 @@ def check(path: Path, weights: Weights, config: PolicyConfig, stated: Mapping[st
         )
     try:
         check_names(build(config.architecture), stored_names(weights.names()))
+        for name in weights.names():
+            require_float(weights.dtype(name), name)
     except InputError as error:
         raise InputError(f"{weights.path}: {error}") from error

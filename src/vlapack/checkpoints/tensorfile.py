@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,12 @@ import torch
 
 from vlapack.checkpoints.tensorlayout import DTYPES
 from vlapack.errors import InputError
-from vlapack.files import raw_bytes
+from vlapack.files import raw_bytes, refuse_lfs_pointer
 
 HEADER_LENGTH_BYTES = 8
+
+UNSUPPORTED = re.compile(r"F[468](_\w+)?|[UC]\d+")
+"""Types that safetensors knows and no float policy is stored in, such as fp8."""
 
 # Address -> bytes of every mapping that some tensor still uses.
 _mappings: dict[int, int] = {}
@@ -45,6 +49,7 @@ class TensorFile:
             InputError: the file is truncated, or is no safetensors file.
         """
         self.path = path
+        refuse_lfs_pointer(path)
         try:
             size = path.stat().st_size
             with path.open("rb") as file:
@@ -71,8 +76,15 @@ class TensorFile:
 
     def _entry(self, name: str, value: dict[str, Any], data: int) -> _Entry:
         try:
+            if (stored := value["dtype"]) not in DTYPES and UNSUPPORTED.fullmatch(stored):
+                raise InputError(
+                    f"{self.path}: tensor {name} is stored as {stored}; weights are F32, BF16, F16 or F64: give the "
+                    "checkpoint that this one was converted from"
+                )
             dtype, shape = DTYPES[value["dtype"]], tuple(int(size) for size in value["shape"])
             start, stop = value["data_offsets"]
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{self.path}: tensor {name} has a header entry that cannot be used: {value}; copy the file again"
@@ -134,4 +146,5 @@ def is_mapped(tensor: torch.Tensor) -> bool:
     if tensor.device.type != "cpu":
         return False
     address = tensor.untyped_storage().data_ptr()
-    return any(start <= address < start + nbytes for start, nbytes in _mappings.items())
+    # A copy: another thread may map or unmap meanwhile.
+    return any(start <= address < start + nbytes for start, nbytes in list(_mappings.items()))

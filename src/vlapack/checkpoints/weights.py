@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +13,9 @@ from torch import Tensor
 from vlapack.checkpoints.assets import WEIGHTS_FILE
 from vlapack.checkpoints.base import read_json
 from vlapack.checkpoints.tensorfile import TensorFile
+from vlapack.console import say
 from vlapack.errors import InputError
+from vlapack.pi0.positions import ROPE_BASE
 
 SHARD_INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -20,6 +23,20 @@ CONVERSION = (
     "from safetensors.torch import save_file; import torch; save_file({k: v.contiguous().clone() for k, v in "
     "torch.load('FILE', map_location='cpu', weights_only=True).items()}, 'model.safetensors')"
 )
+
+# What wrapped the network when it was saved, and is not part of it.
+WRAPPERS = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"}
+
+HARMLESS: Mapping[str, tuple[str, Callable[[Tensor], Tensor] | None]] = {
+    r"\bembeddings\.position_ids": ("always 0, 1, 2, …", lambda found: torch.arange(found.numel())),
+    r"\brotary_emb\.(original_)?inv_freq": (
+        "computed from the sizes",
+        lambda found: ROPE_BASE ** (-torch.arange(found.numel()) / found.numel()),
+    ),
+    r"\bgemma_expert\.model\.embed_tokens\.weight": ("the expert reads no tokens", None),
+}
+"""Tensors that some versions of the libraries store and our network lacks: pattern of the name's end → why no action
+depends on it, and the values that this holds for (None: any)."""
 
 
 class Weights(Protocol):
@@ -142,9 +159,17 @@ class Renamed:
 def open_weights(folder: Path) -> Weights:
     """Open the safetensors of a folder, one file or shards.
 
+    Names lose what a wrapper put before them (`WRAPPERS`), and buffers that mean nothing are left out (`HARMLESS`);
+    both are said.
+
     Raises:
-        InputError: no folder, none in it, or only a pickle, which is refused with the line that converts it.
+        InputError: no folder, none in it, or only a pickle, which is refused with the line that converts it; or two
+            names that differ by a wrapper's prefix only.
     """
+    return _without_harmless(_unwrapped(_stored(folder)))
+
+
+def _stored(folder: Path) -> Weights:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a checkpoint is a folder with {WEIGHTS_FILE}")
     if (folder / WEIGHTS_FILE).is_file():
@@ -157,3 +182,45 @@ def open_weights(folder: Path) -> Weights:
             f'it, for each FILE: python -c "{CONVERSION}"'
         )
     raise InputError(f"{folder}: no {WEIGHTS_FILE}; the folder holds {sorted(file.name for file in folder.iterdir())}")
+
+
+def _unwrapped(weights: Weights) -> Weights:
+    """The same tensors under the names that the network itself gives them."""
+    stored: dict[str, str] = {}
+    met: dict[str, None] = {}
+    for name in weights.names():
+        parts = name.split(".")
+        wrappers = [f"{part}." for part in parts[:-1] if f"{part}." in WRAPPERS]
+        met.update(dict.fromkeys(wrappers))
+        own = ".".join(part for part in parts[:-1] if f"{part}." not in WRAPPERS) + f".{parts[-1]}"
+        if (other := stored.setdefault(own.lstrip("."), name)) != name:
+            raise InputError(
+                f"{weights.path}: {other} and {name} are the same tensor's names with and without "
+                f"{' and '.join(wrappers or met)}; save one network's state_dict only"
+            )
+    if not met:
+        return weights
+    wrapped = " and ".join(f"{prefix!r} ({WRAPPERS[prefix]}'s)" for prefix in met)
+    say(f"{weights.path}: read without {wrapped} in the names of the tensors")
+    return Renamed(weights, stored)
+
+
+def _without_harmless(weights: Weights) -> Weights:
+    """The same tensors without those that no action depends on."""
+    ignored: dict[str, str] = {}
+    for name in weights.names():
+        for pattern, (why, expected) in HARMLESS.items():
+            if re.search(f"{pattern}$", name):
+                ignored[name] = why
+                found = weights.read(name).flatten() if expected else torch.empty(0)
+                if expected and not torch.allclose(found.double(), expected(found).double(), rtol=0.01):
+                    raise InputError(
+                        f"{weights.path}: {name} is not as usual ({why}), so the policy was trained with another "
+                        "network than openpi's, and would act differently here: such policies are not supported"
+                    )
+    if not ignored:
+        return weights
+    first, why = next(iter(ignored.items()))
+    more = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""
+    say(f"{weights.path}: ignored {first} ({why}){more}: no action depends on it")
+    return Renamed(weights, {name: name for name in weights.names() if name not in ignored})

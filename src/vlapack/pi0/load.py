@@ -16,6 +16,8 @@ from vlapack.pi0.savings import Savings
 from vlapack.pi0.stored import StoredEmbedding, StoredLinear
 
 SHOWN = 5
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights are stored in. An integer or an fp8 value is a weight only together with a scale."""
 
 
 def build(config: Pi0Config, savings: Savings = Savings()) -> Pi0:  # noqa: B008 - it is frozen
@@ -47,7 +49,7 @@ def load_weights(
         rows: Name → tensor, left on disk: for the embedding, of which a prompt needs some rows. None: it is read.
 
     Raises:
-        InputError: A tensor is missing, unexpected, there twice, or of another shape; the message names it.
+        InputError: A tensor is missing, unexpected, there twice, of another shape, or no float; the message names it.
     """
     stored = stored_names(names)
     check_names(model, stored)
@@ -128,7 +130,22 @@ def _fitting(tensor: Tensor, shape: torch.Size, name: str) -> Tensor:
             f"{name}: expected shape {list(shape)}, found {list(tensor.shape)}. "
             "The weights belong to another configuration than the one given."
         )
+    require_float(tensor.dtype, name)
     return tensor
+
+
+def require_float(dtype: torch.dtype, name: str) -> None:
+    """Refuse a weight that is stored as integers, booleans or fp8.
+
+    Raises:
+        InputError: it names the tensor and its dtype.
+    """
+    if dtype not in FLOATS:
+        allowed = ", ".join(str(one).removeprefix("torch.") for one in FLOATS)
+        raise InputError(
+            f"{name} is stored as {str(dtype).removeprefix('torch.')}, which without scales is no weight; weights are "
+            f"{allowed}: give the float checkpoint that this one was converted from"
+        )
 
 
 def check_names(model: Pi0, stored: Collection[str]) -> None:

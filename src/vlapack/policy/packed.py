@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from vlapack.checkpoints.finite import FiniteReader
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.pack.config import PackedGroup
 from vlapack.linear import ActivationStep, PackedLinear
@@ -32,8 +33,13 @@ def load_packed_model(
         savings: what is neither computed nor held.
 
     Raises:
-        InputError: a tensor is damaged or missing.
+        InputError: a tensor is damaged or missing, or holds NaN or infinity.
     """
+    with FiniteReader(checkpoint) as reader:
+        return _assemble(checkpoint, reader, dtype, savings)
+
+
+def _assemble(checkpoint: PackedCheckpoint, reader: FiniteReader, dtype: torch.dtype, savings: Savings) -> Pi0:
     model = build(checkpoint.config.architecture, savings)
     of_module: dict[str, dict[str, str]] = {}
     for name in checkpoint.names():
@@ -43,7 +49,7 @@ def load_packed_model(
 
     def take(name: str) -> Tensor:
         unread.discard(name)
-        return checkpoint.read(name)
+        return reader.read(name)
 
     def tensors(module: str) -> dict[str, Tensor]:
         return {kind: take(name) for kind, name in of_module.pop(module, {}).items()}
@@ -55,7 +61,7 @@ def load_packed_model(
         else:
             for name in group.layers:
                 del of_module[name]
-    embedding = checkpoint.weights.mapped if savings.embedding_rows else checkpoint.read
+    embedding = reader.mapped if savings.embedding_rows else reader.read
     rows = {kind: embedding(name) for kind, name in of_module.pop(EMBEDDING_MODULE).items()}
     model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(rows["weight"], rows.get("weight_scale"), dtype))
     load_weights(model, take, [name for kinds in of_module.values() for name in kinds.values()], dtype)

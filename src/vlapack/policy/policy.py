@@ -18,6 +18,7 @@ from torch import Tensor
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.assets import missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
+from vlapack.checkpoints.finite import FiniteReader
 from vlapack.checkpoints.hub import push_to_hub
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.write import copy_checkpoint
@@ -67,6 +68,7 @@ class Policy:
         Raises:
             InputError: the tokenizer does not fit the network
         """
+        normalization.require_dimensions(config)
         self.model = model
         self.config = config
         self.checkpoint = checkpoint
@@ -139,7 +141,8 @@ class Policy:
             model = load_packed_model(checkpoint, dtype, savings)
         else:
             model = build(config.architecture, savings)
-            load_weights(model, checkpoint.read, checkpoint.names(), dtype, rows=checkpoint.mapped)
+            with FiniteReader(checkpoint) as reader:
+                load_weights(model, reader.read, checkpoint.names(), dtype, rows=reader.mapped)
         make_ready(model, compile=compile)
         return cls(
             model,

@@ -9,6 +9,7 @@ import sentencepiece
 
 from vlapack.console import say
 from vlapack.errors import InputError
+from vlapack.files import refuse_lfs_pointer
 
 STATE_BINS = 256
 PADDING_ID = 0
@@ -45,6 +46,7 @@ class PromptTokenizer:
         """
         self.path = path
         self.max_len = max_len
+        refuse_lfs_pointer(path)
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
         except OSError as error:

@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 from small import random_observations, small_policy, write_random_checkpoint
 
 from vlapack.checkpoints import open_checkpoint
-from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+from vlapack.checkpoints.base import Normalization, Statistics
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, PackFile
 from vlapack.checkpoints.pack.config import FORMAT_VERSION, seal
 from vlapack.commands.inspect import open_network
 from vlapack.errors import InputError
+from vlapack.files import raw_bytes
 from vlapack.linear import PackedLinear
 from vlapack.ops.int4 import unpack_int4
 from vlapack.packing.contents import check_pack
@@ -32,6 +34,7 @@ from vlapack.recipe.presets import preset
 from vlapack.recipe.recipe import Recipe
 
 GOLDEN = Path(__file__).parents[2] / "golden"
+LAYER = "paligemma_with_expert.paligemma.model.language_model.layers.0.mlp.gate_proj"
 OBSERVATIONS = random_observations(2)
 RECIPES = {
     "llm": preset("llm"),
@@ -220,3 +223,33 @@ def test_pi0_and_the_state_as_a_vector_survive_packing(tmp_path: Path) -> None:
     assert (packed.config, packed.metadata) == (config, {"reset_pose": [0, 1]})
     actions = [policy.infer(OBSERVATIONS[0])["actions"] for policy in (packed, float_policy)]
     assert relative(*actions) < 0.4
+
+
+@pytest.mark.parametrize("name", [f"{LAYER}.weight_scale", EMBEDDING, "action_out_proj.bias"])
+def test_nan_in_a_packs_floats_is_found_when_it_is_loaded(
+    random_checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parent that is not checked, or a pack that another program wrote with sums of its own."""
+    make_pack(open_checkpoint(random_checkpoint), RECIPES["llm"], tmp_path / "pack", OBSERVATIONS)
+    monkeypatch.setattr(PackFile, "_compare", lambda *_: None)
+    checkpoint = PackedCheckpoint.open(tmp_path / "pack")
+    entry = checkpoint.weights._find(name)
+    with (tmp_path / "pack/model.safetensors").open("r+b") as file:
+        file.seek(entry.start + entry.nbytes - entry.dtype.itemsize)
+        file.write(raw_bytes(torch.tensor(torch.nan, dtype=entry.dtype)))
+    with pytest.raises(InputError, match=f"{name} holds nan at"):
+        load_packed_model(checkpoint)
+
+
+def test_statistics_of_another_robot_are_refused_in_a_pack_too(random_checkpoint: Path, tmp_path: Path) -> None:
+    make_pack(open_checkpoint(random_checkpoint), RECIPES["llm"], tmp_path / "pack", OBSERVATIONS)
+    checkpoint = PackedCheckpoint.open(tmp_path / "pack")
+    stats = checkpoint.normalization.stats["state"]
+    with pytest.raises(InputError, match=r"actions: q01 and q99 have 6 numbers; layout libero has 7"):
+        replace(checkpoint, normalization=Normalization("quantile", {"state": stats, "actions": short(stats, 6)}))
+
+
+def short(stats: Statistics, count: int) -> Statistics:
+    assert stats.q01 is not None
+    assert stats.q99 is not None
+    return Statistics(q01=stats.q01[:count], q99=stats.q99[:count])
