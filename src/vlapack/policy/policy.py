@@ -30,10 +30,14 @@ from vlapack.pi0.savings import Savings
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.packed import load_packed_model
 from vlapack.policy.prompt import PromptTokenizer
+from vlapack.robots.arrays import as_array, keys_of
 from vlapack.robots.images import to_network
 from vlapack.robots.layouts import layout_of
 
 Noise: TypeAlias = Tensor | np.ndarray
+
+# Far beyond any robot's state; float32 ends at 3.4e38, and a layer's sums need room below that.
+FARTHEST = 1e30
 
 
 class Policy:
@@ -175,7 +179,7 @@ class Policy:
         architecture = self.config.architecture
         prompt = robot.prompt if robot.prompt is not None else self.config.default_prompt
         if prompt is None:
-            raise InputError(f"the observation has no 'prompt'; it has {sorted(map(str, observation))}")
+            raise InputError(f"the observation has no 'prompt'; it has {keys_of(observation)}")
         if len(robot.images) != architecture.num_cameras:
             raise InputError(
                 f"layout {self.config.layout} has {len(robot.images)} cameras, the network {architecture.num_cameras}"
@@ -185,6 +189,8 @@ class Policy:
             raise InputError(f"the state has {len(state)} dimensions, the network takes {architecture.action_dim}")
         tokens, token_masks = self._tokenizer.tokenize(prompt, self._written(state))
         padded = np.pad(state, (0, architecture.action_dim - len(state)))
+        if not (np.abs(padded) <= FARTHEST).all():
+            raise InputError(f"the state {robot.state.tolist()} is too far from the statistics to be normalized")
         size = architecture.vision.image_size
         return Inputs(
             images=torch.stack([to_network(image, size) for image in robot.images])[None],
@@ -283,12 +289,17 @@ class Policy:
             source = self._generator if generator is None else generator
             # One draw per observation: the batch sees the noise that one at a time would have seen.
             return torch.stack([torch.randn(shape, generator=source) for _ in range(count)])
-        parts = [torch.as_tensor(part, dtype=torch.float32) for part in given]
+        arrays = [as_array(part, "noise") for part in given]
+        if any(array.dtype.kind not in "iuf" for array in arrays):
+            raise InputError(f"noise: dtype {arrays[0].dtype}; noise is standard normal, float")
+        parts = [torch.from_numpy(array.astype(np.float32)) for array in arrays]
         if len(parts) != count or any(part.shape != shape for part in parts):
             raise InputError(
                 f"noise: {len(parts)} of shapes {sorted({tuple(part.shape) for part in parts})}; "
                 f"this policy needs {count} of shape {shape}"
             )
+        if not all(part.isfinite().all() for part in parts):
+            raise InputError("noise: not finite everywhere; noise is standard normal")
         return torch.stack(parts)
 
     def held_bytes(self) -> int:
