@@ -106,12 +106,20 @@ class RecipeFlags:
         return given
 
 
+NOT_USED = "is not used"
+
+
 class Resolved(NamedTuple):
     """A recipe, the source of each of its fields, and the options of the run."""
 
     recipe: Recipe
     sources: dict[str, str]
     options: Options
+
+    @property
+    def unused(self) -> list[str]:
+        """What was set and has no effect, with the reason."""
+        return [source for source in self.sources.values() if NOT_USED in source]
 
 
 def resolve(
@@ -158,6 +166,12 @@ def resolve(
         chosen["overrides"] += values.get("overrides", base.overrides)
     if "act_percentile" in chosen and "act_scale" not in chosen:
         chosen["act_scale"] = "static"
+    bits = {"act_bits": base.act_bits, **values, **chosen}["act_bits"]
+    if bits == 16 and "act_scale" not in chosen and (base is GUIDE or "act_scale" in values):
+        # The guide's scripts set ACT_PCT and its advice is to set ABITS=16: the scale is for what is no longer rounded.
+        if values.pop("act_percentile", None) is not None:
+            sources["act_percentile"] = f"{PREFIX}ACT_PCT {NOT_USED}: 16-bit activations have no scale"
+        values["act_scale"], sources["act_scale"] = "per_token", "16-bit activations have no scale"
     sources.update({field: f"--{_flag(field)}" for field in chosen})
     try:
         recipe = dataclasses.replace(base, **{**values, **chosen})
