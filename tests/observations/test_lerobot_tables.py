@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lerobot_folder import brightness, png, save, write_lerobot
 from PIL import Image
 from small import small_policy
@@ -161,6 +163,14 @@ BROKEN_ROWS: dict[str, tuple[str, Callable[[list[Row]], list[Row]], str]] = {
     "a task without its number": (TASKS, lambda rows: [rows[0] | {"task_index": None}, rows[1]], "task_index is null"),
     "a doubled episode": (EPISODES, lambda rows: [*rows, rows[1]], r"row 4: episode 1 is there twice"),
     "a missing episode": (EPISODES, lambda rows: [rows[0], *rows[2:]], r"has no episode 1, but 3"),
+    "an episode of any number": (EPISODES, lambda rows: [rows[0] | {"episode_index": 2**62}], r"has no episode 0, but"),
+    "an episode as long as time": (
+        EPISODES,
+        lambda rows: [rows[0] | {"length": 2**62, "dataset_to_index": 2**62}],
+        r"total_episodes is 4, but",
+    ),
+    "no first row": (DATA, lambda rows: rows[1:], r"has no row for episode 0 frame 0"),
+    "no last row": (DATA, lambda rows: rows[:6] + rows[7:], r"has no row for episode 0 frame 6"),
     "an incomplete download": (EPISODES, lambda rows: rows[:3], r"total_episodes is 4, but meta/episodes has 3"),
     "other lengths": (
         EPISODES,
@@ -307,3 +317,23 @@ def test_a_cell_without_a_color_picture_is_named(cell: object, message: str, pic
     rewrite(pictures, DATA, lambda rows: [*rows[:3], rows[3] | {CAMERA: cell}, *rows[4:]])
     with pytest.raises(InputError, match=message):
         take(pictures)
+
+
+@pytest.mark.parametrize("dtype", ["video", "image"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_bytes_are_refused_or_change_nothing_that_matters(
+    dtype: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = write_lerobot(tmp_path_factory.mktemp("damaged"), (2, 3), dtype=dtype)
+    file = data.draw(st.sampled_from(sorted(path for path in folder.rglob("*") if path.is_file())))
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.sampled_from([1, 3, 20]))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
+    message = ""
+    try:
+        assert len(take(folder, 4)) == 4
+    except InputError as error:
+        message = str(error)
+    assert "\n" not in message

@@ -26,6 +26,7 @@ from vlapack.observations.lerobot_info import (
     DatasetInfo,
     refuse_unknown,
 )
+from vlapack.observations.parquet import AGAIN, column_names, read_rows, read_table
 from vlapack.observations.video import optional
 
 TASKS_FILE = "meta/tasks.parquet"
@@ -89,8 +90,10 @@ def read_episodes(root: Path, info: DatasetInfo, videos: Sequence[str]) -> list[
             episodes[episode.index] = episode
     if not episodes:
         raise InputError(f"{root / EPISODES}: lists no episodes; download the whole data set")
-    if missing := [index for index in range(max(episodes) + 1) if index not in episodes]:
-        raise InputError(f"{root / EPISODES}: has no episode {missing[0]}, but {max(episodes)}; {AGAIN}")
+    ordered = sorted(episodes)
+    gap = next((place for place, index in enumerate(ordered) if place != index), None)
+    if gap is not None:
+        raise InputError(f"{root / EPISODES}: has no episode {gap}, but {ordered[-1]}; {AGAIN}")
     found = {
         "total_episodes": len(episodes),
         "total_frames": sum(episode.length for episode in episodes.values()),
@@ -98,10 +101,7 @@ def read_episodes(root: Path, info: DatasetInfo, videos: Sequence[str]) -> list[
     for key, total in info.totals.items():
         if total != found[key]:
             raise InputError(f"{info.file}: {key} is {total}, but {EPISODES} has {found[key]}; {AGAIN}")
-    return [episodes[index] for index in sorted(episodes)]
-
-
-AGAIN = "download the whole data set again"
+    return [episodes[index] for index in ordered]
 
 
 def _episode(row: Mapping[str, Any], where: str, videos: Sequence[str]) -> Episode:
@@ -212,7 +212,7 @@ FRAMES = 2**32
 
 def _row_numbers(file: Path, episodes: Mapping[int, Episode]) -> dict[tuple[int, int], int]:
     """Number the rows of some episodes, having checked that each frame is there once."""
-    table = _table(file, KEYS)
+    table = read_table(file, KEYS)
     columns = []
     for name in KEYS:
         column = table.column(name)
@@ -240,36 +240,11 @@ def _row_numbers(file: Path, episodes: Mapping[int, Episode]) -> dict[tuple[int,
                     f"{where} has index {index_column[row]}; by {EPISODES} it is {episode.first + frame}; {AGAIN}"
                 )
             numbers[index, frame] = row
-        if missing := [frame for frame in range(episode.length) if (index, frame) not in numbers]:
-            raise InputError(f"{file}: has no row for episode {index} frame {missing[0]}; {AGAIN}")
+        if high - low < episode.length:  # none is there twice, so one is missing
+            frames = np.sort(frame_column[order[low:high]])
+            missing = int(np.flatnonzero(np.append(frames, -1) != np.arange(len(frames) + 1))[0])
+            raise InputError(f"{file}: has no row for episode {index} frame {missing}; {AGAIN}")
     return numbers
-
-
-def column_names(file: Path) -> list[str]:
-    """Return the names of a parquet table's columns."""
-    return [str(name) for name in _parquet(file, "read_schema").names]
-
-
-def read_rows(file: Path, columns: Sequence[str] | None = None, filters: Any = None) -> list[dict[str, Any]]:
-    """Read a parquet table's rows; InputError naming the file."""
-    rows: list[dict[str, Any]] = _table(file, columns, filters).to_pylist()
-    return rows
-
-
-def _table(file: Path, columns: Sequence[str] | None = None, filters: Any = None) -> Any:
-    if columns is not None and (missing := [name for name in columns if name not in column_names(file)]):
-        raise InputError(f"{file}: not a parquet table with {', '.join(missing)}; {AGAIN}")
-    return _parquet(file, "read_table", columns=None if columns is None else list(columns), filters=filters)
-
-
-def _parquet(file: Path, function: str, **options: Any) -> Any:
-    parquet, arrow = optional("pyarrow.parquet"), optional("pyarrow")
-    if not file.is_file():
-        raise InputError(f"{file}: is not there; download the whole data set")
-    try:
-        return getattr(parquet, function)(file, **options)
-    except (arrow.ArrowException, OSError) as error:
-        raise InputError(f"{file}: not a readable parquet table: {str(error).splitlines()[0]}; {AGAIN}") from error
 
 
 def _count(row: Mapping[str, Any], key: str, where: str) -> int:
