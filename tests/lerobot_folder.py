@@ -73,6 +73,9 @@ def write_lerobot(
     save(root / "meta/tasks.parquet", [{"task_index": number, "task": text} for number, text in enumerate(tasks)])
     features: dict[str, Any] = {camera: {"dtype": dtype, "shape": [SIZE, SIZE, 3]} for camera in cameras}
     features |= {name: {"dtype": "float32", "shape": [width]} for name, width in {**vectors, "action": 7}.items()}
+    features |= {name: {"dtype": "int64", "shape": [1], "names": None} for name in ("index", "episode_index")}
+    features |= {name: {"dtype": "int64", "shape": [1], "names": None} for name in ("frame_index", "task_index")}
+    features["timestamp"] = {"dtype": "float32", "shape": [1], "names": None}
     info = {"codebase_version": "v3.0", "robot_type": "panda", "fps": FPS, "features": features}
     info |= {"total_episodes": len(lengths), "total_frames": index, "total_tasks": 2, "chunks_size": 1000}
     info |= {"data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"}

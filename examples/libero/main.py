@@ -54,6 +54,8 @@ class Args:
         replan_steps: Actions carried out of each chunk before the next is asked for.
         seed: Root of the simulator's seed and of every episode's flow noise.
         baseline: Play the same episodes with the float policy too, and compare.
+        compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
+            OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
         workers: Processes that hold a simulator. No result depends on it.
         video_out_path: Folder for videos and results. Default: outputs/eval/<date>/<time>_<policy>.
         headless: Accepted as in the guide's commands; rendering never needs a screen.
@@ -72,6 +74,7 @@ class Args:
     replan_steps: int = 5
     seed: int = 7
     baseline: bool = False
+    compile: bool = False
     workers: int = 2
     video_out_path: Path | None = None
     headless: bool = True
@@ -105,6 +108,7 @@ def play(args: Args, policy: str, parent: str | None) -> int:
         seed=args.seed,
         replan=args.replan_steps,
         workers=args.workers,
+        compile=args.compile,
         out=args.video_out_path,
         flags=opening(args, parent),
     )

@@ -44,6 +44,8 @@ def enable_duquant_if_configured(
     if not variables_set(environ) and options_from_environment(environ) == Options():
         return False
     resolved = resolve(None, None, RecipeFlags(), environ)
+    for note in resolved.unused:
+        say(note)
     conversion = Conversion(model, resolved.recipe)
     if resolved.options.debug or resolved.options.dryrun:
         for layer in conversion.selected:

@@ -68,6 +68,13 @@ def test_variables_quantize_into_packdir_and_the_pack_plays(
     assert (second, pack, played["baseline"]) == ("evaluate", "duquant_packed_llm_w4a8", "ckpt")
 
 
+def test_the_later_flag_decides_whether_the_baseline_plays(main: ModuleType, calls: list[Any]) -> None:
+    assert run(main, "--args.baseline", "--args.compile", "--args.no-baseline") == 0
+    assert run(main, "--args.baseline", "--args.no-baseline", "--args.baseline") == 0
+    assert [given["baseline"] for *_, given in calls] == [None, "tiny-libero"]
+    assert [given["compile"] for *_, given in calls] == [True, False]
+
+
 def test_without_packdir_the_pack_is_named_by_its_recipe(
     main: ModuleType, calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def test_every_observation_can_be_acted_on(folder: Path) -> None:
     [
         ({"type": "other"}, "type is 'other'"),
         ({"version": 2}, "version is 2"),
+        ({"turned": 90}, "index.json has turned; this version knows type, version, layout"),
         ({"layout": "mars"}, "layout 'mars'; wanted is 'libero' or 'droid' or"),
         ({"observations": []}, "no observations"),
         ({"observations": ["000_base.png"]}, "observation 0 is '000_base.png'"),
@@ -71,6 +72,9 @@ def test_missing_and_damaged_pictures_are_named(folder: Path) -> None:
         ("state", [0.0] * 7 + [float("nan")], "observation 1: observation/state: .* is not finite"),
         ("state", [[1.0], [1.0, 2.0]], "observation 1: "),
         ("prompt", " ", "observation 1: prompt: empty"),
+        ("image", "../000_base.png", "observation 1 names the picture '../000_base.png'; it must be the name"),
+        ("image", None, "observation 1 names the picture None"),
+        ("source", [1], r"observation 1 has the source \[1\]"),
     ],
 )
 def test_an_observation_that_no_policy_could_use_is_named(folder: Path, key: str, value: Any, message: str) -> None:

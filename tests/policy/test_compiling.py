@@ -16,7 +16,7 @@ def test_each_variable_switches_it_off(
 ) -> None:
     assert compile_wanted(True, {name: value}) == expected
     assert not compile_wanted(False, {name: value})
-    assert (f"not compiled: {name} says so" in capsys.readouterr().err) != expected
+    assert (f"not compiled: {name} says so; set it to 0 to compile" in capsys.readouterr().err) != expected
 
 
 def test_a_variable_that_says_neither_is_refused() -> None:

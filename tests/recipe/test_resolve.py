@@ -56,10 +56,27 @@ def test_a_percentile_selects_static_scales() -> None:
     assert from_variables(named="llm", flags=RecipeFlags(act_percentile=99.0)).recipe.act_scale == "static"
 
 
-def test_sixteen_bit_activations_work_on_the_guides_defaults_but_not_with_a_percentile() -> None:
-    assert from_variables(SCOPE=SCOPE, ABITS="16").recipe.act_scale == "per_token"
-    with pytest.raises(InputError, match="ACT_PCT"):
-        from_variables(SCOPE=SCOPE, ABITS="16", ACT_PCT="99.9")
+@pytest.mark.parametrize("variables", [{"SCOPE": SCOPE}, {"named": "llm"}])
+def test_sixteen_bit_activations_have_no_scale_and_a_percentile_is_said_to_be_unused(variables: dict[str, str]) -> None:
+    plain = from_variables(**variables, ABITS="16")
+    assert plain.recipe.act_scale == "per_token"
+    assert plain.unused == []
+    resolved = from_variables(**variables, ABITS="16", ACT_PCT="95")
+    assert resolved.unused == ["OPENPI_DUQUANT_ACT_PCT is not used: 16-bit activations have no scale"]
+    assert resolved.recipe == plain.recipe
+    flagged = from_variables(**variables, flags=RecipeFlags(act_bits=16), ACT_PCT="95")
+    assert (flagged.recipe, flagged.unused) == (plain.recipe, resolved.unused)
+
+
+def test_a_percentile_counts_again_where_a_flag_takes_the_sixteen_bits_back() -> None:
+    resolved = from_variables(SCOPE=SCOPE, flags=RecipeFlags(act_bits=8), ABITS="16", ACT_PCT="95")
+    assert (resolved.recipe.act_scale, resolved.recipe.act_percentile, resolved.unused) == ("static", 95.0, [])
+
+
+@pytest.mark.parametrize("flags", [RecipeFlags(act_scale="static"), RecipeFlags(act_percentile=99.0)])
+def test_static_scales_for_sixteen_bits_are_refused_where_a_flag_asks_for_them(flags: RecipeFlags) -> None:
+    with pytest.raises(InputError, match="a static activation scale has nothing to do"):
+        from_variables(SCOPE=SCOPE, ABITS="16", flags=flags)
 
 
 def test_bits_per_layer_go_before_the_presets_own() -> None:

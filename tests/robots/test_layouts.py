@@ -41,7 +41,7 @@ def test_a_prompt_may_be_a_numpy_string_or_absent() -> None:
         ({"observation/state": np.array(["0"] * 8)}, "observation/state: dtype"),
         ({"observation/image": "front.png"}, "observation/image: shape"),
         ({"prompt": "  "}, "prompt: empty"),
-        ({"prompt": 3}, "prompt: 3 is int"),
+        ({"prompt": 3}, r"prompt: 3 \(int\); an instruction is a string"),
     ],
 )
 def test_a_malformed_value_is_named(change: dict[str, Any], message: str) -> None:

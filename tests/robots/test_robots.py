@@ -75,7 +75,7 @@ def test_a_frame_without_an_instruction_has_the_policys(tmp_path: Path) -> None:
     folder = ROBOTS["aloha"].write_dataset(tmp_path, tasks=("", ""))
     config = ROBOTS["aloha"].config
     assert {found["prompt"] for found in load_observations(folder, 2, config=config)} == {"uncap the pen"}
-    with pytest.raises(InputError, match=r"file-000.parquet: episode 0 frame \d: .* no default prompt"):
+    with pytest.raises(InputError, match=r"file-000.parquet: row \d \(episode 0 frame \d\): .* no default prompt"):
         load_observations(folder, 2, config=replace(config, default_prompt=None))
 
 

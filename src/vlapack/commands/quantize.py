@@ -50,6 +50,8 @@ def quantize(
         fields: Single fields of the recipe; each goes before preset and variables.
     """
     resolved = resolve(preset, recipe, fields, os.environ)
+    for note in resolved.unused:
+        say(note)
     if resolved.options.dryrun:
         from vlapack.commands.inspect import inspect
 

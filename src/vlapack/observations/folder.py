@@ -10,8 +10,9 @@ from vlapack.checkpoints.base import PolicyConfig
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.observations.frame import ObservationSource
-from vlapack.observations.lerobot_dataset import INFO_FILE, LerobotDataset
+from vlapack.observations.lerobot_dataset import LerobotDataset
 from vlapack.observations.lerobot_features import parse_renaming
+from vlapack.observations.lerobot_info import INFO_FILE
 from vlapack.observations.recorded import RecordedFolder
 from vlapack.observations.recorder import INDEX_FILE
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vlapack.errors import InputError
+from vlapack.robots.arrays import as_array
 from vlapack.robots.fields import PROMPT_KEY
 from vlapack.robots.layouts import Layout
 
@@ -81,7 +82,8 @@ def as_recorded(
             picture.put(whole, image)
     for vector in layout.fields:
         if vector.width is not None:
-            vector.put(whole, np.asarray(vector.get(observation), dtype=np.float64).reshape(vector.width))
+            numbers = as_array(vector.get(observation), f"{where}: {vector.name}")
+            vector.put(whole, numbers.astype(np.float64).reshape(vector.width))
     return {**whole, PROMPT_KEY: prompt}
 
 

@@ -6,10 +6,10 @@ What is relied on stands in huggingface/lerobot at 7427f31 (August 2026), `src/l
   (`data/chunk-…/file-….parquet`) and `video_path` (`videos/<feature>/chunk-…/file-….mp4`); many episodes share a file.
 * `io_utils.py`: `meta/tasks.parquet` has `task_index` and, as pandas' index, the text (`task`; without a name in older
   files); `meta/episodes/*/*.parquet` has one row per episode.
-* `dataset_writer.py`: such a row says which rows of the data it owns (`dataset_from_index` up to, not including,
-  `dataset_to_index`, of the data's column `index`), in which file (`data/chunk_index`, `data/file_index`), and for each
-  video feature the file (`videos/<feature>/chunk_index`, `…/file_index`) and the second at which it begins there
-  (`videos/<feature>/from_timestamp`).
+* `dataset_writer.py`: such a row says how many rows of the data it owns (`length`) and from which `index` on
+  (`dataset_from_index`), in which file (`data/chunk_index`, `data/file_index`), and for each video feature the file
+  (`videos/<feature>/chunk_index`, `…/file_index`) and the seconds that it takes up there (`…/from_timestamp` up to
+  `…/to_timestamp`). A row of the data names its own episode and frame (`episode_index`, `frame_index`).
 * `dataset_reader.py`: so a frame is found at `from_timestamp` + the row's own `timestamp`. Features of type `image` lie
   as encoded pictures in the data's own column.
 
@@ -20,25 +20,34 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from vlapack.checkpoints.base import PolicyConfig, read_json
+from vlapack.checkpoints.base import PolicyConfig
 from vlapack.errors import InputError
 from vlapack.observations.frame import Frame, as_recorded, spread
 from vlapack.observations.lerobot_features import Renaming, match_features
-from vlapack.observations.video import frames_at, optional
+from vlapack.observations.lerobot_info import DatasetInfo
+from vlapack.observations.lerobot_tables import (
+    TASKS_FILE,
+    Episode,
+    Part,
+    Row,
+    find_rows,
+    read_episodes,
+    read_tasks,
+)
+from vlapack.observations.pictures import read_rgb
+from vlapack.observations.video import frames_at
 from vlapack.robots.fields import PROMPT_KEY, Field
 from vlapack.robots.layouts import layout_of
 
-INFO_FILE = "meta/info.json"
-TASKS_FILE = "meta/tasks.parquet"
-EPISODES = "meta/episodes"
+# How near the end of its part of a video a frame may be asked for: float32 timestamps are no more exact.
+ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,54 +55,50 @@ class LerobotDataset:
     """An opened data set; `open` makes it.
 
     Attributes:
-        root: the folder.
-        info: `meta/info.json`.
-        config: the policy that the frames are for.
-        features: the part of the policy's observation → the feature that it is read from.
-        episodes: one row per episode, in order of `episode_index`.
+        root: the folder
+        info: `meta/info.json`
+        config: the policy that the frames are for
+        features: the part of the policy's observation → the feature that it is read from
+        episodes: in order of `episode_index`
     """
 
     root: Path
-    info: Mapping[str, Any]
+    info: DatasetInfo
     config: PolicyConfig
     features: Mapping[Field, str]
-    episodes: Sequence[Mapping[str, Any]]
+    episodes: Sequence[Episode]
 
     @classmethod
     def open(cls, root: Path, config: PolicyConfig, renaming: Renaming) -> LerobotDataset:
         """Read the metadata.
 
+        Args:
+            root: the data set's folder
+            config: of the policy that the frames are for
+            renaming: features under other names; a field or a column that is unknown is ignored if it is turned to None
+
         Raises:
             InputError: another version, features that are not the robot's, damaged tables, or a missing extra.
         """
-        info = read_json(root / INFO_FILE)
-        version = str(info.get("codebase_version"))
-        if not version.startswith("v3."):
-            raise InputError(
-                f"{root / INFO_FILE}: codebase_version is {version}; this reads v3, and LeRobot's "
-                "lerobot.scripts.convert_dataset_v21_to_v30 converts v2.1"
-            )
-        if missing := [key for key in ("fps", "features", "data_path") if not info.get(key)]:
-            raise InputError(f"{root / INFO_FILE}: has no {', '.join(missing)}; download the data set again")
-        features = match_features(info["features"], config, renaming, root / INFO_FILE)
-        columns = ["episode_index", "dataset_from_index", "dataset_to_index", "data/chunk_index", "data/file_index"]
+        info = DatasetInfo.read(root, [name for name, field in renaming.items() if field is None])
+        said = {name: field for name, field in renaming.items() if field is not None or name in info.features}
+        features = match_features(info.features, config, said, info.file)
         for feature in features.values():
-            if _dtype(info, feature) == "video":
-                columns += [f"videos/{feature}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
-        files = sorted((root / EPISODES).glob("*/*.parquet"))
-        rows = [row for file in files for row in _read(file, columns)]
-        if not rows:
-            raise InputError(f"{root / EPISODES}: lists no episodes; download the whole data set")
-        return cls(root, info, config, features, sorted(rows, key=lambda row: int(row["episode_index"])))
+            info.check_feature(feature)
+        videos = [feature for feature in features.values() if info.dtype(feature) == "video"]
+        if videos and info.video_path is None:
+            raise InputError(f"{info.file}: has no video_path, and {videos[0]} is a video; download the data set again")
+        return cls(root, info, config, features, read_episodes(root, info, videos))
 
     @property
     def description(self) -> str:
         """What it is and how much it holds."""
         read_from = ", ".join(self.features.values())
         missing = [field.name for field in layout_of(self.config).fields if field not in self.features]
+        splits = f"of the splits {', '.join(self.info.splits)} " if len(self.info.splits) > 1 else ""
         return (
-            f"LeRobotDataset {self.info['codebase_version']}, {len(self)} frames in {len(self.episodes)} episodes "
-            f"({read_from}{'; without ' + ', '.join(missing) if missing else ''})"
+            f"LeRobotDataset {self.info.version}, {len(self)} frames in {len(self.episodes)} episodes "
+            f"{splits}({read_from}{'; without ' + ', '.join(missing) if missing else ''})"
         )
 
     def __len__(self) -> int:
@@ -103,120 +108,91 @@ class LerobotDataset:
         """Read `count` frames: the same number from every episode, as far as it goes, and evenly within each.
 
         Raises:
-            InputError: a data or video file that is missing, damaged or too short, or a frame that no policy could use.
+            InputError: a data or video file that is missing, damaged or too short, rows that are doubled, missing or
+                null, or a frame that no policy could use; it names file and row.
         """
-        chosen = [(self.episodes[episode], frame) for episode, frame in spread(self._lengths(), count)]
-        rows = self._rows(chosen)
+        rows = self._rows([(self.episodes[episode], frame) for episode, frame in spread(self._lengths(), count)])
         pictures = {
             part: self._pictures(feature, rows) for part, feature in self.features.items() if part.width is None
         }
-        layout, tasks = layout_of(self.config), self._tasks()
+        layout, tasks = layout_of(self.config), read_tasks(self.root, self.info.ignored)
         frames = []
-        for number, (episode, frame) in enumerate(chosen):
-            row, name = rows[number].values, f"episode {episode['episode_index']} frame {frame}"
-            if (task := row["task_index"]) not in tasks:
-                raise InputError(f"{self.root / TASKS_FILE}: has no task {task}, which {name} names")
+        for number, row in enumerate(rows):
+            if row.task not in tasks:
+                raise InputError(f"{self.root / TASKS_FILE}: has no task {row.task}, which {row.where} names")
             raw: dict[str, Any] = {}
             for part, feature in self.features.items():
-                part.put(raw, pictures[part][number] if part.width is None else np.atleast_1d(row[feature]))
-            if tasks[task].strip():
-                raw[PROMPT_KEY] = tasks[task]
-            where = f"{rows[number].file}: {name}"
-            observation = as_recorded(raw, layout, where, default_prompt=self.config.default_prompt)
-            source = {"episode_index": episode["episode_index"], "frame_index": frame, "task_index": task}
-            frames.append(Frame(name, observation, source))
+                part.put(raw, pictures[part][number] if part.width is None else self._vector(row, feature))
+            if tasks[row.task].strip():
+                raw[PROMPT_KEY] = tasks[row.task]
+            observation = as_recorded(raw, layout, row.where, default_prompt=self.config.default_prompt)
+            source = {"episode_index": row.episode.index, "frame_index": row.frame, "task_index": row.task}
+            frames.append(Frame(f"episode {row.episode.index} frame {row.frame}", observation, source))
         return frames
 
     def _lengths(self) -> list[int]:
-        return [int(row["dataset_to_index"]) - int(row["dataset_from_index"]) for row in self.episodes]
+        return [episode.length for episode in self.episodes]
 
-    def _rows(self, chosen: Sequence[tuple[Mapping[str, Any], int]]) -> list[_Row]:
+    def _rows(self, chosen: Sequence[tuple[Episode, int]]) -> list[Row]:
         """Fetch the data rows of (episode, frame) pairs, file by file."""
-        columns = ["index", "timestamp", "task_index"]
-        columns += [feature for feature in self.features.values() if _dtype(self.info, feature) != "video"]
-        wanted = [int(episode["dataset_from_index"]) + frame for episode, frame in chosen]
+        columns = [feature for feature in self.features.values() if self.info.dtype(feature) != "video"]
         by_file = defaultdict(list)
-        for number, (episode, _) in enumerate(chosen):
-            by_file[self._path("data_path", episode, "data")].append(number)
-        found: dict[int, _Row] = {}
-        for file, numbers in by_file.items():
-            indices = [wanted[number] for number in numbers]
-            by_index = {row["index"]: row for row in _read(file, columns, indices)}
-            for number, index in zip(numbers, indices, strict=True):
-                if index not in by_index:
-                    raise InputError(f"{file}: has no row of index {index}, which {EPISODES} says is in it")
-                found[number] = _Row(file, chosen[number][0], by_index[index])
-        return [found[number] for number in range(len(chosen))]
+        for episode, frame in chosen:
+            by_file[self._path(self.info.data_path, episode.data)].append((episode, frame))
+        found: dict[tuple[int, int], Row] = {}
+        for file, wanted in by_file.items():
+            found |= find_rows(file, wanted, columns, self.info)
+        return [found[episode.index, frame] for episode, frame in chosen]
 
-    def _pictures(self, feature: str, rows: Sequence[_Row]) -> list[np.ndarray]:
+    def _vector(self, row: Row, feature: str) -> np.ndarray:
+        """Return a feature's numbers [width] in the type that the metadata declares, as LeRobot's reader does."""
+        numbers, dtype = np.atleast_1d(np.asarray(row.values[feature])), self.info.dtype(feature)
+        if numbers.dtype.kind not in "iuf":
+            raise InputError(f"{row.where}: {feature} is {row.values[feature]!r}; it must be numbers without null")
+        if not np.can_cast(numbers.dtype, dtype, "same_kind"):
+            raise InputError(f"{row.where}: {feature} holds {numbers.dtype}, and {self.info.file} declares {dtype}")
+        return numbers.astype(dtype)
+
+    def _pictures(self, feature: str, rows: Sequence[Row]) -> list[np.ndarray]:
         """Decode one camera's pictures, uint8 [H, W, 3] each, in the order of `rows`."""
-        if _dtype(self.info, feature) == "image":
-            return [_decode(row.values[feature], f"{row.file}: {feature}") for row in rows]
-        by_file = defaultdict(list)
-        for number, row in enumerate(rows):
-            start = float(row.episode[f"videos/{feature}/from_timestamp"])
-            time = start + float(row.values["timestamp"])
-            by_file[self._path("video_path", row.episode, f"videos/{feature}", feature)].append((time, number))
+        shape = self.info.features[feature]["shape"]
         shown: dict[int, np.ndarray] = {}
-        for file, moments in by_file.items():
-            moments.sort()
-            times, numbers = zip(*moments, strict=True)
-            shown.update(zip(numbers, frames_at(file, times, tolerance=0.5 / float(self.info["fps"])), strict=True))
+        if self.info.dtype(feature) == "image":
+            shown = {number: _decode(row.values[feature], f"{row.where}: {feature}") for number, row in enumerate(rows)}
+        else:
+            by_file = defaultdict(list)
+            for number, row in enumerate(rows):
+                part = row.episode.videos[feature]
+                time = part.start + row.timestamp
+                if time > part.end - ROUNDING:
+                    raise InputError(
+                        f"{row.where}: timestamp {row.timestamp} lies behind the episode's part of {feature}, which "
+                        f"takes {part.end - part.start} s; download the whole data set again"
+                    )
+                by_file[self._path(self.info.video_path, part, feature)].append((time, number))
+            for file, moments in by_file.items():
+                moments.sort()
+                times, numbers = zip(*moments, strict=True)
+                shown.update(zip(numbers, frames_at(file, times, tolerance=0.5 / self.info.fps), strict=True))
+        for number, picture in shown.items():
+            if sorted(picture.shape) != sorted(shape):
+                raise InputError(
+                    f"{rows[number].where}: {feature} is a picture of shape {list(picture.shape)}, and "
+                    f"{self.info.file} says {shape}; download the whole data set again"
+                )
         return [shown[number] for number in range(len(rows))]
 
-    def _tasks(self) -> dict[int, str]:
-        rows = _read(self.root / TASKS_FILE)
-        texts = {"task", "__index_level_0__"}
-        try:
-            return {int(row["task_index"]): str(row[next(name for name in row if name in texts)]) for row in rows}
-        except (KeyError, StopIteration) as error:
-            raise InputError(
-                f"{self.root / TASKS_FILE}: columns {list(rows[0])}; a task has task_index and task"
-            ) from error
-
-    def _path(self, template: str, episode: Mapping[str, Any], prefix: str, feature: str = "") -> Path:
-        """Fill in one of the info's path templates for an episode."""
-        chunk, file = int(episode[f"{prefix}/chunk_index"]), int(episode[f"{prefix}/file_index"])
-        try:
-            path: str = self.info[template].format(chunk_index=chunk, file_index=file, video_key=feature)
-        except (KeyError, AttributeError) as error:
-            raise InputError(f"{self.root / INFO_FILE}: {template} is {self.info.get(template)!r}: {error}") from error
-        return self.root / path
-
-
-@dataclass(frozen=True, eq=False)
-class _Row:
-    """One row of the data, the file that it stands in and its episode."""
-
-    file: Path
-    episode: Mapping[str, Any]
-    values: Mapping[str, Any]
-
-
-def _dtype(info: Mapping[str, Any], feature: str) -> str:
-    return str(info["features"][feature].get("dtype"))
-
-
-def _read(
-    file: Path, columns: Sequence[str] | None = None, indices: Iterable[int] | None = None
-) -> list[dict[str, Any]]:
-    """Read a parquet table's rows, those of the given `index` only; InputError naming the file."""
-    parquet, arrow = optional("pyarrow.parquet"), optional("pyarrow")
-    if not file.is_file():
-        raise InputError(f"{file}: is not there; download the whole data set")
-    filters = None if indices is None else [("index", "in", list(indices))]
-    try:
-        rows: list[dict[str, Any]] = parquet.read_table(file, columns=columns, filters=filters).to_pylist()
-    except (arrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{file}: not a parquet table with {columns or 'rows'}: {reason}") from error
-    return rows
+    def _path(self, template: str | None, part: Part, feature: str = "") -> Path:
+        """Fill in one of the info's path templates."""
+        assert template is not None  # `open` has seen to it
+        return self.root / template.format(chunk_index=part.chunk, file_index=part.file, video_key=feature)
 
 
 def _decode(cell: Any, where: str) -> np.ndarray:
     """Decode a picture that lies in a table: `{"bytes": …, "path": …}`, as `datasets` stores it."""
-    try:
-        with Image.open(io.BytesIO(cell["bytes"])) as image:
-            return np.asarray(image.convert("RGB"))
-    except (TypeError, KeyError, UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{where}: a picture that cannot be decoded: {error}") from error
+    data = cell.get("bytes") if isinstance(cell, Mapping) else None
+    if not isinstance(data, bytes):
+        raise InputError(
+            f"{where}: no picture in the table ({type(cell).__name__}); LeRobot's writer puts its bytes there"
+        )
+    return read_rgb(io.BytesIO(data), where)

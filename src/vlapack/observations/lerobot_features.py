@@ -8,17 +8,20 @@ policy of layout `lerobot` says its features' names itself.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vlapack.checkpoints.base import PolicyConfig
 from vlapack.errors import InputError
+from vlapack.observations.lerobot_info import is_depth_map
 from vlapack.robots.fields import Field
+from vlapack.robots.images import CHANNELS
 from vlapack.robots.layouts import layout_of
 
 PICTURES = ("video", "image")
+PICTURE_AXES = 3
+NUMBERS = ("float32", "float64", "float16", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
 
 _ALOHA = {
     "cam_high": ("observation.images.cam_high", "observation.images.top"),
@@ -47,7 +50,10 @@ UNUSED = frozenset({"observation.images.cam_low"})
 """Cameras that robots have and no policy of theirs reads."""
 
 Renaming = Mapping[str, str | None]
-"""The data set's feature → the field of the policy's observation that it is; None: it is nothing of the policy's."""
+"""The data set's feature → the field of the policy's observation that it is; None: it is nothing of the policy's.
+
+None also drops a field of the metadata or a column that is otherwise refused as unknown.
+"""
 
 
 def parse_renaming(text: str | None) -> Renaming:
@@ -98,7 +104,8 @@ def match_features(
             lacking += _misfit(field, there[0], features[there[0]])
         elif not field.optional:
             lacking.append(f"{name}: {' or '.join(known)}")
-    unread = [name for name, each in features.items() if each.get("dtype") in PICTURES and name not in matched.values()]
+    cameras = [name for name, each in features.items() if each.get("dtype") in PICTURES and not is_depth_map(each)]
+    unread = [name for name in cameras if name not in matched.values()]
     unknown = [name for name in unread if name not in renaming and name not in UNUSED]
     missing = [name for name, field in fields.items() if field not in matched]
     if missing and unknown and not lacking:
@@ -114,12 +121,22 @@ def match_features(
 
 
 def _misfit(field: Field, feature: str, described: Mapping[str, Any]) -> list[str]:
-    dtype, shape = described.get("dtype"), list(described.get("shape") or [1])
-    if field.width is None and dtype not in PICTURES:
-        return [f"{feature} of type {' or '.join(PICTURES)}, not {dtype}"]
-    if field.width is not None and math.prod(shape) != field.width:
-        return [f"{feature} of shape {[field.width]}, not {shape}"]
-    return []
+    """Say what keeps a feature from being the field; nothing if it can be."""
+    dtype, shape = described.get("dtype"), described.get("shape")
+    if not (isinstance(shape, list) and all(isinstance(size, int) and size > 0 for size in shape)):
+        return [f"{feature} with a shape, not {shape}"]
+    if field.width is None:
+        if dtype not in PICTURES:
+            return [f"{feature} of type {' or '.join(PICTURES)}, not {dtype}"]
+        return [] if len(shape) == PICTURE_AXES and CHANNELS in shape else [f"{feature} of three colors, not {shape}"]
+    if dtype not in NUMBERS:
+        return [f"{feature} of type {' or '.join(NUMBERS)}, not {dtype}"]
+    # LeRobot writes a vector of one number as a number.
+    return (
+        []
+        if shape == [field.width] or (field.width == 1 and not shape)
+        else [f"{feature} of shape {[field.width]}, not {shape}"]
+    )
 
 
 def _example(field: str, feature: str = "observation.images.front") -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from vlapack.checkpoints.base import PolicyConfig, read_json
 from vlapack.errors import InputError
 from vlapack.observations.frame import Frame, as_recorded
-from vlapack.observations.recorder import INDEX_FILE, SOURCE_KEY, TYPE, VERSION
+from vlapack.observations.pictures import read_rgb
+from vlapack.observations.recorder import INDEX_FILE, INDEX_KEYS, SOURCE_KEY, TYPE, VERSION
 from vlapack.robots.fields import PROMPT_KEY
 from vlapack.robots.layouts import LAYOUTS, Layout, layout_of
 
@@ -35,6 +35,8 @@ class RecordedFolder:
         for key, expected in (("type", TYPE), ("version", VERSION)):
             if index.get(key) != expected:
                 raise InputError(f"{self._index}: {key} is {index.get(key)!r}; this version reads {expected!r}")
+        if foreign := sorted(set(index) - set(INDEX_KEYS)):
+            raise InputError(f"{self._index} has {', '.join(foreign)}; this version knows {', '.join(INDEX_KEYS)}")
         named = index.get("layout")
         known: Mapping[Any, Layout] = LAYOUTS if config is None else {config.layout: layout_of(config)}
         if named not in known:
@@ -76,18 +78,20 @@ class RecordedFolder:
             raise InputError(f"{where} has {', '.join(foreign)}; this policy knows {', '.join(fields)}")
         raw: dict[str, Any] = {PROMPT_KEY: entry[PROMPT_KEY]}
         for name in (name for name in fields if name in entry):
-            value = _picture(self.folder / str(entry[name])) if fields[name].width is None else entry[name]
+            value = _picture(self.folder, entry[name], where) if fields[name].width is None else entry[name]
             fields[name].put(raw, value)
         observation = as_recorded(raw, self._layout, where)
         title = next(str(entry[name]) for name, field in fields.items() if field.width is None and name in entry)
-        return Frame(title, observation, entry.get(SOURCE_KEY) or {})
+        source = entry.get(SOURCE_KEY) or {}
+        if not isinstance(source, dict):
+            raise InputError(f"{where} has the source {source!r}; it must be an object")
+        return Frame(title, observation, source)
 
 
-def _picture(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: the index names it, but it is not there; copy the whole folder") from error
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path}: not a readable picture: {error}; copy it again") from error
+def _picture(folder: Path, name: Any, where: str) -> np.ndarray:
+    """Read a picture that the index names; it lies in the folder itself."""
+    if not isinstance(name, str) or Path(name).name != name:
+        raise InputError(f"{where} names the picture {name!r}; it must be the name of a file in {folder}")
+    if not (folder / name).is_file():
+        raise InputError(f"{folder / name}: the index names it, but it is not there; copy the whole folder")
+    return read_rgb(folder / name, str(folder / name))

@@ -27,6 +27,8 @@ INDEX_FILE = "index.json"
 TYPE = "vlapack.observations"
 VERSION = 1
 SOURCE_KEY = "source"
+INDEX_KEYS = ("type", "version", "layout", "seen", "observations")
+"""What an index says; `seen` numbers the next picture and decides nothing else."""
 
 
 class Recorder:
@@ -70,6 +72,10 @@ class Recorder:
         elif any(folder.iterdir()):
             raise InputError(f"{folder} is not empty and has no {INDEX_FILE}; give a new folder")
         self._seen = document.get("seen", len(self._rows))
+        if not (isinstance(self._seen, int) and self._seen >= len(self._rows)):
+            raise InputError(
+                f"{self._index}: seen is {self._seen!r}, with {len(self._rows)} observations; give a new folder"
+            )
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -49,8 +49,13 @@ def frames_at(path: Path, seconds: Sequence[float], tolerance: float) -> list[np
             if not container.streams.video:
                 raise InputError(f"{path}: holds no video stream")
             stream = container.streams.video[0]
+            if not stream.time_base:
+                raise InputError(f"{path}: its video stream has no unit of time; download it again")
             return [_nearest(path, container, stream, time, tolerance) for time in seconds]
-    except av.error.FFmpegError as error:
+    except InputError:
+        raise
+    # ValueError and OverflowError: PyAV reads the damaged file's names and times as they are.
+    except (av.error.FFmpegError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: not a readable video: {error}; download it again") from error
 
 

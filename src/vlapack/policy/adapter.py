@@ -13,8 +13,12 @@ from vlapack.checkpoints.base import Normalization, PolicyConfig
 from vlapack.errors import InputError
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.prompt import PromptTokenizer
+from vlapack.robots.arrays import keys_of
 from vlapack.robots.images import to_network
 from vlapack.robots.layouts import layout_of
+
+# Far beyond any robot's state; float32 ends at 3.4e38, and a layer's sums need room below that.
+FARTHEST = 1e30
 
 
 class Adapter:
@@ -46,7 +50,7 @@ class Adapter:
         architecture = config.architecture
         prompt = robot.prompt if robot.prompt is not None else config.default_prompt
         if prompt is None:
-            raise InputError(f"the observation has no 'prompt'; it has {sorted(map(str, observation))}")
+            raise InputError(f"the observation has no 'prompt'; it has {keys_of(observation)}")
         if len(robot.images) != architecture.num_cameras:
             raise InputError(
                 f"layout {config.layout} has {len(robot.images)} cameras, the network {architecture.num_cameras}"
@@ -56,6 +60,8 @@ class Adapter:
             raise InputError(f"the state has {len(state)} dimensions, the network takes {architecture.action_dim}")
         tokens, token_masks = self._tokenizer.tokenize(prompt, _written(state, config))
         padded = np.pad(state, (0, architecture.action_dim - len(state)))
+        if not (np.abs(padded) <= FARTHEST).all():
+            raise InputError(f"the state {robot.state.tolist()} is too far from the statistics to be normalized")
         size = architecture.vision.image_size
         return Inputs(
             images=torch.stack([to_network(image, size) for image in robot.images])[None],

@@ -29,7 +29,10 @@ def compile_wanted(asked: bool, environ: Mapping[str, str] | None = None) -> boo
     if not asked:
         return False
     if forbidding:
-        say(f"not compiled: {' and '.join(forbidding)} {'says' if len(forbidding) == 1 else 'say'} so")
+        say(
+            f"not compiled: {' and '.join(forbidding)} {'says' if len(forbidding) == 1 else 'say'} so; "
+            f"set {'it' if len(forbidding) == 1 else 'them'} to 0 to compile"
+        )
         return False
     if not any(shutil.which(name) for name in (variables.get("CXX") or "g++", *COMPILERS)):
         raise InputError(

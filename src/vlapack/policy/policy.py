@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +29,9 @@ from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.savings import Savings
 from vlapack.policy.adapter import Adapter
 from vlapack.policy.inputs import Inputs
+from vlapack.policy.noise import Noise, start_noise
 from vlapack.policy.packed import load_packed_model
 from vlapack.policy.summary import held_bytes, mapped_bytes, summary
-
-Noise: TypeAlias = Tensor | np.ndarray
 
 
 class Policy:
@@ -264,9 +263,9 @@ class Policy:
         if not observations:
             return []
         inputs = Inputs.stack([self.observe(observation) for observation in observations])
-        start_noise = self._noise(len(observations), noise, generator)
+        first = start_noise(self.noise_shape, len(observations), noise, generator or self._generator)
         start = time.perf_counter()
-        actions = self.act(inputs, start_noise)
+        actions = self.act(inputs, first)
         infer_ms = (time.perf_counter() - start) * 1000
         return [{"actions": chunk, "policy_timing": {"infer_ms": infer_ms}} for chunk in actions]
 
@@ -297,10 +296,10 @@ class Policy:
         Raises:
             InputError: the observation or the noise cannot be used
         """
-        start_noise = self._noise(len(noise), list(noise), None)
+        first = start_noise(self.noise_shape, len(noise), list(noise), self._generator)
         inputs = self.observe(observation)
         prefix = self.model.embed_prefix(inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks)
-        chunks = self.model.integrate(prefix.repeat(len(noise)), inputs.state.repeat(len(noise), 1), start_noise)
+        chunks = self.model.integrate(prefix.repeat(len(noise)), inputs.state.repeat(len(noise), 1), first)
         return self.robot_actions(chunks.numpy(), inputs.robot_state.repeat(len(noise), axis=0))
 
     def robot_actions(self, chunks: np.ndarray, robot_state: np.ndarray) -> np.ndarray:
@@ -314,20 +313,6 @@ class Policy:
             float64 [B, horizon, robot dimensions], in the robot's units.
         """
         return self._adapter.actions(chunks, robot_state, self.config)
-
-    def _noise(self, count: int, given: Sequence[Noise] | Noise | None, generator: torch.Generator | None) -> Tensor:
-        shape = self.noise_shape
-        if given is None:
-            source = self._generator if generator is None else generator
-            # One draw per observation: the batch sees the noise that one at a time would have seen.
-            return torch.stack([torch.randn(shape, generator=source) for _ in range(count)])
-        parts = [torch.as_tensor(part, dtype=torch.float32) for part in given]
-        if len(parts) != count or any(part.shape != shape for part in parts):
-            raise InputError(
-                f"noise: {len(parts)} of shapes {sorted({tuple(part.shape) for part in parts})}; "
-                f"this policy needs {count} of shape {shape}"
-            )
-        return torch.stack(parts)
 
     def held_bytes(self) -> int:
         """Return the bytes of weights really in memory: each storage once, without what stays in the file."""

@@ -10,6 +10,7 @@ import sentencepiece
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.files import refuse_lfs_pointer
+from vlapack.robots.arrays import shown
 
 STATE_BINS = 256
 PADDING_ID = 0
@@ -64,14 +65,20 @@ class PromptTokenizer:
         """Tokens int64 [max_len] and mask bool [max_len]; zeros and False are padding.
 
         A prompt that is too long is cut at the end, as in openpi, and said once.
+
+        Raises:
+            InputError: the prompt holds half a surrogate pair.
         """
         text = prompt_text(prompt, state)
-        tokens = self._model.encode(text, add_bos=True)
+        try:
+            tokens = self._model.encode(text, add_bos=True)
+        except UnicodeEncodeError as error:
+            raise InputError(f"the prompt {shown(text)} is not Unicode: {error.reason} at {error.start}") from error
         if state is None:
             tokens += self._model.encode("\n")  # the "start of answer" token, never merged with the instruction
         if len(tokens) > self.max_len and not self._warned:
             self._warned = True
-            say(f"warning: {len(tokens)} prompt tokens, cut to the network's {self.max_len}: {text!r}")
+            say(f"warning: {len(tokens)} prompt tokens, cut to the network's {self.max_len}: {shown(text)}")
         count = min(len(tokens), self.max_len)
         padded = np.full(self.max_len, PADDING_ID, dtype=np.int64)
         padded[:count] = tokens[:count]

@@ -155,7 +155,7 @@ def fields_from_environment(
     Returns:
         Field → value, and field → source; what a variable implies is said in its source. `ACT_PCT` selects static
         activation scales; `WBITS` goes before the preset's own overrides. On the guide's defaults `ROW_ROT=0` is the
-        guide's "rotation off", so it also drops the input rotation, and `ABITS=16` drops the default static scales.
+        guide's "rotation off", so it also drops the input rotation.
 
     Raises:
         InputError: A value does not parse, or there is neither preset nor `SCOPE`.
@@ -178,11 +178,8 @@ def fields_from_environment(
         values["overrides"] += base.overrides
     if "act_percentile" in values:
         values["act_scale"], sources["act_scale"] = "static", f"{PREFIX}ACT_PCT selects static scales"
-    if base is None:
-        if values.get("row_rot") == "0":
-            values["rotation"], sources["rotation"] = "none", f"{PREFIX}ROW_ROT=0 is the guide's 'rotation off'"
-        if values.get("act_bits") == 16 and "act_percentile" not in values:
-            values["act_scale"], sources["act_scale"] = "per_token", f"{PREFIX}ABITS=16 quantizes no activation"
+    if base is None and values.get("row_rot") == "0":
+        values["rotation"], sources["rotation"] = "none", f"{PREFIX}ROW_ROT=0 is the guide's 'rotation off'"
     return values, sources
 
 

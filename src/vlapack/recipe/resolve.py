@@ -7,7 +7,7 @@ an error, since nobody could say which was meant; flags still change single fiel
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -106,12 +106,20 @@ class RecipeFlags:
         return given
 
 
+NOT_USED = "is not used"
+
+
 class Resolved(NamedTuple):
     """A recipe, the source of each of its fields, and the options of the run."""
 
     recipe: Recipe
     sources: dict[str, str]
     options: Options
+
+    @property
+    def unused(self) -> list[str]:
+        """What was set and has no effect, with the reason."""
+        return [source for source in self.sources.values() if NOT_USED in source]
 
 
 def resolve(
@@ -130,24 +138,7 @@ def resolve(
     """
     options = options_from_environment(environ)
     variables = variables_set(environ)
-    if recipe_file is not None and preset_name is not None:
-        raise InputError(f"`recipe={str(recipe_file)!r}` and `preset={preset_name!r}` exclude each other: give one")
-    if recipe_file is not None and variables:
-        raise InputError(
-            f"`recipe={str(recipe_file)!r}` stands alone, but these variables are set: {', '.join(variables)}; "
-            "unset them, or leave `recipe` out"
-        )
-    if recipe_file is not None:
-        base, origin = read_recipe(recipe_file), f"recipe {recipe_file}"
-    elif preset_name is not None:
-        base, origin = preset(preset_name), f"preset {preset_name}"
-    elif variables or options != Options():
-        base, origin = GUIDE, "the guide's default"
-    else:
-        raise InputError(
-            f"no recipe is named: give `preset` ({', '.join(PRESETS)}), `recipe=FILE`, or {PREFIX}SCOPE and its "
-            "companions"
-        )
+    base, origin = _start(preset_name, recipe_file, variables, options)
     values: dict[str, Any] = {}
     sources = {field.name: origin for field in dataclasses.fields(Recipe)}
     if recipe_file is None and (variables or base is GUIDE):
@@ -158,6 +149,12 @@ def resolve(
         chosen["overrides"] += values.get("overrides", base.overrides)
     if "act_percentile" in chosen and "act_scale" not in chosen:
         chosen["act_scale"] = "static"
+    bits = {"act_bits": base.act_bits, **values, **chosen}["act_bits"]
+    if bits == 16 and "act_scale" not in chosen and (base is GUIDE or "act_scale" in values):
+        # The guide's scripts set ACT_PCT and its advice is to set ABITS=16: the scale is for what is no longer rounded.
+        if values.pop("act_percentile", None) is not None:
+            sources["act_percentile"] = f"{PREFIX}ACT_PCT {NOT_USED}: 16-bit activations have no scale"
+        values["act_scale"], sources["act_scale"] = "per_token", "16-bit activations have no scale"
     sources.update({field: f"`{field}`" for field in chosen})
     try:
         recipe = dataclasses.replace(base, **{**values, **chosen})
@@ -166,3 +163,25 @@ def resolve(
             raise
         raise InputError(f"{error} ({error.field} was set by {sources[error.field]})", field=error.field) from error
     return Resolved(recipe, sources, options)
+
+
+def _start(
+    preset_name: str | None, recipe_file: Path | None, variables: Sequence[str], options: Options
+) -> tuple[Recipe, str]:
+    """Return the recipe that variables and flags change, and what it is called."""
+    if recipe_file is not None and preset_name is not None:
+        raise InputError(f"`recipe={str(recipe_file)!r}` and `preset={preset_name!r}` exclude each other: give one")
+    if recipe_file is not None and variables:
+        raise InputError(
+            f"`recipe={str(recipe_file)!r}` stands alone, but these variables are set: {', '.join(variables)}; "
+            "unset them, or leave `recipe` out"
+        )
+    if recipe_file is not None:
+        return read_recipe(recipe_file), f"recipe {recipe_file}"
+    if preset_name is not None:
+        return preset(preset_name), f"preset {preset_name}"
+    if variables or options != Options():
+        return GUIDE, "the guide's default"
+    raise InputError(
+        f"no recipe is named: give `preset` ({', '.join(PRESETS)}), `recipe=FILE`, or {PREFIX}SCOPE and its companions"
+    )

@@ -14,6 +14,7 @@ import numpy as np
 
 from vlapack.checkpoints.features import CAMERA, FEATURES, Features
 from vlapack.errors import InputError
+from vlapack.robots.arrays import keys_of
 from vlapack.robots.fields import Field
 from vlapack.robots.images import parse_image
 from vlapack.robots.keys import PROMPT, RobotInputs, get, get_prompt, parse_state, picture
@@ -73,7 +74,7 @@ class AlohaLayout:
         """Read `images` (by ALOHA's camera names, at least `cam_high`), `state` [14] and `prompt`."""
         pictures = get(observation, "images")
         if not isinstance(pictures, Mapping) or (set(pictures) - {*CAMERAS, *UNUSED_CAMERAS}):
-            found = sorted(map(str, pictures)) if isinstance(pictures, Mapping) else type(pictures).__name__
+            found = keys_of(pictures) if isinstance(pictures, Mapping) else type(pictures).__name__
             raise InputError(f"images: {found}; ALOHA's cameras are {', '.join((*CAMERAS, *UNUSED_CAMERAS))}")
         high = parse_image(get(pictures, CAMERAS[0]), CAMERAS[0])
         state = parse_state(get(observation, "state"), "state", self.features.state)

@@ -9,29 +9,35 @@ import torch
 from PIL import Image
 
 from vlapack.errors import InputError
+from vlapack.robots.arrays import as_array
 
 CHANNELS = 3
+
+# Resizing, JPEG and half precision leave white at 1.0005 or so.
+ROUNDING = 1e-3
 
 
 def parse_image(picture: Any, key: str) -> np.ndarray:
     """Bring a picture into uint8 [H, W, 3].
 
     Args:
-        picture: uint8 in 0-255 or float in 0-1, [H, W, 3] or [3, H, W].
+        picture: uint8 in 0-255 or float in 0-1, [H, W, 3] or [3, H, W]. Floats that rounding has put outside by
+            `ROUNDING` or less are clipped.
         key: the observation's key, for the message.
 
     Raises:
         InputError: another type, shape or range.
     """
-    image = np.asarray(picture)
+    image = as_array(picture, key)
     if image.ndim != 3 or CHANNELS not in (image.shape[0], image.shape[-1]):
         raise InputError(f"{key}: shape {image.shape}; a picture is [height, width, 3] or [3, height, width]")
     if 0 in image.shape:
         raise InputError(f"{key}: shape {image.shape}; the picture is empty")
     if np.issubdtype(image.dtype, np.floating):
-        if not (image.min() >= 0 and image.max() <= 1):  # also catches NaN
-            raise InputError(f"{key}: float values from {image.min()} to {image.max()}; float pictures lie in 0-1")
-        image = (255 * image).astype(np.uint8)
+        low, high = float(image.min()), float(image.max())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also catches NaN
+            raise InputError(f"{key}: float values from {low} to {high}; float pictures lie in 0-1")
+        image = (255 * (image if low >= 0 and high <= 1 else image.clip(0, 1))).astype(np.uint8)
     if image.dtype != np.uint8:
         raise InputError(f"{key}: dtype {image.dtype}; a picture is uint8 in 0-255, or float in 0-1")
     return image.transpose(1, 2, 0) if image.shape[0] == CHANNELS else image

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlapack.errors import InputError
+from vlapack.robots.arrays import as_array, check_observation, keys_of, shown
 from vlapack.robots.fields import PROMPT_KEY
 
 PROMPT = "pick up the black bowl and put it on the plate"
@@ -34,21 +35,25 @@ class RobotInputs:
 
 def get(observation: Mapping[str, Any], key: str) -> Any:
     """Return the value of a key; InputError names the ones that are there."""
+    check_observation(observation)
     if key not in observation:
-        raise InputError(f"the observation has no {key!r}; it has {sorted(map(str, observation))}")
+        raise InputError(f"the observation has no {key!r}; it has {keys_of(observation)}")
     return observation[key]
 
 
 def parse_state(value: Any, key: str, dim: int) -> np.ndarray:
     """Return a finite vector of numbers [dim] as float64; InputError names `key` and what it held."""
-    state = np.asarray(value)
-    if not (np.issubdtype(state.dtype, np.floating) or np.issubdtype(state.dtype, np.integer)):
+    state = as_array(value, key)
+    if state.dtype.kind not in "iuf":
         raise InputError(f"{key}: dtype {state.dtype}; a state is a vector of numbers")
     if state.shape != (dim,):
         raise InputError(f"{key}: shape {state.shape}; this robot's state has shape ({dim},)")
-    if not np.isfinite(state).all():
+    # The network's numbers are float32: what is larger than they are would become infinite there.
+    with np.errstate(over="ignore"):
+        numbers = state.astype(np.float64)
+    if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
         raise InputError(f"{key}: {state.tolist()} is not finite everywhere")
-    return state.astype(np.float64)
+    return numbers
 
 
 def get_prompt(observation: Mapping[str, Any]) -> str | None:
@@ -57,12 +62,21 @@ def get_prompt(observation: Mapping[str, Any]) -> str | None:
 
 
 def parse_prompt(value: Any) -> str:
-    """Return the text of a string, bytes, or a numpy scalar of one (what a policy server receives)."""
+    """Return the text of a string, bytes, or a numpy scalar of one (what a policy server receives).
+
+    Raises:
+        InputError: anything else, an empty one, or one that is not Unicode: half a surrogate pair, other bytes.
+    """
     text = value.item() if isinstance(value, np.ndarray | np.generic) and np.size(value) == 1 else value
-    if isinstance(text, bytes):
-        text = text.decode(errors="replace")
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        if isinstance(text, str):
+            text.encode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise InputError(f"prompt: {shown(text)} is not Unicode: {error.reason} at {error.start}") from error
     if not isinstance(text, str):
-        raise InputError(f"prompt: {text!r} is {type(text).__name__}; an instruction is a string")
+        raise InputError(f"prompt: {shown(text)}; an instruction is a string")
     if not text.strip():
         raise InputError("prompt: empty; the policy needs an instruction")
     return text

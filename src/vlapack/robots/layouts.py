@@ -14,6 +14,7 @@ import numpy as np
 from vlapack.checkpoints.base import PolicyConfig
 from vlapack.checkpoints.features import FEATURES, Features
 from vlapack.robots.aloha import AlohaLayout
+from vlapack.robots.arrays import as_array, check_observation
 from vlapack.robots.fields import Field
 from vlapack.robots.images import parse_image
 from vlapack.robots.keys import PROMPT, RobotInputs, get, get_prompt, parse_prompt, parse_state, picture
@@ -118,7 +119,9 @@ class DroidLayout:
         """Read both cameras, `observation/joint_position` [7], `observation/gripper_position` [1] or [], `prompt`."""
         base, wrist = (parse_image(get(observation, camera), camera) for camera in DROID_CAMERAS)
         joints = parse_state(get(observation, "observation/joint_position"), "observation/joint_position", 7)
-        gripper = np.atleast_1d(get(observation, "observation/gripper_position"))
+        gripper = np.atleast_1d(
+            as_array(get(observation, "observation/gripper_position"), "observation/gripper_position")
+        )
         return RobotInputs(
             images=(base, wrist, np.zeros_like(base)),
             image_masks=(True, True, False),
@@ -164,6 +167,7 @@ class LerobotLayout:
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read the cameras that are there (at least one), `observation.state`, and `prompt` or LeRobot's `task`."""
+        check_observation(observation)
         there = [camera in observation for camera in self.features.cameras]
         first = self.features.cameras[there.index(True) if any(there) else 0]
         black = np.zeros_like(parse_image(get(observation, first), first))
