@@ -2,8 +2,9 @@
 #
 #   make demo        quantize tiny-libero and watch it act next to its float parent (≤ 12 minutes on two cores)
 #   make test        the quick tests           make test-slow   the ones that take minutes
-#   make bench       the figures in the docs   make lint        ruff and mypy
-#   make setup       only the environment      make clean       remove it
+#   make bench       the figures in the docs   make docs        write its tables again, and check the rest
+#   make lint        ruff, mypy, schemas       make setup       only the environment
+#   make clean       remove the environment
 #
 # PYTHON=…        an interpreter of version 3.11 that is not called python3.11
 # TORCH_INDEX=…   where torch's wheels come from; PyTorch's CPU index saves gigabytes where the default is a CUDA build
@@ -17,11 +18,12 @@ APT := libegl1 libgles2 libgl1 libglvnd0 libgl1-mesa-dri libglib2.0-0
 # Not measured by `make bench`: a tool, and what takes hours and 12 GB of disk.
 APART := benchmarks/synthetic_pi05.py benchmarks/chunk.py benchmarks/openpi_worker.py benchmarks/compiled.py \
 	benchmarks/quantize_full.py benchmarks/fidelity.py benchmarks/closed_loop.py
-CHECKED := src tests scripts examples benchmarks
 
 export MUJOCO_GL ?= egl
+# Every extra is installed here: a test that lacks one fails instead of being skipped.
+export VLAPACK_REQUIRE_EXTRAS := 1
 
-.PHONY: setup demo test test-slow bench lint clean
+.PHONY: setup demo test test-slow bench docs lint clean
 
 setup: $(VENV)/.installed $(VENV)/.renders
 
@@ -54,10 +56,14 @@ test-slow: setup
 bench: setup
 	@for question in $(filter-out $(APART),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
 
+# Tables between markers come from benchmarks/results; the tests compare the other lists and figures with the code.
+docs: $(VENV)/.installed
+	$(BIN)/python scripts/write_tables.py
+	$(BIN)/pytest -q tests/benchmarks/test_tables.py tests/test_repository.py tests/test_architecture.py \
+	  tests/commands/test_inspect.py
+
 lint: $(VENV)/.installed
-	$(BIN)/ruff check $(CHECKED)
-	$(BIN)/ruff format --check $(CHECKED)
-	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lint.sh
 
 clean:
 	rm -rf $(VENV)

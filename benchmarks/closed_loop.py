@@ -88,19 +88,27 @@ def main(
         seed=seed,
         engine=active(),
     )
-    result, marker = RESULT, "closed loop"
-    if seed != SEED:
-        result, marker = RESULT.with_stem(f"{RESULT.stem}-seed{seed}"), f"{marker}, seed {seed}"
+    result = RESULT if seed == SEED else RESULT.with_stem(f"{RESULT.stem}-seed{seed}")
     contenders = [entry for entry in contenders if entry.role in ("baseline", *policies)]
     say(f"{len(plan.cases())} episodes for each of {len(contenders)} policies")
     records = evaluate(plan, contenders, result.with_suffix(""), workers=workers, videos=False)
     summaries = {name: conclude(plan, records, work, names=(name, PARENT), role=name) for name in policies}
-    found = rows(summaries)
-    alike = cochran(records)
-    write_result(result, found, cochran_p_value=alike)
-    write_between(DOCS, marker, table(found, alike))
-    write_between(DOCS, "closed loop, together", together(sorted(RESULT.parent.glob(f"{RESULT.stem}*.json"))))
+    write_result(result, rows(summaries), cochran_p_value=cochran(records))
+    write_tables()
     return 0
+
+
+def write_tables() -> None:
+    """Write the results' tables into the docs: each seed's, and one of all results together."""
+    of_seeds = sorted(RESULT.parent.glob(f"{RESULT.stem}-seed*.json"))
+    markers = {
+        RESULT: "closed loop",
+        **{file: f"closed loop, seed {file.stem.partition('-seed')[2]}" for file in of_seeds},
+    }
+    for file, marker in markers.items():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        write_between(DOCS, marker, table(found["rows"], found["cochran_p_value"]))
+    write_between(DOCS, "closed loop, together", together(sorted(RESULT.parent.glob(f"{RESULT.stem}*.json"))))
 
 
 def cochran(records: Mapping[str, Sequence[Record]]) -> float:

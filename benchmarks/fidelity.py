@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import tyro
 from common.grid import BITS, GROUPS, METHODS, PRESET, Row, rows
-from common.results import ROOT, Rows, origin, write_between, write_result
+from common.results import ROOT, Rows, origin, read_rows, write_between, write_result
 from common.sentences import Sentences
 from common.synthetic import Synthetic
 from common.tiny_libero import TinyLibero
@@ -87,8 +87,14 @@ def main(
         if name not in makers:
             raise InputError(f"--targets {name!r} is unknown; choose from {', '.join(makers)}")
         measure(makers[name](), re.compile(only), done, again)
-    found = [*by_experiment(done).values()]
-    write_result(RESULT, found)
+    write_result(RESULT, [*by_experiment(done).values()])
+    write_tables()
+    return 0
+
+
+def write_tables() -> None:
+    """Write the result's tables into the docs."""
+    found = read_rows(RESULT)
     for name, measured in MEASURES.items():
         of_target = [row for row in found if row["target"] == name and row["method"] != PRESET]
         write_between(
@@ -97,7 +103,6 @@ def main(
     of_chunks = [row for row in found if row["target"] == "tiny-libero" and row["method"] != PRESET]
     write_between(DOCS, "fidelity: median", f"{table(of_chunks, 'median')}\n\n{growth(of_chunks)}")
     write_between(DOCS, "fidelity: presets", presets_table(found))
-    return 0
 
 
 def by_experiment(done: Rows) -> dict[Row, dict[str, Any]]:

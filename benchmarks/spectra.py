@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import tyro
-from common.results import ROOT, write_between, write_result
+from common.results import ROOT, read_rows, write_between, write_result
 from torch import Tensor
 
 from vlapack import Recipe, open_checkpoint
@@ -55,8 +55,13 @@ def main(*, result: Path = RESULT) -> int:
     seen, unseen = (inputs_of(parent, wanted, frames[half::2]) for half in (0, 1))
     found = [row for group in wanted for row in rows(parent, group, seen[group[0].name], unseen[group[0].name])]
     write_result(result, found)
-    write_between(DOCS, "spectra", table(found))
+    write_tables(result)
     return 0
+
+
+def write_tables(result: Path = RESULT) -> None:
+    """Write the result's table into the docs."""
+    write_between(DOCS, "spectra", table(read_rows(result)))
 
 
 def inputs_of(

@@ -75,7 +75,12 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 8, test: int =
         "rivals": against,
     }
     result.write_text(json.dumps(document, indent=1) + "\n")
-    write_between(DOCS, "tuning", table(document))
+    write_tables(result)
+
+
+def write_tables(result: Path = RESULT) -> None:
+    """Write the result's tables into the docs."""
+    write_between(DOCS, "tuning", table(json.loads(result.read_text(encoding="utf-8"))))
 
 
 def table(document: dict[str, Any]) -> str:

@@ -9,9 +9,16 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+from extras import needs
 from small import random_observations, small_policy, write_observations, write_random_checkpoint
 
 torch.set_num_threads(1)  # tiny products: more threads only wait for each other
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The marker `simulator` is all that such a test has to say."""
+    if item.get_closest_marker("simulator") is not None:
+        needs("libero", "mujoco", remedy="pip install '.[libero]' on Python < 3.12")
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-import pyarrow
-import pyarrow.parquet
+from extras import needs
 from PIL import Image
 
 FPS = 10
@@ -39,8 +37,9 @@ def write_lerobot(
     """Write episodes of `lengths` frames; `per_file` of them share each data file and each video file.
 
     Frame `i` of the whole has vectors [i, 0, …] and pictures in `brightness(i, camera)`; episode `e` does task e % 2.
-    LeRobot writes a vector of one number as a number.
+    LeRobot writes a vector of one number as a number. Without the extra `lerobot` the test that asked is skipped.
     """
+    needs("pyarrow", "av", remedy="pip install '.[lerobot]'")
     episodes: list[dict[str, Any]] = []
     rows: dict[int, list[dict[str, Any]]] = {}
     index = 0
@@ -85,6 +84,9 @@ def write_lerobot(
 
 
 def save(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
     path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
@@ -97,6 +99,8 @@ def png(grey: int) -> bytes:
 
 def write_video(path: Path, greys: Sequence[int]) -> None:
     """One frame per grey, a key frame every fourth only, so that seeking has something to get wrong."""
+    import av
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=FPS, options={"g": "4", "qscale": "1"})

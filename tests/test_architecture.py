@@ -6,6 +6,7 @@ Every law is read from the imports themselves, those inside functions included; 
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -117,6 +118,14 @@ INSIDE = [found for found in EVERY if "vlapack" not in (found.importer, found.im
 def test_every_room_is_in_the_plan() -> None:
     unknown = {room(module) for module in KNOWN if room(module)} - FLOOR.keys()
     assert not unknown, f"rooms that the plan does not name: {sorted(unknown)}"
+
+
+def test_contributing_maps_the_rooms_in_this_order() -> None:
+    exist = {room(module) for module in KNOWN}
+    rows = [tuple(name for name in row if name in exist) for row in ROOMS]
+    text = CONTRIBUTING.read_text(encoding="utf-8").partition("<!-- rooms -->")[2].partition("<!-- /rooms -->")[0]
+    heads = [line.partition(":")[0] for line in text.splitlines() if line.startswith("- ")]
+    assert [tuple(re.findall(r"`(\w+)`", head)) for head in heads] == [row for row in rows if row]
 
 
 def test_nothing_imports_a_room_above_its_own() -> None:

@@ -21,7 +21,7 @@ class Rows:
     """Finished rows: a result's, then those of a file of lines; a kill loses none, and two processes may share it."""
 
     def __init__(self, result: Path, file: Path) -> None:
-        self._of_result = json.loads(result.read_text(encoding="utf-8"))["rows"] if result.exists() else []
+        self._of_result = read_rows(result) if result.exists() else []
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
@@ -63,6 +63,12 @@ def write_result(file: Path, rows: Sequence[dict[str, Any]], **facts: Any) -> No
     lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in rows)
     head = json.dumps({**stamp(), **facts}, indent=1, ensure_ascii=False).removesuffix("\n}")
     file.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a result."""
+    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    return rows
 
 
 def write_between(page: Path, marker: str, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from extras import needs
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -20,7 +21,7 @@ from vlapack.pi0.names import openpi_tensors
 GOLDEN = Path(__file__).parents[1] / "golden" / "orbax"
 SEED = 9
 
-pytest.importorskip("tensorstore", reason="the extra `jax` brings it")
+needs("tensorstore", remedy="pip install '.[jax]'")
 
 
 def config_of(kind: str, place: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from extras import needs
 
 from vlapack.cli import main
 from vlapack.evaluate import contender as contender_module
@@ -43,6 +44,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 @pytest.mark.usefixtures("fakes")
 def test_json_is_the_summary_and_stands_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs("imageio_ffmpeg", remedy="pip install '.[libero]'")
     out = tmp_path / "out"
     code, stdout, stderr = run(
         capsys, "good", "--baseline", "good", "--trials", "1", "--workers", "1", "--out", str(out), "--json"

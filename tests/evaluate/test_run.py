@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import simulators
+from extras import needs
 from fakes import Drunkard, contender, plan
 
 from vlapack.errors import InputError, WorkError
@@ -119,7 +120,9 @@ def test_one_policy_is_freed_before_the_next_is_loaded(tmp_path: Path) -> None:
 
 
 def test_every_episode_leaves_a_video_that_plays(tmp_path: Path) -> None:
-    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    needs("imageio_ffmpeg", remedy="pip install '.[libero]'")
+    import imageio_ffmpeg
+
     entries = [contender("baseline", Drunkard()), contender("policy", Drunkard())]
     found = evaluate(plan(entries, tasks=1, trials=1), entries, tmp_path, workers=1, factory=simulators.walk)
     assert found["policy"][0].video == "videos/libero_spatial_0/eval_episode_0.mp4"

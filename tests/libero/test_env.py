@@ -1,7 +1,5 @@
 """Lazy rendering and soft reset change nothing: compared with the slow way, episode after episode."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -9,10 +7,7 @@ from vlapack.errors import InputError
 from vlapack.libero.env import LiberoEnv, axis_angle
 from vlapack.libero.suites import MAX_STEPS, load_task
 
-pytestmark = [
-    pytest.mark.simulator,
-    pytest.mark.skipif(importlib.util.find_spec("libero") is None, reason="the extra [libero] is not installed"),
-]
+pytestmark = pytest.mark.simulator
 
 TASKS = [(suite, task) for suite in MAX_STEPS for task in (0, 4, 9)]
 
@@ -53,7 +48,6 @@ def test_fast_episode_equals_slow_episode_everywhere(suite: str, task: int):
     assert_fast_equals_slow(suite, task)
 
 
-@pytest.mark.simulator
 def test_two_scenes_in_one_process_each_see_their_own():
     first = LiberoEnv("libero_spatial", 7)
     alone = first.reset(0)

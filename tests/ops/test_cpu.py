@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from extras import needs
 
 from vlapack.errors import InputError
 from vlapack.linear import PackedLinear
@@ -11,8 +12,7 @@ from vlapack.methods.rotate import hadamard
 from vlapack.ops import cpu, engine, library, reference
 from vlapack.ops.int4 import pack_int4
 
-if engine.kernels is None:
-    pytest.skip("the compiled engine is not installed", allow_module_level=True)
+needs("vlapack._kernels", remedy="install vlapack where there is a C++17 compiler")
 
 ISAS = engine.kernels.available()
 SHAPES = [(1, 1, 1), (3, 5, 7), (0, 4, 16), (2, 1, 33), (17, 33, 4304), (1, 3, 1025), (13, 64, 256), (50, 100, 72)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from extras import needs
 
 from vlapack.errors import InputError
 from vlapack.ops import engine
@@ -43,8 +44,8 @@ def describe(before="pass", **variables):
     return run(DESCRIBE.format(path=sys.path, before=before), **variables)
 
 
-@pytest.mark.skipif(engine.kernels is None, reason="the compiled engine is not installed")
 def test_an_instruction_set_can_be_named():
+    needs("vlapack._kernels", remedy="install vlapack where there is a C++17 compiler")
     assert describe(VLAPACK_ISA="portable").stdout == "cpu (portable)\n"
     found = describe(VLAPACK_ISA="mmx").stderr
     assert "VLAPACK_ISA=mmx: this CPU or this build does not have it; available: " in found

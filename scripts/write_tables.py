@@ -1,0 +1,22 @@
+"""Write the docs' tables again from `benchmarks/results`, without measuring anything. Run by `make docs`.
+
+    python scripts/write_tables.py
+
+A table between markers is written by the benchmark that measured it; after a change of a table's form, or a merge, this
+makes all of them agree with their results. `tests/benchmarks/test_tables.py` checks that they do.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import closed_loop
+import fidelity
+import spectra
+import tuning
+
+if __name__ == "__main__":
+    for benchmark in (closed_loop, fidelity, spectra, tuning):
+        benchmark.write_tables()
