@@ -148,8 +148,8 @@ def test_an_adapter_is_merged_into_its_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_dora": True}, "use_dora = True makes it more than a plain LoRA"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa'"),
+        ({"use_dora": True}, "use_dora is True, and .* has no lora_magnitude_vector"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"peft_type": "MISS"}, "peft_type is 'MISS'"),
         ({"r": 4}, r"lora_A.weight has shape \[3, .*ask for \[4, "),
         ({"modules_to_save": None}, "2 of its tensors have no place .*action_out_proj"),

@@ -17,10 +17,12 @@ from vlapack.checkpoints.base import Normalization, NormalizationKind, PolicyCon
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.features import CAMERA, FEATURES, Features
 from vlapack.checkpoints.folder import FloatCheckpoint
-from vlapack.checkpoints.peft import ADAPTER_CONFIG, Merged, base_of
+from vlapack.checkpoints.peft import Merged, base_of
+from vlapack.checkpoints.peft_config import ADAPTER_CONFIG
 from vlapack.checkpoints.processors import Processors
 from vlapack.checkpoints.proof import check
-from vlapack.checkpoints.weights import Renamed, Weights, open_weights
+from vlapack.checkpoints.spelling import plainly_named
+from vlapack.checkpoints.weights import Weights, open_weights
 from vlapack.errors import InputError
 from vlapack.pi0.config import CONFIGS, GemmaConfig, Pi0Config
 from vlapack.pi0.names import TIED_EMBEDDING
@@ -33,7 +35,6 @@ VISION = CONFIGS["pi0"].vision
 LACKING = ("use_visual_memory", "use_proprioceptive_memory", "rtc_training_max_delay")
 # Of the flow's time embedding; fixed in openpi's network and in ours.
 PERIODS = {"min_period": 4e-3, "max_period": 4.0}
-PREFIX = "model."
 
 
 def open_lerobot(
@@ -85,7 +86,7 @@ def _weights(path: Path) -> Weights:
     """Tensors under openpi's names, those of an adapter merged into its base's."""
     adapter = (path / ADAPTER_CONFIG).is_file()
     stored = open_weights(base_of(path) if adapter else path)
-    named = Renamed(stored, {name.removeprefix(PREFIX): name for name in stored.names()})
+    named = plainly_named(stored)
     return Merged(named, path) if adapter else named
 
 
