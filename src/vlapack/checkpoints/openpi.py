@@ -16,6 +16,7 @@ from vlapack.checkpoints.base import Normalization, read_json
 from vlapack.checkpoints.configs import LORA, POLICIES, config_from_document, policy_config
 from vlapack.checkpoints.folder import FloatCheckpoint
 from vlapack.checkpoints.proof import action_dim, check, mismatches, variant_of
+from vlapack.checkpoints.spelling import plainly_named
 from vlapack.checkpoints.weights import Weights, open_weights
 from vlapack.errors import InputError
 
@@ -40,7 +41,7 @@ def open_openpi(
     Raises:
         InputError: no usable weights, no or a contradicting configuration, or a given file that does not exist.
     """
-    weights = open_weights(path)
+    weights = plainly_named(open_weights(path))
     if config in LORA:
         raise InputError(
             f"{path}: --config {config} is a LoRA fine-tune, and openpi's converter to PyTorch drops the adapters; "

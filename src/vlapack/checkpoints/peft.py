@@ -210,8 +210,10 @@ class Merged:
         if LENGTH not in change.parts:
             return merged
         # What has that length: a row of a linear layer or convolution, a column of an embedding.
-        rows = merged.T if change.embedding else merged.flatten(1)
-        scaled = rows * (self._part(change, LENGTH).view(-1, 1) / torch.linalg.vector_norm(rows, dim=1, keepdim=True))
+        rows: Tensor = merged.T if change.embedding else merged.flatten(1)
+        scaled: Tensor = rows * (
+            self._part(change, LENGTH).view(-1, 1) / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        )
         return scaled.T.contiguous() if change.embedding else scaled.view_as(merged)
 
     def _part(self, change: _Change, kind: str) -> Tensor:

@@ -34,8 +34,27 @@ def variant_of(weights: Weights) -> Variant:
 
 
 def action_dim(weights: Weights) -> int:
-    """Return the network's width of one action, `Pi0Config.action_dim`."""
-    return weights.shape("action_in_proj.weight")[1]
+    """Return the network's width of one action, `Pi0Config.action_dim`.
+
+    Raises:
+        InputError: the layer that shows it is not there.
+    """
+    return shape_of(weights, "action_in_proj.weight")[1]
+
+
+def shape_of(weights: Weights, *names: str) -> tuple[int, ...]:
+    """Return the shape of the first of these tensors that is there, which must have two dimensions.
+
+    Raises:
+        InputError: none is, or it has others.
+    """
+    held = set(weights.names())
+    name = next((name for name in names if name in held), None)
+    if name is None:
+        raise InputError(f"{weights.path}: lacks {' or '.join(names)}; copy the file again, it is not complete")
+    if len(shape := weights.shape(name)) != 2:
+        raise InputError(f"{weights.path}: {name} has shape {list(shape)}; it must have two dimensions")
+    return shape
 
 
 def mismatches(weights: Weights, architecture: Pi0Config) -> dict[str, tuple[int, ...]]:

@@ -22,6 +22,7 @@ from vlapack.checkpoints.hub import push_to_hub
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.checkpoints.write import copy_checkpoint
+from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.pi0.compiled import make_ready
 from vlapack.pi0.flow import Pi0
@@ -70,6 +71,7 @@ class Policy:
             tokenizer, max_len=architecture.max_token_len, vocab_size=architecture.vocab_size
         )
         self._generator = torch.Generator()
+        self._missed: set[str] = set()
         self.reset()
 
     @classmethod
@@ -153,8 +155,8 @@ class Policy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a policy server sends on connect: the parent's, unchanged."""
-        return self.config.policy_metadata
+        """What a policy server sends on connect; see `PolicyConfig.metadata`."""
+        return self.config.metadata
 
     @property
     def noise_shape(self) -> tuple[int, int]:
@@ -172,6 +174,7 @@ class Policy:
             InputError: a missing key, a wrong type, shape or value.
         """
         robot = self._layout.inputs(observation)
+        self._say_missing(robot.image_masks)
         architecture = self.config.architecture
         prompt = robot.prompt if robot.prompt is not None else self.config.default_prompt
         if prompt is None:
@@ -194,6 +197,14 @@ class Policy:
             state=torch.from_numpy(padded).to(torch.float32)[None],
             robot_state=robot.state[None],
         )
+
+    def _say_missing(self, seen: Sequence[bool]) -> None:
+        """Say once of each camera that an observation lacks it; the network then sees without it."""
+        # Not strict: the network may have one more camera, which no such robot has.
+        pairs = zip(self.config.features.cameras, seen, strict=False)
+        if missing := [camera for camera, there in pairs if not there and camera not in self._missed]:
+            self._missed.update(missing)
+            say(f"warning: an observation without {', '.join(missing)}: the policy acts without that camera")
 
     def _written(self, state: np.ndarray) -> np.ndarray | None:
         """The normalized state as the prompt has it; None where it is not written there."""
