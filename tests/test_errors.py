@@ -17,7 +17,7 @@ SOURCE = Path(vlapack.__file__).parent
 PROJECT = Path(__file__).parents[1]
 FLAG = re.compile(r"(?<![\w-])--[a-z]")
 # A line for a shell, in backticks: whoever reads it, types it there.
-SHELL_LINE = re.compile(r"`(vlapack|pip|apt-get|hf) [^`]*`")
+SHELL_LINE = re.compile(r"`(vlapack|pip|apt-get|hf|python) [^`]*`")
 # The command line itself.
 COMMAND_LINE = ("commands/", "cli.py")
 

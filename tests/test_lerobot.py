@@ -56,7 +56,7 @@ def test_a_batch_of_libero_is_acted_on_as_its_observations(random_checkpoint: Pa
     np.testing.assert_allclose(actions, [result["actions"] for result in expected], atol=1e-5)
 
 
-def test_a_robot_of_lerobots_own_is_known_by_its_features(tmp_path: Path) -> None:
+def test_a_robot_of_lerobots_own_is_known_by_its_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = small_policy(
         layout="lerobot", robot=SO101, delta_mask=(True,) * 5 + (False,), architecture=replace(SMALL, num_cameras=2)
     )
@@ -65,10 +65,12 @@ def test_a_robot_of_lerobots_own_is_known_by_its_features(tmp_path: Path) -> Non
     batch = batch_of(policy, [example], {name: name for name in SO101.cameras}, "observation.state")
     del batch["observation.images.wrist"]
     chunk = predict_chunk(policy, batch, NOISE[:1])
+    assert capsys.readouterr().err.count("without observation.images.wrist: the policy acts without that camera") == 1
     absent = {name: value for name, value in example.items() if name != "observation.images.wrist"}
     actions = policy.normalization.unnormalize("actions", chunk[0].double().numpy())
     actions[:, :5] += example["observation.state"][:5]
     np.testing.assert_allclose(actions, policy.infer(absent, noise=NOISE[0])["actions"], atol=1e-5)
+    assert not capsys.readouterr().err  # said once
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,7 @@ def test_a_robot_of_lerobots_own_is_known_by_its_features(tmp_path: Path) -> Non
     [
         ({"observation.state": ...}, "no 'observation.state'"),
         ({"task": ["one"]}, "2 states and the tasks"),
+        ({"observation.images.wrst": torch.zeros(2, 3, 8, 8)}, "wrst: no camera of this policy; its cameras are obs"),
         ({"observation.images.image": torch.full((2, 3, 8, 8), 3.0)}, r"observation.images.image: values from 3.0"),
     ],
 )
@@ -87,13 +90,18 @@ def test_batches_that_cannot_be_used_are_named(random_checkpoint: Path, change: 
         predict_chunk(policy, {key: value for key, value in batch.items() if value is not ...}, NOISE)
 
 
-def test_a_pack_tells_lerobot_which_actions_are_relative(tmp_path: Path) -> None:
+def test_a_pack_tells_lerobot_what_its_parent_said(tmp_path: Path) -> None:
     config = small_policy(
         layout="lerobot", robot=SO101, delta_mask=(True,) * 5 + (False,), architecture=replace(SMALL, num_cameras=2)
     )
+    config = replace(config, replan=2, rename_map={"gripper_cam": "observation.images.wrist"})
     folder = write_random_checkpoint(tmp_path / "so101", config)
     make_pack(open_checkpoint(folder), Recipe(block=8, permute=False, rounding="rtn"), tmp_path / "pack", None)
     processors = Processors(tmp_path / "pack")
+    assert processors.rename_map == config.rename_map
+    document = json.loads((tmp_path / "pack" / "config.json").read_text())
+    assert (document["n_action_steps"], document["chunk_size"], document["replan"]) == (2, 4, 2)
+    assert open_checkpoint(tmp_path / "pack").metadata == {"n_action_steps": 2}
     step = processors.relative_actions
     assert step["enabled"]
     assert [not any(word in name for word in step["exclude_joints"]) for name in step["action_names"]] == [True] * 5 + [

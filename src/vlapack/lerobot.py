@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlapack.checkpoints.features import CAMERA
 from vlapack.errors import InputError
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.policy import Policy
 from vlapack.robots.aloha import AlohaLayout
 from vlapack.robots.fields import PROMPT_KEY
-from vlapack.robots.layouts import layout_of
+from vlapack.robots.layouts import PADDING_FLAGS, layout_of
 
 STATE = "observation.state"
 
@@ -65,6 +66,12 @@ def read_batch(policy: Policy, batch: Mapping[str, Any]) -> list[dict[str, Any]]
         )
     if STATE not in batch:
         raise InputError(f"the batch has no {STATE!r}; it has {sorted(batch)}")
+    known = (*robot.cameras, *(f"{camera}{flag}" for camera in robot.cameras for flag in PADDING_FLAGS))
+    if unknown := sorted(name for name in batch if name.startswith(CAMERA) and name not in known):
+        raise InputError(
+            f"{', '.join(unknown)}: no camera of this policy; its cameras are {', '.join(robot.cameras)}: rename it "
+            "with LeRobot's `rename_map`"
+        )
     states = policy.normalization.unnormalize("state", _numpy(batch[STATE]).astype(np.float64))
     tasks = _tasks(batch, len(states))
     pictures = [field for field in layout.fields if field.width is None]

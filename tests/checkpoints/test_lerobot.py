@@ -2,69 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from lerobot_policy import GOLDEN, edit, example, folder_of, header, use_small_sizes, weights
 from safetensors.torch import load_file, save_file
-from small import TOKENIZER
 
-from vlapack.checkpoints import lerobot, open_checkpoint
+from vlapack.checkpoints import open_checkpoint
 from vlapack.errors import InputError
-from vlapack.pi0.config import Pi0Config
 from vlapack.policy.policy import Policy
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "lerobot"
-SEED = 6
 TASKS = {"pi05": "put_the bowl\non the plate", "pi0": "put the bowl on the plate"}
-
-SPEC = importlib.util.spec_from_file_location("seeded", Path(__file__).parents[2] / "scripts" / "seeded.py")
-seeded = importlib.util.module_from_spec(SPEC)
-sys.modules["seeded"] = seeded  # dataclasses look their module up
-SPEC.loader.exec_module(seeded)
 
 
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """LeRobot's names of sizes mean the golden policies'."""
-    sizes = Pi0Config.from_dict(json.loads(header("pi05")["sizes"]))
-    monkeypatch.setattr(lerobot, "VARIANTS", {"gemma_2b": sizes.llm, "gemma_300m": sizes.expert})
-    monkeypatch.setattr(lerobot, "VISION", sizes.vision)
-
-
-def header(kind: str) -> dict[str, str]:
-    with safe_open(GOLDEN / kind / "golden.safetensors", "pt") as file:
-        return file.metadata()
-
-
-def weights(kind: str) -> dict[str, torch.Tensor]:
-    """The seeded weights under LeRobot's names, as its 0.6 saves them: embedding and head, equal but not tied."""
-    shapes = json.loads(header(kind)["weights"])
-    head = "model.paligemma_with_expert.paligemma.lm_head.weight"
-    drawn = {name: name if not name.endswith("embed_tokens.weight") else head for name in shapes}
-    return {
-        name: seeded.seeded_tensor(source.removeprefix("model."), tuple(shapes[name]), SEED)
-        for name, source in drawn.items()
-    }
-
-
-def folder_of(kind: str, place: Path) -> Path:
-    folder = Path(shutil.copytree(GOLDEN / kind, place / kind))
-    save_file(weights(kind), folder / "model.safetensors")
-    shutil.copy(TOKENIZER, folder / "tokenizer.model")
-    return folder
-
-
-def edit(path: Path, **changes: Any) -> None:
-    document = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in document.items() if value is not ...}))
+    use_small_sizes(monkeypatch)
 
 
 def act(folder: Path, kind: str, **options: Any) -> tuple[Policy, dict[str, torch.Tensor], np.ndarray]:
@@ -123,12 +82,6 @@ def test_lerobot_before_05_pads_the_state_in_the_prompt(tmp_path: Path) -> None:
     assert policy.observe({**example(policy), "prompt": "x"}).token_masks.sum() > 32
 
 
-def example(policy: Policy) -> dict[str, Any]:
-    from vlapack.robots.layouts import layout_of
-
-    return layout_of(policy.config).example()
-
-
 def test_an_adapter_is_merged_into_its_base(tmp_path: Path) -> None:
     base = folder_of("pi05", tmp_path)
     folder = Path(shutil.copytree(GOLDEN / "pi05-peft", tmp_path / "peft"))
@@ -148,8 +101,8 @@ def test_an_adapter_is_merged_into_its_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_dora": True}, "use_dora = True makes it more than a plain LoRA"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa'"),
+        ({"use_dora": True}, "use_dora is True, and .* has no lora_magnitude_vector"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"peft_type": "MISS"}, "peft_type is 'MISS'"),
         ({"r": 4}, r"lora_A.weight has shape \[3, .*ask for \[4, "),
         ({"modules_to_save": None}, "2 of its tensors have no place .*action_out_proj"),
@@ -196,7 +149,7 @@ def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
         ({"chunk_size": ...}, "no 'chunk_size'"),
         ({"max_action_dim": 7}, "action_dim 7, but model.safetensors proves 32"),
         ({"action_expert_variant": "gemma_2b"}, r"do not have .* shapes; .*: \[\d+\] instead of \[\d+\]|instead of"),
-        ({"type": "pi0"}, "lacks .* state_proj|has variant pi0, but time_mlp_in"),
+        ({"type": "pi0"}, "no pi0_new_line_processor, and LeRobot's pi0 acts with it"),
         ({"output_features": {}}, "only pre-trained has no robot"),
     ],
 )

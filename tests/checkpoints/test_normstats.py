@@ -165,7 +165,8 @@ def processors(folder: Path, change: Callable[[dict[str, Any]], Any], mode: str 
     }
     change(tensors)
     save_file(tensors, folder / "state.safetensors")
-    config = {"norm_map": {"STATE": mode, "ACTION": mode}}
+    features = {"observation.state": {"type": "STATE", "shape": [2]}, "action": {"type": "ACTION", "shape": [2]}}
+    config = {"norm_map": {"STATE": mode, "ACTION": mode}, "features": features}
     for file, name in ((PREPROCESSOR, "normalizer_processor"), (POSTPROCESSOR, "unnormalizer_processor")):
         step = {"registry_name": name, "config": config, "state_file": "state.safetensors"}
         (folder / file).write_text(json.dumps({"steps": [step]}))
@@ -180,7 +181,12 @@ def processors(folder: Path, change: Callable[[dict[str, Any]], Any], mode: str 
         ("QUANTILES", "action.q99", [-3.0, 1.0], r"action: q99\[0\] is -3; q01\[0\] is -1, and must not be above"),
         ("MEAN_STD", "action.std", [1.0, -0.5], r"action: std\[1\] is -0.5; it must be at least 0"),
         ("MEAN_STD", "action.mean", [[0.0, 0.0]], r"action\.mean has shape \[1, 2\]"),
-        ("MEAN_STD", "action.std", [1.0], r"action: mean has 2 numbers and std 1"),
+        (
+            "MEAN_STD",
+            "action.std",
+            [1.0],
+            r"action: 'std' of its statistics has shape \[1\]; the policy's features say",
+        ),
         ("MEAN_STD", "action.std", 1.0, r"action\.std is 1\.0; it must be a list"),
     ],
 )

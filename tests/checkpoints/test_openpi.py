@@ -121,7 +121,10 @@ def test_other_kinds_of_weights_are_refused_with_a_way_on(tmp_path: Path, file: 
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["model.time_mlp_in.scale"], "neither time_mlp_in"), (["lm_head.weight"], "neither time_mlp_in")],
+    [
+        (["lm_head.weight"], "neither time_mlp_in"),
+        (["time_mlp_in.weight"], r"lacks action_in_proj\.weight"),
+    ],
 )
 def test_weights_of_another_model_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
     save_file({name: torch.zeros(2, 2) for name in names}, tmp_path / "model.safetensors")

@@ -23,11 +23,11 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Any:
     # Spawned workers import the simulators by name, and inherit this path.
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "evaluate"))
     fakes, simulators = importlib.import_module("fakes"), importlib.import_module("simulators")
-    drifts = {"good": 0.5, "bad": -5.0}
+    drifts = {"good": 0.5, "bad": -5.0, "often": 0.5}
 
     def contender(role: str, target: str, **flags: object) -> tuple[object, dict[str, Any]]:
         held = 10 if role == "policy" else 70
-        metadata = {"tasks": {"libero_spatial": [0, 3]}}
+        metadata = {"tasks": {"libero_spatial": [0, 3]}} | ({"n_action_steps": 2} if target == "often" else {})
         return fakes.contender(role, fakes.Drunkard(drifts[target], held), digest=target), metadata
 
     monkeypatch.setattr(contender_module, "contender", contender)
@@ -40,6 +40,20 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     code = main(["eval", *arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(
+    ("target", "flags", "replan"), [("often", (), 2), ("often", ("--replan", "3"), 3), ("good", (), 5)]
+)
+def test_a_policy_is_replanned_as_its_parent_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, flags: tuple[str, ...], replan: int
+) -> None:
+    out = tmp_path / "out"
+    few = ("--suite", "libero_spatial", "--task-ids", "0", "--trials", "1", "--workers", "1", "--no-videos")
+    code, _, _ = run(capsys, target, *few, "--out", str(out), *flags)
+    assert code == 0
+    assert json.loads((out / "plan.json").read_text())["replan"] == replan
 
 
 @pytest.mark.usefixtures("fakes")

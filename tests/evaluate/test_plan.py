@@ -6,7 +6,7 @@ import pytest
 from fakes import Drunkard, contender, plan
 
 from vlapack.errors import InputError
-from vlapack.evaluate.plan import Case
+from vlapack.evaluate.plan import Case, choose_replan
 
 PLAN = plan([contender("policy", Drunkard())])
 
@@ -34,3 +34,12 @@ def test_noise_seed_fits_torchs_generator() -> None:
 def test_a_plan_that_means_nothing_is_refused(change: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         replace(PLAN, **change)  # type: ignore[arg-type]
+
+
+def test_a_policy_is_replanned_as_its_parent_was_unless_told_otherwise() -> None:
+    assert choose_replan(None, {}) == 5
+    assert choose_replan(None, {"n_action_steps": 10}) == 10
+    assert choose_replan(3, {"n_action_steps": 10}) == 3
+    for nonsense in (0, -1, "10", 2.0, True, [5]):
+        with pytest.raises(InputError, match=r"n_action_steps .*, not a number of actions: give `replan=5`"):
+            choose_replan(None, {"n_action_steps": nonsense})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,16 @@ def test_what_does_not_fit_is_named(misfit: str, folder: Path) -> None:
     change_info(folder, change)
     with pytest.raises(InputError, match=message):
         open_source(folder)
+
+
+def test_cameras_are_renamed_as_the_policy_was_trained(tmp_path: Path) -> None:
+    top = "observation.images.top"
+    folder = write_lerobot(tmp_path / "renamed", cameras=(top, "observation.images.image2"))
+    source = LerobotDataset.open(folder, replace(LIBERO, rename_map={top: "observation.images.image"}), {})
+    assert {field.name: feature for field, feature in source.features.items()}["image"] == top
+    assert len(source.take(2)) == 2
+    with pytest.raises(InputError, match="reads image"):
+        LerobotDataset.open(folder, LIBERO, {})
 
 
 def cut(path: Path) -> None:

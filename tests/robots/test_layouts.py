@@ -10,6 +10,7 @@ from small import small_policy
 
 from vlapack.checkpoints.features import Features
 from vlapack.errors import InputError
+from vlapack.observations.frame import as_recorded
 from vlapack.robots.layouts import LAYOUTS, LerobotLayout, layout_of
 
 PICTURE = np.full((6, 8, 3), 9, dtype=np.uint8)
@@ -170,9 +171,53 @@ def test_lerobots_features_make_a_layout_and_missing_cameras_are_masked() -> Non
         layout.inputs({"observation.state": np.zeros(3)})
 
 
+RENAMED = {"gripper_cam": "observation.images.wrist", "joints": "observation.state"}
+SEEN = {"observation.images.front": PICTURE, "observation.images.wrist": PICTURE + 1, "observation.state": np.ones(3)}
+
+
+def test_saved_names_are_read_as_the_features_that_they_mean() -> None:
+    layout = LerobotLayout(SO101, RENAMED)
+    back = {"observation.images.wrist": "gripper_cam", "observation.state": "joints"}
+    robot = layout.inputs({back.get(key, key): value for key, value in SEEN.items()})
+    assert robot.image_masks == (True, True)
+    assert np.array_equal(robot.images[1], PICTURE + 1)
+    assert np.array_equal(robot.state, np.ones(3))
+    assert layout.inputs(SEEN).image_masks == (True, True)  # a robot that has the features' own names
+    with pytest.raises(InputError, match=r"gripper_cam: the observation has observation\.images\.wrist twice"):
+        layout.inputs(SEEN | {"gripper_cam": PICTURE})
+    recorded = as_recorded({back.get(key, key): value for key, value in SEEN.items()} | {"task": "go"}, layout, "here")
+    assert recorded.keys() == {*SEEN, "prompt"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("observation.images.wrst", PICTURE),
+        ("observation.images.empty_camera_0", PICTURE),
+        ("observation.images.depth", PICTURE[..., 0]),
+        ("observation.image", PICTURE),
+        ("wrist", PICTURE),
+        ("pixels", PICTURE[None]),
+    ],
+)
+def test_a_camera_that_the_policy_does_not_know_is_refused(key: str, value: np.ndarray) -> None:
+    known = r"observation\.images\.front, observation\.images\.wrist, gripper_cam \(renamed\)"
+    with pytest.raises(InputError, match=f"{key}: no camera of this policy; its cameras are {known}"):
+        LerobotLayout(SO101, RENAMED).inputs(SEEN | {key: value})
+
+
+def test_other_keys_of_an_observation_do_no_harm() -> None:
+    flags = {"observation.images.front_is_pad": np.zeros(1, bool), "timestamp": 0.1, "observation.velocity": np.ones(3)}
+    assert LerobotLayout(SO101).inputs(SEEN | flags).image_masks == (True, True)
+
+
 def test_a_layout_and_its_own_features_belong_together() -> None:
     policy = small_policy(layout="lerobot", robot=SO101)
     assert layout_of(policy) == LerobotLayout(SO101)
+    renaming = small_policy(layout="lerobot", robot=SO101, rename_map=RENAMED, replan=3)
+    assert layout_of(renaming) == LerobotLayout(SO101, RENAMED)
+    assert type(policy).from_dict(renaming.to_dict()) == renaming
+    assert not {"rename_map", "replan"} & policy.to_dict().keys()
     assert type(policy).from_dict(policy.to_dict()) == policy
     with pytest.raises(InputError, match="lacks the key robot"):
         small_policy(layout="lerobot")

@@ -8,7 +8,6 @@ import torch
 
 from vlapack.ops import engine
 from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.flow import NUM_STEPS
 from vlapack.pi0.names import EXPERT, LLM, PROJECTOR, VISION, linears, never_executed, time_table
 
 SIDE = 1024
@@ -16,7 +15,7 @@ TRIES = 5
 ROUNDS = 2_000_000
 
 
-def operations(config: Pi0Config, cameras: int, prompt: int, num_steps: int = NUM_STEPS) -> int:
+def operations(config: Pi0Config, cameras: int, prompt: int) -> int:
     """Count a chunk's multiplications and additions in linear layers: 2 · M · K · N of each.
 
     Only what cannot be left out: cameras that there are, prompt tokens without padding, none of the layers that nothing
@@ -26,10 +25,9 @@ def operations(config: Pi0Config, cameras: int, prompt: int, num_steps: int = NU
         config: of the network.
         cameras: how many pictures.
         prompt: tokens of the prompt.
-        num_steps: denoise steps.
     """
     pictures = cameras * config.vision.num_patches
-    suffix = num_steps * config.suffix_length
+    suffix = config.num_steps * config.suffix_length
     rows_of = {VISION: pictures, PROJECTOR: pictures, LLM: pictures + prompt, EXPERT: suffix}
     unread = never_executed(config) | time_table(config)[0]
     total = 0
@@ -37,7 +35,7 @@ def operations(config: Pi0Config, cameras: int, prompt: int, num_steps: int = NU
         if name not in unread:
             rows = next((rows for part, rows in rows_of.items() if name.startswith(f"{part}.")), None)
             if rows is None:  # what stands before and behind the expert: the actions, and π0's state
-                rows = num_steps * (1 if name == "state_proj" else config.action_horizon)
+                rows = config.num_steps * (1 if name == "state_proj" else config.action_horizon)
             total += 2 * rows * outputs * inputs
     return total
 

@@ -33,12 +33,20 @@ def _hub_cache() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
 
 
-def hub_snapshot(repository: str) -> Path | None:
-    """Return the newest snapshot of a repository (`owner/name`) in Hugging Face's cache, None where it has none."""
+def hub_snapshot(repository: str, revision: str | None = None) -> Path | None:
+    """Return a repository's snapshot in Hugging Face's cache, None where it has none.
+
+    Args:
+        repository: `owner/name`.
+        revision: a branch, tag or commit; None: what `main` was, else the newest.
+    """
     folder = _hub_cache() / f"models--{repository.replace('/', '--')}"
-    main = folder / "refs" / "main"
-    if main.is_file():
-        return folder / "snapshots" / main.read_text().strip()
+    reference = folder / "refs" / (revision or "main")
+    if reference.is_file():
+        return folder / "snapshots" / reference.read_text().strip()
+    if revision is not None:
+        commit = folder / "snapshots" / revision
+        return commit if commit.is_dir() else None
     return max(folder.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, default=None)
 
 
@@ -50,7 +58,9 @@ def repository_of(folder: Path) -> str | None:
 
 def _tokenizer_places(folder: Path) -> list[Path]:
     openpi = _openpi_cache() / "big_vision" / PALIGEMMA_FILE
-    return [folder / TOKENIZER_FILE, folder / PALIGEMMA_FILE, openpi, *sorted(_hub_cache().glob(HUB_PATTERN))]
+    # LeRobot after 0.6 saves the tokenizer step's files in a folder of their own.
+    own = [folder / TOKENIZER_FILE, folder / PALIGEMMA_FILE, folder / "tokenizer" / TOKENIZER_FILE]
+    return [*own, openpi, *sorted(_hub_cache().glob(HUB_PATTERN))]
 
 
 def find_tokenizer(folder: Path, given: Path | None) -> Path | None:

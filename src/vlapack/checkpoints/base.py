@@ -45,6 +45,9 @@ class PolicyConfig:
         robot: the features of layout `lerobot`, which has none of its own; None for the others.
         prompt_state_dim: the state is padded with zeros to this length where it is written into the prompt, as LeRobot
             before 0.5 did; None: it is not padded.
+        replan: how many actions of a chunk are carried out before the next is asked for (LeRobot's `n_action_steps`);
+            None: the policy does not say.
+        rename_map: keys of the robot's observations → the features' names, as LeRobot's first processor renames them.
     """
 
     name: str
@@ -58,6 +61,8 @@ class PolicyConfig:
     policy_metadata: dict[str, Any] = field(default_factory=dict, hash=False)
     robot: Features | None = None
     prompt_state_dim: int | None = None
+    replan: int | None = None
+    rename_map: dict[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse values that no runtime of ours could mean."""
@@ -75,23 +80,32 @@ class PolicyConfig:
                 f"policy configuration: layout {self.layout} {'lacks' if self.robot is None else 'excludes'} the key "
                 "robot; layout lerobot, and no other, says there which cameras, state and actions the robot has"
             )
+        horizon = self.architecture.action_horizon
+        if self.replan is not None and not (type(self.replan) is int and 1 <= self.replan <= horizon):
+            raise InputError(
+                f"policy configuration: replan is {self.replan!r}; it must be a whole number of the {horizon} actions "
+                "of a chunk"
+            )
+        if not isinstance(self.rename_map, Mapping) or not all(isinstance(n, str) for n in self.rename_map.values()):
+            raise InputError(f"policy configuration: rename_map is {self.rename_map!r}; it must map names to names")
 
     @property
     def features(self) -> Features:
         """What the robot shows and takes."""
         return FEATURES[self.layout] if self.robot is None else self.robot
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a policy server sends on connect: the parent's, and `n_action_steps` where the parent says it."""
+        return self.policy_metadata | ({} if self.replan is None else {"n_action_steps": self.replan})
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready dictionary; `from_dict` reads it back. The last two fields are left out where they are None."""
+        """JSON-ready dictionary; `from_dict` reads it back. The last four fields are left out where they are unset."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in (
-            ("robot", self.robot and self.robot.to_dict()),
-            ("prompt_state_dim", self.prompt_state_dim),
-        ):
-            plain[name] = value
-            if value is None:
-                del plain[name]
-        return plain | {"architecture": self.architecture.to_dict(), "delta_mask": list(self.delta_mask)}
+        plain |= {"architecture": self.architecture.to_dict(), "delta_mask": list(self.delta_mask)}
+        plain |= {"robot": self.robot and self.robot.to_dict(), "rename_map": dict(self.rename_map) or None}
+        unset = {name for name in ("robot", "prompt_state_dim", "replan", "rename_map") if plain[name] is None}
+        return {name: value for name, value in plain.items() if name not in unset}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> PolicyConfig:
@@ -119,6 +133,7 @@ class PolicyConfig:
                 "delta_mask": tuple(mask),
                 "policy_metadata": dict(document.get("policy_metadata") or {}),
                 "robot": None if document.get("robot") is None else Features.from_dict(document["robot"]),
+                "rename_map": document.get("rename_map") or {},
             }
         )
 

@@ -30,7 +30,7 @@ class CheckpointFolder:
     @property
     def metadata(self) -> dict[str, Any]:
         """What a policy server sends on connect."""
-        return self.config.policy_metadata
+        return self.config.metadata
 
     def names(self) -> list[str]:
         """Every tensor's name, as the file spells it."""

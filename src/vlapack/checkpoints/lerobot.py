@@ -13,27 +13,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlapack.checkpoints import assets
+from vlapack.checkpoints.assets import WEIGHTS_FILE
 from vlapack.checkpoints.base import Normalization, NormalizationKind, PolicyConfig
 from vlapack.checkpoints.configs import policy_config
-from vlapack.checkpoints.features import CAMERA, FEATURES, Features
 from vlapack.checkpoints.folder import FloatCheckpoint
-from vlapack.checkpoints.peft import ADAPTER_CONFIG, Merged, base_of
-from vlapack.checkpoints.processors import Processors
-from vlapack.checkpoints.proof import check
-from vlapack.checkpoints.weights import Renamed, Weights, open_weights
+from vlapack.checkpoints.lerobot_fields import FIELDS, count_of, field_of, require_new
+from vlapack.checkpoints.lerobot_robot import delta_mask, is_libero, prompt_state_dim, read_features, renaming
+from vlapack.checkpoints.peft import Merged, base_of
+from vlapack.checkpoints.peft_config import ADAPTER_CONFIG
+from vlapack.checkpoints.processors import PREPROCESSOR, STATE, Processors
+from vlapack.checkpoints.proof import check, shape_of
+from vlapack.checkpoints.weights import SHARD_INDEX_FILE, Weights, open_weights, plainly_named
 from vlapack.errors import InputError
 from vlapack.pi0.config import CONFIGS, GemmaConfig, Pi0Config
-from vlapack.pi0.names import TIED_EMBEDDING
+from vlapack.pi0.names import EMBEDDING, TIED_EMBEDDING
 
 TYPES: Mapping[str, Literal["pi0", "pi05"]] = {"pi0": "pi0", "pi05": "pi05"}
 VARIANTS: Mapping[str, GemmaConfig] = {"gemma_2b": CONFIGS["pi0"].llm, "gemma_300m": CONFIGS["pi0"].expert}
 VISION = CONFIGS["pi0"].vision
-
-# Features that change what the network computes, and that ours does not have.
-LACKING = ("use_visual_memory", "use_proprioceptive_memory", "rtc_training_max_delay")
-# Of the flow's time embedding; fixed in openpi's network and in ours.
-PERIODS = {"min_period": 4e-3, "max_period": 4.0}
-PREFIX = "model."
+WHOLE_WEIGHTS = (WEIGHTS_FILE, SHARD_INDEX_FILE)
 
 
 def open_lerobot(
@@ -57,14 +55,23 @@ def open_lerobot(
     Raises:
         InputError: a feature that we lack, a configuration that the folder contradicts, or a broken file.
     """
-    for name in LACKING:
-        if document.get(name):
-            raise InputError(f"{path}: {name} is {document[name]!r}; vlapack's network lacks that feature of LeRobot's")
-    named = _weights(path)
+    require_new(path, document)
+    FIELDS.require(str(path / "config.json"), document)
+    named = _weights(path, document)
     processors = Processors(path) if Processors.there(path) else None
+    if processors is not None:
+        processors.require_prompt_of(document["type"])
     own = config is None
     chosen = read_config(path, document, named, processors) if config is None else policy_config(config)
-    check(path, named, chosen, {"action_horizon": (_field(path, document, "chunk_size"), "chunk_size in config.json")})
+    stated = {"action_horizon": "chunk_size", "num_steps": "num_inference_steps"}
+    check(
+        path,
+        named,
+        chosen,
+        {ours: (count_of(path, document, theirs), f"{theirs} in config.json") for ours, theirs in stated.items()},
+    )
+    if not own:
+        chosen = _with_folders(path, document, processors, chosen)
     if norm_stats is not None:
         stats = assets.find_norm_stats(path, chosen.asset_id, norm_stats)
         normalization = None if stats is None else Normalization.load(stats, chosen.normalization)
@@ -72,20 +79,36 @@ def open_lerobot(
         normalization = _normalization(path, processors, chosen, None if own else chosen.normalization)
     if normalization is not None and own:
         chosen = replace(chosen, normalization=normalization.kind)
-    return FloatCheckpoint(
-        path=path,
-        config=chosen,
-        normalization=normalization,
-        tokenizer=assets.find_tokenizer(path, tokenizer),
-        weights=named,
+    found = assets.find_tokenizer(path, tokenizer)
+    if processors is not None and tokenizer is None:
+        _require_paligemma(path, processors, found)
+    return FloatCheckpoint(path=path, config=chosen, normalization=normalization, tokenizer=found, weights=named)
+
+
+def _with_folders(
+    path: Path, document: Mapping[str, Any], processors: Processors | None, config: PolicyConfig
+) -> PolicyConfig:
+    """Return a configuration that was given, with what it leaves open as the folder says it."""
+    known = (*config.features.cameras, STATE)
+    saved = {} if processors is None else processors.rename_map
+    return replace(
+        config,
+        replan=_replan(path, document) if config.replan is None else config.replan,
+        rename_map=config.rename_map or {old: new for old, new in saved.items() if new in known},
     )
 
 
-def _weights(path: Path) -> Weights:
+def _weights(path: Path, document: Mapping[str, Any]) -> Weights:
     """Tensors under openpi's names, those of an adapter merged into its base's."""
     adapter = (path / ADAPTER_CONFIG).is_file()
-    stored = open_weights(base_of(path) if adapter else path)
-    named = Renamed(stored, {name.removeprefix(PREFIX): name for name in stored.names()})
+    if document.get("use_peft") and not adapter:
+        raise InputError(f"{path}: use_peft is true, and there is no {ADAPTER_CONFIG}; copy the whole folder")
+    if adapter and not document.get("use_peft") and any((path / file).is_file() for file in WHOLE_WEIGHTS):
+        raise InputError(
+            f"{path}: holds {ADAPTER_CONFIG} and whole weights, and use_peft is not true, so LeRobot leaves the "
+            "adapter out; remove the one that is not meant"
+        )
+    named = plainly_named(open_weights(base_of(path) if adapter else path))
     return Merged(named, path) if adapter else named
 
 
@@ -98,70 +121,44 @@ def read_config(
         InputError: a field is missing or has a value that our network cannot have.
     """
     variant = TYPES[document["type"]]
-    for name, value in PERIODS.items():
-        if document.get(name, value) != value:
-            raise InputError(f"{path}: {name} is {document[name]!r}; the network is fixed to openpi's {value}")
     robot = read_features(path, document)
-    libero = _is_libero(robot)
+    libero = is_libero(robot)
+    # LeRobot's tokenizer step was made from the configuration, and decides from then on.
+    said = count_of(path, document, "tokenizer_max_length")
+    prompt_length = said if processors is None else processors.max_length
     architecture = Pi0Config(
         variant=variant,
         vision=replace(VISION, image_size=_square(path, document)),
         llm=_gemma(path, document, "paligemma_variant"),
         expert=_gemma(path, document, "action_expert_variant"),
-        vocab_size=weights.shape(TIED_EMBEDDING)[0],
-        action_dim=_field(path, document, "max_action_dim"),
-        action_horizon=_field(path, document, "chunk_size"),
-        max_token_len=_field(path, document, "tokenizer_max_length"),
+        vocab_size=shape_of(weights, TIED_EMBEDDING, EMBEDDING)[0],
+        action_dim=count_of(path, document, "max_action_dim"),
+        action_horizon=count_of(path, document, "chunk_size"),
+        max_token_len=prompt_length,
         num_cameras=CONFIGS["pi0"].num_cameras if libero else len(robot.cameras),
+        num_steps=count_of(path, document, "num_inference_steps"),
     )
-    # LeRobot before 0.5 padded the state that it wrote into π0.5's prompt, and did not know relative actions yet.
-    padded = variant == "pi05" and "use_relative_actions" not in document
     return PolicyConfig(
         name=f"lerobot_{variant}",
         architecture=architecture,
         layout="libero" if libero else "lerobot",
         discrete_state_input=variant == "pi05",
         normalization="quantile" if variant == "pi05" else "mean_std",
-        delta_mask=_delta_mask(document, processors, robot),
+        delta_mask=delta_mask(path, document, processors, robot),
         robot=None if libero else robot,
-        prompt_state_dim=_field(path, document, "max_state_dim") if padded else None,
+        prompt_state_dim=prompt_state_dim(path, document, robot, architecture),
+        replan=_replan(path, document),
+        rename_map={} if processors is None else renaming(path, document, processors, robot),
     )
 
 
-def read_features(path: Path, document: Mapping[str, Any]) -> Features:
-    """Return the robot's features; cameras that LeRobot only pads with (`empty_camera_0`) are none."""
-    inputs, outputs = (_field(path, document, name) for name in ("input_features", "output_features"))
-    cameras = [name for name, feature in inputs.items() if feature["type"] == "VISUAL"]
-    seen = tuple(name for name in cameras if not name.startswith(f"{CAMERA}empty_camera"))
-    dims = {
-        name: features[name]["shape"][0]
-        for name, features in (("observation.state", inputs), ("action", outputs))
-        if name in features
-    }
-    if not seen or len(dims) < 2:
-        raise InputError(
-            f"{path}: its features are {sorted(inputs)} and {sorted(outputs)}; a policy needs a camera, "
-            "observation.state and action. A checkpoint that was only pre-trained has no robot yet: fine-tune it, or "
-            "give `config` and `norm_stats`"
-        )
-    names = document.get("action_feature_names") or [f"action_{index}" for index in range(dims["action"])]
-    return Features(seen, dims["observation.state"], tuple(names))
-
-
-def _is_libero(robot: Features) -> bool:
-    """Whether a robot is LIBERO's, as LeRobot's own environment shows it."""
-    known = FEATURES["libero"]
-    return (robot.cameras, robot.state, len(robot.actions)) == (known.cameras, known.state, len(known.actions))
-
-
-def _field(path: Path, document: Mapping[str, Any], name: str) -> Any:
-    if name not in document:
-        raise InputError(f"{path}: config.json has no {name!r}, which every LeRobot π0 policy states; copy it again")
-    return document[name]
+def _replan(path: Path, document: Mapping[str, Any]) -> int | None:
+    """How many actions of a chunk LeRobot carries out before it asks for the next."""
+    return None if document.get("n_action_steps") is None else count_of(path, document, "n_action_steps")
 
 
 def _gemma(path: Path, document: Mapping[str, Any], name: str) -> GemmaConfig:
-    variant = _field(path, document, name)
+    variant = field_of(path, document, name)
     if variant not in VARIANTS:
         raise InputError(f"{path}: {name} is {variant!r}; LeRobot's are {' and '.join(VARIANTS)}")
     return VARIANTS[variant]
@@ -174,17 +171,15 @@ def _square(path: Path, document: Mapping[str, Any]) -> int:
     return int(width)
 
 
-def _delta_mask(document: Mapping[str, Any], processors: Processors | None, robot: Features) -> tuple[bool, ...]:
-    """Return which actions are relative to the state: all but the joints whose names say that they are excluded."""
-    step = {} if processors is None else processors.relative_actions or {}
-    if not step.get("enabled", document.get("use_relative_actions", False)):
-        return ()
-    excluded = [str(name).lower() for name in step.get("exclude_joints", document.get("relative_exclude_joints")) or ()]
-    names = step.get("action_names", document.get("action_feature_names"))
-    if names is None:
-        return (True,) * len(robot.actions)
-    mask = [not any(token in str(name).lower() for token in excluded) for name in names[: len(robot.actions)]]
-    return (*mask, *(True,) * (len(robot.actions) - len(mask)))
+def _require_paligemma(path: Path, processors: Processors, found: Path | None) -> None:
+    """Refuse to read another tokenizer's prompts with PaliGemma's."""
+    name = processors.tokenizer_name
+    own = found is not None and path in found.parents
+    if name is not None and not own and not Path(name).name.lower().startswith("paligemma"):
+        raise InputError(
+            f"{path / PREPROCESSOR}: prompts are for the tokenizer {name!r}, and π0's is PaliGemma's; give its "
+            "SentencePiece model, `tokenizer=FILE`"
+        )
 
 
 def _normalization(

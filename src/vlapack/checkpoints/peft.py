@@ -1,115 +1,184 @@
 """PEFT's adapters, merged into the weights that they were trained on: W + s · B A (LoRA, arXiv 2106.09685).
 
 A folder that LeRobot trained with PEFT holds `adapter_config.json`, `adapter_model.safetensors` and the processors; its
-base lies elsewhere. Merging happens tensor by tensor as they are read, in fp32. What of the adapter has no place in the
-base is an error, and so is any way of training that is not plain LoRA.
+base is elsewhere. Merging happens tensor by tensor as they are read, in fp32. DoRA (arXiv 2402.09353) then scales every
+row to a length that was trained. A tensor of the adapter that has no place in the base is an error, and so is a kind of
+adapter that is neither.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlapack.checkpoints.assets import hub_snapshot
-from vlapack.checkpoints.base import read_json
+from vlapack.checkpoints.peft_config import ADAPTER_CONFIG, AdapterConfig
+from vlapack.checkpoints.spelling import plain_name
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.weights import Weights
+from vlapack.console import say
 from vlapack.errors import InputError
+from vlapack.pi0.names import EMBEDDING, TIED_EMBEDDING
 
-ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-LORA = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
 
-# Settings under which an adapter is something else than W + s · B A.
-BEYOND_LORA = (
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "lora_bias",
-    "fan_in_fan_out",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "alora_invocation_tokens",
+DOWN, UP, UP_BIAS, LENGTH = "A", "B", "B.bias", "magnitude"
+PARTS = {
+    "lora_A.weight": DOWN,
+    "lora_B.weight": UP,
+    "lora_B.bias": UP_BIAS,
+    "lora_embedding_A": DOWN,
+    "lora_embedding_B": UP,
+    "lora_magnitude_vector": LENGTH,
+    "lora_magnitude_vector.weight": LENGTH,
+}
+"""What follows a layer's name → what it is. A raw state dictionary has the adapter's name in it as well."""
+PART = re.compile(
+    r"(?P<layer>.+)\.(?P<kind>lora_(?:[AB]|embedding_[AB]|magnitude_vector))"
+    r"(?:\.(?P<adapter>(?!(?:weight|bias)$)[^.]+))?(?P<leaf>\.weight|\.bias)?"
 )
-# Initialisations that change the base, which is then no longer the one named.
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+BASE_LAYER = ".base_layer."
+
+
+@dataclass
+class _Change:
+    """What the adapter does to one layer.
+
+    Attributes:
+        layer: its name as PEFT saw it; patterns match that one.
+        parts: what → the tensor's name in the file.
+        embedding: whether rows are tokens, and B A stands transposed.
+    """
+
+    layer: str
+    parts: dict[str, str] = field(default_factory=dict)
+    embedding: bool = False
 
 
 class Merged:
-    """The weights of a base with a LoRA adapter in them; names are the base's.
+    """The weights of a base with an adapter in them; names are the base's.
 
     Args:
-        base: what the adapter was trained on.
+        base: what the adapter was trained on, under openpi's names.
         folder: holds the adapter.
 
     Raises:
-        InputError: a kind of adapter that is not plain LoRA, tensors that have no place in the base, halves without
-            the other, or another rank than the configuration says.
+        InputError: a kind of adapter that is neither LoRA nor DoRA, tensors that have no place in the base, parts that
+            lack another, or other shapes than the configuration says.
     """
 
     def __init__(self, base: Weights, folder: Path) -> None:
         """Match the adapter's tensors with the base's."""
         self.path = folder / ADAPTER_FILE
         self._base = base
-        self._config = read_json(folder / ADAPTER_CONFIG)
+        self._config = AdapterConfig(folder)
         self._adapter = TensorFile(self.path)
-        _require_lora(folder, self._config)
-        self._halves: dict[str, dict[str, str]] = {}
+        self._changes: dict[str, _Change] = {}
         self._replaced: dict[str, str] = {}
-        known = set(base.names())
-        left = []
-        for stored in self._adapter.names():
-            name = stored.removeprefix(PREFIX).removeprefix("model.")
-            if (half := LORA.fullmatch(name)) and f"{half['layer']}.weight" in known:
-                self._halves.setdefault(f"{half['layer']}.weight", {})[half["side"]] = stored
-            elif name in known and self._is_saved_whole(name):
-                self._replaced[name] = stored
-            else:
-                left.append(stored)
+        self._known = set(base.names())
+        names = {stored: stored.removeprefix(PREFIX) for stored in self._adapter.names()}
+        parts = {stored: part for stored, name in names.items() if (part := PART.fullmatch(name))}
+        if len(adapters := {part["adapter"] for part in parts.values()}) > 1:
+            raise InputError(
+                f"{self.path}: holds the adapters {', '.join(sorted(map(str, adapters)))}; save the one that is meant "
+                "with PEFT's `save_pretrained(…, selected_adapters=[NAME])`"
+            )
+        left = [
+            stored
+            for stored, name in names.items()
+            if not (self._place_part(parts[stored], stored) if stored in parts else self._place_whole(name, stored))
+        ]
         if left:
             raise InputError(
                 f"{self.path}: {len(left)} of its tensors have no place in the base {base.path}, the first is "
                 f"{left[0]}; the adapter belongs to another base"
             )
-        for name in [*self._halves, *self._replaced]:
-            self._check(name)
+        if not self._changes and not self._replaced:
+            raise InputError(f"{self.path}: holds no tensor of an adapter; copy the file again")
+        for name in self._changes:
+            self._check_change(name)
+        for name, stored in self._replaced.items():
+            self._require_shape(stored, base.shape(name))
 
-    def _is_saved_whole(self, name: str) -> bool:
-        saved = self._config.get("modules_to_save") or ()
-        module = name.rpartition(".")[0]
-        return any(module == saved_name or module.endswith(f".{saved_name}") for saved_name in saved)
+    def _place_part(self, part: re.Match[str], stored: str) -> bool:
+        """Note one tensor of a layer that was adapted; False where the base has no such layer."""
+        kind = PARTS.get(f"{part['kind']}{part['leaf'] or ''}")
+        embedding = "embedding" in part["kind"]
+        name = f"{plain_name(part['layer'])}.weight"
+        if name == EMBEDDING and name not in self._known:
+            name = TIED_EMBEDDING  # where openpi and older LeRobot keep it
+        if kind is None or name not in self._known:
+            return False
+        change = self._changes.setdefault(name, _Change(part["layer"], embedding=embedding))
+        if kind in change.parts:
+            raise InputError(f"{self.path}: holds {change.parts[kind]} and {stored}, which are one; save it again")
+        change.parts[kind] = stored
+        return True
 
-    def _check(self, name: str) -> None:
+    def _place_whole(self, name: str, stored: str) -> bool:
+        """Note a tensor that stands for the base's: trained whole, a bias, or the base's own below an adapted layer."""
+        plain = plain_name(name.replace(BASE_LAYER, "."))
+        if plain == EMBEDDING and plain not in self._known:
+            plain = TIED_EMBEDDING
+        bias = self._config.bias != "none" and name.endswith(".bias")
+        if plain not in self._known or not (bias or BASE_LAYER in name or self._config.saves_whole(name)):
+            return False
+        self._replaced[plain] = stored
+        return True
+
+    def _check_change(self, name: str) -> None:
+        change = self._changes[name]
+        first = next(iter(change.parts.values()))
+        if not {DOWN, UP} <= change.parts.keys():
+            raise InputError(f"{self.path}: {first} comes without its other half")
+        if (LENGTH in change.parts) != self._config.dora:
+            raise InputError(
+                f"{self.path}: use_dora is {self._config.dora}, and {change.layer} has "
+                f"{'a' if LENGTH in change.parts else 'no'} lora_magnitude_vector; copy both files again"
+            )
         rows, *columns = self._base.shape(name)
-        if name in self._replaced:
-            expected = {self._replaced[name]: (rows, *columns)}
+        rank = self._config.rank(change.layer)
+        self._config.scale(change.layer)
+        ones = (1,) * (len(columns) - 1)
+        if change.embedding:
+            self._require_shape(change.parts[DOWN], (rank, rows))
+            self._require_shape(change.parts[UP], (*columns, rank))
         else:
-            halves = self._halves[name]
-            if len(halves) < 2:
-                raise InputError(f"{self.path}: {next(iter(halves.values()))} comes without its other half")
-            rank = self._of_layer(name, "rank_pattern", "r")
-            expected = {halves["A"]: (rank, *columns), halves["B"]: (rows, rank)}
-        for stored, shape in expected.items():
-            if self._adapter.shape(stored) != shape:
-                raise InputError(
-                    f"{self.path}: {stored} has shape {list(self._adapter.shape(stored))}; the base and "
-                    f"{ADAPTER_CONFIG} ask for {list(shape)}"
-                )
+            self._require_shape(change.parts[DOWN], (rank, *columns))
+            self._require_shape(change.parts[UP], (rows, rank, *ones))
+        if LENGTH in change.parts:
+            across = columns[0] if change.embedding else rows
+            self._require_shape(change.parts[LENGTH], (1, across, *ones) if ones else (across,))
+        if UP_BIAS in change.parts:
+            if self._bias_of(name) not in self._known:
+                raise InputError(f"{self.path}: {change.parts[UP_BIAS]} has no bias in the base {self._base.path}")
+            self._require_shape(change.parts[UP_BIAS], (rows,))
 
-    def _of_layer(self, name: str, patterns: str, default: str) -> int:
-        """A setting of one layer: the first of PEFT's patterns that ends its name, or the common one."""
-        layer = name.removesuffix(".weight")
-        for pattern, value in (self._config.get(patterns) or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", layer):
-                return int(value)
-        return int(self._config[default])
+    def _require_shape(self, stored: str, shape: tuple[int, ...]) -> None:
+        if self._adapter.shape(stored) != shape:
+            raise InputError(
+                f"{self.path}: {stored} has shape {list(self._adapter.shape(stored))}; the base and {ADAPTER_CONFIG} "
+                f"ask for {list(shape)}"
+            )
+
+    @staticmethod
+    def _bias_of(name: str) -> str:
+        return f"{name.removesuffix('weight')}bias"
+
+    def _biased_by(self, name: str) -> _Change | None:
+        """Return the change that adds to this bias, None where none does."""
+        if not name.endswith(".bias"):
+            return None
+        change = self._changes.get(f"{name.removesuffix('bias')}weight")
+        return change if change is not None and UP_BIAS in change.parts else None
+
+    def _is_changed(self, name: str) -> bool:
+        return name in self._changes or name in self._replaced or self._biased_by(name) is not None
 
     def names(self) -> list[str]:
         """Every tensor's name, as the base has it."""
@@ -121,55 +190,62 @@ class Merged:
 
     def dtype(self, name: str) -> torch.dtype:
         """Element type of one tensor: fp32 where the adapter changes it, as rounding would undo small changes."""
-        return torch.float32 if name in self._halves or name in self._replaced else self._base.dtype(name)
+        return torch.float32 if self._is_changed(name) else self._base.dtype(name)
 
     def read(self, name: str) -> Tensor:
         """One tensor, merged, in memory of its own."""
-        if name in self._replaced:
-            return self._adapter.read(self._replaced[name]).float()
-        if name not in self._halves:
+        if not self._is_changed(name):
             return self._base.read(name)
-        down, up = (self._adapter.read(self._halves[name][side]).float() for side in "AB")
-        rank, alpha = self._of_layer(name, "rank_pattern", "r"), self._of_layer(name, "alpha_pattern", "lora_alpha")
-        scale = alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
-        return torch.addmm(self._base.read(name).float(), up, down, alpha=scale)
+        own = self._adapter.read(self._replaced[name]) if name in self._replaced else self._base.read(name)
+        if (change := self._changes.get(name)) is not None:
+            return self._merge(change, own.float())
+        if (change := self._biased_by(name)) is not None:
+            return own.float() + self._config.scale(change.layer) * self._part(change, UP_BIAS)
+        return own.float()
+
+    def _merge(self, change: _Change, weight: Tensor) -> Tensor:
+        down, up = self._part(change, DOWN), self._part(change, UP)
+        product = (up @ down).T if change.embedding else up.flatten(1) @ down.flatten(1)
+        merged = weight + self._config.scale(change.layer) * product.reshape(weight.shape)
+        if LENGTH not in change.parts:
+            return merged
+        # What has that length: a row of a linear layer or convolution, a column of an embedding.
+        rows: Tensor = merged.T if change.embedding else merged.flatten(1)
+        scaled: Tensor = rows * (
+            self._part(change, LENGTH).view(-1, 1) / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        )
+        return scaled.T.contiguous() if change.embedding else scaled.view_as(merged)
+
+    def _part(self, change: _Change, kind: str) -> Tensor:
+        return self._adapter.read(change.parts[kind]).float()
 
     def mapped(self, name: str) -> Tensor:
         """One tensor; those that the adapter does not change are left on disk."""
-        changed = name in self._halves or name in self._replaced
-        return self.read(name) if changed else self._base.mapped(name)
+        return self.read(name) if self._is_changed(name) else self._base.mapped(name)
 
 
 def base_of(folder: Path) -> Path:
     """Return the folder of the base that an adapter names: a path, or a repository in Hugging Face's cache.
 
+    Adapters in folders below are not merged, as PEFT loads only the one that is asked for; they are said.
+
     Raises:
         InputError: it names none, or none that is on this machine.
     """
-    name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    config = AdapterConfig(folder)
+    if others := sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER_CONFIG}")):
+        say(f"note: {folder}: its adapter is merged; those in {', '.join(others)} are not, as PEFT leaves them too")
+    name = config.base
     if not name:
-        raise InputError(f"{folder / ADAPTER_CONFIG}: no base_model_name_or_path; write the base's folder there")
-    for place in (folder / str(name), Path(str(name)), hub_snapshot(str(name))):
+        raise InputError(f"{config.path}: no base_model_name_or_path; write the base's folder there")
+    for place in (folder / str(name), Path(str(name)), hub_snapshot(str(name), config.revision)):
         if place is not None and place.is_dir():
             return place
+    if config.revision is None:
+        base, fetch = repr(name), f"`hf download {name}`"
+    else:
+        base, fetch = f"{name!r} at revision {config.revision!r}", f"`hf download {name} --revision {config.revision}`"
     raise InputError(
-        f"{folder / ADAPTER_CONFIG}: the base {name!r} is no folder here and not in Hugging Face's cache; fetch it "
-        f"with `hf download {name}`, or write its folder there as base_model_name_or_path"
+        f"{config.path}: the base {base} is no folder here and not in Hugging Face's cache; fetch it with {fetch}, or "
+        "write its folder there as base_model_name_or_path"
     )
-
-
-def _require_lora(folder: Path, config: Mapping[str, Any]) -> None:
-    place = folder / ADAPTER_CONFIG
-    if (kind := config.get("peft_type")) != "LORA":
-        raise InputError(f"{place}: peft_type is {kind!r}; LORA is merged, others are not: merge it with PEFT first")
-    for name in ("r", "lora_alpha"):
-        if not (isinstance(value := config.get(name), int) and value > 0):
-            raise InputError(f"{place}: {name} is {value!r}; it must be a whole number above 0: copy the file again")
-    beyond = {name: config[name] for name in BEYOND_LORA if config.get(name)}
-    if config.get("bias", "none") != "none":
-        beyond["bias"] = config["bias"]
-    if str(config.get("init_lora_weights")).startswith(CHANGES_BASE):
-        beyond["init_lora_weights"] = config["init_lora_weights"]
-    if beyond:
-        listed = ", ".join(f"{name} = {value!r}" for name, value in beyond.items())
-        raise InputError(f"{place}: {listed} makes it more than a plain LoRA; merge it with PEFT's merge_and_unload")

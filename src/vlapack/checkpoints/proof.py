@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlapack.checkpoints.base import PolicyConfig
+from vlapack.checkpoints.spelling import LEROBOT_PREFIX
 from vlapack.checkpoints.weights import Weights
 from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config, Variant
@@ -14,7 +15,6 @@ from vlapack.pi0.load import build, check_names, require_float, stored_names
 from vlapack.pi0.names import canonical_name, openpi_tensors
 
 MARKS: Mapping[Variant, str] = {"pi05": "time_mlp_in", "pi0": "action_time_mlp_in"}
-LEROBOT_PREFIX = "model."
 REMEDY = "give the `config` that the policy was trained with"
 
 
@@ -50,8 +50,27 @@ def _prefixed(weights: Weights, prefix: str) -> InputError:
 
 
 def action_dim(weights: Weights) -> int:
-    """Return the network's width of one action, `Pi0Config.action_dim`."""
-    return weights.shape("action_in_proj.weight")[1]
+    """Return the network's width of one action, `Pi0Config.action_dim`.
+
+    Raises:
+        InputError: the layer that shows it is not there.
+    """
+    return shape_of(weights, "action_in_proj.weight")[1]
+
+
+def shape_of(weights: Weights, *names: str) -> tuple[int, ...]:
+    """Return the shape of the first of these tensors that is there, which must have two dimensions.
+
+    Raises:
+        InputError: none is, or it has others.
+    """
+    held = set(weights.names())
+    name = next((name for name in names if name in held), None)
+    if name is None:
+        raise InputError(f"{weights.path}: lacks {' or '.join(names)}; copy the file again, it is not complete")
+    if len(shape := weights.shape(name)) != 2:
+        raise InputError(f"{weights.path}: {name} has shape {list(shape)}; it must have two dimensions")
+    return shape
 
 
 def mismatches(weights: Weights, architecture: Pi0Config) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vlapack.checkpoints.assets import WEIGHTS_FILE
 from vlapack.checkpoints.base import read_json
+from vlapack.checkpoints.spelling import WRAPPERS, plain_name, without_wrappers, wrappers_of
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.console import say
 from vlapack.errors import InputError
@@ -23,9 +24,6 @@ CONVERSION = (
     "from safetensors.torch import save_file; import torch; save_file({k: v.contiguous().clone() for k, v in "
     "torch.load('FILE', map_location='cpu', weights_only=True).items()}, 'model.safetensors')"
 )
-
-# What wrapped the network when it was saved, and is not part of it.
-WRAPPERS = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"}
 
 HARMLESS: Mapping[str, tuple[str, Callable[[Tensor], Tensor] | None]] = {
     r"\bembeddings\.position_ids": ("always 0, 1, 2, …", lambda found: torch.arange(found.numel())),
@@ -186,23 +184,33 @@ def _stored(folder: Path) -> Weights:
 
 def _unwrapped(weights: Weights) -> Weights:
     """The same tensors under the names that the network itself gives them."""
-    stored: dict[str, str] = {}
-    met: dict[str, None] = {}
-    for name in weights.names():
-        parts = name.split(".")
-        wrappers = [f"{part}." for part in parts[:-1] if f"{part}." in WRAPPERS]
-        met.update(dict.fromkeys(wrappers))
-        own = ".".join(part for part in parts[:-1] if f"{part}." not in WRAPPERS) + f".{parts[-1]}"
-        if (other := stored.setdefault(own.lstrip("."), name)) != name:
-            raise InputError(
-                f"{weights.path}: {other} and {name} are the same tensor's names with and without "
-                f"{' and '.join(wrappers or met)}; save one network's state_dict only"
-            )
+    met = dict.fromkeys(wrapper for name in weights.names() for wrapper in wrappers_of(name))
     if not met:
         return weights
+    renamed = _renamed(weights, without_wrappers)
     wrapped = " and ".join(f"{prefix!r} ({WRAPPERS[prefix]}'s)" for prefix in met)
     say(f"{weights.path}: read without {wrapped} in the names of the tensors")
-    return Renamed(weights, stored)
+    return renamed
+
+
+def plainly_named(weights: Weights) -> Weights:
+    """Return a LeRobot policy's tensors under openpi's names.
+
+    Raises:
+        InputError: two of them would have one name.
+    """
+    return _renamed(weights, plain_name)
+
+
+def _renamed(weights: Weights, new: Callable[[str], str]) -> Weights:
+    stored: dict[str, str] = {}
+    for name in weights.names():
+        if (other := stored.setdefault(new(name), name)) != name:
+            raise InputError(
+                f"{weights.path}: {other} and {name} are the same tensor's names with and without a prefix; save one "
+                "network's state_dict only"
+            )
+    return weights if all(ours == theirs for ours, theirs in stored.items()) else Renamed(weights, stored)
 
 
 def _without_harmless(weights: Weights) -> Weights:

@@ -20,7 +20,7 @@ def eval(
     trials: int | None = None,
     init_states: str | None = None,
     seed: int = 7,
-    replan: int = 5,
+    replan: int | None = None,
     hard_reset: bool = False,
     workers: int = 2,
     videos: bool = True,
@@ -49,7 +49,8 @@ def eval(
         trials: Episodes per task, from the official init states 0 to trials-1. Default: 10.
         init_states: The init states themselves, such as 0-4,10, instead of --trials.
         seed: Root of the simulator's seed and of every episode's flow noise.
-        replan: Actions carried out of each chunk before the next is asked for.
+        replan: Actions carried out of each chunk before the next is asked for. Default: what the policy says
+            (LeRobot's n_action_steps), else openpi's 5.
         hard_reset: Build the scene again for every episode, as openpi does; slower.
         workers: Processes that hold a simulator. No result depends on it.
         videos: Write a video of every episode.
@@ -58,7 +59,7 @@ def eval(
         flags: What the checkpoint does not say, and how the policy computes.
     """
     from vlapack.evaluate.contender import contender
-    from vlapack.evaluate.plan import Plan
+    from vlapack.evaluate.plan import Plan, choose_replan
     from vlapack.evaluate.run import conclude, evaluate
     from vlapack.evaluate.summary import FAILED_VERDICTS
     from vlapack.evaluate.table import print_table, sentence
@@ -79,7 +80,7 @@ def eval(
         init_states=states,
         policies={entry.role: entry.identity for entry in contenders},
         seed=seed,
-        replan=replan,
+        replan=choose_replan(replan, metadata),
         hard_reset=hard_reset,
         engine=described()
         + (f", {flags.dtype}" if flags.dtype != "float32" else "")

@@ -15,6 +15,8 @@ from typing import Any
 from vlapack.errors import InputError
 
 PLAN_VERSION = 1
+DEFAULT_REPLAN = 5
+"""openpi's protocol for LIBERO."""
 
 
 @dataclass(frozen=True, order=True)
@@ -53,7 +55,7 @@ class Plan:
     init_states: tuple[int, ...]
     policies: Mapping[str, Mapping[str, str]]
     seed: int = 7
-    replan: int = 5
+    replan: int = DEFAULT_REPLAN
     hard_reset: bool = False
     engine: str = "reference"
 
@@ -94,3 +96,21 @@ class Plan:
             "engine": self.engine,
             **{f"{role}.{key}": value for role, keys in self.policies.items() for key, value in keys.items()},
         }
+
+
+def choose_replan(given: int | None, metadata: Mapping[str, Any]) -> int:
+    """Return how many actions of a chunk are carried out: as given, else as the policy says, else as openpi does.
+
+    Args:
+        given: the user's choice.
+        metadata: the policy's; LeRobot's policies say it there (`n_action_steps`).
+
+    Raises:
+        InputError: the policy says something else than a number.
+    """
+    said = metadata.get("n_action_steps")
+    if given is not None or said is None:
+        return DEFAULT_REPLAN if given is None else given
+    if type(said) is not int or said < 1:
+        raise InputError(f"the policy's metadata has n_action_steps {said!r}, not a number of actions: give `replan=5`")
+    return said

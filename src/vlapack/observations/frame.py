@@ -69,6 +69,7 @@ def as_recorded(
     """
     try:
         robot = layout.inputs(observation)
+        observation = layout.canonical(observation)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
     prompt = default_prompt if robot.prompt is None else robot.prompt

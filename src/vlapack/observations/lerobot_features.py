@@ -97,8 +97,13 @@ def match_features(
     lacking = []
     for name, field in fields.items():
         said = [feature for feature, other in renaming.items() if other == name]
-        known = [name] if config.robot is not None else NAMES[config.layout][name]
-        there = [feature for feature in (*said, *known) if feature in features and renaming.get(feature, name) == name]
+        known = (name,) if config.robot is not None else NAMES[config.layout][name]
+        saved = [feature for feature, other in config.rename_map.items() if other in known]
+        there = [
+            feature
+            for feature in (*said, *saved, *known)
+            if feature in features and renaming.get(feature, name) == name
+        ]
         if there:
             matched[field] = there[0]
             lacking += _misfit(field, there[0], features[there[0]])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vlapack.pi0.cache import Past
 from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.flow import NUM_STEPS, Pi0
+from vlapack.pi0.flow import Pi0
 from vlapack.pi0.names import EMBEDDING, EXPERT, LLM, PROJECTOR, VISION, linears, never_executed
 from vlapack.pi0.positions import rotary_table
 from vlapack.pi0.prefix import Prefix
@@ -107,7 +107,7 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
         return seen(passage) + int(passage.token_masks.sum())
 
     def steps(passage: Passage) -> int:
-        return NUM_STEPS * max(config.action_horizon, FEWEST_ROWS)
+        return config.num_steps * max(config.action_horizon, FEWEST_ROWS)
 
     def patch(passage: Passage) -> None:
         passage.x = vision.embeddings(passage.x).to(dtype)
@@ -135,7 +135,7 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
     def act(passage: Passage) -> None:
         length = torch.tensor([passage.x.shape[1]])
         past = Prefix(passage.past, mask=None, length=length)
-        passage.actions = model.integrate(past, passage.state, passage.noise, num_steps=NUM_STEPS)
+        passage.actions = model.integrate(past, passage.state, passage.noise)
 
     heads = [name for name, _ in model.named_children() if name != "paligemma_with_expert"]
     return [

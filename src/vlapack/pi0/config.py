@@ -15,6 +15,9 @@ from typing import Any, Literal, TypeVar, get_args
 from vlapack.errors import InputError
 
 Variant = Literal["pi0", "pi05"]
+NUM_STEPS = 10
+"""Denoise steps of a chunk, as openpi acts."""
+
 AnyConfig = TypeVar("AnyConfig", "VisionConfig", "GemmaConfig", "Pi0Config")
 
 
@@ -67,6 +70,7 @@ class Pi0Config:
     `variant` "pi0" feeds the state as a token of the action expert and mixes the flow time into the action
     tokens; "pi05" feeds the time through adaptive norms (adaRMS) and the state, if at all, through the prompt.
     The language model and the expert attend to each other layer by layer, so depth, heads and head size agree.
+    `num_steps` is how many Euler steps make a chunk.
     """
 
     variant: Variant
@@ -78,6 +82,7 @@ class Pi0Config:
     action_horizon: int
     max_token_len: int
     num_cameras: int
+    num_steps: int = NUM_STEPS
 
     def __post_init__(self) -> None:
         """Refuse sizes of which no network can be built."""
@@ -105,8 +110,11 @@ class Pi0Config:
         return self.action_horizon + (0 if self.adaptive_norms else 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested plain dicts, the form `from_dict` reads and JSON holds."""
-        return dataclasses.asdict(self)
+        """Return nested plain dicts, as `from_dict` reads them; openpi's number of steps is left out."""
+        plain = dataclasses.asdict(self)
+        if self.num_steps == NUM_STEPS:
+            del plain["num_steps"]
+        return plain
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Pi0Config:
@@ -128,8 +136,9 @@ def _read(cls: type[AnyConfig], document: Any, place: str) -> AnyConfig:
     if not isinstance(document, Mapping):
         raise InputError(f"{place}: expected an object of {cls.__name__}'s fields, found {document!r}.")
     expected = {field.name: field.type for field in dataclasses.fields(cls)}
+    required = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
     unknown = sorted(set(document) - set(expected))
-    missing = [name for name in expected if name not in document]
+    missing = [name for name in required if name not in document]
     if unknown or missing:
         raise InputError(
             f"{place}: "
@@ -138,10 +147,10 @@ def _read(cls: type[AnyConfig], document: Any, place: str) -> AnyConfig:
                 for what, keys in (("unknown", unknown), ("missing", missing))
                 if keys
             )
-            + f". {cls.__name__} has exactly the keys {', '.join(expected)}."
+            + f". {cls.__name__} has the keys {', '.join(expected)}."
         )
     for name, kind in expected.items():
-        if kind == "int" and type(document[name]) is not int:
+        if kind == "int" and name in document and type(document[name]) is not int:
             raise InputError(f"{place}.{name}: expected a whole number, found {document[name]!r}.")
     return cls(**document)
 

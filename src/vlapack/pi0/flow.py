@@ -28,10 +28,6 @@ Step: TypeAlias = Callable[[Denoise, Tensor, Tensor], Tensor]
 """Wraps one denoise step, `(denoise, x_t, t) → v_t`: real-time chunking steers the flow here."""
 
 
-NUM_STEPS = 10
-"""Denoise steps of a chunk, as openpi acts."""
-
-
 class Pi0(Network):
     """The policy network. Built under `torch.device("meta")` it costs nothing; `load.load_weights` fills it.
 
@@ -76,13 +72,13 @@ class Pi0(Network):
         return self.velocity(prefix, state, x_t, self._told(t))
 
     @torch.no_grad()
-    def tabulate(self, num_steps: int = NUM_STEPS) -> None:
-        """Compute `condition` for the times of so many denoise steps, and let go of π0.5's weights that make it.
+    def tabulate(self) -> None:
+        """Compute `condition` for the times of the configuration's denoise steps, and free π0.5's weights that make it.
 
         From then on these are the only times there are: another number of steps is refused.
         """
         # Row by row, since a product of several rows may round otherwise than that of one.
-        self.time_table = torch.cat([self.condition(t[None]) for t in euler_times(num_steps)])
+        self.time_table = torch.cat([self.condition(t[None]) for t in euler_times(self.config.num_steps)])
         for name in self.time_modules:
             self.get_submodule(name).to("meta")
 
@@ -112,7 +108,7 @@ class Pi0(Network):
         state: Tensor,
         noise: Tensor,
         *,
-        num_steps: int = NUM_STEPS,
+        num_steps: int | None = None,
         step: Step | None = None,
     ) -> Tensor:
         """Integrate the flow from noise to an action chunk with Euler steps.
@@ -124,13 +120,13 @@ class Pi0(Network):
             token_masks: [B, L].
             state: [B, action_dim], normalized.
             noise: [B, H, action_dim], standard normal.
-            num_steps: Euler steps, 10 as openpi takes.
+            num_steps: Euler steps; None: the configuration's.
             step: Called as `step(denoise, x_t, t)` for each step's velocity; None: `denoise(x_t, t)`.
 
         Returns:
             [B, H, action_dim] normalized actions in fp32.
         """
-        if num_steps < 1:
+        if num_steps is not None and num_steps < 1:
             raise InputError(f"num_steps is {num_steps}; sampling takes at least 1 step (openpi takes 10).")
         prefix = partial(self.embed_prefix, images, image_masks, tokens, token_masks)
         if self.savings.prefix_once:
@@ -138,15 +134,16 @@ class Pi0(Network):
         return self._integrate(prefix, state, noise, num_steps=num_steps, step=step)
 
     def integrate(
-        self, prefix: Prefix, state: Tensor, noise: Tensor, *, num_steps: int = NUM_STEPS, step: Step | None = None
+        self, prefix: Prefix, state: Tensor, noise: Tensor, *, num_steps: int | None = None, step: Step | None = None
     ) -> Tensor:
         """Do what `sample_actions` does once the prefix is known; arguments and result as there."""
         return self._integrate(lambda: prefix, state, noise, num_steps=num_steps, step=step)
 
     def _integrate(
-        self, prefix: Callable[[], Prefix], state: Tensor, noise: Tensor, *, num_steps: int, step: Step | None
+        self, prefix: Callable[[], Prefix], state: Tensor, noise: Tensor, *, num_steps: int | None, step: Step | None
     ) -> Tensor:
         """Take the Euler steps, each with what `prefix` returns."""
+        num_steps = self.config.num_steps if num_steps is None else num_steps
         # A copy: a view of somebody's tensor is compiled apart from the steps' own.
         x_t = noise.to(torch.float32, copy=True)
         dt = torch.tensor(-1.0 / num_steps, dtype=torch.float32, device=noise.device)

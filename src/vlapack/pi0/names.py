@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.flow import NUM_STEPS, Pi0
+from vlapack.pi0.flow import Pi0
 
 VISION = "paligemma_with_expert.paligemma.model.vision_tower.vision_model"
 PROJECTOR = "paligemma_with_expert.paligemma.model.multi_modal_projector"
@@ -57,12 +57,12 @@ def never_executed(config: Pi0Config) -> frozenset[str]:
     return frozenset({*(f"{last}.{name}" for name in inside), f"{last}.post_attention_layernorm", f"{LLM}.norm"})
 
 
-def time_table(config: Pi0Config, num_steps: int = NUM_STEPS) -> tuple[frozenset[str], int]:
+def time_table(config: Pi0Config) -> tuple[frozenset[str], int]:
     """Return the modules of which a loaded policy keeps a table only (`Pi0.tabulate`), and the table's bytes."""
     model = _meta(config)
     adaptive = 2 * config.expert.depth + 1
     width = 3 * adaptive * config.expert.width if config.adaptive_norms else config.expert.width
-    return frozenset(model.time_modules), num_steps * width * torch.float32.itemsize
+    return frozenset(model.time_modules), config.num_steps * width * torch.float32.itemsize
 
 
 def linears(config: Pi0Config) -> dict[str, tuple[int, int]]:

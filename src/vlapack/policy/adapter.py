@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from vlapack.checkpoints.base import Normalization, PolicyConfig
+from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.prompt import PromptTokenizer
@@ -40,6 +41,7 @@ class Adapter:
         architecture = config.architecture
         self._normalization = normalization
         self._layout = layout_of(config)
+        self._missed: set[str] = set()
         self._tokenizer = PromptTokenizer(
             tokenizer, max_len=architecture.max_token_len, vocab_size=architecture.vocab_size
         )
@@ -47,6 +49,7 @@ class Adapter:
     def inputs(self, observation: Mapping[str, Any], config: PolicyConfig) -> Inputs:
         """Do `Policy.observe`."""
         robot = self._layout.inputs(observation)
+        self._say_missing(robot.image_masks, config)
         architecture = config.architecture
         prompt = robot.prompt if robot.prompt is not None else config.default_prompt
         if prompt is None:
@@ -71,6 +74,14 @@ class Adapter:
             state=torch.from_numpy(padded).to(torch.float32)[None],
             robot_state=robot.state[None],
         )
+
+    def _say_missing(self, seen: Sequence[bool], config: PolicyConfig) -> None:
+        """Say once of each camera that an observation lacks it; the network then sees without it."""
+        # Not strict: the network may have one more camera, which no such robot has.
+        pairs = zip(config.features.cameras, seen, strict=False)
+        if missing := [camera for camera, there in pairs if not there and camera not in self._missed]:
+            self._missed.update(missing)
+            say(f"warning: an observation without {', '.join(missing)}: the policy acts without that camera")
 
     def actions(self, chunks: np.ndarray, robot_state: np.ndarray, config: PolicyConfig) -> np.ndarray:
         """Do `Policy.robot_actions`."""

@@ -185,8 +185,8 @@ class Policy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata that a policy server sends on connect: the parent's, unchanged."""
-        return self.config.policy_metadata
+        """The metadata that a policy server sends on connect; see `PolicyConfig.metadata`."""
+        return self.config.metadata
 
     @property
     def noise_shape(self) -> tuple[int, int]:

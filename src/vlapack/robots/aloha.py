@@ -70,6 +70,10 @@ class AlohaLayout:
         cameras = (Field(("images", camera), optional=camera != CAMERAS[0]) for camera in CAMERAS)
         return (*cameras, Field(("state",), self.features.state))
 
+    def canonical(self, observation: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the observation: its keys are those of `fields`."""
+        return observation
+
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read `images` (by ALOHA's camera names, at least `cam_high`), `state` [14] and `prompt`."""
         pictures = get(observation, "images")

@@ -6,13 +6,14 @@ A layout is a frozen dataclass with two methods, as openpi's `LiberoInputs` and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from vlapack.checkpoints.base import PolicyConfig
-from vlapack.checkpoints.features import FEATURES, Features
+from vlapack.checkpoints.features import CAMERA, FEATURES, Features
+from vlapack.errors import InputError
 from vlapack.robots.aloha import AlohaLayout
 from vlapack.robots.arrays import as_array, check_observation
 from vlapack.robots.fields import Field
@@ -20,6 +21,10 @@ from vlapack.robots.images import parse_image
 from vlapack.robots.keys import PROMPT, RobotInputs, get, get_prompt, parse_prompt, parse_state, picture
 
 LIBERO_CAMERAS = ("observation/image", "observation/wrist_image")
+PICTURE_DIMS = 3
+PADDING_FLAGS = ("_is_pad", "_padding_mask")
+"""What LeRobot's data sets append to a key to say which frames of it are padding."""
+
 DROID_CAMERAS = ("observation/exterior_image_1_left", "observation/wrist_image_left")
 
 
@@ -39,6 +44,10 @@ class Layout(Protocol):
     @property
     def fields(self) -> tuple[Field, ...]:
         """What an observation holds beside the prompt: the pictures, in the network's order, then the vectors."""
+        ...
+
+    def canonical(self, observation: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return an observation under the keys of `fields`."""
         ...
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
@@ -73,6 +82,10 @@ class LiberoLayout:
     def fields(self) -> tuple[Field, ...]:
         """Two pictures and the state."""
         return (*(Field((camera,)) for camera in LIBERO_CAMERAS), Field(("observation/state",), self.features.state))
+
+    def canonical(self, observation: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the observation: its keys are those of `fields`."""
+        return observation
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read `observation/image`, `observation/wrist_image`, `observation/state` [8] and `prompt`."""
@@ -115,6 +128,10 @@ class DroidLayout:
         cameras = (Field((camera,)) for camera in DROID_CAMERAS)
         return (*cameras, Field(("observation/joint_position",), 7), Field(("observation/gripper_position",), 1))
 
+    def canonical(self, observation: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the observation: its keys are those of `fields`."""
+        return observation
+
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read both cameras, `observation/joint_position` [7], `observation/gripper_position` [1] or [], `prompt`."""
         base, wrist = (parse_image(get(observation, camera), camera) for camera in DROID_CAMERAS)
@@ -145,9 +162,15 @@ class DroidLayout:
 
 @dataclass(frozen=True)
 class LerobotLayout:
-    """Any robot of LeRobot's, by the features of its policy: `observation.images.…`, `observation.state`, a task."""
+    """Any robot of LeRobot's, by the features of its policy: `observation.images.…`, `observation.state`, a task.
+
+    Attributes:
+        features: the policy's.
+        rename_map: keys of observations → features' names.
+    """
 
     features: Features
+    rename_map: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def action_names(self) -> tuple[str, ...]:
@@ -165,9 +188,30 @@ class LerobotLayout:
         cameras = (Field((camera,), optional=True) for camera in self.features.cameras)
         return (*cameras, Field(("observation.state",), self.features.state))
 
+    def canonical(self, observation: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the observation with its keys renamed; InputError where two keys mean one."""
+        renamed: dict[str, Any] = {}
+        for key, value in observation.items():
+            name = self.rename_map.get(key, key)
+            if name in renamed:
+                raise InputError(f"{key}: the observation has {name} twice, once by the policy's `rename_map`")
+            renamed[name] = value
+        return renamed
+
+    def _require_known(self, observation: Mapping[str, Any]) -> None:
+        """Refuse a picture that is none of the policy's cameras: a misspelt one would silently stay black."""
+        for key, value in observation.items():
+            is_picture = str(key).startswith(CAMERA) or getattr(value, "ndim", 0) >= PICTURE_DIMS
+            if is_picture and key not in self.features.cameras and not str(key).endswith(PADDING_FLAGS):
+                before = [f"{old} (renamed)" for old, new in self.rename_map.items() if new in self.features.cameras]
+                known = ", ".join((*self.features.cameras, *before))
+                raise InputError(f"{key}: no camera of this policy; its cameras are {known}: rename it or leave it out")
+
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read the cameras that are there (at least one), `observation.state`, and `prompt` or LeRobot's `task`."""
         check_observation(observation)
+        observation = self.canonical(observation)
+        self._require_known(observation)
         there = [camera in observation for camera in self.features.cameras]
         first = self.features.cameras[there.index(True) if any(there) else 0]
         black = np.zeros_like(parse_image(get(observation, first), first))
@@ -203,4 +247,4 @@ LAYOUTS: dict[str, Layout] = {
 
 def layout_of(config: PolicyConfig) -> Layout:
     """Return the layout of a policy."""
-    return LAYOUTS[config.layout] if config.robot is None else LerobotLayout(config.robot)
+    return LAYOUTS[config.layout] if config.robot is None else LerobotLayout(config.robot, config.rename_map)

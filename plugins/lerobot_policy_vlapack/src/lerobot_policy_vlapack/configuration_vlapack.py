@@ -27,6 +27,8 @@ class VlapackConfig(PreTrainedConfig):
     policy_metadata: dict[str, Any] = field(default_factory=dict)
     robot: dict[str, Any] | None = None
     prompt_state_dim: int | None = None
+    replan: int | None = None
+    rename_map: dict[str, str] = field(default_factory=dict)
     format_version: int = 1
     vlapack: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)

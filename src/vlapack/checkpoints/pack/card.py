@@ -39,7 +39,7 @@ def processor_files(policy: PolicyConfig, normalization: Normalization) -> dict[
     }
     to_cpu = {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}}
     before = [
-        {"registry_name": "rename_observations_processor", "config": {"rename_map": {}}},
+        {"registry_name": "rename_observations_processor", "config": {"rename_map": dict(policy.rename_map)}},
         {"registry_name": "to_batch_processor", "config": {}},
         {"registry_name": "relative_actions_processor", "config": _relative(policy)},
         {"registry_name": "normalizer_processor", "config": config},

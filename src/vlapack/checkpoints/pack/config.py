@@ -70,7 +70,7 @@ def config_document(
         "input_features": inputs,
         "output_features": outputs,
         "chunk_size": policy.architecture.action_horizon,
-        "n_action_steps": policy.architecture.action_horizon,
+        "n_action_steps": policy.replan or policy.architecture.action_horizon,
         **policy.to_dict(),
         "recipe": recipe.to_dict(),
         "fingerprint": {**fingerprint.to_dict(), "hex": fingerprint.hex},

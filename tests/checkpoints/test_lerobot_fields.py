@@ -1,0 +1,424 @@
+"""No field of LeRobot's config.json and processors is skipped in silence: honored, harmless, or refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lerobot_policy import edit, example, folder_of, use_small_sizes
+from safetensors.torch import load_file, save_file
+
+from vlapack.checkpoints import lerobot_fields, open_checkpoint, processor_steps
+from vlapack.checkpoints.lerobot import open_lerobot
+from vlapack.checkpoints.processors import Processors
+from vlapack.errors import InputError
+from vlapack.pi0.savings import Savings
+from vlapack.policy.policy import Policy
+
+NO_TABLE = Savings(time_table=False)
+PRE, POST = "policy_preprocessor.json", "policy_postprocessor.json"
+Change = Callable[[dict[str, Any]], Any]
+
+
+@pytest.fixture(autouse=True)
+def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_sizes(monkeypatch)
+
+
+def edit_step(folder: Path, name: str, change: Change, file: str = PRE) -> None:
+    """Change the configuration of one step."""
+    document = json.loads((folder / file).read_text())
+    for step in document["steps"]:
+        if step["registry_name"] == name:
+            change(step["config"])
+    (folder / file).write_text(json.dumps(document))
+
+
+def edit_steps(folder: Path, change: Callable[[list[Any]], Any], file: str = PRE) -> None:
+    """Change the list of steps."""
+    document = json.loads((folder / file).read_text())
+    change(document["steps"])
+    (folder / file).write_text(json.dumps(document))
+
+
+def named(steps: list[Any], name: str) -> Any:
+    return next(step for step in steps if step["registry_name"] == name)
+
+
+def chunk(folder: Path, noise: torch.Tensor | None = None, **changes: Any) -> np.ndarray:
+    policy = Policy.from_pretrained(folder)
+    noise = torch.ones(policy.noise_shape) if noise is None else noise
+    return policy.infer({**example(policy), **changes}, noise=noise)["actions"]
+
+
+# LeRobot's classes, all fields of all versions since 0.4.0: what a folder may hold must have its place.
+PI0 = """
+n_obs_steps input_features output_features device use_amp use_peft push_to_hub repo_id private tags license
+pretrained_path pretrained_revision paligemma_variant action_expert_variant dtype chunk_size n_action_steps
+max_state_dim max_action_dim num_inference_steps time_sampling_beta_alpha time_sampling_beta_beta
+time_sampling_scale time_sampling_offset min_period max_period use_relative_actions relative_exclude_joints
+action_feature_names rtc_config image_resolution empty_cameras normalization_mapping gradient_checkpointing
+compile_model compile_mode freeze_vision_encoder train_expert_only optimizer_lr optimizer_betas optimizer_eps
+optimizer_weight_decay optimizer_grad_clip_norm scheduler_warmup_steps scheduler_decay_steps
+scheduler_decay_lr tokenizer_max_length type
+"""
+PI05 = """use_visual_memory use_proprioceptive_memory memory_frames memory_stride memory_temporal_attention_every
+rtc_training_max_delay"""
+
+
+def test_every_field_of_lerobots_classes_has_its_one_place() -> None:
+    fields = lerobot_fields.FIELDS
+    columns = [set(fields.honored), set(fields.harmless), set(fields.limited)]
+    assert set.union(*columns) == {*PI0.split(), *PI05.split()}
+    assert sum(map(len, columns)) == len(set.union(*columns))
+    assert all(fields.harmless.values())
+    assert not lerobot_fields.OLD & set.union(*columns)
+
+
+@pytest.mark.parametrize("kind", ["pi0", "pi05"])
+def test_an_unknown_field_is_refused_wherever_it_stands(tmp_path: Path, kind: str) -> None:
+    def breaks(change: Callable[[Path], Any], message: str) -> None:
+        folder = folder_of(kind, tmp_path / str(len(list(tmp_path.iterdir()))))
+        change(folder)
+        with pytest.raises(InputError, match=message) as raised:
+            open_checkpoint(folder)
+        assert "\n" not in str(raised.value)
+
+    unknown = "unknown field 'state_noise'.* update vlapack"
+    breaks(lambda folder: edit(folder / "config.json", state_noise=0.1), rf"config.json: {unknown}")
+    breaks(lambda folder: edit(folder / PRE, state_noise=0.1), rf"{PRE}: {unknown}")
+    edit_feature = json.loads((folder_of(kind, tmp_path / "plain") / "config.json").read_text())["input_features"]
+    edit_feature["observation.state"]["state_noise"] = 1
+    breaks(lambda folder: edit(folder / "config.json", input_features=edit_feature), f"observation.state: {unknown}")
+    for file in (PRE, POST):
+        for step in json.loads((folder_of(kind, tmp_path / f"steps{file}") / file).read_text())["steps"]:
+            name = step["registry_name"]
+            breaks(
+                lambda folder, name=name, file=file: edit_step(folder, name, lambda c: c.update(state_noise=1), file),
+                f"{file}: step {name}: {unknown}",
+            )
+    breaks(lambda folder: edit_steps(folder, lambda steps: steps[0].update(state_noise=1)), unknown)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_obs_steps": 2}, "n_obs_steps is 2; the network sees one observation"),
+        ({"rtc_config": {"enabled": True}}, "rtc_config is .*without real-time chunking"),
+        ({"rtc_config": {}}, "rtc_config is "),  # enabled is LeRobot's default
+        ({"min_period": 1e-3}, "min_period is 0.001"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0; it must be a whole number above 0"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5"),
+        ({"n_action_steps": 5}, "replan is 5; it must be a whole number of the 4 actions"),
+        ({"n_action_steps": True}, "n_action_steps is True"),
+        ({"use_peft": True}, "use_peft is true, and there is no adapter_config.json"),
+        ({"input_features": None}, "only pre-trained has no robot"),
+        ({"input_features": ["observation.state"]}, "must be an object of features"),
+        ({"output_features": {"action": {"type": "ACTION", "shape": []}}}, r"action has shape \[\]"),
+        ({"output_features": {"action": {"type": "ACTION"}}}, "must have a type and a shape"),
+        ({"action_feature_names": ["x"]}, "action_feature_names has 1 names for 7 dimensions"),
+    ],
+)
+def test_a_value_that_would_act_otherwise_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    folder = folder_of("pi05", tmp_path)
+    edit(folder / "config.json", **change)
+    with pytest.raises(InputError, match=message):
+        open_checkpoint(folder)
+
+
+def test_states_longer_than_the_network_takes_are_refused(tmp_path: Path) -> None:
+    folder = folder_of("pi0", tmp_path)
+    edit(folder / "config.json", max_state_dim=40)
+    with pytest.raises(InputError, match="max_state_dim is 40 for a state of 6 and max_action_dim 32"):
+        open_checkpoint(folder)
+
+
+def test_an_adapter_beside_whole_weights_that_lerobot_would_leave_out_is_refused(tmp_path: Path) -> None:
+    folder = folder_of("pi05", tmp_path)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="whole weights, and use_peft is not true, so LeRobot leaves the adapter out"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"proj_width": 1024, "num_steps": 10},
+            r"\(config.json has num_steps, proj_width\).*remove num_steps, proj",
+        ),
+        (
+            {"paligemma_variant": ...},
+            r"config.json has no paligemma_variant.*run `python -m lerobot.processor.migrate",
+        ),
+        ({"adapt_to_pi_aloha": True}, "adapt_to_pi_aloha true, which later versions cannot do; train the policy again"),
+    ],
+)
+def test_a_folder_of_lerobot_03_is_told_how_to_migrate(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    folder = folder_of("pi0", tmp_path)
+    edit(folder / "config.json", **change)
+    with pytest.raises(InputError, match=f"written by LeRobot 0.3 or older.*{message}|{message}"):
+        open_checkpoint(folder)
+
+
+def test_the_number_of_denoise_steps_is_lerobots(tmp_path: Path) -> None:
+    folder = folder_of("pi05", tmp_path)
+    policy = Policy.from_pretrained(folder)
+    edit(folder / "config.json", num_inference_steps=3)
+    fewer = Policy.from_pretrained(folder)
+    inputs, noise = policy.observe(example(policy)), torch.ones(1, *policy.noise_shape)
+    expected = Policy.from_pretrained(folder_of("pi05", tmp_path / "again"), savings=NO_TABLE).model.sample_actions(
+        *inputs.network, noise, num_steps=3
+    )
+    torch.testing.assert_close(fewer.model.sample_actions(*inputs.network, noise), expected)
+    assert not torch.allclose(policy.model.sample_actions(*inputs.network, noise), expected)
+    assert fewer.config.architecture.to_dict()["num_steps"] == 3
+    assert type(fewer.config).from_dict(fewer.config.to_dict()) == fewer.config
+
+
+def test_the_tokenizer_steps_length_decides(tmp_path: Path) -> None:
+    folder = folder_of("pi05", tmp_path)
+    edit_step(folder, "tokenizer_processor", lambda config: config.update(max_length=20))
+    assert open_checkpoint(folder).config.architecture.max_token_len == 20
+    edit_step(folder, "tokenizer_processor", lambda config: config.update(max_length="20"))
+    with pytest.raises(InputError, match="max_length is '20'"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("tokenizer_processor", {"padding_side": "left"}, "padding_side is 'left'; .* set it to 'right'"),
+        ("tokenizer_processor", {"padding": "longest"}, "padding is 'longest'"),
+        ("tokenizer_processor", {"truncation": False}, "truncation is False"),
+        ("tokenizer_processor", {"task_key": "instruction"}, "task_key is 'instruction'"),
+        ("tokenizer_processor", {"tokenizer_name": "google/gemma-3"}, r"tokenizer 'google/gemma-3'.* `tokenizer=FILE`"),
+        ("device_processor", {"float_dtype": "bfloat16"}, "float_dtype is 'bfloat16'; observations .* rounded"),
+        (processor_steps.PREPARE, {"include_state_in_prompt": False}, "include_state_in_prompt is False"),
+        (processor_steps.PREPARE, {"task_key": "x"}, "task_key is 'x'"),
+        ("normalizer_processor", {"eps": "tiny"}, "eps 'tiny'"),
+        ("rename_observations_processor", {"rename_map": ["x"]}, "rename_map is .*must map names"),
+        (
+            "rename_observations_processor",
+            {"rename_map": {"a": "observation.images.b"}},
+            "'observation.images.b', which",
+        ),
+    ],
+)
+def test_a_steps_value_that_would_act_otherwise_is_refused(
+    tmp_path: Path, name: str, change: dict[str, Any], message: str
+) -> None:
+    folder = folder_of("pi05", tmp_path)
+    if "tokenizer_name" in change:
+        (folder / "tokenizer.model").unlink()
+    edit_step(folder, name, lambda config: config.update(change))
+    with pytest.raises(InputError, match=message):
+        open_checkpoint(folder)
+
+
+def test_another_tokenizer_may_be_in_the_folder_or_given(tmp_path: Path) -> None:
+    folder = folder_of("pi05", tmp_path)
+    edit_step(folder, "tokenizer_processor", lambda config: config.update(tokenizer_name="mine/gemma"))
+    assert open_checkpoint(folder).tokenizer == folder / "tokenizer.model"
+    moved = (folder / "tokenizer.model").rename(tmp_path / "mine.model")
+    with pytest.raises(InputError, match="'mine/gemma'"):
+        open_checkpoint(folder)
+    assert open_checkpoint(folder, tokenizer=moved).tokenizer == moved
+    edit_step(folder, "tokenizer_processor", lambda config: config.update(tokenizer_name="tokenizer"))
+    edit_steps(
+        folder, lambda steps: named(steps, "tokenizer_processor").update(artifacts={"tokenizer_name": "tokenizer"})
+    )
+    (folder / "tokenizer").mkdir()
+    own = moved.rename(folder / "tokenizer" / "tokenizer.model")
+    assert open_checkpoint(folder).tokenizer == own
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda steps: steps.remove(named(steps, processor_steps.PREPARE)), f"no {processor_steps.PREPARE}"),
+        (lambda steps: steps.insert(2, {"registry_name": processor_steps.NEW_LINE}), "is no step of LeRobot's pi05"),
+        (lambda steps: steps.append(dict(steps[0])), "the step rename_observations_processor stands there twice"),
+        (lambda steps: steps.append(steps.pop(2)), "normalizer_processor comes before relative_actions_processor"),
+        (lambda steps: steps.append(steps.pop(3)), "comes before normalizer_processor"),
+        (lambda steps: steps.append({"registry_name": "unnormalizer_processor"}), "none that vlapack has there"),
+        (lambda steps: steps.append({"class": "my.Crop", "config": {}}), "the step 'my.Crop' is none"),
+        (lambda steps: steps[0].update(config=[]) or steps[0].update(config=["x"]), "not an object"),
+        (lambda steps: named(steps, "normalizer_processor").update(state_file="../n.safetensors"), "no file beside it"),
+    ],
+)
+def test_other_steps_than_lerobots_own_are_refused(
+    tmp_path: Path, change: Callable[[list[Any]], Any], message: str
+) -> None:
+    folder = folder_of("pi05", tmp_path)
+    edit_steps(folder, change)
+    with pytest.raises(InputError, match=message):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalize_observation_keys": ["observation.environment_state"]},
+        {"normalize_observation_keys": []},
+        {"features": {"action": {"type": "ACTION", "shape": [6]}}},
+        {"features": {"observation.state": {"type": "ENV", "shape": [6]}}},
+        {"norm_map": {"ACTION": "MEAN_STD"}},
+    ],
+)
+def test_a_state_that_lerobot_does_not_normalize_stays_as_it_is(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = folder_of("pi0", tmp_path)
+    before = Processors(folder).normalization(None, state=6, actions=6)
+    edit_step(folder, "normalizer_processor", lambda config: config.update(change))
+    after = Processors(folder).normalization(None, state=6, actions=6)
+    x = np.linspace(-2, 2, 6)
+    np.testing.assert_allclose(after.normalize("state", x), x, rtol=1e-12)
+    np.testing.assert_array_equal(after.unnormalize("actions", x), before.unnormalize("actions", x))
+
+
+def test_keys_that_name_the_state_leave_it_normalized(tmp_path: Path) -> None:
+    folder = folder_of("pi0", tmp_path)
+    before = chunk(folder)
+    keys = {"normalize_observation_keys": ["observation.state"]}
+    edit_step(folder, "normalizer_processor", lambda config: config.update(keys))
+    np.testing.assert_array_equal(chunk(folder), before)
+
+
+def test_statistics_of_pictures_are_refused_where_lerobot_would_use_them(tmp_path: Path) -> None:
+    folder = folder_of("pi05", tmp_path)
+    edit_step(folder, "normalizer_processor", lambda config: config["norm_map"].update(VISUAL="MEAN_STD"))
+    open_checkpoint(folder)  # there are none
+    state = next(folder.glob("*normalizer_processor.safetensors"))
+    state = folder / "policy_preprocessor_step_3_normalizer_processor.safetensors"
+    save_file(load_file(state) | {"observation.images.image.mean": torch.zeros(3, 1, 1)}, state)
+    with pytest.raises(InputError, match=r"scales observation.images.image by 'MEAN_STD'.*VISUAL at IDENTITY"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        *(([size], rf"action: 'q01' of its statistics has shape \[{size}\]; .* say \[7\]") for size in (5, 8, 1)),
+        ([], r"action\.q01 is 0\.0; it must be a list"),
+        ([1, 7], r"action\.q01 has shape \[1, 7\]; .*tables per time step are not supported"),
+        ([4, 7], r"action\.q01 has shape \[4, 7\]; .*tables per time step are not supported"),
+    ],
+)
+def test_statistics_of_another_shape_than_the_features_are_refused(
+    tmp_path: Path, shape: list[int], message: str
+) -> None:
+    folder = folder_of("pi05", tmp_path)
+    state = folder / "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
+    tensors = load_file(state) | {"action.q01": torch.zeros(shape), "action.q99": torch.ones(shape)}
+    save_file(tensors, state)
+    with pytest.raises(InputError, match=message):
+        open_checkpoint(folder)
+
+
+def test_actions_stay_relative_where_the_last_step_is_off_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of("pi0", tmp_path)
+    absolute = chunk(folder)
+    assert not capsys.readouterr().err
+    edit_step(folder, "absolute_actions_processor", lambda config: config.update(enabled=False), POST)
+    relative = chunk(folder)
+    assert "actions stay relative to the state, as in LeRobot" in capsys.readouterr().err
+    state = np.linspace(-0.5, 0.5, 6) * ([1] * 5 + [0])
+    np.testing.assert_allclose(absolute - relative, np.broadcast_to(state, absolute.shape), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "mask"),
+    [
+        ({"exclude_joints": []}, (True,) * 6),
+        ({"exclude_joints": [""]}, (True,) * 6),
+        ({"exclude_joints": ["GRIPPER", "joint_1"]}, (True, False, True, True, True, False)),
+        ({"action_names": None}, (True,) * 6),
+        ({"action_names": ["gripper"]}, (False, *(True,) * 5)),
+        ({"enabled": False}, (True,) * 5 + (False,)),  # of training; the other step decides
+    ],
+)
+def test_which_actions_are_absolute_is_decided_as_in_lerobot(
+    tmp_path: Path, change: dict[str, Any], mask: tuple[bool, ...]
+) -> None:
+    folder = folder_of("pi0", tmp_path)
+    edit_step(folder, "relative_actions_processor", lambda config: config.update(change))
+    assert open_checkpoint(folder).config.delta_mask == mask
+
+
+def test_a_last_step_without_its_first_is_refused(tmp_path: Path) -> None:
+    folder = folder_of("pi0", tmp_path)
+    edit_steps(folder, lambda steps: steps.remove(named(steps, "relative_actions_processor")))
+    with pytest.raises(InputError, match="absolute_actions_processor is on without a relative_actions_processor"):
+        open_checkpoint(folder)
+
+
+def test_a_prompt_that_04_and_050_write_otherwise_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of("pi05", tmp_path)
+    open_checkpoint(folder)
+    assert not capsys.readouterr().err
+    edit(folder / "config.json", use_relative_actions=..., relative_exclude_joints=..., action_feature_names=...)
+    assert open_checkpoint(folder).config.prompt_state_dim == 32
+    assert "read as LeRobot 0.4's, which pads the state in the prompt to 32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", ["module.model.", "_orig_mod.model.", "model._orig_mod.", "module._orig_mod.", ""])
+def test_weights_under_the_names_of_wrappers_are_read(tmp_path: Path, prefix: str) -> None:
+    folder = folder_of("pi05", tmp_path)
+    before = chunk(folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name.replace("model.", prefix, 1): t for name, t in tensors.items()}, folder / "model.safetensors")
+    np.testing.assert_array_equal(chunk(folder), before)
+
+
+def test_one_tensor_under_two_wrappers_names_is_refused(tmp_path: Path) -> None:
+    folder = folder_of("pi05", tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"module.model.action_in_proj.bias": torch.zeros(16)}, folder / "model.safetensors")
+    with pytest.raises(
+        InputError, match=r"action_in_proj\.bias are the same tensor\'s names with and without a prefix"
+    ):
+        open_checkpoint(folder)
+
+
+def test_an_embedding_without_a_head_is_enough(tmp_path: Path) -> None:
+    folder = folder_of("pi05", tmp_path)
+    before = chunk(folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.paligemma_with_expert.paligemma.lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    np.testing.assert_array_equal(chunk(folder), before)
+
+
+def test_lerobots_names_without_its_configuration_are_told_apart(tmp_path: Path) -> None:
+    folder = folder_of("pi05", tmp_path)
+    own = open_checkpoint(folder)
+    config = tmp_path / "mine.json"
+    config.write_text(json.dumps(own.config.to_dict()))
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"begin with 'model\.'; LeRobot's folders have that, and say in config\.json"):
+        open_checkpoint(folder, config=config)
+
+
+def test_a_configuration_that_is_given_keeps_what_it_leaves_open_to_the_folder(tmp_path: Path) -> None:
+    folder = folder_of("pi05", tmp_path)
+    edit(folder / "config.json", n_action_steps=2)
+    renaming = {"top": "observation.images.image"}
+    edit_step(folder, "rename_observations_processor", lambda config: config.update(rename_map=renaming))
+    plain = open_checkpoint(folder).config
+    assert (plain.replan, plain.rename_map) == (2, renaming)
+    config = tmp_path / "mine.json"
+    config.write_text(json.dumps(plain.to_dict() | {"default_prompt": "wave"}))
+    document = json.loads((folder / "config.json").read_text())
+    assert open_lerobot(folder, document, config=config).config.replan == 2
+    config.write_text(json.dumps({k: v for k, v in plain.to_dict().items() if k not in ("replan", "rename_map")}))
+    assert open_lerobot(folder, document, config=config).config == plain
+    edit(folder / "config.json", num_inference_steps=5)
+    with pytest.raises(InputError, match=r"num_steps 10, but num_inference_steps in config\.json proves 5"):
+        open_checkpoint(folder, config=config)
