@@ -218,18 +218,20 @@ def main(*, policy: str = "tiny-libero", out: Path = RESULTS, requests: int = 50
         assert server.stdout is not None
         event = json.loads(server.stdout.readline())
         peaks = []
-        for number in range(2 * turns):
-            attacked = bool(number % 2)
-            answers, probes, thrown = turn(event["port"], message, -(-requests // turns), attacked=attacked)
-            seen[attacked][0].extend(answers)
-            seen[attacked][1].extend(probes)
-            sent += thrown
-            peaks.append(peak_mb(server.pid))
-            say(
-                f"turn {number + 1}, {'attacked' if attacked else 'quiet'}: robot {milliseconds(answers)}, "
-                f"healthz {milliseconds(probes)}"
-            )
-        server.terminate()
+        try:
+            for number in range(2 * turns):
+                attacked = bool(number % 2)
+                answers, probes, thrown = turn(event["port"], message, -(-requests // turns), attacked=attacked)
+                seen[attacked][0].extend(answers)
+                seen[attacked][1].extend(probes)
+                sent += thrown
+                peaks.append(peak_mb(server.pid))
+                say(
+                    f"turn {number + 1}, {'attacked' if attacked else 'quiet'}: robot {milliseconds(answers)}, "
+                    f"healthz {milliseconds(probes)}"
+                )
+        finally:
+            server.terminate()
         code = server.wait()
     if code != 0:
         raise WorkError(f"the server ended with exit code {code}")
