@@ -246,6 +246,7 @@ def main(*, policy: str = "tiny-libero", out: Path = RESULTS, requests: int = 50
         "attacked": attacked_,
         "p99_growth_ms": round(growth, 1),
         "healthz_within_100_ms": attacked_["healthz_ms"]["max"] <= HEALTHZ_LIMIT_MS,
+        "healthz_over_100_ms": sum(second * 1000 > HEALTHZ_LIMIT_MS for second in seen[True][1]),
         "p99_growth_within_100_ms": growth <= GROWTH_LIMIT_MS,
         "server_peak_mb": {"quiet": round(peaks[0]), "in_the_end": round(peaks[-1])},
         "hostile_messages": dict(sent),

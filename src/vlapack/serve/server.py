@@ -211,8 +211,9 @@ class Server:
                 socket.transport.abort()
                 return
             if isinstance(answer, BaseException):
-                await self._send(socket, self._explained(answer, connection))
-                busy = isinstance(answer, BusyError)
+                busy, text = isinstance(answer, BusyError), self._explained(answer, connection)
+                del message, answer  # 30 MB twice, through the traceback, while the goodbye is waited for
+                await self._send(socket, text)
                 await socket.close(
                     CloseCode.TRY_AGAIN_LATER if busy else CloseCode.INTERNAL_ERROR, "see the last frame"
                 )
