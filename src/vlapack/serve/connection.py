@@ -177,8 +177,11 @@ def _frame_bytes(data: bytearray) -> int:
 
 def has_left(connection: ServerConnection) -> bool:
     """Ask the system whether a client has hung up: behind messages that wait, its goodbye is not read yet."""
+    number = connection.transport.get_extra_info("socket").fileno()
+    if number < 0:  # closed on our side already
+        return True
     poll = select.poll()
-    poll.register(connection.transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))
+    poll.register(number, getattr(select, "POLLRDHUP", 0))
     return bool(poll.poll(0))
 
 
