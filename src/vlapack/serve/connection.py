@@ -61,6 +61,9 @@ class Connection(ServerConnection):
         if self.request is None:
             self.logger.error("left without a request")
         super().connection_lost(exc)
+        if self.protocol.parser_exc is not None:
+            # Its frames hold the last message, perhaps 30 MB, in a circle that is not collected for minutes.
+            self.protocol.parser_exc.__traceback__ = None
 
     def eof_received(self) -> None:
         """The client sends no more: what is not parsed by now has nobody to answer to."""

@@ -207,12 +207,13 @@ class Server:
                 break
             start = time.perf_counter()
             answer = await self._answer(socket, message, connection, number, previous_s)
+            del message  # perhaps 30 MB, until the next one comes
             if answer is None:
                 socket.transport.abort()
                 return
             if isinstance(answer, BaseException):
                 busy, text = isinstance(answer, BusyError), self._explained(answer, connection)
-                del message, answer  # 30 MB twice, through the traceback, while the goodbye is waited for
+                del answer  # its traceback holds the message too, while the goodbye is waited for
                 await self._send(socket, text)
                 await socket.close(
                     CloseCode.TRY_AGAIN_LATER if busy else CloseCode.INTERNAL_ERROR, "see the last frame"
