@@ -196,7 +196,7 @@ class Server:
         finally:
             self._service.robots -= 1
             self._metrics.connections.dec()
-            self._log(f"connection {connection}: closed, code {socket.close_code}")
+            self._log(f"connection {connection}: closed, code {socket.protocol.close_code}")
 
     async def _converse(self, socket: ServerConnection, connection: int) -> None:
         await self._send(socket, self._service.greeting)
