@@ -114,13 +114,22 @@ def test_openpis_spelling_names_the_same_policy(
         (["tiny-libero", "--policy.dir", "X"], "policy:checkpoint"),
         (["tiny-libero", "--max-batch", "0"], "--max-batch 0"),
         (["tiny-libero", "--max-message-mb", "0"], "--max-message-mb 0"),
+        (["tiny-libero", "--max-message-mb", "inf"], "--max-message-mb inf"),
+        (["tiny-libero", "--max-message-mb", "nan"], "--max-message-mb nan"),
+        (["tiny-libero", "--batch-wait-ms", "inf"], "--batch-wait-ms inf"),
+        (["tiny-libero", "--queue", "-1"], "--queue -1"),
+        (["tiny-libero", "--record-limit", "0"], "--record-limit 0"),
+        (["tiny-libero", "--port", "65536"], "--port 65536: give 0 to 65535"),
+        (["tiny-libero", "--port", "-1"], "--port -1"),
+        (["tiny-libero", "--host", "203.0.113.7", "--insecure"], "cannot listen on 203.0.113.7:8000"),
         (["tiny-libero", "--api-key", "two words"], "printable ASCII without spaces"),
         (["tiny-libero", "--cert", "cert.pem"], "--cert and --key"),
     ],
 )
 def test_what_cannot_be_served_is_exit_2_with_a_remedy(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
+    monkeypatch.setattr(run.Policy, "from_pretrained", lambda *_, **__: pytest.fail("the policy was loaded"))
     assert main(["serve", *arguments]) == 2
     assert message in capsys.readouterr().err
 

@@ -35,7 +35,7 @@ LIMIT_MB = 4
 GIGABYTE = 2**30
 [GOOD] = random_observations(1)
 HANDSHAKE = (
-    "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n\r\n"
 ).encode()
 
@@ -135,7 +135,7 @@ RAW = {
     "no handshake": os.urandom(300),
     "an endless header": b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 5000,
     "an endless line": b"GET /" + b"a" * 100_000,
-    "another method": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n",
+    "another method": b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n",
     "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
 }
 

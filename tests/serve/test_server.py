@@ -60,6 +60,31 @@ def test_noise_that_cannot_start_a_chunk_is_refused(noise: Any) -> None:
         server.client().infer({"number": 7, "noise": noise})
 
 
+PICTURE = [[[0, 0, 0]] * 8] * 8
+
+
+@pytest.mark.parametrize(
+    "key_and_value",
+    [
+        ("observation/image", PICTURE),
+        ("images", {"cam_high": PICTURE}),
+        ("observation/image", [np.zeros((8, 8), np.uint8)] * 3),
+        ("state", ["1", "2"]),
+        ("state", [[1.0, 2.0]]),
+    ],
+    ids=["a picture", "a camera's", "planes", "texts", "a matrix"],
+)
+def test_lists_are_vectors_and_no_pictures(key_and_value: tuple[str, Any]) -> None:
+    with running(Echo()) as server, pytest.raises(RuntimeError, match="sent as numpy arrays"):
+        server.client().infer({"number": 1, key_and_value[0]: key_and_value[1]})
+
+
+def test_lists_and_scalars_of_numbers_are_read() -> None:
+    vectors = {"state": [1, 2.5, True, np.float32(3)], "gripper": np.float64(0.5), "nothing": [], "step": 3}
+    with running(Echo()) as server:
+        assert server.client().infer({"number": np.int64(4), **vectors})["actions"][0, 0] == 4
+
+
 def test_a_bad_observation_is_a_text_frame_and_a_close_and_others_are_served() -> None:
     with running(Echo()) as server:
         other = server.client()

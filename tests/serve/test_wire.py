@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vlapack.errors import InputError
-from vlapack.serve.wire import MOST_ITEMS, pack, unpack
+from vlapack.robots.layouts import LAYOUTS, Layout
+from vlapack.serve.wire import MOST_DEPTH, MOST_ITEMS, MOST_TEXT_BYTES, check_budget, pack, unpack
 
 
 def test_an_array_is_openpis_map_of_four_bytes_keys() -> None:
@@ -67,6 +70,16 @@ def array(**changes: Any) -> bytes:
     return msgpack.packb({"a": found | {key.encode(): value for key, value in changes.items()}})
 
 
+def lists(inner: bytes) -> bytes:
+    """28 million items of one byte, in lists that are each allowed."""
+    row = b"\xdc\x03\xe8" + inner * 1000
+    return b"\x81\xa1a\xdc\x00\x1c" + (b"\xdc\x03\xe8" + row * 1000) * 28
+
+
+def nested(depth: int) -> bytes:
+    return b"\x81\xa1a" * depth + b"\x01"
+
+
 HOSTILE = {
     "empty": b"",
     "no msgpack": b"\xc1",
@@ -83,6 +96,13 @@ HOSTILE = {
     "one item too many": msgpack.packb({"a": [0] * (MOST_ITEMS + 1)}),
     "100,000 lists deep": b"\x91" * 100_000,
     "big lists deep": b"\xdc\x04\x00" * 3000,
+    "many lists of allowed sizes": msgpack.packb({str(n): [0] * 500 for n in range(3)}),
+    "a list beside an allowed one": msgpack.packb({"a": [[], [0] * 1000, [0] * 23]}),
+    "a level too deep": nested(MOST_DEPTH + 1),
+    "keys too many": msgpack.packb({str(n): None for n in range(MOST_ITEMS // 2 + 1)}),
+    "a long text": msgpack.packb({"a": "x" * MOST_TEXT_BYTES}),
+    "long keys": msgpack.packb({"a" * (MOST_TEXT_BYTES // 2): 1, "b" * (MOST_TEXT_BYTES // 2 + 1): 1}),
+    "an array with many sizes": array(shape=[1] * MOST_ITEMS),
     "an extension": msgpack.packb({"a": msgpack.ExtType(5, b"1234")}),
     "a timestamp": msgpack.packb({"a": msgpack.Timestamp(3, 4)}),
     "objects": array(dtype="|O"),
@@ -117,6 +137,64 @@ HOSTILE = {
 def test_hostile_bytes_are_refused_in_words(message: bytes) -> None:
     with pytest.raises(InputError):
         unpack(message)
+
+
+@pytest.mark.parametrize("inner", [b"\x90", b"\x80", b"\x01", b"\xa0", b"\xc0", b"\x91"])
+def test_what_is_refused_costs_nothing_whatever_its_size(inner: bytes) -> None:
+    message = lists(inner)
+    tracemalloc.start()
+    start = time.thread_time()
+    with pytest.raises(InputError, match="1024 items"):
+        unpack(message)
+    assert time.thread_time() - start < 0.02
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+def test_the_budget_ends_where_it_says() -> None:
+    assert len(unpack(msgpack.packb({"a": [0] * (MOST_ITEMS - 2)}))["a"]) == MOST_ITEMS - 2
+    assert unpack(nested(MOST_DEPTH))
+    assert unpack(msgpack.packb({"a": "x" * (MOST_TEXT_BYTES - 1)}))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_what_robots_send_is_far_within_the_budget(layout: Layout) -> None:
+    example = layout.example()
+    cameras = {f"images/{number}": np.zeros((8, 8, 3), np.uint8) for number in range(20)}
+    lists_for_vectors = {key: value.tolist() for key, value in example.items() if getattr(value, "ndim", 0) == 1}
+    unpack(pack({**example, **cameras, **lists_for_vectors, "noise": np.zeros((50, 32))}))
+
+
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(width=32)
+    | st.text(max_size=40)
+    | st.binary(max_size=300)
+)
+
+
+def levels(document: Any) -> int:
+    inner = document.values() if isinstance(document, dict) else document if isinstance(document, list) else None
+    return 0 if inner is None else 1 + max(map(levels, inner), default=0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.recursive(
+        VALUES, lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=3), inner), max_leaves=40
+    ),
+    st.booleans(),
+    st.binary(max_size=3),
+)
+def test_the_walk_sees_what_msgpack_sees(document: Any, single: bool, behind: bytes) -> None:
+    message = msgpack.packb(document, use_single_float=single)
+    if levels(document) <= MOST_DEPTH:
+        check_budget(message)
+    for broken in (message + b"\x00" + behind, message[:-1]):
+        with pytest.raises(InputError):
+            check_budget(broken)
 
 
 @settings(max_examples=400, deadline=None)

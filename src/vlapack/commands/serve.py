@@ -84,15 +84,16 @@ def serve(
 
     api_key = api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None
     check_access(host=host, api_key=api_key, insecure=insecure)
-    for flag, value, least in (
-        ("--max-batch", max_batch, 1),
-        ("--queue", queue, 1),
-        ("--batch-wait-ms", batch_wait_ms, 0),
+    for flag, value, least, most in (
+        ("--port", port, 0, 65535),
+        ("--max-batch", max_batch, 1, 4096),
+        ("--queue", queue, 1, 1_000_000),
+        ("--batch-wait-ms", batch_wait_ms, 0, 60_000),
+        ("--max-message-mb", max_message_mb, 0.001, 1024),
+        ("--record-limit", record_limit, 1, 1_000_000_000),
     ):
-        if not value >= least:
-            raise InputError(f"{flag} {value}: give {least} or more")
-    if not max_message_mb > 0:
-        raise InputError(f"--max-message-mb {max_message_mb}: give more than 0; LIBERO's two pictures take 0.4")
+        if not least <= value <= most:  # NaN is neither
+            raise InputError(f"{flag} {value}: give {least} to {most}")
     door = Door(
         host=host,
         port=port,

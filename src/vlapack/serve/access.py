@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import socket
 import ssl
 from pathlib import Path
 
@@ -42,6 +43,50 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def check_address(host: str, port: int) -> None:
+    """Try an address before a policy is loaded for minutes.
+
+    Raises:
+        InputError: no such address here, or the port is taken or not ours to take.
+    """
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                trial.bind(address)
+    except OSError as error:
+        raise cannot_listen(host, port, error) from error
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> InputError:
+    """Say why an address cannot be listened on."""
+    return InputError(f"cannot listen on {host}:{port}: {error.strerror or error}; `port=0` takes any that is free")
+
+
+def is_called_here(host: str, given: str) -> bool:
+    """Whether a request's `Host` is a name of this server.
+
+    A web page can give its own name this machine's address and then read what a server without a key tells (DNS
+    rebinding). Its requests still carry its name.
+
+    Args:
+        host: the address that is listened on. Beyond this machine any name may be right.
+        given: the header, with or without a port.
+    """
+    if not is_loopback(host):
+        return True
+    name = given.rpartition(":")[0] if given.rpartition(":")[2].isdigit() else given
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return name.lower() in ("localhost", host.lower())
+    return True
+
+
 def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     """Load a certificate chain and its private key; None without both.
 
@@ -54,7 +99,15 @@ def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
         raise InputError("`cert` and `key` belong together: the certificate chain and its private key, both PEM")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(cert, key)
+        # Without a way to ask for a passphrase OpenSSL would prompt for it on the terminal.
+        context.load_cert_chain(cert, key, password=lambda: _no_passphrase(key))
     except OSError as error:  # ssl.SSLError is one
         raise InputError(f"`cert={str(cert)!r}`, `key={str(key)!r}`: {error}") from error
     return context
+
+
+def _no_passphrase(key: Path) -> str:
+    raise InputError(
+        f"`key={key}`: the private key is encrypted, and a server has nobody to ask for its passphrase; "
+        f"write it unencrypted: openssl pkey -in {key} -out key.pem"
+    )

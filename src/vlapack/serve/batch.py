@@ -78,11 +78,16 @@ class Batcher:
 
         Raises:
             Exception: whatever the network raised on the batch that this request was in.
+            CancelledError: the caller gave up; the request is computed only if its batch had begun.
         """
         request = _Waiting(inputs, noise, tuple(inputs.image_masks[0].tolist()))
         self._waiting.append(request)
         self._arrived.set()
-        return await request.answer
+        try:
+            return await request.answer
+        finally:
+            if request in self._waiting:
+                self._waiting.remove(request)
 
     async def run(self) -> None:
         """Answer requests until cancelled."""
@@ -93,11 +98,13 @@ class Batcher:
                 await self._arrived.wait()
             await self._gather()
             batch = self._take()
+            if not batch:  # those who asked have left meanwhile
+                continue
             running = loop.run_in_executor(self._thread, self._infer, batch)
             await asyncio.wait([running])
             error = running.exception()
             for row, request in enumerate(batch):
-                if request.answer.cancelled():  # its client is gone
+                if request.answer.cancelled():  # its client left while the network ran
                     continue
                 if error is None:
                     request.answer.set_result(running.result()[row])
@@ -121,8 +128,8 @@ class Batcher:
 
     def _take(self) -> list[_Waiting]:
         """Take the oldest request and those that see by the same cameras: a camera that nobody has is not encoded."""
-        first = self._waiting[0]
-        batch = [request for request in self._waiting if request.cameras == first.cameras][: self._max_batch]
+        cameras = {request.cameras for request in self._waiting[:1]}
+        batch = [request for request in self._waiting if request.cameras in cameras][: self._max_batch]
         self._waiting = [request for request in self._waiting if request not in batch]
         return batch
 

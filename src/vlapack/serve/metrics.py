@@ -16,7 +16,7 @@ from prometheus_client import (
 # Seconds: from a small policy on a fast machine to π0.5 on two old cores.
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-OUTCOMES = ("answered", "bad_input", "busy", "failed")
+OUTCOMES = ("answered", "bad_input", "busy", "failed", "left")
 
 
 class Metrics:

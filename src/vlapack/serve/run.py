@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from vlapack.observations.recorder import Recorder
 from vlapack.ops.engine import described
 from vlapack.policy.policy import Policy
 from vlapack.robots.layouts import layout_of
+from vlapack.serve.access import check_address
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.record import BackgroundRecorder
 from vlapack.serve.server import Door, Server
@@ -63,6 +65,7 @@ def serve_policy(
     Raises:
         InputError: the policy cannot be loaded, the recording not continued, or the address not listened on.
     """
+    check_address(door.host, door.port)
     engine = described()
     say(f"{target}: loading; engine {engine}")
     checkpoint = open_with(target, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
@@ -78,6 +81,9 @@ def serve_policy(
         for prompt in (example["prompt"], f"{example['prompt']} again"):
             policy.infer_batch([example, {**example, "prompt": prompt}])
     say(f"ready; the first chunk took {first['policy_timing']['infer_ms']:.0f} ms")
+    # What is loaded stays. Looking through it for garbage would stop every connection for 0.2 s now and then.
+    gc.collect()
+    gc.freeze()
     metrics = Metrics(policy=target, engine=engine, version=__version__)
 
     def ready(host: str, port: int) -> None:

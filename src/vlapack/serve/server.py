@@ -24,6 +24,8 @@ from websockets.http11 import Request, Response
 from vlapack import __version__
 from vlapack.console import say
 from vlapack.errors import InputError, WorkError
+from vlapack.serve.access import cannot_listen, is_called_here
+from vlapack.serve.connection import Connection, has_left, peer
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.service import BusyError, Service
 
@@ -70,7 +72,7 @@ class Server:
         metrics: counts connections and outcomes; `/metrics` shows it.
         door: where it listens.
         engine: named to clients in a header of the handshake.
-        debug: send clients the traceback of a failure, as openpi does, and log what websockets does.
+        debug: send clients the traceback of a failure, as openpi does, and log every connection.
     """
 
     def __init__(self, service: Service, metrics: Metrics, door: Door, *, engine: str, debug: bool = False) -> None:
@@ -81,9 +83,10 @@ class Server:
         self._debug = debug
         self._connections = 0
         self._answered = 0
-        self._logger = logging.getLogger("vlapack.serve")
-        # Every stranger's broken handshake would be a traceback on the terminal.
-        self._logger.setLevel(logging.DEBUG if debug else logging.CRITICAL)
+        # Every stranger's broken handshake would be a traceback on the terminal. websockets' own debug log is never
+        # used: it contains the key.
+        self._logger = logging.Logger("vlapack.serve", logging.ERROR if debug else logging.CRITICAL)
+        self._logger.addHandler(_Log())
 
     async def run(self, stop: asyncio.Future[None], ready: Callable[[str, int], None]) -> int:
         """Serve until `stop` is done; requests under way are answered before this returns.
@@ -116,13 +119,12 @@ class Server:
                 close_timeout=CLOSE_SECONDS,
                 process_request=self._plain_http,
                 process_response=self._introduce,
+                create_connection=Connection,
                 server_header=f"vlapack/{__version__}",
                 logger=self._logger,
             )
         except OSError as error:
-            raise InputError(
-                f"cannot listen on {door.host}:{door.port}: {error.strerror or error}; `port=0` takes any that is free"
-            ) from error
+            raise cannot_listen(door.host, door.port, error) from error
         work = asyncio.ensure_future(self._service.run())
         try:
             ready(door.host, next(iter(server.sockets)).getsockname()[1])
@@ -140,6 +142,11 @@ class Server:
         path = request.path.partition("?")[0]
         if path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
+        if not self._is_called_here(request):
+            return connection.respond(
+                http.HTTPStatus.FORBIDDEN,
+                f"this server is called {self._door.host} or localhost, and does not answer web pages\n",
+            )
         if not self._has_key(request):
             self._metrics.refused.inc()
             response = connection.respond(
@@ -153,6 +160,15 @@ class Server:
             return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n")
         return None
 
+    def _is_called_here(self, request: Request) -> bool:
+        """Whether a request comes from no web page: those say where they are from, or call the server by their name."""
+        hosts = request.headers.get_all("Host")
+        return (
+            "Origin" not in request.headers
+            and len(hosts) == 1
+            and (self._door.api_key is not None or is_called_here(self._door.host, hosts[0]))
+        )
+
     def _has_key(self, request: Request) -> bool:
         if self._door.api_key is None:
             return True
@@ -161,6 +177,8 @@ class Server:
         return len(given) == 1 and hmac.compare_digest(given[0].encode(errors="surrogateescape"), expected)
 
     def _introduce(self, connection: ServerConnection, request: Request, response: Response) -> None:
+        path = request.path.partition("?")[0]
+        self._log(f"{peer(connection)}: GET {path:.100}: {response.status_code} {response.reason_phrase}")
         if response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS:
             response.headers[NOISE_HEADER] = ",".join(map(str, self._service.noise_shape))
             response.headers[ENGINE_HEADER] = self._engine
@@ -170,6 +188,7 @@ class Server:
         self._connections += 1
         self._service.robots += 1
         self._metrics.connections.inc()
+        self._log(f"connection {connection}: open, from {peer(socket)}")
         try:
             await self._converse(socket, connection)
         except (ConnectionClosed, asyncio.TimeoutError):  # it has left, or does not read what it asked for
@@ -177,6 +196,7 @@ class Server:
         finally:
             self._service.robots -= 1
             self._metrics.connections.dec()
+            self._log(f"connection {connection}: closed, code {socket.protocol.close_code}")
 
     async def _converse(self, socket: ServerConnection, connection: int) -> None:
         await self._send(socket, self._service.greeting)
@@ -186,10 +206,15 @@ class Server:
             if message is None:
                 break
             start = time.perf_counter()
-            answer = await self._answer(message, connection, number, previous_s)
+            answer = await self._answer(socket, message, connection, number, previous_s)
+            del message  # perhaps 30 MB, until the next one comes
+            if answer is None:
+                socket.transport.abort()
+                return
             if isinstance(answer, BaseException):
-                await self._send(socket, self._explained(answer, connection))
-                busy = isinstance(answer, BusyError)
+                busy, text = isinstance(answer, BusyError), self._explained(answer, connection)
+                del answer  # its traceback holds the message too, while the goodbye is waited for
+                await self._send(socket, text)
                 await socket.close(
                     CloseCode.TRY_AGAIN_LATER if busy else CloseCode.INTERNAL_ERROR, "see the last frame"
                 )
@@ -213,16 +238,31 @@ class Server:
         return message
 
     async def _answer(
-        self, message: bytes | str, connection: int, number: int, previous_s: float | None
-    ) -> bytes | BaseException:
-        """The answer, or what went wrong: whatever that is, it concerns this client and not the server."""
+        self, socket: ServerConnection, message: bytes | str, connection: int, number: int, previous_s: float | None
+    ) -> bytes | BaseException | None:
+        """The answer, or what went wrong: whatever that is, it concerns this client and not the server.
+
+        None if the client leaves before: the network is not run for it, unless it runs already.
+        """
+        if has_left(socket):
+            self._metrics.requests.labels("left").inc()
+            return None
         if isinstance(message, str):
             self._metrics.requests.labels("bad_input").inc()
             return InputError("a text frame; observations are msgpack in binary frames")
         task = asyncio.ensure_future(
             self._service.answer(message, connection=connection, number=number, previous_s=previous_s)
         )
-        await asyncio.wait([task])
+        gone = asyncio.ensure_future(socket.wait_closed())
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        if task.cancelled():
+            self._metrics.requests.labels("left").inc()
+            self._log(f"connection {connection}: left before its answer")
+            return None
         error = task.exception()
         self._metrics.requests.labels(_outcome(error)).inc()
         return task.result() if error is None else error
@@ -230,16 +270,34 @@ class Server:
     async def _send(self, socket: ServerConnection, message: bytes | str) -> None:
         await asyncio.wait_for(socket.send(message), SEND_SECONDS)
 
+    def _log(self, text: str) -> None:
+        if self._debug:
+            say(_printable(text))
+
     def _explained(self, error: BaseException, connection: int) -> str:
         """What the client is told. Only our own messages leave the house: they were written to be read."""
         full = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         if isinstance(error, InputError | WorkError):
-            text = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:MOST_ERROR_TEXT])
+            text = _printable(str(error)[:MOST_ERROR_TEXT])
             say(f"connection {connection}: {text}")
         else:
             text = "the policy failed; the server's own output says why"
             say(f"connection {connection}: {full}")
         return full if self._debug else text
+
+
+class _Log(logging.Handler):
+    """What websockets reports, in one line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say which client it is about, and the reason."""
+        client = peer(record.websocket) if hasattr(record, "websocket") else "the server"
+        reason = f": {record.exc_info[1]}" if record.exc_info else ""
+        say(_printable(f"{client}: {record.getMessage()}{reason}"[:MOST_ERROR_TEXT]))
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _outcome(error: BaseException | None) -> str:

@@ -144,6 +144,7 @@ class Service:
 
     def _prepared(self, message: bytes, connection: int, number: int) -> tuple[Inputs, Tensor]:
         observation = unpack(message)
+        _check_lists(observation, "")
         given = observation.pop(NOISE, None)
         for key, value in observation.items():
             if isinstance(value, str | bytes) and len(value) > MOST_TEXT:
@@ -168,6 +169,19 @@ class Service:
         if not np.isfinite(single).all():
             raise InputError(f"{NOISE}: not finite everywhere")
         return single
+
+
+def _check_lists(value: Any, key: str) -> None:
+    """Let a list be a state and never a picture: openpi's clients send pictures as arrays.
+
+    Raises:
+        InputError: a list of anything but numbers.
+    """
+    if isinstance(value, Mapping):
+        for inner, content in value.items():
+            _check_lists(content, f"{inner:.100}" if isinstance(inner, str) else key)
+    elif isinstance(value, list) and not all(isinstance(item, int | float | np.number) for item in value):
+        raise InputError(f"{key}: a list of what are no numbers; pictures and matrices are sent as numpy arrays")
 
 
 def noise_seed(seed: int, connection: int, number: int) -> int:
