@@ -63,9 +63,10 @@ def eval(
     from vlapack.evaluate.summary import FAILED_VERDICTS
     from vlapack.evaluate.table import print_table, sentence
     from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks
-    from vlapack.libero.suites import num_tasks
+    from vlapack.libero.suites import num_tasks, simulator
     from vlapack.ops.engine import described
 
+    scenes = simulator()  # asked first: nothing is loaded for an evaluation that cannot run
     computing = flags.policy_options()
     options = flags.checkpoint_options() | computing
     states = choose_init_states(trials, init_states)
@@ -84,6 +85,7 @@ def eval(
         engine=described()
         + (f", {flags.dtype}" if flags.dtype != "float32" else "")
         + (", compiled" if computing["compile"] else ""),
+        simulator=scenes,
     )
     out = default_out(policy) if out is None else out
     tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)

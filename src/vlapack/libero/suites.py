@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from vlapack.errors import InputError, install
+from vlapack.errors import InputError
+from vlapack.libero.distribution import HF, paths, require
 
 # The longest demonstration of each suite and a little more: openpi's examples/libero/main.py.
 MAX_STEPS = {
@@ -49,8 +50,14 @@ def check_suite(suite: str) -> None:
         raise InputError(f"unknown LIBERO suite {suite!r}; suites: {', '.join(MAX_STEPS)}")
 
 
+@functools.cache
 def import_libero() -> Any:
-    """Import the simulator's `libero.libero` package, headless, or say what to install."""
+    """Import the simulator's `libero.libero` package, headless.
+
+    Raises:
+        InputError: it is not installed, not set up, or another package of its name is in the way.
+    """
+    found = require()
     # mujoco reads this once, when it is imported.
     os.environ.setdefault("MUJOCO_GL", "egl")
     # Mesa renders with an LLVM of its own. Triton (torch.compile imports it where torch has CUDA) crashes the process
@@ -60,13 +67,17 @@ def import_libero() -> Any:
     logging.disable(logging.WARNING)  # robosuite warns at import of a file of macros that nobody needs
     try:
         from libero import libero
+
+        if found.distribution == HF:
+            # Where its `get_assets_path` looks first. It ignores its configuration's `assets`, and would fetch them.
+            libero._assets_path_cache = str(paths(found).assets)
         from libero.libero import benchmark, envs  # noqa: F401  # the sub-packages are reached as attributes
     except RuntimeError as error:  # what mujoco raises of a renderer that it does not know
         raise InputError(f"MUJOCO_GL={os.environ['MUJOCO_GL']}: {error}; give egl, or osmesa") from error
     except ImportError as error:
         raise InputError(
-            f"LIBERO cannot be imported ({error}); install it on Python < 3.12 with {install('libero')}, "
-            "and on Debian or Ubuntu `apt-get install libegl1 libgl1 libgles2` for headless rendering"
+            f"{found} cannot be imported ({error}): `pip install --force-reinstall {found.distribution}`; on Debian "
+            "or Ubuntu `apt-get install libegl1 libgl1 libgles2` for headless rendering"
         ) from error
     finally:
         logging.disable(logging.NOTSET)
@@ -76,6 +87,15 @@ def import_libero() -> Any:
 def mujoco_version() -> str:
     """Version of the installed MuJoCo."""
     return importlib.metadata.version("mujoco")
+
+
+def simulator() -> str:
+    """Name LIBERO's distribution and MuJoCo's version, without importing either.
+
+    Raises:
+        InputError: LIBERO is not installed, not set up, or another package of its name is in the way.
+    """
+    return f"{require()}, mujoco {mujoco_version()}"
 
 
 @functools.cache
