@@ -94,7 +94,10 @@ def test_the_simulator_is_wrong_or_absent_or_good(tmp_path: Path, monkeypatch: p
     assert "to evaluate here: hf-libero 0.1.4 has no" in (finding.remedy or "")
     file = configure(site / "home" / ".libero", package)
     found = assets(package / "libero" / "assets")
-    assert doctor.simulator() == Finding("libero", True, f"hf-libero 0.1.4, mujoco 3.8.0, assets in {found}")
+    finding = doctor.simulator()
+    assert finding.ok
+    assert finding.value == f"hf-libero 0.1.4, mujoco 3.8.0, assets in {found}"
+    assert "the floor of libero_object is darker" in (finding.remedy or "")
     configure(file.parent, package, init_states="/gone")
     assert not doctor.simulator().ok
     (site / "mujoco-3.8.0.dist-info" / "METADATA").write_text("Name: mujoco\nVersion: 2.3.7\n")

@@ -23,6 +23,7 @@ from vlapack.checkpoints.assets import find_tokenizer, missing_norm_stats, missi
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
 from vlapack.errors import InputError, install
 from vlapack.libero import distribution
+from vlapack.libero.suites import OPENPIS_MUJOCO, other_scenes
 from vlapack.machine import waiting
 from vlapack.machine.cpu import describe_machine, fast_bf16
 from vlapack.machine.memory import available_bytes
@@ -166,7 +167,7 @@ def simulator() -> Finding:
     mujoco = _version("mujoco")
     shown = f"{found}, mujoco {mujoco}"
     if mujoco == BROKEN_MUJOCO:
-        remedy = "it renders the collision meshes, which no policy has seen: pip install mujoco==3.2.3"
+        remedy = f"it renders the collision meshes, which no policy has seen: pip install mujoco=={OPENPIS_MUJOCO}"
         return Finding("libero", False, shown, remedy)
     try:
         assets = distribution.paths(found).assets
@@ -174,7 +175,7 @@ def simulator() -> Finding:
         return Finding("libero", True, f"{shown}, not set up", f"to evaluate here: {error}")
     except InputError as error:
         return Finding("libero", False, shown, str(error))
-    return Finding("libero", True, f"{shown}, assets in {assets}")
+    return Finding("libero", True, f"{shown}, assets in {assets}", other_scenes(mujoco))
 
 
 def rendering() -> Finding:

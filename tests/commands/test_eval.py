@@ -32,6 +32,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(contender_module, "contender", contender)
     monkeypatch.setattr(suites, "simulator", lambda: "fake 1")
+    monkeypatch.setattr(suites, "mujoco_version", lambda: "3.2.3")
     monkeypatch.setattr(suites, "num_tasks", lambda suite: 10)
     monkeypatch.setattr(run_module, "evaluate", functools.partial(run_module.evaluate, factory=simulators.walk))
     return fakes
@@ -125,3 +126,14 @@ def test_episodes_of_two_simulators_do_not_mix(
     code, _, stderr = run(capsys, *arguments)
     assert code == 2
     assert "simulator: 'fake 1' there, 'fake 2' here" in stderr
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(("version", "told"), [("3.2.3", False), ("3.8.1", True), ("3.10.0", True), ("4.0.0rc1", True)])
+def test_a_mujoco_with_other_scenes_is_said(
+    version: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suites, "mujoco_version", lambda: version)
+    code, _, stderr = run(capsys, "good", "--out", str(tmp_path / "out"), "--no-videos", "--trials", "1")
+    assert code == 0
+    assert (f"MuJoCo {version} shows and moves some scenes differently from 3.2.3" in stderr) == told

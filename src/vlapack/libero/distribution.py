@@ -115,7 +115,6 @@ def paths(libero: Libero) -> Paths:
         NotSetUpError: hf-libero would ask a question at its import, or fetch its assets.
         InputError: the configuration cannot be read, or names a folder that does not exist.
     """
-    # As a bare `python -c`: with nothing on PYTHONPATH in the way, which `find` has seen to.
     write = "`echo n | python -c 'import libero.libero'` writes it with the defaults"
     own = {
         "bddl_files": libero.folder / "libero" / "bddl_files",
@@ -177,15 +176,17 @@ def _settings(config_file: Path) -> dict[str, str]:
         named = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"{config_file} cannot be read as YAML ({first}): delete it, LIBERO writes it anew") from error
+        raise InputError(f"{config_file} is not YAML ({first}): delete it, LIBERO writes a new one") from error
     if not isinstance(named, dict) or not all(isinstance(value, str) for value in named.values()):
-        raise InputError(f"{config_file} is not a mapping of names to paths: delete it, LIBERO writes it anew")
+        raise InputError(f"{config_file} is not a mapping of names to paths: delete it, LIBERO writes a new one")
     return named
 
 
 def _config_file(distribution: str) -> Path:
-    default = Path.home() / (".libero" if distribution == HF else f".config/{PRO}")
-    return Path(os.environ.get(CONFIG_VARIABLE, default)) / "config.yaml"
+    folder = os.environ.get(CONFIG_VARIABLE)
+    if distribution == HF:  # which takes a ~ in the variable as it is
+        return Path(folder if folder is not None else Path.home() / ".libero") / "config.yaml"
+    return Path(folder if folder is not None else f"~/.config/{PRO}").expanduser() / "config.yaml"
 
 
 def _stray(folder: Path, known: dict[str, importlib.metadata.Distribution]) -> str:

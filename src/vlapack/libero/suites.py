@@ -27,6 +27,10 @@ MAX_STEPS = {
     "libero_90": 400,
 }
 
+OPENPIS_MUJOCO = "3.2.3"
+LAST_LIKE_OPENPIS = (3, 3, 2)
+"""The last MuJoCo whose first pictures in libero_object and libero_10 are those of openpi's, to the last pixel."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -89,6 +93,21 @@ def mujoco_version() -> str:
     return importlib.metadata.version("mujoco")
 
 
+def other_scenes(mujoco: str) -> str | None:
+    """Return what to say of a MuJoCo whose scenes are not those of openpi's; None: they are the same.
+
+    Source: benchmarks/results/libero_distributions.json. The distribution of LIBERO makes no difference.
+    """
+    release = tuple(int(part) for part in mujoco.split(".")[:3] if part.isdigit())
+    if release <= LAST_LIKE_OPENPIS:
+        return None
+    return (
+        f"MuJoCo {mujoco} shows and moves some scenes differently from {OPENPIS_MUJOCO}, openpi's (the floor of "
+        "libero_object is darker, some objects of libero_10 start elsewhere); for comparable success rates: "
+        f"`pip install mujoco=={OPENPIS_MUJOCO}`"
+    )
+
+
 def simulator() -> str:
     """Name LIBERO's distribution and MuJoCo's version, without importing either.
 
@@ -122,6 +141,14 @@ def load_task(suite: str, index: int) -> Task:
         raise InputError(f"{suite} has tasks 0 to {tasks.n_tasks - 1}, not {index}")
     task = tasks.get_task(index)
     bddl = pathlib.Path(import_libero().get_libero_path("bddl_files")) / task.problem_folder / task.bddl_file
-    with contextlib.redirect_stdout(io.StringIO()):
-        states = np.asarray(tasks.get_task_init_states(index))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            states = np.asarray(tasks.get_task_init_states(index))
+    except FileNotFoundError as error:
+        # The distributions store them in files of different kinds.
+        found = require()
+        raise InputError(
+            f"{suite} task {index} has no initial states ({error}): {found.config_file} names the folders of another "
+            f"distribution than {found.distribution}; delete the file"
+        ) from error
     return Task(suite, index, str(task.language), bddl, states)
