@@ -4,9 +4,11 @@
 #   make test        the quick tests           make test-slow   the ones that take minutes
 #   make bench       the figures in the docs   make docs        write its tables again, and check the rest
 #   make lint        ruff, mypy, schemas       make setup       only the environment
-#   make clean       remove the environment
+#   make clean       remove the environments
+#   make test-py312  the quick tests on Python 3.12 with LeRobot's distribution of LIBERO, in .venv312
 #
 # PYTHON=…        an interpreter of version 3.11 that is not called python3.11
+# PYTHON312=…     one of version 3.12 that is not called python3.12
 # TORCH_INDEX=…   where torch's wheels come from; PyTorch's CPU index saves gigabytes where the default is a CUDA build
 
 PYTHON ?= python3.11
@@ -14,6 +16,10 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/py311.txt
+PYTHON312 ?= python3.12
+VENV312 := .venv312
+CONSTRAINTS312 := constraints/py312.txt
+KERNELS := $(wildcard src/vlapack/csrc/*.cpp src/vlapack/csrc/*.hpp)
 APT := libegl1 libgles2 libgl1 libglvnd0 libgl1-mesa-dri libglib2.0-0
 # Not measured by `make bench`: a tool, and what takes hours and 12 GB of disk.
 APART := benchmarks/synthetic_pi05.py benchmarks/chunk.py benchmarks/openpi_worker.py benchmarks/compiled.py \
@@ -23,11 +29,11 @@ export MUJOCO_GL ?= egl
 # Every extra is installed here: a test that lacks one fails instead of being skipped.
 export VLAPACK_REQUIRE_EXTRAS := 1
 
-.PHONY: setup demo test test-slow bench docs lint clean
+.PHONY: setup demo test test-slow test-py312 bench docs lint clean
 
 setup: $(VENV)/.installed $(VENV)/.renders
 
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(wildcard src/vlapack/csrc/*.cpp src/vlapack/csrc/*.hpp)
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
 	  echo "$(PYTHON) is not Python 3.11, for which $(CONSTRAINTS) is made; name one: make setup PYTHON=/path/to/python3.11" >&2; \
 	  exit 1; }
@@ -53,6 +59,21 @@ test: setup
 test-slow: setup
 	$(BIN)/pytest -m slow || [ $$? -eq 5 ]
 
+test-py312: $(VENV312)/.installed
+	LIBERO_CONFIG_PATH=$(abspath $(VENV312))/libero $(VENV312)/bin/pytest -m 'not slow'
+
+# hf-libero asks where data sets lie at its first import: here, into the environment's own configuration.
+$(VENV312)/.installed: pyproject.toml $(CONSTRAINTS312) $(KERNELS)
+	@$(PYTHON312) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || { \
+	  echo "$(PYTHON312) is not Python 3.12; name one: make test-py312 PYTHON312=/path/to/python3.12" >&2; \
+	  exit 1; }
+	$(PYTHON312) -m venv $(VENV312)
+	$(VENV312)/bin/pip install --quiet --constraint $(CONSTRAINTS312) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
+	$(VENV312)/bin/pip install --quiet --constraint $(CONSTRAINTS312) --editable '.[libero,lerobot,jax,dev]'
+	@mkdir -p $(VENV312)/libero
+	@echo n | LIBERO_CONFIG_PATH=$(abspath $(VENV312))/libero $(VENV312)/bin/python -c 'import libero.libero' >/dev/null
+	@touch $@
+
 bench: setup
 	@for question in $(filter-out $(APART),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
 
@@ -66,4 +87,4 @@ lint: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lint.sh
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV312)

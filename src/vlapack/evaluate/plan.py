@@ -49,6 +49,7 @@ class Plan:
         replan: how many actions of a chunk are carried out before the next is asked for (openpi: 5).
         hard_reset: rebuild the scene before every episode, as openpi does, instead of the equal, faster soft reset.
         engine: the engine of the packed layers; engines may round differently, so they do not mix in one folder.
+        simulator: LIBERO's distribution and MuJoCo's version: other ones render and move differently. None: not named.
     """
 
     tasks: tuple[tuple[str, int], ...]
@@ -58,6 +59,7 @@ class Plan:
     replan: int = DEFAULT_REPLAN
     hard_reset: bool = False
     engine: str = "reference"
+    simulator: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a plan without episodes, or with one twice."""
@@ -94,6 +96,7 @@ class Plan:
             "replan": self.replan,
             "hard_reset": self.hard_reset,
             "engine": self.engine,
+            **({} if self.simulator is None else {"simulator": self.simulator}),
             **{f"{role}.{key}": value for role, keys in self.policies.items() for key, value in keys.items()},
         }
 

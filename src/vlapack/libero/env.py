@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from vlapack.errors import InputError
-from vlapack.libero.suites import import_libero, load_task, mujoco_version
+from vlapack.libero.suites import OPENPIS_MUJOCO, import_libero, load_task, mujoco_version
 
 CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
 RESOLUTION = 256
@@ -79,7 +79,7 @@ class LiberoEnv:
         if self.sim_env.sim._render_context_offscreen.vopt.geomgroup[0]:
             raise InputError(
                 f"MuJoCo {mujoco_version()} renders the collision meshes, which LIBERO hides (2.3.7's binding is at "
-                "fault); no policy has seen such pictures. Install mujoco==3.2.3, with which openpi evaluates"
+                f"fault); no policy has seen such pictures. Install mujoco=={OPENPIS_MUJOCO}, as openpi evaluates"
             )
         self.sim_env.hard_reset = hard_reset
         self._wrap_cameras()

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from vlapack.errors import InputError, install
+from vlapack.errors import InputError
+from vlapack.libero.distribution import HF, paths, require
 
 # The longest demonstration of each suite and a little more: openpi's examples/libero/main.py.
 MAX_STEPS = {
@@ -25,6 +26,10 @@ MAX_STEPS = {
     "libero_10": 520,
     "libero_90": 400,
 }
+
+OPENPIS_MUJOCO = "3.2.3"
+LAST_LIKE_OPENPIS = (3, 3, 2)
+"""The last MuJoCo whose first pictures in libero_object and libero_10 are those of openpi's, to the last pixel."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,14 @@ def check_suite(suite: str) -> None:
         raise InputError(f"unknown LIBERO suite {suite!r}; suites: {', '.join(MAX_STEPS)}")
 
 
+@functools.cache
 def import_libero() -> Any:
-    """Import the simulator's `libero.libero` package, headless, or say what to install."""
+    """Import the simulator's `libero.libero` package, headless.
+
+    Raises:
+        InputError: it is not installed, not set up, or another package of its name is in the way.
+    """
+    found = require()
     # mujoco reads this once, when it is imported.
     os.environ.setdefault("MUJOCO_GL", "egl")
     # Mesa renders with an LLVM of its own. Triton (torch.compile imports it where torch has CUDA) crashes the process
@@ -60,13 +71,17 @@ def import_libero() -> Any:
     logging.disable(logging.WARNING)  # robosuite warns at import of a file of macros that nobody needs
     try:
         from libero import libero
+
+        if found.distribution == HF:
+            # Where its `get_assets_path` looks first. It ignores its configuration's `assets`, and would fetch them.
+            libero._assets_path_cache = str(paths(found).assets)
         from libero.libero import benchmark, envs  # noqa: F401  # the sub-packages are reached as attributes
     except RuntimeError as error:  # what mujoco raises of a renderer that it does not know
         raise InputError(f"MUJOCO_GL={os.environ['MUJOCO_GL']}: {error}; give egl, or osmesa") from error
     except ImportError as error:
         raise InputError(
-            f"LIBERO cannot be imported ({error}); install it on Python < 3.12 with {install('libero')}, "
-            "and on Debian or Ubuntu `apt-get install libegl1 libgl1 libgles2` for headless rendering"
+            f"{found} cannot be imported ({error}): `pip install --force-reinstall {found.distribution}`; on Debian "
+            "or Ubuntu `apt-get install libegl1 libgl1 libgles2` for headless rendering"
         ) from error
     finally:
         logging.disable(logging.NOTSET)
@@ -76,6 +91,30 @@ def import_libero() -> Any:
 def mujoco_version() -> str:
     """Version of the installed MuJoCo."""
     return importlib.metadata.version("mujoco")
+
+
+def other_scenes(mujoco: str) -> str | None:
+    """Return what to say of a MuJoCo whose scenes are not those of openpi's; None: they are the same.
+
+    Source: benchmarks/results/libero_distributions.json. The distribution of LIBERO makes no difference.
+    """
+    release = tuple(int(part) for part in mujoco.split(".")[:3] if part.isdigit())
+    if release <= LAST_LIKE_OPENPIS:
+        return None
+    return (
+        f"MuJoCo {mujoco} shows and moves some scenes differently from {OPENPIS_MUJOCO}, openpi's (the floor of "
+        "libero_object is darker, some objects of libero_10 start elsewhere); for comparable success rates: "
+        f"`pip install mujoco=={OPENPIS_MUJOCO}`"
+    )
+
+
+def simulator() -> str:
+    """Name LIBERO's distribution and MuJoCo's version, without importing either.
+
+    Raises:
+        InputError: LIBERO is not installed, not set up, or another package of its name is in the way.
+    """
+    return f"{require()}, mujoco {mujoco_version()}"
 
 
 @functools.cache
@@ -102,6 +141,14 @@ def load_task(suite: str, index: int) -> Task:
         raise InputError(f"{suite} has tasks 0 to {tasks.n_tasks - 1}, not {index}")
     task = tasks.get_task(index)
     bddl = pathlib.Path(import_libero().get_libero_path("bddl_files")) / task.problem_folder / task.bddl_file
-    with contextlib.redirect_stdout(io.StringIO()):
-        states = np.asarray(tasks.get_task_init_states(index))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            states = np.asarray(tasks.get_task_init_states(index))
+    except FileNotFoundError as error:
+        # The distributions store them in files of different kinds.
+        found = require()
+        raise InputError(
+            f"{suite} task {index} has no initial states ({error}): {found.config_file} names the folders of another "
+            f"distribution than {found.distribution}; delete the file"
+        ) from error
     return Task(suite, index, str(task.language), bddl, states)
