@@ -9,18 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vlapack import __version__
 from vlapack.checkpoints.assets import CONFIG_FILE, repository_of
 from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.pack.card import CARD_FILE, model_card
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.pack.config import config_document, read_config
-from vlapack.checkpoints.pack.writer import PackWriter, sweep
+from vlapack.checkpoints.pack.writer import PackWriter, settled, sweep_partial
 from vlapack.checkpoints.tensorlayout import TensorSpec
 from vlapack.errors import InputError
-from vlapack.fingerprint import Fingerprint, differences
+from vlapack.fingerprint import THREADS, Fingerprint, differences
+from vlapack.ops.arithmetic import arithmetic, on_threads
 from vlapack.packing.balance import balanced_reader, measure_factors, require_foldable
 from vlapack.packing.contents import pack_specs, untouched
 from vlapack.packing.layers import pack_layers
@@ -93,7 +92,7 @@ def make_pack(
     """
     if observations is None:
         require_weights_only(recipe)
-    return _make_pack(Parent(checkpoint), recipe, out, observations, on_layer)
+    return _make_pack(Parent(checkpoint), recipe, settled(out), observations, on_layer)
 
 
 def _make_pack(
@@ -124,15 +123,23 @@ def _make_pack(
         )
 
     if (there := existing_pack(out, fingerprint, recipe)) is not None:
-        sweep(out)
+        sweep_partial(out)
         return report(there["measured"], 0.0, already_there=True)
 
     specs = pack_specs(parent.tensors, selected, recipe)
-    plan = {**fingerprint.to_dict(), "vlapack": __version__, "torch": torch.__version__}
-    # What one machine began in bf16 another must not end in fp32: the pack would be neither's.
-    plan["calibrates_in"] = None if seen is None else str(compute_dtype(parent))
+    # What one machine began another must not end in its own way: the pack would be neither's.
+    made_with = arithmetic()
+    made_with["calibrates_in"] = None if seen is None else str(compute_dtype(parent)).removeprefix("torch.")
+    plan = {**fingerprint.to_dict(), "vlapack": __version__, **made_with}
     after = sum(spec.nbytes for spec in specs)
-    with PackWriter(out, plan, specs, beside=after if recipe.balances else 0) as writer:
+    with (
+        PackWriter(out, plan, specs, beside=after if recipe.balances else 0) as writer,
+        on_threads(writer.plan[THREADS]),
+    ):
+        # Another process may have finished it since we looked.
+        if (there := existing_pack(out, fingerprint, recipe)) is not None:
+            writer.discard()
+            return report(there["measured"], 0.0, already_there=True)
         if recipe.balances:
             assert seen is not None
             calibration_seconds, measured = _balance(writer, parent, recipe, seen, on_layer)
@@ -142,7 +149,13 @@ def _make_pack(
             calibration_seconds = packed.calibration_seconds
             measured = {"bytes": {"before": parent.nbytes, "after": after}, "weight_error": _summary(packed.errors)}
         config = config_document(
-            parent.config, recipe, selected, linears=every, fingerprint=fingerprint, measured=measured
+            parent.config,
+            recipe,
+            selected,
+            linears=every,
+            fingerprint=fingerprint,
+            made_with={key: writer.plan[key] for key in made_with},
+            measured=measured,
         )
         parts = _parts(parent.tensors, specs)
         repository = repository_of(parent.checkpoint.path)
@@ -195,7 +208,7 @@ def existing_pack(out: Path, fingerprint: Fingerprint, recipe: Recipe) -> dict[s
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / CONFIG_FILE).is_file():
-        raise InputError(f"{out} exists and is no pack; choose another --out, or remove it")
+        raise InputError(f"{out} exists and is no pack; choose another `out`, or remove it")
     found = read_config(out)
     wanted = fingerprint.to_dict()
     there = {key: found["fingerprint"].get(key) for key in wanted}
@@ -204,7 +217,7 @@ def existing_pack(out: Path, fingerprint: Fingerprint, recipe: Recipe) -> dict[s
     rows = differences({**there, "recipe": ""}, {**wanted, "recipe": ""})  # instead of its hash, its fields:
     rows += [f"recipe.{row}" for row in differences({**found["recipe"], "preset": recipe.preset}, recipe.to_dict())]
     raise InputError(
-        f"{out} already holds another pack; what differs: {'; '.join(rows)}. Choose another --out (or "
+        f"{out} already holds another pack; what differs: {'; '.join(rows)}. Choose another `out` (or "
         "OPENPI_DUQUANT_PACKDIR): packs are never mixed or overwritten"
     )
 
