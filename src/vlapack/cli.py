@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
+from pathlib import Path
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from vlapack import __version__
 from vlapack.console import exit_code, say
+from vlapack.files import from_home
 
 COMMANDS = {
     "inspect": "which layers a recipe quantizes, and the bytes before and after; loads no weights",
@@ -38,6 +42,19 @@ def _spell(command: Callable[..., int], text: str) -> str:
     return with_flags(command, text)
 
 
+def _path_from_home(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """Read every path with `~` as the home folder, which shells leave as it is behind an equals sign or in quotes."""
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: from_home(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def _usage() -> str:
     rows = "\n".join(f"  {name:10s} {text}" for name, text in COMMANDS.items())
     return f"usage: vlapack COMMAND [...]\n\nvlapack {__version__}\n\n{rows}\n\n{EPILOG}\n"
@@ -45,6 +62,9 @@ def _usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names of files are bytes, and need not be text
+            stream.reconfigure(errors="backslashreplace")
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(_usage())
@@ -56,8 +76,11 @@ def main(argv: list[str] | None = None) -> int:
         say(f"error: there is no command {args[0]!r}; commands: {', '.join(COMMANDS)}")
         return 2
     name, *words = args
+    registry = ConstructorRegistry()
+    registry.primitive_rule(_path_from_home)
     return exit_code(
-        lambda: int(tyro.cli(_load(name), prog=f"vlapack {name}", args=words)), lambda text: _spell(_load(name), text)
+        lambda: int(tyro.cli(_load(name), prog=f"vlapack {name}", args=words, registry=registry)),
+        lambda text: _spell(_load(name), text),
     )
 
 

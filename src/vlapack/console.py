@@ -5,6 +5,7 @@ On a terminal `progress` is a bar; elsewhere (CI, a log file) it is one line eve
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -19,6 +20,9 @@ from vlapack.errors import InputError, WorkError
 OFF_TERMINAL = 400
 """Columns that a table may take where no terminal says how many there are: more than any of ours, for none is to be
 folded there. rich would fold into 80."""
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+"""What the system says of a disk, whatever the file."""
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False)
@@ -53,6 +57,12 @@ def exit_code(command: Callable[[], int], spelling: Spelling = str) -> int:
         return 2
     except WorkError as error:
         say(f"failed: {error}")
+        return 1
+    except OSError as error:
+        if error.filename is None and error.errno not in DISK:  # a mistake of ours, or somebody's own class
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        say(f"failed: {where}{error.strerror}")
         return 1
     except KeyboardInterrupt:
         say("interrupted; the same command again continues where this one stopped")

@@ -1,7 +1,12 @@
-"""What decides a pack's bytes, as one value: two packs of one fingerprint hold the same network.
+"""What a pack is made of, as one value: two packs of one fingerprint are the same network, up to rounding.
 
-It covers the parent's weights, what the folder says about them (configuration, normalisation, tokenizer), the recipe
+It covers the parent's weights, what the folder says about them (configuration, normalization, tokenizer), the recipe
 and the calibration observations. It is compared field by field, so that a conflict can say what differs.
+
+It does not cover what computes. The float sums of calibration and GPTQ depend in their last bit on how they are split,
+and a last bit can move a weight to the next integer. So packs of one fingerprint are the same bytes if one vlapack made
+them with the same arithmetic too (`ops.arithmetic`: threads, torch, CPU), which the pack says under `made_with`. A
+recipe that needs no calibration data is less exposed, but nothing more is promised for it.
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ from vlapack.files import raw_bytes
 
 WEIGHTS_ONLY = "weights-only"
 UNUSED = "unused"
+THREADS = "threads"
+"""The field of a plan that a resumed run takes from the work it finds, instead of refusing another one."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +103,17 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
 
     keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     return [f"{key}: {show(found.get(key))} there, {show(wanted.get(key))} here" for key in keys]
+
+
+def taken_up(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Compare the plan of unfinished work with the one that would go on there.
+
+    Any number of threads is possible anywhere, so the run that goes on uses the one that was used before.
+
+    Returns:
+        The plan to go on with, and what forbids that (as `differences`).
+    """
+    plan = dict(wanted)
+    if THREADS in plan and THREADS in begun:
+        plan[THREADS] = begun[THREADS]
+    return plan, differences(begun, plan)

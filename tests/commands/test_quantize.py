@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 
@@ -11,6 +10,7 @@ from small import random_tensors, small_policy
 
 from vlapack.checkpoints.pack.writer import PackWriter, partial_path
 from vlapack.cli import main
+from vlapack.files import claimed
 
 
 def test_json_keeps_its_contract(shop: Shop) -> None:
@@ -80,8 +80,7 @@ def test_clean_lists_first_removes_when_told_and_spares_what_is_in_use(shop: Sho
         return [row["state"] for row in json.loads(shop.printed())["leftovers"]]
 
     assert states() == ["left"]
-    with (partial_path(shop.folder / "pack") / "pack/model.safetensors").open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with claimed(partial_path(shop.folder / "pack")):
         assert states("--yes") == ["in use"]
     assert states("--yes") == ["removed"]
     assert states() == []

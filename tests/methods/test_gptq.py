@@ -143,3 +143,17 @@ def test_inputs_that_single_precision_cannot_factor_are_damped_more():
 def test_inputs_that_have_no_hessian_are_refused(x, said):
     with pytest.raises(InputError, match=said):
         hessian_factor(x)
+
+
+@pytest.mark.parametrize("channels", [192, 300])
+def test_the_factor_does_not_depend_on_the_number_of_threads(channels):
+    x, found = correlated(channels, 1000).float(), []
+    before = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(hessian_factor(x))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0].lower, other.lower) and torch.equal(found[0].order, other.order) for other in found)

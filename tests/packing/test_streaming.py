@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlapack.checkpoints import SHIPPED, open_checkpoint
 from vlapack.errors import InputError
+from vlapack.methods.threads import threads
 from vlapack.observations.folder import load_observations
 from vlapack.packing import streaming
 from vlapack.packing.parent import Parent
@@ -79,7 +80,8 @@ def hooked(parent: Parent, observations: list[Any], dtype: torch.dtype) -> tuple
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inputs_and_actions_are_those_of_the_whole_policy(case: tuple[Parent, list[Any]], dtype: torch.dtype) -> None:
     parent, observations = case
-    wanted, chunks = hooked(parent, observations, dtype)
+    with threads():  # what the last stage runs on
+        wanted, chunks = hooked(parent, observations, dtype)
     found: dict[str, LayerInputs] = {}
     for _, inputs in stream(parent, groups_of(parent), WIDEST, observations, dtype=dtype):
         found |= inputs

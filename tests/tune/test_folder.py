@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlapack.checkpoints.pack.writer import in_use, leftovers
+from vlapack.checkpoints.pack.writer import leftovers
 from vlapack.errors import InputError, WorkError
+from vlapack.files import is_claimed
 from vlapack.tune import folder as module
 from vlapack.tune.folder import TuningFolder
 
@@ -37,10 +38,10 @@ def test_two_processes_do_not_share_a_folder_and_clean_leaves_it_alone(tmp_path:
     folder = tmp_path / "r.json.partial"
     with TuningFolder(folder, {}):
         assert leftovers(tmp_path) == [folder]
-        assert in_use(folder)
+        assert is_claimed(folder)
         with pytest.raises(InputError, match="another process"):
             TuningFolder(folder, {})
-    assert not in_use(folder)
+    assert not is_claimed(folder)
 
 
 def test_a_full_disk_loses_nothing_that_was_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from vlapack.checkpoints.orbax import open_orbax, params_folder
 from vlapack.checkpoints.pack.config import TYPE as PACK_TYPE
 from vlapack.checkpoints.weights import SHARD_INDEX_FILE
 from vlapack.errors import InputError
+from vlapack.files import from_home
 
 SHIPPED = {"tiny-libero": Path(__file__).parent.parent / "assets" / "tiny-libero"}
 
@@ -66,7 +67,7 @@ def open_with(
 
 def _found(target: str | Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder that a target means, and its `config.json`, empty where there is none."""
-    folder = SHIPPED.get(str(target), Path(target))
+    folder = SHIPPED.get(str(target), from_home(str(target)))
     if not folder.exists() and str(target) in POLICIES:
         raise InputError(f"{target}: the name of a configuration, not of a folder; weights are needed here")
     if not folder.exists() and REPOSITORY.fullmatch(str(target)):

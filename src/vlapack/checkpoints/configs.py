@@ -19,6 +19,7 @@ from typing import Any
 from vlapack.checkpoints.base import PolicyConfig, read_json
 from vlapack.checkpoints.features import LayoutName
 from vlapack.errors import InputError
+from vlapack.files import from_home
 from vlapack.pi0.config import CONFIGS
 
 # openpi's make_bool_mask: joints as differences, grippers absolute.
@@ -134,7 +135,7 @@ def policy_config(name_or_path: str | Path) -> PolicyConfig:
     if text in POLICIES:
         return POLICIES[text]
     if text.endswith(".json"):
-        document = read_json(Path(text))
+        document = read_json(from_home(text))
         try:
             return config_from_document(document)
         except InputError as error:

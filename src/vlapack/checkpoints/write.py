@@ -17,7 +17,7 @@ from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.tensorlayout import TensorSpec, write_tensors
 from vlapack.checkpoints.weights import Weights
 from vlapack.errors import InputError, WorkError
-from vlapack.files import write_json
+from vlapack.files import sync, sync_tree, write_json
 
 
 def write_folder(
@@ -88,7 +88,9 @@ def _new_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         yield partial
+        sync_tree(partial)
         partial.rename(path)
+        sync(path.parent)
     except OSError as error:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:

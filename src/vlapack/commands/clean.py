@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ def clean(
         yes: Remove what is listed.
         json: Write one JSON document to stdout instead of text.
     """
-    from vlapack.checkpoints.pack.writer import in_use, leftovers
+    from vlapack.checkpoints.pack.writer import leftovers
+    from vlapack.files import is_claimed, sweep
 
     found = []
     for folder in folders:
@@ -38,9 +38,7 @@ def clean(
     rows: list[dict[str, Any]] = []
     for partial in found:
         size = sum(path.stat().st_blocks * 512 for path in partial.rglob("*") if path.is_file())
-        busy = in_use(partial)
-        if yes and not busy:
-            shutil.rmtree(partial)
+        busy = not sweep(partial) if yes else is_claimed(partial)
         rows.append({"path": str(partial), "bytes": size, "state": "in use" if busy else "removed" if yes else "left"})
     if json:
         emit_json({"leftovers": rows})

@@ -64,12 +64,16 @@ def eval(
     from vlapack.evaluate.summary import FAILED_VERDICTS
     from vlapack.evaluate.table import print_table, sentence
     from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks
+    from vlapack.files import require_writable
     from vlapack.libero.suites import mujoco_version, num_tasks, other_scenes, simulator
+    from vlapack.ops.arithmetic import arithmetic
     from vlapack.ops.engine import described
 
     scenes = simulator()  # asked first: nothing is loaded for an evaluation that cannot run
     if (difference := other_scenes(mujoco_version())) is not None:
         say(difference)
+    out = default_out(policy) if out is None else out
+    require_writable(out)
     computing = flags.policy_options()
     options = flags.checkpoint_options() | computing
     states = choose_init_states(trials, init_states)
@@ -89,8 +93,8 @@ def eval(
         + (f", {flags.dtype}" if flags.dtype != "float32" else "")
         + (", compiled" if computing["compile"] else ""),
         simulator=scenes,
+        arithmetic=arithmetic(),
     )
-    out = default_out(policy) if out is None else out
     tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)
     say(f"episodes per policy: {len(plan.cases())} ({tasks}; init states {list(states)}); engine {plan.engine}")
     say(f"results go to {out}; after an interruption, the same command with --out {out} continues there")

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -16,6 +15,7 @@ from rich.table import Table
 from vlapack.commands.shared_flags import ConfigFlag, PresetFlag, RecipeFlag
 from vlapack.console import emit_json, emit_table, spelled, stdout
 from vlapack.errors import InputError
+from vlapack.files import from_home
 from vlapack.plan.selected import Selected
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
@@ -109,7 +109,7 @@ def open_network(target: str, config: str | None) -> InspectedNetwork:
     from vlapack.pi0.config import CONFIGS
     from vlapack.pi0.names import canonical_name, openpi_tensors
 
-    if target in SHIPPED or Path(target).is_dir():
+    if target in SHIPPED or from_home(target).is_dir():
         from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 
         checkpoint = open_with(target, config=config)

@@ -65,8 +65,10 @@ def quantize(
     if calib is not None and weights_only:
         raise InputError(f"--calib {calib} and --weights-only exclude each other: give one")
 
+    from vlapack.checkpoints.pack.writer import settled
     from vlapack.packing.make import make_pack
 
+    target = settled(target)  # before a checkpoint of gigabytes is fetched, hashed, or run
     parent = flags.open_parent(checkpoint, "quantize")
     observations = None if weights_only else calibration_set(parent, resolved.recipe, calib, rename_map)
     report = make_pack(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as json_module
 import re
 import resource
-import shutil
 import time
 from collections import Counter
 from dataclasses import replace
@@ -65,23 +64,34 @@ def tune(
     start = time.monotonic()
     limit = parse_bytes(budget)
     if out.exists():
-        raise InputError(f"{out} exists; choose another --out, or remove it")
+        raise InputError(f"{out} exists; choose another `out`, or remove it")
     base = replace(named_preset(preset), seed=seed)
 
     from vlapack.checkpoints.pack.writer import partial_path
-    from vlapack.files import write_atomically
+    from vlapack.files import require_writable, sweep, write_atomically
     from vlapack.observations.folder import load_observations
     from vlapack.packing.parent import Parent
     from vlapack.tune.tuning import tune as run
 
+    folder = work or partial_path(out)
+    for place in (folder, out.parent):
+        require_writable(place)
+
+    def write(tuned: Tuned) -> None:
+        if out.exists():  # another process was faster
+            raise InputError(f"{out} exists; choose another `out`, or remove it")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        recipe = json_module.dumps(tuned.recipe.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        write_atomically(out, recipe.encode())
+
     checkpoint = flags.open_parent(policy, "tune")
-    folder = calibration_folder(checkpoint, calib)
-    found = load_observations(folder, observations, config=checkpoint.config, rename_map=rename_map)
-    tuned = run(Parent(checkpoint), base, limit, found, work or partial_path(out))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, (json_module.dumps(tuned.recipe.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
-    if work is None:
-        shutil.rmtree(partial_path(out))
+    calibrates = calibration_folder(checkpoint, calib)
+    found = load_observations(calibrates, observations, config=checkpoint.config, rename_map=rename_map)
+    try:
+        tuned = run(Parent(checkpoint), base, limit, found, folder, done=write)
+    finally:
+        if work is None and out.exists():
+            sweep(folder)
     document = _document(tuned, out, limit, time.monotonic() - start)
     if json:
         emit_json(document)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vlapack.errors import InputError
@@ -39,7 +39,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides an episode's course, apart from the machine it runs on.
+    """Everything that decides an episode's course.
 
     Attributes:
         tasks: (suite, task id) pairs in the order in which they run.
@@ -48,7 +48,10 @@ class Plan:
         seed: the simulator's seed, and the root of every episode's flow noise.
         replan: how many actions of a chunk are carried out before the next is asked for (openpi: 5).
         hard_reset: rebuild the scene before every episode, as openpi does, instead of the equal, faster soft reset.
-        engine: the engine of the packed layers; engines may round differently, so they do not mix in one folder.
+        engine: the engine of the packed layers, dtype and compilation; they may round differently, so they do not mix
+            in one folder.
+        arithmetic: what else decides the last bits of an action (`ops.arithmetic`), and so, in the end, of an episode.
+            The threads are those of the run that began; one that continues uses as many.
         simulator: LIBERO's distribution and MuJoCo's version: other ones render and move differently. None: not named.
     """
 
@@ -60,6 +63,7 @@ class Plan:
     hard_reset: bool = False
     engine: str = "reference"
     simulator: str | None = None
+    arithmetic: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a plan without episodes, or with one twice."""
@@ -95,6 +99,7 @@ class Plan:
             "seed": self.seed,
             "replan": self.replan,
             "hard_reset": self.hard_reset,
+            **self.arithmetic,
             "engine": self.engine,
             **({} if self.simulator is None else {"simulator": self.simulator}),
             **{f"{role}.{key}": value for role, keys in self.policies.items() for key, value in keys.items()},

@@ -22,6 +22,7 @@ from vlapack.evaluate.store import Record, Store
 from vlapack.evaluate.summary import eval_info, summarize
 from vlapack.evaluate.worker import Factory, Job, libero
 from vlapack.files import write_json
+from vlapack.ops.arithmetic import on_threads
 
 
 def evaluate(
@@ -40,7 +41,8 @@ def evaluate(
     Args:
         plan: which episodes; its `policies` are those of `contenders`.
         contenders: the policies, in the order in which they run.
-        out: the output folder; an interrupted evaluation of the same plan continues there.
+        out: the output folder; an interrupted evaluation of the same plan continues there, with the threads of the
+            run that began it.
         workers: processes that hold a simulator each; no result depends on it.
         videos: write one video per episode.
         factory: makes a simulator; LIBERO's unless a test brings its own.
@@ -51,7 +53,7 @@ def evaluate(
     """
     if workers < 1:
         raise InputError(f"`workers={workers}`: at least one process must hold a simulator")
-    with Store(out, plan) as store:
+    with Store(out, plan) as store, on_threads(store.threads):
         unfinished = [contender for contender in contenders if store.missing(contender.role)]
         require_memory({contender.name: contender.needed_bytes for contender in unfinished}, workers)
         for contender in unfinished:

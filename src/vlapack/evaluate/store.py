@@ -11,12 +11,13 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from vlapack.console import say
 from vlapack.errors import InputError, WorkError
 from vlapack.evaluate.plan import Case, Plan
-from vlapack.files import try_lock, write_json
-from vlapack.fingerprint import differences
+from vlapack.files import sync, try_lock, write_json
+from vlapack.fingerprint import THREADS, taken_up
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class Store:
 
     Use it as a context manager. Cases that ended with a simulator error count as missing: the next run tries them
     again, and a record's newest line is the one that counts.
+
+    Attributes:
+        threads: how many the run that began computed with; None: the plan does not say.
     """
 
     def __init__(self, out: Path, plan: Plan) -> None:
@@ -73,12 +77,13 @@ class Store:
         """
         self.out = out
         self._plan = plan
-        out.mkdir(parents=True, exist_ok=True)
         self._path = out / "episodes.jsonl"
+        out.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             self._lock()
-            self._check_plan()
+            sync(out)  # the file's name; its lines are synced as they come
+            self.threads: int | None = self._agreed().get(THREADS)
             self._records = self._read()
         except (InputError, WorkError):
             os.close(self._file)
@@ -120,24 +125,27 @@ class Store:
         if not try_lock(self._file):
             raise WorkError(f"another evaluation is writing to {self.out}; wait for it, or give another `out`")
 
-    def _check_plan(self) -> None:
+    def _agreed(self) -> dict[str, Any]:
+        """Return the plan of the episodes that are here; its own where none are."""
         path = self.out / "plan.json"
-        wanted = json.loads(json.dumps(self._plan.to_dict()))
+        wanted: dict[str, Any] = json.loads(json.dumps(self._plan.to_dict()))
         if path.exists():
             try:
                 stored = json.loads(path.read_text())
             except json.JSONDecodeError as error:
                 raise InputError(f"{path} is not JSON ({error}); give another `out`, or remove the folder") from error
-            if lines := differences(stored, wanted):
+            begun, lines = taken_up(stored, wanted)
+            if lines:
                 listed = "\n  ".join(lines)
                 raise InputError(
                     f"{self.out} holds the episodes of another plan:\n  {listed}\n"
                     "give another `out`, or the command that began this one"
                 )
-        elif self._path.stat().st_size:
+            return begun
+        if self._path.stat().st_size:
             raise InputError(f"{self.out} has episodes.jsonl but no plan.json to continue; give another `out`")
-        else:
-            write_json(path, wanted)
+        write_json(path, wanted)
+        return wanted
 
     def _read(self) -> dict[tuple[str, Case], Record]:
         text = self._path.read_bytes()

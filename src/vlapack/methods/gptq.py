@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vlapack.errors import InputError
 from vlapack.methods.round import choose_scale, integer_range
+from vlapack.methods.threads import threads
 
 DAMPING = (0.01, 0.1, 1.0)
 """What is added to H's diagonal, as a part of its mean: the paper's 1 %, or as much more as Cholesky needs."""
@@ -92,7 +93,8 @@ def hessian_factor(inputs: Tensor) -> HessianFactor:
             for part in _parts(channels):
                 lower[part.start :, part].addmm_(ordered[:, part.start :].T, ordered[:, part])
         lower.diagonal().add_(torch.where(alive[order], damping * mean, mean))
-        torch.linalg.cholesky_ex(lower, out=(lower, failed))
+        with threads():  # alone of what is done here, its last bits depend on their number
+            torch.linalg.cholesky_ex(lower, out=(lower, failed))
         if not failed:
             # Cholesky's L is U √D: its columns divided by their diagonal are U. D weighs the columns' errors, not the
             # choice of the integers, and is dropped.

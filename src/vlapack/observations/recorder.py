@@ -113,4 +113,5 @@ class Recorder:
 
     def _write(self) -> None:
         document = {"type": TYPE, "version": VERSION, "layout": self._layout, "seen": self._seen}
-        write_atomically(self._index, (json.dumps({**document, "observations": self._rows}, indent=1) + "\n").encode())
+        index = (json.dumps({**document, "observations": self._rows}, indent=1) + "\n").encode()
+        write_atomically(self._index, index, durable=False)  # a robot waits meanwhile, and its disk may be an SD card

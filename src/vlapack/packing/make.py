@@ -9,18 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vlapack import __version__
 from vlapack.checkpoints.assets import CONFIG_FILE, repository_of
 from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.pack.card import CARD_FILE, model_card
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.pack.config import config_document, read_config
-from vlapack.checkpoints.pack.writer import PackWriter, sweep
+from vlapack.checkpoints.pack.writer import PackWriter, settled, sweep_partial
 from vlapack.checkpoints.tensorlayout import TensorSpec
 from vlapack.errors import InputError
-from vlapack.fingerprint import Fingerprint, differences
+from vlapack.fingerprint import THREADS, Fingerprint, differences
+from vlapack.ops.arithmetic import arithmetic, on_threads
 from vlapack.packing.balance import balanced_reader, measure_factors, require_foldable
 from vlapack.packing.contents import pack_specs, untouched
 from vlapack.packing.layers import pack_layers
@@ -103,7 +102,7 @@ def make_pack(
     recipe = preset(recipe) if isinstance(recipe, str) else recipe
     if observations is None:
         require_weights_only(recipe)
-    return _make_pack(Parent(checkpoint), recipe, Path(out), observations, on_layer)
+    return _make_pack(Parent(checkpoint), recipe, settled(Path(out)), observations, on_layer)
 
 
 def _make_pack(
@@ -134,15 +133,23 @@ def _make_pack(
         )
 
     if (there := existing_pack(out, fingerprint, recipe)) is not None:
-        sweep(out)
+        sweep_partial(out)
         return report(there["measured"], 0.0, already_there=True)
 
     specs = pack_specs(parent.tensors, selected, recipe)
-    plan = {**fingerprint.to_dict(), "vlapack": __version__, "torch": torch.__version__}
-    # What one machine began in bf16 another must not end in fp32: the pack would be neither's.
-    plan["calibrates_in"] = None if seen is None else str(compute_dtype(parent))
+    # What one machine began another must not end in its own way: the pack would be neither's.
+    made_with = arithmetic()
+    made_with["calibrates_in"] = None if seen is None else str(compute_dtype(parent)).removeprefix("torch.")
+    plan = {**fingerprint.to_dict(), "vlapack": __version__, **made_with}
     after = sum(spec.nbytes for spec in specs)
-    with PackWriter(out, plan, specs, beside=after if recipe.balances else 0) as writer:
+    with (
+        PackWriter(out, plan, specs, beside=after if recipe.balances else 0) as writer,
+        on_threads(writer.plan[THREADS]),
+    ):
+        # Another process may have finished it since we looked.
+        if (there := existing_pack(out, fingerprint, recipe)) is not None:
+            writer.discard()
+            return report(there["measured"], 0.0, already_there=True)
         if recipe.balances:
             assert seen is not None
             calibration_seconds, measured = _balance(writer, parent, recipe, seen, on_layer)
@@ -152,7 +159,13 @@ def _make_pack(
             calibration_seconds = packed.calibration_seconds
             measured = {"bytes": {"before": parent.nbytes, "after": after}, "weight_error": _summary(packed.errors)}
         config = config_document(
-            parent.config, recipe, selected, linears=every, fingerprint=fingerprint, measured=measured
+            parent.config,
+            recipe,
+            selected,
+            linears=every,
+            fingerprint=fingerprint,
+            made_with={key: writer.plan[key] for key in made_with},
+            measured=measured,
         )
         parts = _parts(parent.tensors, specs)
         repository = repository_of(parent.checkpoint.path)

@@ -1,7 +1,8 @@
 """One float action chunk, cut into stages of which each needs the weights of one block of the network only.
 
 The arithmetic is that of `Pi0.sample_actions` for one observation: the same operations in the same order, so the
-numbers are the same to the last bit. Padded prompt slots and missing cameras are left out before the first layer.
+numbers are the same to the last bit, the expert's if as many threads compute them (`methods.threads`). Padded prompt
+slots and missing cameras are left out before the first layer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlapack.methods.threads import threads
 from vlapack.pi0.cache import Past
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import Pi0
@@ -135,7 +137,8 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
     def act(passage: Passage) -> None:
         length = torch.tensor([passage.x.shape[1]])
         past = Prefix(passage.past, mask=None, length=length)
-        passage.actions = model.integrate(past, passage.state, passage.noise)
+        with threads():  # products of so few rows are split otherwise for another number
+            passage.actions = model.integrate(past, passage.state, passage.noise)
 
     heads = [name for name, _ in model.named_children() if name != "paligemma_with_expert"]
     return [

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlapack.errors import InputError
+from vlapack.files import from_home
 from vlapack.recipe.presets import GUIDE_SCOPES
 from vlapack.recipe.recipe import Recipe, nearest
 
@@ -114,7 +115,7 @@ VARIABLES: dict[str, Variable] = {
 """What makes a recipe, by the variable's name without its prefix."""
 
 OPTIONS: dict[str, Variable] = {
-    "PACKDIR": Variable("packdir", lambda value: Path(value) if value else None, "a folder"),
+    "PACKDIR": Variable("packdir", lambda value: from_home(value) if value else None, "a folder"),
     "DEBUG": Variable("debug", switch, "0 or 1"),
     "DRYRUN": Variable("dryrun", switch, "0 or 1"),
 }

@@ -7,16 +7,15 @@ the budget that are predicted to come nearest. Should one of these do better tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vlapack import __version__
 from vlapack.errors import InputError
-from vlapack.fingerprint import digest_observations
+from vlapack.fingerprint import THREADS, digest_observations
+from vlapack.ops.arithmetic import arithmetic, on_threads
 from vlapack.packing.parent import Parent
 from vlapack.progress import progress
 from vlapack.recipe.presets import PRESETS
@@ -66,7 +65,15 @@ class Tuned:
     """Layer → bits → the chunk's predicted relative error if this layer alone is packed so."""
 
 
-def tune(parent: Parent, base: Recipe, budget: int, observations: Sequence[Mapping[str, Any]], folder: Path) -> Tuned:
+def tune(
+    parent: Parent,
+    base: Recipe,
+    budget: int,
+    observations: Sequence[Mapping[str, Any]],
+    folder: Path,
+    *,
+    done: Callable[[Tuned], None] = lambda tuned: None,
+) -> Tuned:
     """Choose the bits of every layer that `base` touches.
 
     Args:
@@ -75,6 +82,7 @@ def tune(parent: Parent, base: Recipe, budget: int, observations: Sequence[Mappi
         budget: bytes of the pack.
         observations: in the layout's keys.
         folder: for the work; see `TuningFolder`.
+        done: is told the result while other processes are still kept out of the folder.
 
     Raises:
         InputError: an impossible budget, too few observations, or whatever cannot be used.
@@ -88,7 +96,7 @@ def tune(parent: Parent, base: Recipe, budget: int, observations: Sequence[Mappi
     space = Space.of(parent, base)
     allocate(space.problem({}), budget)  # an impossible budget is said now, not in an hour
     measured, kept = parted(len(observations))
-    with TuningFolder(folder, _plan(space, observations)) as work:
+    with TuningFolder(folder, _plan(space, observations)) as work, on_threads(work.plan[THREADS]):
         pack_candidates(work, space, [observations[number] for number in measured])
         trial = Trial(parent, load_candidates(work, space), observations, work, space.base.seed)
         errors = trial.sensitivity(measured)
@@ -103,11 +111,13 @@ def tune(parent: Parent, base: Recipe, budget: int, observations: Sequence[Mappi
             for candidate in tried:
                 compared.append(replace(candidate, measured=trial.error(candidate.bits, kept)))
                 advance(candidate.name)
-    chosen = min(compared, key=lambda candidate: candidate.measured or 0.0)
-    recipe = space.recipe(chosen.bits)
-    assert chosen.nbytes <= budget  # counted by another way than the problem's
-    roots = {name: {bits: error**0.5 for bits, error in of_layer.items()} for name, of_layer in errors.items()}
-    return Tuned(recipe, chosen, (*compared, *rivals[RIVALS:]), roots)
+        chosen = min(compared, key=lambda candidate: candidate.measured or 0.0)
+        recipe = space.recipe(chosen.bits)
+        assert chosen.nbytes <= budget  # counted by another way than the problem's
+        roots = {name: {bits: error**0.5 for bits, error in of_layer.items()} for name, of_layer in errors.items()}
+        tuned = Tuned(recipe, chosen, (*compared, *rivals[RIVALS:]), roots)
+        done(tuned)
+        return tuned
 
 
 def parted(count: int) -> tuple[list[int], list[int]]:
@@ -143,5 +153,5 @@ def _plan(space: Space, observations: Sequence[Mapping[str, Any]]) -> dict[str, 
         "observations": digest_observations(observations),
         "directions": DIRECTIONS,
         "vlapack": __version__,
-        "torch": torch.__version__,
+        **arithmetic(),
     }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from vlapack import files
+from vlapack.checkpoints.pack import writer as writer_module
 from vlapack.checkpoints.pack.checkpoint import PackFile
 from vlapack.checkpoints.pack.writer import PackWriter, partial_path
 from vlapack.checkpoints.tensorlayout import TensorSpec
@@ -146,3 +149,31 @@ def test_a_truncated_file_says_how_much_is_missing(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(InputError, match="truncated"):
         opened(tmp_path / "pack")
+
+
+def test_all_of_a_pack_is_on_the_disk_before_its_journal_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file and folder is synced after it was last written: until then only the journal knows what is lost."""
+    events: list[str] = []
+    fsync, replace, remove = os.fsync, os.replace, files.remove_claimed
+
+    def synced(file: int) -> None:
+        fsync(file)
+        events.append(os.readlink(f"/proc/self/fd/{file}"))
+
+    def renamed(source: Path, target: Path) -> None:
+        events.append(f"rename {target}")
+        replace(source, target)
+
+    def removed(folder: Path) -> None:
+        events.append("the journal goes")
+        remove(folder)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    monkeypatch.setattr(writer_module, "remove_claimed", removed)
+    out = tmp_path / "pack"
+    write(out)
+    place = events.index(f"rename {out}")
+    draft = partial_path(out) / "pack"
+    assert {str(draft), *(str(draft / name) for name in contents(out))} <= set(events[:place])
+    assert events[place + 1 :] == [str(tmp_path), "the journal goes"]

@@ -50,6 +50,7 @@ def config_document(
     *,
     linears: Iterable[str],
     fingerprint: Fingerprint,
+    made_with: Mapping[str, Any],
     measured: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return everything in `config.json` but its checksums.
@@ -60,6 +61,7 @@ def config_document(
         selected: which layers were packed.
         linears: every linear of the network, so that `ignore` can name the others.
         fingerprint: of the pack.
+        made_with: what computed it, beyond the fingerprint: `ops.arithmetic` and the dtype of calibration.
         measured: what making the pack found out: bytes and rounding errors.
     """
     inputs, outputs = features(policy)
@@ -74,6 +76,7 @@ def config_document(
         **policy.to_dict(),
         "recipe": recipe.to_dict(),
         "fingerprint": {**fingerprint.to_dict(), "hex": fingerprint.hex},
+        "made_with": dict(made_with),
         "quantization_config": quantization_config(recipe, selected, linears),
         "measured": dict(measured),
     }

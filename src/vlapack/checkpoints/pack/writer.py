@@ -2,10 +2,11 @@
 
 The work lies in `PACK.partial/` until it is whole:
 
-    plan.json       what this work is: the fingerprint, and the versions that compute it
+    vlapack.lock    locked by the process that works here (files.claimed)
+    plan.json       what this work is: the fingerprint, and what computes it
     journal.jsonl   one line per finished piece: its tensors' checksums, and a note (the piece's rounding error)
     ...             what balancing keeps (balance.py): the pack without it, and what was measured
-    pack/           becomes PACK by one rename
+    pack/           becomes PACK by one rename, once all of it is on the disk
 
 Nothing in the journal is believed: a resumed run hashes each finished piece again, and makes again what differs.
 """
@@ -17,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -29,9 +30,22 @@ from vlapack.checkpoints.assets import CONFIG_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.pack.card import CARD_FILE
 from vlapack.checkpoints.pack.config import seal
 from vlapack.checkpoints.tensorlayout import TensorSpec, digest_of, encode_header, place
+from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.files import full_disk_explained, is_locked, raw_bytes, try_lock, write_all, write_atomically
-from vlapack.fingerprint import differences
+from vlapack.files import (
+    LOCK_FILE,
+    claimed,
+    full_disk_explained,
+    raw_bytes,
+    remove_claimed,
+    require_writable,
+    sweep,
+    sync,
+    sync_tree,
+    write_all,
+    write_atomically,
+)
+from vlapack.fingerprint import taken_up
 
 PLAN_FILE = "plan.json"
 SPARE_BYTES = 8 * 2**20  # the small files beside the weights
@@ -42,17 +56,56 @@ def partial_path(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
+def sweep_partial(out: Path) -> None:
+    """Remove the work folder of a pack that is finished, where a kill came between the rename and its removal."""
+    sweep(partial_path(out), unless="pack")
+
+
+def settled(out: Path) -> Path:
+    """Return the folder that a pack for `out` is renamed to, after trying what can be tried before any work.
+
+    A link is followed, since a rename would replace the link itself. A folder that holds something is left to the
+    caller: it is not going to be written.
+
+    Raises:
+        InputError: it is a mount point, which no folder can be renamed to, or the folder that the process is in, or
+            cannot be written.
+    """
+    try:
+        linked = out.is_symlink()
+        real = out.resolve() if linked or out.name in ("", "..") else out
+        partial_path(real).exists()  # raises where the name is too long
+        empty = not real.exists() or (real.is_dir() and not any(real.iterdir()))
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{out} cannot be written: {reason}; choose another `out`") from error
+    if not empty:
+        return real
+    if os.path.ismount(real):
+        raise InputError(f"{out} is a mount point, and a finished pack is renamed: choose a folder in it, {out}/pack")
+    if Path.cwd() == real.resolve():
+        raise InputError(f"{out} is the folder you are in, and would be replaced: choose a new one in it, ./pack")
+    require_writable(real.parent)
+    if linked:
+        say(f"{out} is a link; the pack goes to {real}")
+    return real
+
+
 class PackWriter:
     """The unfinished pack `out`, begun or taken up again; a context manager that keeps others away.
 
     Args:
         out: the folder that shall appear; it must not exist, or be empty.
-        plan: what decides the bytes (JSON). Unfinished work of another plan is refused, never mixed.
+        plan: what decides the bytes (JSON). Unfinished work of another plan is refused, never mixed; see
+            `fingerprint.taken_up` for the one thing that is taken from the unfinished work instead.
         specs: every tensor of the pack.
         beside: bytes that other work in `PACK.partial/` takes, until that is removed.
 
     Raises:
         InputError: unfinished work of another plan, another process at work, or too little free disk.
+
+    Attributes:
+        plan: the plan of this work, as it was begun.
     """
 
     def __init__(self, out: Path, plan: Mapping[str, Any], specs: Iterable[TensorSpec], *, beside: int = 0) -> None:
@@ -66,20 +119,20 @@ class PackWriter:
 
         self._pack = self.partial / "pack"
         self._check_free_disk(beside)
-        with self._disk():
-            self._pack.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: what a full disk refused must not be tried again when the file is closed.
-            weights = self._pack / WEIGHTS_FILE
-            self._file = weights.open("r+b" if weights.exists() else "w+b", buffering=0)
-        with ExitStack() as on_failure:
-            on_failure.callback(self._file.close)
-            if not try_lock(self._file):
-                raise InputError(f"another process is writing {self.partial}; wait for it, or choose another `out`")
-            self._claim(dict(plan))
+        with ExitStack() as held:
             with self._disk():
+                held.enter_context(claimed(self.partial))
+            self.plan = self._agreed(dict(plan))
+            with self._disk():
+                self._pack.mkdir(exist_ok=True)
+                weights = self._pack / WEIGHTS_FILE
+                weights.touch()
+                # Unbuffered: what a full disk refused must not be tried again when the file is closed.
+                self._file = held.enter_context(weights.open("r+b", buffering=0))
                 self._file.truncate(self._end)
                 self._journal = self._resume()
-            on_failure.pop_all()
+                held.callback(self._journal.close)
+            self._held = held.pop_all()
 
     def __enter__(self) -> PackWriter:
         """Return itself."""
@@ -92,10 +145,13 @@ class PackWriter:
 
         An `InputError` would only come again, since the same plan meets the same input: then nothing stays.
         """
-        self._journal.close()
-        self._file.close()
         if isinstance(error, InputError):
-            shutil.rmtree(self.partial)
+            self.discard()
+        self._held.close()
+
+    def discard(self) -> None:
+        """Remove the work."""
+        remove_claimed(self.partial)
 
     def note(self, piece: str) -> dict[str, Any] | None:
         """Return what was noted with a finished piece, None where it is still to be made."""
@@ -125,34 +181,39 @@ class PackWriter:
         with self._disk():
             self._file.seek(0)
             write_all(self._file, header)
-            os.fsync(self._file.fileno())
             for name, content in files.items():
                 (self._pack / name).write_bytes(content)
             sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != CARD_FILE}
             sums[WEIGHTS_FILE] = hashlib.sha256(header[8:]).hexdigest()
             (self._pack / CONFIG_FILE).write_bytes(seal({**config, "files": sums}))
+            sync_tree(self._pack)  # before the journal goes, by which a lost byte would be noticed
             os.replace(self._pack, self.out)
-        shutil.rmtree(self.partial)
+            sync(self.out.parent)
+        self.discard()
 
     @property
     def _end(self) -> int:
         return len(self._blank) + sum(spec.nbytes for spec, _ in self._placed.values())
 
-    def _claim(self, plan: dict[str, Any]) -> None:
+    def _agreed(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Return the plan of the work that is here, which this one takes up; its own where nothing is."""
         path = self.partial / PLAN_FILE
         if path.exists():
-            found = json.loads(path.read_text())
-            if rows := differences(found, plan):
+            begun, rows = taken_up(json.loads(path.read_text()), plan)
+            if rows:
                 raise InputError(
                     f"{self.partial} holds unfinished work of another run ({'; '.join(rows)}); finish it as it began, "
                     f"remove it with `vlapack clean {self.partial} --yes`, or choose another `out`"
                 )
-            return
+            return begun
         with self._disk():
             write_atomically(path, json.dumps(plan, indent=1).encode())
+        return plan
 
     def _check_free_disk(self, beside: int) -> None:
-        held = sum(path.stat().st_blocks * 512 for path in self.partial.rglob("*.safetensors"))
+        held = 0
+        with suppress(FileNotFoundError):  # another process finishes
+            held = sum(path.stat().st_blocks * 512 for path in self.partial.rglob("*.safetensors"))
         need = self._end + beside - held + SPARE_BYTES
         disk = next(folder for folder in self.partial.absolute().parents if folder.exists())
         free = shutil.disk_usage(disk).free
@@ -189,20 +250,12 @@ class PackWriter:
         return full_disk_explained(self.out, self.partial)
 
 
-def sweep(out: Path) -> None:
-    """Remove the work folder of a pack that is finished, where a kill came between the rename and its removal."""
-    partial = partial_path(out)
-    if partial.exists() and not (partial / "pack").exists():
-        shutil.rmtree(partial)
-
-
 def leftovers(folder: Path) -> list[Path]:
     """Return the unfinished packs in and below `folder`, itself included; nothing else that ends in `.partial`."""
     found = sorted({folder, *folder.rglob("*.partial")})
-    ours = [path for path in found if path.suffix == ".partial" and (path / PLAN_FILE).is_file()]
+    ours = [
+        path
+        for path in found
+        if path.suffix == ".partial" and any((path / name).is_file() for name in (PLAN_FILE, LOCK_FILE))
+    ]
     return [path for path in ours if not any(parent in ours for parent in path.parents)]
-
-
-def in_use(partial: Path) -> bool:
-    """Whether a process is at work in this folder: a pack's holds the weights, a tuning's the plan."""
-    return any(is_locked(path) for path in (partial / "pack" / WEIGHTS_FILE, partial / PLAN_FILE) if path.exists())
