@@ -125,8 +125,8 @@ class Store:
         wanted = json.loads(json.dumps(self._plan.to_dict()))
         if path.exists():
             try:
-                stored = json.loads(path.read_text())
-            except json.JSONDecodeError as error:
+                stored = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
                 raise InputError(f"{path} is not JSON ({error}); give another `out`, or remove the folder") from error
             if lines := differences(stored, wanted):
                 listed = "\n  ".join(lines)
