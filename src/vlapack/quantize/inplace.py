@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from vlapack.errors import InputError
-from vlapack.linear import ActivationStep, PackedLinear
+from vlapack.linear import PackedLinear
+from vlapack.ops.activation import ActivationStep
 from vlapack.plan.select import select
 from vlapack.plan.selected import Selected
 from vlapack.plan.wiring import shared_inputs
