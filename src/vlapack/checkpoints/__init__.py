@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vlapack.checkpoints.assets import CONFIG_FILE, REPOSITORY, WEIGHTS_FILE
+from vlapack.checkpoints.assets import CONFIG_FILE, REPOSITORY, SHARD_INDEX_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.base import Checkpoint, read_json
 from vlapack.checkpoints.configs import POLICIES, refuse_fast
 from vlapack.checkpoints.lerobot import TYPES, open_lerobot
 from vlapack.checkpoints.openpi import open_openpi
 from vlapack.checkpoints.orbax import open_orbax, params_folder
 from vlapack.checkpoints.pack.config import TYPE as PACK_TYPE
-from vlapack.checkpoints.weights import SHARD_INDEX_FILE
 from vlapack.errors import InputError
 
 SHIPPED = {"tiny-libero": Path(__file__).parent.parent / "assets" / "tiny-libero"}

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlapack.checkpoints.assets import hub_snapshot
+from vlapack.checkpoints.assets import ADAPTER_FILE, hub_snapshot
 from vlapack.checkpoints.base import read_json
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.weights import Weights
 from vlapack.errors import InputError
 
-ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 LORA = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
 

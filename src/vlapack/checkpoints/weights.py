@@ -9,12 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vlapack.checkpoints.assets import WEIGHTS_FILE
+from vlapack.checkpoints.assets import SHARD_INDEX_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.base import read_json
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.errors import InputError
 
-SHARD_INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CONVERSION = (
     "from safetensors.torch import save_file; import torch; save_file({k: v.contiguous().clone() for k, v in "
