@@ -154,6 +154,9 @@ class PackedLinear(ExactBuffers):
         shape = state_dict.pop(f"{prefix}weight_shape", None)
         if shape is not None and shape.tolist() != [self.out_features, self.in_features]:
             errors.append(f"{prefix}weight_shape {shape.tolist()}: the layer is {self._shape().tolist()}")
+        if f"{prefix}weight_prepared" in state_dict:
+            errors.append(f"{prefix}weight_prepared: an engine's private layout; save the weight as a pack stores it")
+            return
         for name, (dtype, size) in expected.items():
             given = state_dict.get(f"{prefix}{name}")
             if given is not None and (given.dtype != dtype or given.shape != size):
@@ -170,12 +173,24 @@ class PackedLinear(ExactBuffers):
         super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what pickle takes: the pack's layout, since the reader may have another engine."""
-        return super().__getstate__() | {"_buffers": self._pack_layout()}
+        """Return what pickle takes: the pack's layout, since the reader may have another engine.
+
+        A weight that is laid out back for this is an array, not a tensor: torch sends tensors to spawned processes
+        through shared memory, which ends with the last of them, before the other process has begun.
+        """
+        state = super().__getstate__()
+        if self.weight_prepared is not None:
+            weight = cpu.restore(self.weight_prepared, self.out_features, self.in_features)
+            state["_buffers"] |= {"weight_prepared": None, self.stored_name: None}
+            state["weight_array"] = weight.numpy()
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what `__getstate__` returned, and lay it out for the engine here."""
+        weight = state.pop("weight_array", None)
         super().__setstate__(state)
+        if weight is not None:
+            self._buffers[self.stored_name] = torch.from_numpy(weight)
         self._prepare()
 
     def forward(self, x: Tensor | Activation) -> Tensor:

@@ -95,6 +95,9 @@ def load_(model: nn.Module, folder: str | Path) -> None:
     file = PackFile(Path(folder) / WEIGHTS_FILE, document["files"][WEIGHTS_FILE])
     layers = {name: _layer(model, name, form, file, document["recipes"]) for name, form in document["layers"].items()}
     inside = tuple(f"{name}." for name in layers)
+    formed = {f"{name}.{kind}" for name, form in document["layers"].items() for kind in form["tensors"]}
+    if strange := {name for name in file.names() if name.startswith(inside)} - formed:
+        raise InputError(f"{file.path}: holds {min(strange)}, which its layer's form lacks; copy the folder again")
     rest = {name: file.read(name) for name in file.names() if not name.startswith(inside)}
     rest |= {alias: rest[name] for alias, name in document["tied"].items() if name in rest}
     _check_fit(model, rest, inside, document["unset"], Path(folder))

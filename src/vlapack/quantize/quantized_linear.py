@@ -49,9 +49,9 @@ class QuantizedLinear(nn.Module):
         """[N]."""
         return self.packed.bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., K] → [..., N], in the type of x."""
-        y: Tensor = self.packed(x)
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., K] → [..., N], in the type of the input, which is called as `nn.Linear` calls it."""
+        y: Tensor = self.packed(input)
         return y
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
