@@ -19,6 +19,7 @@ from torch import nn
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.linear import PackedLinear
+from vlapack.machine.allocator import map_large_blocks, settle
 from vlapack.ops.activation import ActivationStep
 from vlapack.plan.select import select
 from vlapack.plan.selected import Selected
@@ -136,6 +137,8 @@ class Conversion:
                 for batch in batches:
                     run(batch)
             if left := self._watch.deferred:
+                # Else the integer layers that are kept settle in the holes that freed blocks leave.
+                map_large_blocks()
                 say(f"calibration: {len(left)} inputs do not fit into {memory / 1e9:.2f} GB; the data runs again")
                 self._quantize_ahead(self._watch.inputs())
 
@@ -155,6 +158,7 @@ class Conversion:
                 f"no calibration data for {' and '.join(needed)}: give `calib`, or a recipe with "
                 f"{', '.join(needed.values())}"
             )
+        ahead = bool(self._quantized)
         inputs = {} if self._watch is None else self._watch.inputs()
         self._watch = None
         readers = Counter(shared_inputs(layer.name) for layer in self.selected)
@@ -167,6 +171,8 @@ class Conversion:
                 if not readers[key]:
                     inputs.pop(key, None)
                 advance(layer.name)
+        if ahead:
+            settle()
 
     def _inputs(self) -> dict[str, str]:
         """The inputs of the selected layers, each with the first layer that reads it: q, k and v read the same."""
