@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from vlapack import Recipe, quantize_
 from vlapack.openpi import enable_duquant_if_configured
 from vlapack.pi0.config import GemmaConfig, Pi0Config, VisionConfig
-from vlapack.quantize.inplace import QuantizedLinear, policy_network
+from vlapack.quantize.inplace import policy_network
+from vlapack.quantize.quantized_linear import QuantizedLinear
 
 SMALL = Pi0Config(
     variant="pi05",

@@ -26,7 +26,7 @@ INTRODUCTION = """# Python API
 <!-- Made from the docstrings by `python scripts/make_api_docs.py`; edit those, and run it again. -->
 
 ```python
-from vlapack import Checkpoint, Policy, Recipe, make_pack, open_checkpoint, quantize_
+from vlapack import Checkpoint, Policy, Recipe, load_, make_pack, open_checkpoint, quantize_, save
 ```
 
 Import vlapack before torch: OpenMP's waiting threads then sleep ([what that is worth](runtime.md#waiting-threads)).
@@ -41,6 +41,8 @@ PUBLIC: dict[str, dict[str, str]] = {
         "Recipe": "vlapack.recipe.recipe",
         "make_pack": "vlapack.packing.make",
         "quantize_": "vlapack.quantize.inplace",
+        "save": "vlapack.checkpoints.module",
+        "load_": "vlapack.checkpoints.module",
     },
     "vlapack.packing.make": {"Report": "vlapack.packing.make"},
     "vlapack.openpi": {"enable_duquant_if_configured": "vlapack.openpi"},

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from vlapack.errors import InputError
-from vlapack.linear import ActivationStep, PackedLinear, project
+from vlapack.linear import PackedLinear, project
 from vlapack.methods.permute import zigzag
 from vlapack.methods.rotate import rotate_rows, rotation, row_rotation
 from vlapack.methods.round import round_weight, step_size
 from vlapack.methods.transform import Transform
+from vlapack.ops.activation import ActivationStep
 from vlapack.ops.int4 import pack_int4
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from io import TextIOWrapper
 from pathlib import Path
 
 import tyro
@@ -62,9 +61,6 @@ def _usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; return the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # names of files are bytes, and need not be text
-            stream.reconfigure(errors="backslashreplace")
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(_usage())

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlapack.errors import InputError, WorkError
+from vlapack.machine.encoding import is_utf8, write_any_text
 
 OFF_TERMINAL = 400
 """Columns that a table may take where no terminal says how many there are: more than any of ours, for none is to be
@@ -49,6 +50,7 @@ def exit_code(command: Callable[[], int], spelling: Spelling = str) -> int:
         command: returns the exit code if nothing goes wrong
         spelling: what the command makes of the settings in errors and in all that is said meanwhile
     """
+    write_any_text()
     token = _spelling.set(spelling)
     try:
         return command()
@@ -71,9 +73,15 @@ def exit_code(command: Callable[[], int], spelling: Spelling = str) -> int:
         _spelling.reset(token)
 
 
-def emit_json(document: Any) -> None:
-    """Write the one JSON document of a run that was asked for `json` to stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def emit_json(document: Any, *, indent: int | None = 2) -> None:
+    """Write a JSON document to stdout: the one of a run that was asked for `json`, or with `indent=None` a line.
+
+    JSON is UTF-8. Where stdout is not, or a name is no text at all, what is not ASCII is escaped.
+    """
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
+    if not is_utf8(sys.stdout.encoding) or any("\ud800" <= character <= "\udfff" for character in text):
+        text = json.dumps(document, indent=indent, allow_nan=False)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

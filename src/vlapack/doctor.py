@@ -189,6 +189,7 @@ def rendering() -> Finding:
             env=os.environ | {"MUJOCO_GL": backend},
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=RENDER_SECONDS,
             check=False,
         )

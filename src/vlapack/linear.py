@@ -2,15 +2,15 @@
 
 A packed layer is two halves. The `ActivationStep` transforms and rounds the inputs; layers that read the same input
 (q, k and v of an attention) hold the *same* step, and `project` then runs it once. The `PackedLinear` multiplies. In
-memory stay the 4-bit nibbles (or int8), their scales and the transform: as the pack stores them, save that the compiled
-engine lays the nibbles out in the order in which it reads them.
+memory stay the 4-bit nibbles (or int8), their scales and the transform: as the pack stores them, except that the
+compiled engine lays the nibbles out in the order in which it reads them. That order stays inside the process: a
+`state_dict` and a pickle hold the pack's tensors under the pack's names, on every engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,91 +18,10 @@ from torch import Tensor, nn
 from vlapack.errors import InputError
 from vlapack.methods.round import group_count
 from vlapack.ops import cpu, engine, library
-
-ActScale = Literal["per_token", "static"]
-
-
-@dataclass(frozen=True)
-class Activation:
-    """An input made ready for the products of every layer that shares it.
-
-    Attributes:
-        values: [M, K]: int8, or fp32 where activations stay 16-bit.
-        scale: [M, 1] fp32 for int8 values, else None.
-        leading: The input's shape without its last dimension; M is their product.
-        dtype: The input's dtype, which the outputs take.
-    """
-
-    values: Tensor
-    scale: Tensor | None
-    leading: torch.Size
-    dtype: torch.dtype
+from vlapack.ops.activation import Activation, ActivationStep, ActScale, ExactBuffers
 
 
-class _ExactBuffers(nn.Module):
-    """Buffers that change their device but never their dtype: `model.to(torch.bfloat16)` must not round the scales."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        module: nn.Module = super()._apply(move, recurse)  # type: ignore[no-untyped-call]
-        return module
-
-    def _hold(self, names: tuple[str, ...], tensors: Mapping[str, Tensor]) -> None:
-        """Register the buffers of these names; one that `tensors` lacks is None."""
-        for name in names:
-            self.register_buffer(name, tensors.get(name))
-
-
-class ActivationStep(_ExactBuffers):
-    """What happens to an input [..., K] before the products: `Transform`'s steps, then rounding to int8.
-
-    Args:
-        tensors: By the names of a pack: `smooth`, `pre_rotation`, `permutation`, `rotation`, and `input_scale` [1] fp32
-            where the scale is static; absent ones are steps that do not exist. Other names are ignored.
-        act_bits: 8 or 4 (int8 values in ±127 or ±7), or 16 for activations that are transformed and not rounded.
-        act_scale: `per_token`: each row's own absmax / 127 (or 7); `static`: the given `input_scale`.
-
-    Raises:
-        InputError: Other bits, static with 16 bits, or `input_scale` present without `static` or the other way round.
-    """
-
-    NAMES = ("smooth", "pre_rotation", "permutation", "rotation", "input_scale")
-    smooth: Tensor | None
-    permutation: Tensor | None
-    rotation: Tensor | None
-    pre_rotation: Tensor | None
-    input_scale: Tensor | None
-
-    def __init__(self, tensors: Mapping[str, Tensor], *, act_bits: int = 8, act_scale: ActScale = "per_token") -> None:
-        """Hold the tensors as they are; nothing is copied."""
-        super().__init__()
-        if act_bits not in (4, 8, 16):
-            raise InputError(f"activations of {act_bits} bits: choose 4, 8 or 16")
-        if (act_scale == "static") != ("input_scale" in tensors) or (act_scale == "static" and act_bits == 16):
-            present = "with" if "input_scale" in tensors else "without"
-            raise InputError(
-                f"a {act_scale} activation scale at {act_bits} bits {present} a stored `input_scale`: static needs the "
-                "tensor and 4 or 8 bits, per_token has none"
-            )
-        self.act_bits = act_bits
-        self._hold(self.NAMES, tensors)
-
-    def forward(self, x: Tensor) -> Activation:
-        """Transform and round `x` [..., K] floating."""
-        rows = x.reshape(-1, x.shape[-1])
-        steps = (self.smooth, self.permutation, self.rotation)
-        if self.act_bits == 16:
-            return Activation(
-                library.transform_activation(rows, *steps, self.pre_rotation), None, x.shape[:-1], x.dtype
-            )
-        values, scale = library.quantize_activation(rows, *steps, self.input_scale, self.act_bits, self.pre_rotation)
-        return Activation(values, scale, x.shape[:-1], x.dtype)
-
-
-class PackedLinear(_ExactBuffers):
+class PackedLinear(ExactBuffers):
     """y = x Wᵀ + b with integer weights [N, K]; called like the `nn.Linear` that it replaces. Dtype out is dtype in.
 
     Build one by `from_tensors`. Its buffers carry the names of a pack: `weight_packed` int32 [N, ceil(K / 8)] (4 bits)
@@ -111,7 +30,8 @@ class PackedLinear(_ExactBuffers):
     not change them.
 
     Where the engine is `cpu` and activations are integers, `weight_prepared` (see `ops.cpu`) takes the weight's place
-    while the layer is made; such a layer stays on the CPU.
+    while the layer is made; such a layer stays on the CPU. Its `state_dict` still has the pack's tensors: the weight as
+    it is stored, `weight_shape`, and those of the `inputs` without that prefix.
     """
 
     NAMES = ("weight_packed", "weight", "weight_prepared", "weight_scale", "row_rotation", "bias")
@@ -137,7 +57,8 @@ class PackedLinear(_ExactBuffers):
         self.out_features = len(tensors["weight_scale"])
         self.inputs = inputs
         self.group_size = group_size
-        self._hold(self.NAMES, tensors)
+        self.hold(self.NAMES, tensors)
+        self.register_state_dict_post_hook(_in_the_packs_names)  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_tensors(
@@ -187,10 +108,90 @@ class PackedLinear(_ExactBuffers):
                 raise InputError(f"{name} of a {rows} x {channels} layer must be {dtype} {list(shape)}, not {found}")
         if inputs is None:
             inputs = ActivationStep(tensors, act_bits=act_bits, act_scale=act_scale)
-        if engine.active() == "cpu" and inputs.act_bits != 16 and weight.device.type == "cpu":
-            tensors = {name: tensor for name, tensor in tensors.items() if name != needed[0]}
-            tensors["weight_prepared"] = cpu.prepare(weight, weight_bits, channels)
-        return cls(tensors, channels, inputs, weight_bits, group_size)
+        layer = cls(tensors, channels, inputs, weight_bits, group_size)
+        layer._prepare()
+        return layer
+
+    def _prepare(self) -> None:
+        """Lay the weight out as the engine in use reads it, in place of the pack's layout."""
+        weight = self._buffers[self.stored_name]
+        if weight is None or weight.device.type != "cpu" or self.inputs.act_bits == 16:
+            return
+        if engine.active() == "cpu":
+            self.weight_prepared = cpu.prepare(weight, self.weight_bits, self.in_features)
+            self._buffers[self.stored_name] = None
+
+    @property
+    def stored_name(self) -> str:
+        """What a pack calls the weight of this layer."""
+        return "weight_packed" if self.weight_bits == 4 else "weight"
+
+    def _pack_layout(self) -> dict[str, Tensor | None]:
+        """Return the buffers with the weight as a pack stores it; a weight that an engine laid out is copied."""
+        buffers = dict(self._buffers)
+        prepared = buffers["weight_prepared"]
+        if prepared is not None:
+            buffers["weight_prepared"] = None
+            buffers[self.stored_name] = cpu.restore(prepared, self.out_features, self.in_features)
+        return buffers
+
+    def _shape(self) -> Tensor:
+        return torch.tensor([self.out_features, self.in_features], dtype=torch.int64)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        held = {name: tensor for name, tensor in self._pack_layout().items() if tensor is not None}
+        if self.weight_bits == 4:
+            held["weight_shape"] = self._shape()
+        destination.update({f"{prefix}{name}": tensor for name, tensor in held.items()})
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        """Take a pack's tensors; of another dtype or shape than the layer's they are an error, never cast."""
+        errors: list[str] = rest[-1]
+        held = self._pack_layout() | self.inputs._buffers
+        expected = {name: (tensor.dtype, tensor.shape) for name, tensor in held.items() if tensor is not None}
+        shape = state_dict.pop(f"{prefix}weight_shape", None)
+        if shape is not None and shape.tolist() != [self.out_features, self.in_features]:
+            errors.append(f"{prefix}weight_shape {shape.tolist()}: the layer is {self._shape().tolist()}")
+        if f"{prefix}weight_prepared" in state_dict:
+            errors.append(f"{prefix}weight_prepared: an engine's private layout; save the weight as a pack stores it")
+            return
+        for name, (dtype, size) in expected.items():
+            given = state_dict.get(f"{prefix}{name}")
+            if given is not None and (given.dtype != dtype or given.shape != size):
+                found = f"{given.dtype} {list(given.shape)}"
+                errors.append(f"{prefix}{name}: must be {dtype} {list(size)}, as a pack stores it, not {found}")
+                return
+        for name in ActivationStep.NAMES:
+            if f"{prefix}{name}" in state_dict:
+                state_dict[f"{prefix}inputs.{name}"] = state_dict.pop(f"{prefix}{name}")
+        stored = f"{prefix}{self.stored_name}"
+        if self.weight_prepared is not None and stored in state_dict:
+            weight = state_dict.pop(stored)
+            state_dict[f"{prefix}weight_prepared"] = cpu.prepare(weight.cpu(), self.weight_bits, self.in_features)
+        super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickle takes: the pack's layout, since the reader may have another engine.
+
+        A weight that is laid out back for this is an array, not a tensor: torch sends tensors to spawned processes
+        through shared memory, which ends with the last of them, before the other process has begun.
+        """
+        state = super().__getstate__()
+        if self.weight_prepared is not None:
+            weight = cpu.restore(self.weight_prepared, self.out_features, self.in_features)
+            state["_buffers"] |= {"weight_prepared": None, self.stored_name: None}
+            state["weight_array"] = weight.numpy()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` returned, and lay it out for the engine here."""
+        weight = state.pop("weight_array", None)
+        super().__setstate__(state)
+        if weight is not None:
+            self._buffers[self.stored_name] = torch.from_numpy(weight)
+        self._prepare()
 
     def forward(self, x: Tensor | Activation) -> Tensor:
         """Return y [..., N] for `x` [..., K], or for what its `inputs` step made of it."""
@@ -223,6 +224,13 @@ class PackedLinear(_ExactBuffers):
     def extra_repr(self) -> str:
         """Say shape and bits in `print(model)`, as `nn.Linear` does."""
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.bits}"
+
+
+def _in_the_packs_names(layer: nn.Module, tensors: dict[str, Tensor], prefix: str, _metadata: object) -> None:
+    """Name the tensors of the `ActivationStep` as a pack does: they belong to the layer."""
+    for name in ActivationStep.NAMES:
+        if f"{prefix}inputs.{name}" in tensors:
+            tensors[f"{prefix}{name}"] = tensors.pop(f"{prefix}inputs.{name}")
 
 
 def project(x: Tensor, *linears: nn.Module) -> tuple[Tensor, ...]:

@@ -183,3 +183,36 @@ def test_other_policies_carry_no_notice() -> None:
     assert notices(policy) == {}
     assert "base_model" not in card
     assert "Gemma" not in card
+
+
+@pytest.mark.parametrize(
+    ("held", "whole"),
+    [
+        (["model.safetensors"], True),
+        (["adapter_model.safetensors"], True),
+        (["params/_METADATA"], True),
+        (["config.json", "policy_preprocessor_step_0_normalizer.safetensors"], False),
+        (["model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"], True),
+        (["model-1.safetensors", "model.safetensors.index.json"], False),
+        (["params/"], False),
+        ([], False),
+    ],
+)
+def test_a_snapshot_counts_as_fetched_only_with_all_of_its_weights(
+    held: list[str], whole: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    snapshot = tmp_path / "models--someone--part" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for name in held:
+        (snapshot / name).parent.mkdir(exist_ok=True)
+        (snapshot / name).mkdir() if name.endswith("/") else (snapshot / name).write_text(INDEX)
+    (snapshot / "model.safetensors").symlink_to("never-fetched") if not held else None
+    assert assets.hub_snapshot("someone/part") == (snapshot if whole else None)
+    if not whole:
+        with pytest.raises(InputError, match="no weights of it in Hugging Face's cache"):
+            hub.local_folder("someone/part")
+
+
+INDEX = '{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'

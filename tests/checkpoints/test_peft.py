@@ -96,6 +96,7 @@ def test_the_bases_revision_is_the_one_that_is_named(tmp_path: Path, monkeypatch
     cache = tmp_path / "hub" / "models--owner--base"
     for commit in ("aaa", "bbb"):
         (cache / "snapshots" / commit).mkdir(parents=True)
+        (cache / "snapshots" / commit / "model.safetensors").touch()
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("bbb")
     (cache / "refs" / "v1").write_text("aaa")

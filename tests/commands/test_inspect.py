@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,15 @@ def test_bad_input_is_exit_two_with_the_remedy(
 ) -> None:
     assert main(["inspect", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_repository_in_the_cache_is_inspected_by_its_name(
+    random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    shutil.copytree(random_checkpoint, tmp_path / "models--someone--kitchen" / "snapshots" / "abc")
+    assert main(["inspect", "someone/kitchen", "--preset", "dit"]) == 0
+    assert "someone/kitchen: bytes by part" in capsys.readouterr().out
+    assert main(["inspect", "someone/absent", "--preset", "dit"]) == 2
+    assert "no weights of it in Hugging Face's cache" in capsys.readouterr().err

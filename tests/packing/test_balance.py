@@ -238,7 +238,8 @@ def test_disk_for_both_packs_is_asked_for_before_anything_is_written(
 
 def test_a_network_that_is_not_finite_is_named(tmp_path: Path) -> None:
     def break_it(tensors: dict[str, Tensor]) -> None:
-        tensors[f"{LAST}.o_proj.weight"].fill_(torch.finfo(torch.float32).max)
+        weight = tensors[f"{LAST}.o_proj.weight"]
+        weight.fill_(torch.finfo(weight.dtype).max)
 
     with pytest.raises(InputError, match=f"output of {LAST} hold a NaN"):
         strengths(changed(tmp_path, break_it))

@@ -18,7 +18,7 @@ from vlapack.errors import InputError
 from vlapack.openpi import enable_duquant_if_configured
 from vlapack.packing.make import make_pack
 from vlapack.policy.policy import Policy
-from vlapack.quantize.inplace import QuantizedLinear
+from vlapack.quantize.quantized_linear import QuantizedLinear
 from vlapack.recipe.recipe import Recipe
 
 OBSERVATIONS = random_observations(3)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vlapack.checkpoints.assets import CONFIG_FILE, REPOSITORY, WEIGHTS_FILE
+from vlapack.checkpoints.assets import CONFIG_FILE, REPOSITORY, SHARD_INDEX_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.base import Checkpoint, read_json
 from vlapack.checkpoints.configs import POLICIES, refuse_fast
 from vlapack.checkpoints.lerobot import TYPES, open_lerobot
+from vlapack.checkpoints.module import TYPE as MODULE_TYPE
 from vlapack.checkpoints.openpi import open_openpi
 from vlapack.checkpoints.orbax import open_orbax, params_folder
 from vlapack.checkpoints.pack.config import TYPE as PACK_TYPE
-from vlapack.checkpoints.weights import SHARD_INDEX_FILE
 from vlapack.errors import InputError
 from vlapack.files import from_home
 
@@ -90,6 +90,10 @@ def _open(
         from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 
         return PackedCheckpoint.open(folder)
+    if kind == MODULE_TYPE:
+        raise InputError(
+            f"{folder}: the state of a module, written by vlapack.save; build the module and call vlapack.load_"
+        )
     if kind is not None and kind not in TYPES:
         refuse_fast(str(kind), f"{folder}: type {kind!r}")
         raise InputError(

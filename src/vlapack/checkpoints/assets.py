@@ -7,6 +7,7 @@ Nothing is downloaded. What is found is returned; what is missing becomes an err
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -16,6 +17,9 @@ from vlapack.files import refuse_lfs_pointer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+SHARD_INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+PARAMS = "params"
 TOKENIZER_FILE = "tokenizer.model"
 NORM_STATS_FILE = "norm_stats.json"
 PALIGEMMA_FILE = "paligemma_tokenizer.model"
@@ -36,6 +40,8 @@ def _hub_cache() -> Path:
 def hub_snapshot(repository: str, revision: str | None = None) -> Path | None:
     """Return a repository's snapshot in Hugging Face's cache, None where it has none.
 
+    Other tools fetch a few files of a repository only: a snapshot without weights, or with some shards, does not count.
+
     Args:
         repository: `owner/name`.
         revision: a branch, tag or commit; None: what `main` was, else the newest.
@@ -43,11 +49,25 @@ def hub_snapshot(repository: str, revision: str | None = None) -> Path | None:
     folder = _hub_cache() / f"models--{repository.replace('/', '--')}"
     reference = folder / "refs" / (revision or "main")
     if reference.is_file():
-        return folder / "snapshots" / reference.read_text().strip()
-    if revision is not None:
-        commit = folder / "snapshots" / revision
-        return commit if commit.is_dir() else None
-    return max(folder.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, default=None)
+        found = folder / "snapshots" / reference.read_text().strip()
+    elif revision is not None:
+        found = folder / "snapshots" / revision
+    else:
+        found = max(folder.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, default=folder)
+    return found if _holds_weights(found) else None
+
+
+def _holds_weights(snapshot: Path) -> bool:
+    """Whether a snapshot holds all files of a policy's weights: its links may point to what was never fetched."""
+    if any((snapshot / file).is_file() for file in (WEIGHTS_FILE, ADAPTER_FILE)):
+        return True
+    if (snapshot / SHARD_INDEX_FILE).is_file():
+        try:
+            shards = set(json.loads((snapshot / SHARD_INDEX_FILE).read_bytes())["weight_map"].values())
+        except (ValueError, LookupError, AttributeError, TypeError):
+            return True  # whoever opens it says what is wrong with the index
+        return all((snapshot / str(shard)).is_file() for shard in shards)
+    return any(path.is_file() for path in (snapshot / PARAMS).rglob("*"))
 
 
 def repository_of(folder: Path) -> str | None:

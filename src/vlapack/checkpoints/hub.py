@@ -26,7 +26,7 @@ def local_folder(target: str | Path) -> Path:
     path, repository = Path(target), str(target)
     if path.exists() or not REPOSITORY.fullmatch(repository):
         return path
-    if (snapshot := hub_snapshot(repository)) is not None and _has_weights(snapshot):
+    if (snapshot := hub_snapshot(repository)) is not None:
         return snapshot
     if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "ON"):
         raise InputError(
@@ -38,17 +38,13 @@ def local_folder(target: str | Path) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
         raise InputError(
-            f"{target}: no such folder; for a repository of Hugging Face's, {install('hub')} brings what fetches it"
+            f"{target}: no such folder, and no weights of it in Hugging Face's cache; {install('hub')} brings what "
+            "fetches a repository"
         ) from error
     try:
         return Path(snapshot_download(repository, allow_patterns=FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(f"{target}: no such folder, and Hugging Face's hub does not give it: {error}") from error
-
-
-def _has_weights(snapshot: Path) -> bool:
-    """Whether more of a repository was fetched than the small files that other tools look at."""
-    return next(snapshot.glob("*.safetensors"), None) is not None or (snapshot / "params").is_dir()
 
 
 def push_to_hub(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlapack.checkpoints import assets
-from vlapack.checkpoints.assets import WEIGHTS_FILE
+from vlapack.checkpoints.assets import SHARD_INDEX_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.base import Normalization, NormalizationKind, PolicyConfig
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.folder import FloatCheckpoint
@@ -23,7 +23,7 @@ from vlapack.checkpoints.peft import Merged, base_of
 from vlapack.checkpoints.peft_config import ADAPTER_CONFIG
 from vlapack.checkpoints.processors import PREPROCESSOR, STATE, Processors
 from vlapack.checkpoints.proof import check, shape_of
-from vlapack.checkpoints.weights import SHARD_INDEX_FILE, Weights, open_weights, plainly_named
+from vlapack.checkpoints.weights import Weights, open_weights, plainly_named
 from vlapack.errors import InputError
 from vlapack.pi0.config import CONFIGS, GemmaConfig, Pi0Config
 from vlapack.pi0.names import EMBEDDING, TIED_EMBEDDING

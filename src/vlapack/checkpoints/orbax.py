@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlapack.checkpoints.assets import PARAMS
 from vlapack.checkpoints.folder import FloatCheckpoint
 from vlapack.checkpoints.jaxnames import lora_factors, merge, places
 from vlapack.checkpoints.openpi import with_config
@@ -21,7 +22,6 @@ from vlapack.errors import InputError, install
 if TYPE_CHECKING:
     import tensorstore
 
-PARAMS = "params"
 STORE = "manifest.ocdbt"
 # What tells an array from other entries, and the driver that reads it.
 DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}

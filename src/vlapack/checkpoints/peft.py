@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vlapack.checkpoints.assets import hub_snapshot
+from vlapack.checkpoints.assets import ADAPTER_FILE, hub_snapshot
 from vlapack.checkpoints.peft_config import ADAPTER_CONFIG, AdapterConfig
 from vlapack.checkpoints.spelling import plain_name
 from vlapack.checkpoints.tensorfile import TensorFile
@@ -24,7 +24,6 @@ from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.pi0.names import EMBEDDING, TIED_EMBEDDING
 
-ADAPTER_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 DOWN, UP, UP_BIAS, LENGTH = "A", "B", "B.bias", "magnitude"

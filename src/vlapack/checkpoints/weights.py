@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vlapack.checkpoints.assets import WEIGHTS_FILE
+from vlapack.checkpoints.assets import SHARD_INDEX_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.base import read_json
 from vlapack.checkpoints.spelling import WRAPPERS, plain_name, without_wrappers, wrappers_of
 from vlapack.checkpoints.tensorfile import TensorFile
@@ -18,7 +18,6 @@ from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.pi0.positions import ROPE_BASE
 
-SHARD_INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CONVERSION = (
     "from safetensors.torch import save_file; import torch; save_file({k: v.contiguous().clone() for k, v in "

@@ -41,7 +41,7 @@ def write_folder(
         InputError: `path` exists.
         WorkError: the disk is full or cannot be written.
     """
-    with _new_folder(path) as folder:
+    with new_folder(path) as folder:
         folder.mkdir(parents=True)
         if isinstance(weights, Mapping):
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
@@ -75,12 +75,12 @@ def copy_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             tokenizer=checkpoint.tokenizer,
         )
         return
-    with _new_folder(path) as folder:
+    with new_folder(path) as folder:
         shutil.copytree(checkpoint.path, folder)
 
 
 @contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` when all went well, and disappears when not."""
     if path.exists():
         raise InputError(f"{path}: exists already; name a new folder")

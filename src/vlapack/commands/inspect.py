@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -73,7 +74,8 @@ def inspect(
         vlapack inspect CHECKPOINT --config pi05_libero --preset llm --layers
 
     Args:
-        target: A checkpoint folder, or a configuration: its name (pi05_libero, pi0_aloha, …) or JSON file.
+        target: A checkpoint folder or a Hugging Face repository (owner/name), or a configuration: its name
+            (pi05_libero, pi0_aloha, …) or JSON file.
         layers: One row per layer (also with OPENPI_DUQUANT_DEBUG=1).
         json: Write one JSON document to stdout instead of tables.
         fields: Single fields of the recipe; each goes before preset and variables.
@@ -97,7 +99,7 @@ def inspect(
 
 
 def open_network(target: str, config: str | None) -> InspectedNetwork:
-    """Describe a checkpoint folder by its headers, or a configuration by its name.
+    """Describe a checkpoint folder or a repository by its headers, or a configuration by its name.
 
     Raises:
         InputError: There is neither such a folder nor such a name; or the folder holds a pack.
@@ -105,11 +107,13 @@ def open_network(target: str, config: str | None) -> InspectedNetwork:
     import torch
 
     from vlapack.checkpoints import SHIPPED, open_with
+    from vlapack.checkpoints.assets import REPOSITORY
     from vlapack.checkpoints.configs import policy_config
     from vlapack.pi0.config import CONFIGS
     from vlapack.pi0.names import canonical_name, openpi_tensors
 
-    if target in SHIPPED or from_home(target).is_dir():
+    path = from_home(target)
+    if target in SHIPPED or path.is_dir() or (REPOSITORY.fullmatch(target) and not _is_configuration(path)):
         from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 
         checkpoint = open_with(target, config=config)
@@ -120,7 +124,7 @@ def open_network(target: str, config: str | None) -> InspectedNetwork:
                 f"{target} is a pack already: inspect its parent, or check it by `vlapack verify {target}`"
             )
         tensors = {canonical_name(name): (tuple(checkpoint.shape(name)), checkpoint.dtype(name)) for name in names}
-    elif os.sep in target and not target.endswith(".json"):
+    elif os.sep in target and not _is_configuration(path):
         raise InputError(f"there is no folder {target}; give a checkpoint folder or a configuration name")
     else:
         architecture = CONFIGS[target] if target in CONFIGS else policy_config(target).architecture
@@ -128,6 +132,11 @@ def open_network(target: str, config: str | None) -> InspectedNetwork:
             name: (shape, getattr(torch, dtype)) for name, (shape, dtype) in openpi_tensors(architecture).items()
         }
     return InspectedNetwork(tensors, architecture)
+
+
+def _is_configuration(path: Path) -> bool:
+    """Whether a path means a JSON file, there or not."""
+    return path.is_file() or path.suffix == ".json"
 
 
 def _document(

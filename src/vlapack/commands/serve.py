@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from vlapack.commands.shared_flags import Flat, PolicyFlags
-from vlapack.console import say
+from vlapack.console import emit_json, say
 from vlapack.errors import InputError
 
 OPENPI_CHECKPOINT = "policy:checkpoint"
@@ -145,5 +143,4 @@ def _target(
 
 
 def _announce(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    emit_json(event, indent=None)

@@ -131,8 +131,8 @@ class Store:
         wanted: dict[str, Any] = json.loads(json.dumps(self._plan.to_dict()))
         if path.exists():
             try:
-                stored = json.loads(path.read_text())
-            except json.JSONDecodeError as error:
+                stored = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
                 raise InputError(f"{path} is not JSON ({error}); give another `out`, or remove the folder") from error
             begun, lines = taken_up(stored, wanted)
             if lines:

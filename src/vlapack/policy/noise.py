@@ -1,9 +1,9 @@
-"""The noise that the flow of an action chunk starts from."""
+"""The noise that the flow of an action chunk starts from, and its generator."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -47,3 +47,21 @@ def start_noise(
     if not all(part.isfinite().all() for part in parts):
         raise InputError("noise: not finite everywhere; noise is standard normal")
     return torch.stack(parts)
+
+
+class NoiseGenerator(torch.Generator):
+    """A CPU generator that is pickled as bytes.
+
+    torch pickles a generator's state as a tensor made for that moment. Tensors go to spawned processes through shared
+    memory, and this one would be gone before the other process has begun.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle takes."""
+        return _restored, (self.get_state().numpy().tobytes(),)
+
+
+def _restored(state: bytes) -> NoiseGenerator:
+    generator = NoiseGenerator()
+    generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    return generator

@@ -10,7 +10,8 @@ from torch import Tensor
 from vlapack.checkpoints.finite import FiniteReader
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.pack.config import PackedGroup
-from vlapack.linear import ActivationStep, PackedLinear
+from vlapack.linear import PackedLinear
+from vlapack.ops.activation import ActivationStep
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.names import EMBEDDING_MODULE

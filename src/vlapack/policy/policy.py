@@ -29,7 +29,7 @@ from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.savings import Savings
 from vlapack.policy.adapter import Adapter
 from vlapack.policy.inputs import Inputs
-from vlapack.policy.noise import Noise, start_noise
+from vlapack.policy.noise import Noise, NoiseGenerator, start_noise
 from vlapack.policy.packed import load_packed_model
 from vlapack.policy.summary import held_bytes, mapped_bytes, summary
 
@@ -73,7 +73,7 @@ class Policy:
         self.checkpoint = checkpoint
         self.normalization = normalization
         self._adapter = Adapter(config, normalization, tokenizer)
-        self._generator = torch.Generator()
+        self._generator = NoiseGenerator()
         self.reset()
 
     @classmethod

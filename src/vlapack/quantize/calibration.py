@@ -92,6 +92,11 @@ class InputCollector:
             self._sample[list(latest)] = rows[list(latest.values())]
         self._tokens += len(rows)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the sample takes so far."""
+        return min(self._tokens, self._max_tokens) * self._sample.shape[-1] * self._sample.itemsize
+
     def inputs(self) -> LayerInputs:
         """Return what was collected.
 

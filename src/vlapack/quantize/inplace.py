@@ -7,22 +7,29 @@ no transform is folded into what stands before. A pack is faster; this needs no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.linear import ActivationStep, PackedLinear
+from vlapack.linear import PackedLinear
+from vlapack.machine.allocator import map_large_blocks, settle
+from vlapack.ops.activation import ActivationStep
 from vlapack.plan.select import select
 from vlapack.plan.selected import Selected
 from vlapack.plan.wiring import shared_inputs
 from vlapack.progress import progress
-from vlapack.quantize.calibration import InputCollector, LayerInputs
+from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import quantize_group
+from vlapack.quantize.guarding import guard_saving
+from vlapack.quantize.quantized_linear import QuantizedLinear
+from vlapack.quantize.watching import Watch
 from vlapack.recipe.needs import inputs_needed, needs_activations
 from vlapack.recipe.presets import preset
 from vlapack.recipe.recipe import Recipe
@@ -37,62 +44,35 @@ def quantize_(
     filter_fn: Filter | None = None,
     *,
     forward: Callable[[Any], object] | None = None,
+    calib_memory: int = 2**30,
 ) -> None:
     """Quantize a model in place: integer layers replace the linears that a recipe selects.
 
         vlapack.quantize_(model, "llm", calib=observations)
 
+    Save the result with `vlapack.save`; a Transformers model (5 or newer) also with its own `save_pretrained`.
+
     Args:
         model: openpi's `PI0Pytorch`, a LeRobot policy, or any module; layer names start below the module that holds
             `paligemma_with_expert`, so scopes mean the same in all of them
         recipe: a recipe, or a preset's name; its `fold` is ignored, because only a pack rewrites neighboring layers
-        calib: calibration data: openpi's observations, LeRobot's prepared batches, or whatever `forward` takes; None:
-            weights only, which not every recipe allows
+        calib: calibration data: openpi's observations, LeRobot's prepared batches, a tokenizer's output, or whatever
+            `forward` takes; None: weights only, which not every recipe allows
         filter_fn: called with a linear and its dotted name (torchao's signature); false leaves that layer float
         forward: runs the model on one item of `calib`; by default a LeRobot policy predicts a chunk, a model with
-            openpi's `sample_actions` samples one (uncompiled), and any other model is called
+            openpi's `sample_actions` samples one (uncompiled), and any other model is called, with the entries of a
+            dict as keywords if it takes them
+        calib_memory: bytes of layers' inputs held at once, 1 GiB by default. If they exceed it, `calib` runs again for
+            the layers that are left: less memory, more time, the same result
 
     Raises:
         InputError: the recipe selects no layer, needs data or a pack, or calibration never reached a layer
     """
     conversion = Conversion(model, preset(recipe) if isinstance(recipe, str) else recipe, filter_fn)
     if calib is not None and conversion.needs_inputs:
-        run = forward or _chunk(model)
-        with conversion.watching(), torch.no_grad():
-            for item in calib:
-                run(item)
+        conversion.calibrate(list(calib), forward or _chunk(model), calib_memory)
     conversion.convert()
-
-
-class QuantizedLinear(nn.Module):
-    """An integer layer that still answers what others ask of a linear: features, and its weight's dtype and device.
-
-    openpi asks `q_proj.weight.dtype` to know in which type it computes. So `weight` is one number, in the float type
-    that the layer had and follows `model.to(…)`, seen as often as the weight has elements.
-    """
-
-    def __init__(self, packed: PackedLinear, dtype: torch.dtype, device: torch.device) -> None:
-        """Stand for a float layer of this type."""
-        super().__init__()
-        self.packed = packed
-        self.in_features, self.out_features = packed.in_features, packed.out_features
-        self.register_buffer("_float", torch.zeros(1, 1, dtype=dtype, device=device), persistent=False)
-
-    @property
-    def weight(self) -> Tensor:
-        """[N, K] zeros of the layer's float type; the weight itself is `packed`."""
-        stand_in: Tensor = self.get_buffer("_float")
-        return stand_in.expand(self.out_features, self.in_features)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """[N]."""
-        return self.packed.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., K] → [..., N], in the type of x."""
-        y: Tensor = self.packed(x)
-        return y
+    guard_saving(model)
 
 
 class Conversion:
@@ -128,63 +108,99 @@ class Conversion:
         if not linears:
             raise InputError("the model has no linear that filter_fn lets through; it is called with (module, name)")
         self.selected: list[Selected] = select(linears, self.recipe)
-        self._collectors: dict[str, InputCollector] = {}
+        self._watch: Watch | None = None
+        self._quantized: dict[str, QuantizedLinear] = {}
 
     @property
     def needs_inputs(self) -> bool:
         """Whether anything in the recipe depends on what the layers see."""
         return needs_activations(self.recipe)
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Collect the inputs of the selected layers while the context lasts; q, k and v read the same and share one."""
-        firsts = {shared_inputs(layer.name): layer.name for layer in reversed(self.selected)}
-        sample = self.recipe.rotation == "greedy" or self.recipe.rounding == "gptq" or self.recipe.act_scale == "static"
-        options: dict[str, Any] = {} if sample else {"max_tokens": 1}
-        self._collectors = {key: InputCollector(name, seed=self.recipe.seed, **options) for key, name in firsts.items()}
-        handles = [
-            self.root.get_submodule(name).register_forward_pre_hook(_sees(self._collectors[key]))
-            for key, name in firsts.items()
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def watching(self) -> Watch:
+        """Return a context that collects the inputs of the selected layers, all at once: for data that comes once."""
+        self._watch = self._watched(self._inputs(), None)
+        return self._watch
+
+    def calibrate(self, batches: Sequence[Any], run: Callable[[Any], object], memory: int) -> None:
+        """Run the model on the batches, as often as it takes to hold no more than `memory` bytes of inputs at once.
+
+        Layers whose inputs are complete are quantized before the next run, and put into the model by `convert`: until
+        then it computes in float, so every layer sees what it would have seen in one run.
+
+        Raises:
+            InputError: a layer was never reached, or what a layer or the model raises.
+        """
+        left = self._inputs()
+        while left:
+            self._watch = self._watched(left, memory)
+            with self._watch, torch.no_grad():
+                for batch in batches:
+                    run(batch)
+            if left := self._watch.deferred:
+                # Else the integer layers that are kept settle in the holes that freed blocks leave.
+                map_large_blocks()
+                say(f"calibration: {len(left)} inputs do not fit into {memory / 1e9:.2f} GB; the data runs again")
+                self._quantize_ahead(self._watch.inputs())
+
+    def _quantize_ahead(self, inputs: Mapping[str, LayerInputs]) -> None:
+        for layer in self.selected:
+            if (seen := inputs.get(shared_inputs(layer.name))) is not None:
+                self._quantized[layer.name] = self._made(layer, seen)
 
     def convert(self) -> None:
-        """Replace the layers one by one; each float weight is let go of before the next is read.
+        """Replace the layers one by one; each float weight is freed before the next is read.
 
         Raises:
             InputError: the recipe needs inputs and none were collected, or a layer never saw one.
         """
-        if not self._collectors and (needed := inputs_needed(self.recipe)):
+        if self._watch is None and (needed := inputs_needed(self.recipe)):
             raise InputError(
                 f"no calibration data for {' and '.join(needed)}: give `calib`, or a recipe with "
                 f"{', '.join(needed.values())}"
             )
-        inputs = {key: collector.inputs() for key, collector in self._collectors.items()}
-        self._collectors = {}
+        ahead = bool(self._quantized)
+        inputs = {} if self._watch is None else self._watch.inputs()
+        self._watch = None
+        readers = Counter(shared_inputs(layer.name) for layer in self.selected)
         with progress("packing", len(self.selected)) as advance:
             for layer in self.selected:
-                self._replace(layer, inputs.get(shared_inputs(layer.name)))
+                key = shared_inputs(layer.name)
+                made = self._quantized.pop(layer.name, None) or self._made(layer, inputs.get(key))
+                self.root.set_submodule(layer.name, made)
+                readers[key] -= 1
+                if not readers[key]:
+                    inputs.pop(key, None)
                 advance(layer.name)
+        if ahead:
+            settle()
 
-    def _replace(self, layer: Selected, inputs: LayerInputs | None) -> None:
+    def _inputs(self) -> dict[str, str]:
+        """The inputs of the selected layers, each with the first layer that reads it: q, k and v read the same."""
+        firsts: dict[str, str] = {}
+        for layer in self.selected:
+            firsts.setdefault(shared_inputs(layer.name), layer.name)
+        return firsts
+
+    def _watched(self, layers: Mapping[str, str], memory: int | None) -> Watch:
+        sample = self.recipe.rotation == "greedy" or self.recipe.rounding == "gptq" or self.recipe.act_scale == "static"
+        options: dict[str, Any] = {} if sample else {"max_tokens": 1}
+        return Watch(self.root, layers, memory=memory, seed=self.recipe.seed, **options)
+
+    def _made(self, layer: Selected, inputs: LayerInputs | None) -> QuantizedLinear:
         linear = self.root.get_submodule(layer.name)
         assert isinstance(linear, nn.Linear)
         device = linear.weight.device
         packed = quantize_group(
             lambda name: self.root.get_parameter(name).detach().cpu(), (layer,), self.recipe, inputs
         )
-        tensors = {name.removeprefix(f"{layer.name}."): tensor for name, tensor in packed.tensors.items()}
+        tensors = {name.removeprefix(f"{layer.name}."): tensor.to(device) for name, tensor in packed.tensors.items()}
         if linear.bias is not None:
             tensors["bias"] = linear.bias.detach().clone()
         step = ActivationStep(tensors, act_bits=layer.act_bits, act_scale=self.recipe.act_scale)
         integers = PackedLinear.from_tensors(
             tensors, weight_bits=layer.weight_bits, group_size=self.recipe.group_size, inputs=step
         )
-        self.root.set_submodule(layer.name, QuantizedLinear(integers.to(device), linear.weight.dtype, device))
+        return QuantizedLinear(integers, linear.weight.dtype, device, self.recipe)
 
 
 def policy_network(model: nn.Module) -> nn.Module:
@@ -195,16 +211,23 @@ def policy_network(model: nn.Module) -> nn.Module:
     return model
 
 
-def _sees(collector: InputCollector) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    return lambda _module, inputs: collector.update(inputs[0].cpu())
-
-
 def _chunk(model: nn.Module) -> Callable[[Any], object]:
-    """How a model that we know makes one action chunk."""
+    """How a model that we know makes one action chunk; any other one is called."""
     if hasattr(model, "predict_action_chunk"):
         return model.predict_action_chunk  # type: ignore[return-value]
     if hasattr(type(model), "sample_actions"):
         # Through the class: openpi's constructor has wrapped the instance's own by torch.compile, which sees no hooks.
         device = next(model.parameters()).device
         return lambda observation: type(model).sample_actions(model, device, observation)  # type: ignore[attr-defined]
-    return model
+    return lambda batch: model(**batch) if _are_keywords(model, batch) else model(batch)
+
+
+def _are_keywords(model: nn.Module, batch: Any) -> bool:
+    """Whether a batch is a dict of what the model's forward takes by name, as a tokenizer's output is."""
+    if not isinstance(batch, Mapping) or not all(isinstance(key, str) for key in batch):
+        return False
+    try:
+        signature(model.forward).bind(**batch)
+    except TypeError:
+        return False
+    return True

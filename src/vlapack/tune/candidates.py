@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from vlapack.linear import ActivationStep, PackedLinear
+from vlapack.linear import PackedLinear
+from vlapack.ops.activation import ActivationStep
 from vlapack.packing.layers import CALIBRATING, PACKING, weights_in
 from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import stream
