@@ -3,6 +3,7 @@
 #   make demo        quantize tiny-libero and watch it act next to its float parent (≤ 12 minutes on two cores)
 #   make test        the quick tests           make test-slow   the ones that take minutes
 #   make bench       the figures in the docs   make lint        ruff and mypy
+#   make fuzz        20,000 hostile inputs (CASES=…), and what they cost
 #   make setup       only the environment      make clean       remove it
 #
 # PYTHON=…        an interpreter of version 3.11 that is not called python3.11
@@ -10,6 +11,7 @@
 
 PYTHON ?= python3.11
 TORCH_INDEX ?=
+CASES ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/py311.txt
@@ -21,7 +23,7 @@ CHECKED := src tests scripts examples benchmarks
 
 export MUJOCO_GL ?= egl
 
-.PHONY: setup demo test test-slow bench lint clean
+.PHONY: setup demo test test-slow fuzz fuzz-slice bench lint clean
 
 setup: $(VENV)/.installed $(VENV)/.renders
 
@@ -45,11 +47,18 @@ demo: setup
 	$(BIN)/python scripts/demo.py
 
 test: setup
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow and not fuzz'
 
 # pytest says 5 if nothing was selected.
 test-slow: setup
 	$(BIN)/pytest -m slow || [ $$? -eq 5 ]
+
+# What is found is put into tests/fuzz/corpus, with the edits that it takes.
+fuzz: setup
+	PYTHONPATH=tests $(BIN)/python -m fuzz.run --cases $(CASES)
+
+fuzz-slice: setup
+	$(BIN)/pytest -m fuzz tests/fuzz
 
 bench: setup
 	@for question in $(filter-out $(APART),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
