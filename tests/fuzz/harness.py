@@ -96,7 +96,7 @@ def watched(kind: Kind | Messages, case: Case) -> Outcome:
         problem, place, done = "", "", False
         start = time.process_time()
         try:
-            with _limits(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            with limits(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
                 done = kind.run(work / "case")
         except (Exception, HangError) as error:
             problem, place = f"{type(error).__name__}: {error!s:.300}", _place(error)
@@ -111,7 +111,9 @@ def watched(kind: Kind | Messages, case: Case) -> Outcome:
 
 
 @contextlib.contextmanager
-def _limits() -> Iterator[None]:
+def limits() -> Iterator[None]:
+    """Stop what does not end, and refuse memory that no case needs."""
+
     def stop(number: int, frame: FrameType | None) -> None:
         raise HangError(f"did not end in {HANG_S} s")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from vlapack.checkpoints.finite import FiniteReader
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
-from vlapack.errors import InputError
 from vlapack.policy.adapter import Adapter
 
 
@@ -14,12 +13,7 @@ def check_pack(checkpoint: PackedCheckpoint) -> None:
     Raises:
         InputError: something is damaged, or a policy of it could not act; the message names it.
     """
-    config = checkpoint.config
-    adapter = Adapter(config, checkpoint.normalization, checkpoint.tokenizer)
-    try:
-        adapter.inputs({**adapter.example(), "prompt": "move"}, config)
-    except InputError as error:
-        raise InputError(f"{checkpoint.path}: no observation of this robot fits its network: {error}") from error
+    Adapter(checkpoint.config, checkpoint.normalization, checkpoint.tokenizer)
     with FiniteReader(checkpoint) as reader:
         for name in checkpoint.names():
             if name in checkpoint.contents.ruled:
