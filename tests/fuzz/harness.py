@@ -169,6 +169,7 @@ def explore(kind: Kind | Messages, count: int, start: int, tally: Tally) -> None
         tally.add(case, outcome)
         if outcome.problem and outcome.place not in tally.found:
             tally.found[outcome.place] = reduced(kind, case, outcome)
+            print(f"{outcome.place}: {outcome.problem}: {tally.found[outcome.place][0]}"[:600], flush=True)
 
     one()
 
