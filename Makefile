@@ -6,6 +6,7 @@
 #   make lint        ruff, mypy, schemas       make setup       only the environment
 #   make clean       remove the environments
 #   make test-py312  the quick tests on Python 3.12 with LeRobot's distribution of LIBERO, in .venv312
+#   make fuzz        20,000 hostile inputs (CASES=…), and what they cost
 #
 # PYTHON=…        an interpreter of version 3.11 that is not called python3.11
 # PYTHON312=…     one of version 3.12 that is not called python3.12
@@ -13,6 +14,7 @@
 
 PYTHON ?= python3.11
 TORCH_INDEX ?=
+CASES ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/py311.txt
@@ -29,7 +31,7 @@ export MUJOCO_GL ?= egl
 # Every extra is installed here: a test that lacks one fails instead of being skipped.
 export VLAPACK_REQUIRE_EXTRAS := 1
 
-.PHONY: setup demo test test-slow test-py312 bench docs lint clean
+.PHONY: setup demo test test-slow test-py312 fuzz fuzz-slice bench docs lint clean
 
 setup: $(VENV)/.installed $(VENV)/.renders
 
@@ -53,7 +55,7 @@ demo: setup
 	$(BIN)/python scripts/demo.py
 
 test: setup
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow and not fuzz'
 
 # pytest says 5 if nothing was selected.
 test-slow: setup
@@ -73,6 +75,13 @@ $(VENV312)/.installed: pyproject.toml $(CONSTRAINTS312) $(KERNELS)
 	@mkdir -p $(VENV312)/libero
 	@echo n | LIBERO_CONFIG_PATH=$(abspath $(VENV312))/libero $(VENV312)/bin/python -c 'import libero.libero' >/dev/null
 	@touch $@
+
+# What is found is put into tests/fuzz/corpus, with the edits that it takes.
+fuzz: setup
+	PYTHONPATH=tests $(BIN)/python -m fuzz.run --cases $(CASES)
+
+fuzz-slice: setup
+	$(BIN)/pytest -m fuzz tests/fuzz
 
 bench: setup
 	@for question in $(filter-out $(APART),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done

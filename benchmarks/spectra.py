@@ -22,6 +22,7 @@ from common.results import ROOT, read_rows, write_between, write_result
 from torch import Tensor
 
 from vlapack import Recipe, open_checkpoint
+from vlapack.checkpoints.pack.contents import layers_of
 from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code
 from vlapack.methods.gptq import gptq_weight, hessian_factor
@@ -29,7 +30,7 @@ from vlapack.methods.rotate import hadamard
 from vlapack.methods.round import round_weight
 from vlapack.methods.transform import Transform
 from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source
-from vlapack.packing.parent import Parent, layers_of
+from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import stream
 from vlapack.plan.selected import Group, groups
 from vlapack.quantize.calibration import LayerInputs

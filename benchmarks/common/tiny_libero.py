@@ -20,10 +20,11 @@ import torch
 from common.preparations import Preparations
 
 from vlapack import Policy, Recipe, make_pack, open_checkpoint
+from vlapack.checkpoints.pack.contents import layers_of
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest, digest_observations, digest_weights
 from vlapack.observations.folder import open_source
-from vlapack.packing.parent import Parent, layers_of
+from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import stream
 from vlapack.plan.selected import Group
 from vlapack.policy.inputs import Inputs

@@ -38,6 +38,42 @@ def test_a_configuration_that_means_nothing_is_refused(changes: dict[str, Any], 
         PolicyConfig.from_dict(POLICIES["pi05_libero"].to_dict() | changes)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", 5),
+        ("asset_id", []),
+        ("asset_id", "../../elsewhere"),
+        ("asset_id", "/etc"),
+        ("asset_id", "a\0b"),
+        ("default_prompt", {}),
+        ("delta_mask", 5),
+        ("delta_mask", "yes"),
+        ("delta_mask", [1, 0]),
+        ("policy_metadata", [1]),
+        ("prompt_state_dim", 10**9),
+        ("prompt_state_dim", True),
+        ("discrete_state_input", 1),
+        ("layout", ["libero"]),
+        ("architecture", 3),
+        ("robot", {"cameras": ["a"], "state": True, "actions": ["x"]}),
+        ("k" * 10**6, 1),
+    ],
+    ids=lambda part: repr(part)[:30],
+)
+def test_a_value_of_another_type_is_refused_by_name(key: str, value: Any) -> None:
+    document = POLICIES["tiny_libero"].to_dict() | {key: value}
+    with pytest.raises(InputError, match="features" if key == "robot" else key[:20]) as refusal:
+        PolicyConfig.from_dict(document)
+    assert len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize("document", [None, 5, [], "tiny_libero"])
+def test_no_object_is_no_configuration(document: Any) -> None:
+    with pytest.raises(InputError, match="it must be an object"):
+        PolicyConfig.from_dict(document)
+
+
 def test_missing_keys_are_named() -> None:
     document = POLICIES["pi05_libero"].to_dict()
     del document["layout"], document["normalization"]

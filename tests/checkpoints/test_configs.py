@@ -84,3 +84,10 @@ def test_a_file_describes_a_policy_in_full_or_as_changes(tmp_path: Path) -> None
 def test_a_bad_file_is_named(tmp_path: Path, document: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         policy_config(write(tmp_path, document))
+
+
+def test_a_file_that_is_its_own_base_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"base": str(path)}))
+    with pytest.raises(InputError, match=r"base is .*own\.json'; it must be a name"):
+        policy_config(path)

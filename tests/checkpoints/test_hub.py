@@ -135,6 +135,7 @@ def test_a_pack_is_sent_whole_and_the_commits_address_comes_back(online: Hub, ge
     (made, made_with), (sent, sent_with) = online.sent
     assert (made, made_with["private"], sent, sent_with["revision"]) == ("someone/pack", True, "someone/pack", "v1")
     assert sent_with["folder_path"] == tmp_path / "copy"
+    assert set(sent_with["allow_patterns"]) == {file.name for file in gemma_pack.iterdir()}
     assert {file.name for file in gemma_pack.iterdir()} == {file.name for file in (tmp_path / "copy").iterdir()}
 
 

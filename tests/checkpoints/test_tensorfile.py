@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from vlapack.checkpoints import tensorfile as mapping
@@ -96,6 +97,80 @@ def test_a_header_entry_that_means_nothing_is_named(path: Path, entry: dict[str,
     header = json.dumps({"strange": entry}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     with pytest.raises(InputError, match=f"tensor strange.*{message}"):
+        TensorFile(path)
+
+
+ENTRY = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+NEXT = '{"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}'
+EMPTY = '{"dtype": "F32", "shape": [0, 3], "data_offsets": [4, 4]}'
+HEADERS: dict[str, tuple[str, int, bool]] = {
+    "one tensor": (f'{{"a": {ENTRY}}}', 4, True),
+    "a header of odd length": (f'{{"a": {ENTRY}}} ', 4, True),
+    "a space before": (f' {{"a": {ENTRY}}}', 4, True),
+    "an empty tensor at the end": (f'{{"a": {ENTRY}, "e": {EMPTY}}}', 4, True),
+    "no tensor": ("{}", 0, True),
+    "no metadata": (f'{{"__metadata__": null, "a": {ENTRY}}}', 4, True),
+    "a field more": (f'{{"a": {ENTRY[:-1]}, "more": 1}}}}', 4, True),
+    "trailing bytes": (f'{{"a": {ENTRY}}}', 5, False),
+    "only bytes": ("{}", 3, False),
+    "a hole": (f'{{"a": {NEXT}}}', 8, False),
+    "a hole between": (f'{{"a": {ENTRY}, "b": {NEXT.replace("[4, 8]", "[5, 9]")}}}', 9, False),
+    "an overlap": (f'{{"a": {ENTRY}, "b": {ENTRY}}}', 4, False),
+    "an empty tensor inside": (f'{{"a": {ENTRY.replace("[1]", "[2]").replace("4]", "8]")}, "e": {EMPTY}}}', 8, False),
+    "a size with a point": (f'{{"a": {ENTRY.replace("[1]", "[1.0]")}}}', 4, False),
+    "a size of true": (f'{{"a": {ENTRY.replace("[1]", "[true]")}}}', 4, False),
+    "three offsets": (f'{{"a": {ENTRY.replace("4]", "4, 4]")}}}', 4, False),
+    "a field twice": (f'{{"a": {ENTRY[:-1]}, "shape": [1]}}}}', 4, False),
+    "NaN": (f'{{"a": {ENTRY}, "b": NaN}}', 4, False),
+    "metadata of numbers": (f'{{"__metadata__": {{"a": 1}}, "a": {ENTRY}}}', 4, False),
+    "metadata in a list": (f'{{"__metadata__": [], "a": {ENTRY}}}', 4, False),
+    "half a pair of surrogates": (f'{{"\\ud800": {ENTRY}}}', 4, False),
+    "text after the header": (f'{{"a": {ENTRY}}}\0', 4, False),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_what_the_library_refuses_is_refused(path: Path, name: str) -> None:
+    text, data, good = HEADERS[name]
+    path.write_bytes(len(text.encode()).to_bytes(8, "little") + text.encode() + bytes(data))
+    if good:
+        expected = load_file(path)
+        file = TensorFile(path)
+        assert sorted(file.names()) == sorted(expected)
+        for tensor in file.names():
+            assert torch.equal(file.read(tensor), expected[tensor])
+            assert torch.equal(file.mapped(tensor), expected[tensor])
+        return
+    with pytest.raises(SafetensorError), safe_open(path, "np"):
+        pass
+    with pytest.raises(InputError):
+        TensorFile(path)
+
+
+def test_a_name_that_stands_twice_is_refused_although_the_library_takes_the_last(path: Path) -> None:
+    text = f'{{"a": {ENTRY}, "a": {ENTRY}}}'
+    path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + bytes(4))
+    with pytest.raises(InputError, match="the key 'a' stands twice"):
+        TensorFile(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [([1] * 9, "cannot be used"), ([0, 2**62], "cannot be used"), ([2**63] * 8, "cannot be used")]
+)
+def test_shapes_that_no_tensor_has_are_refused_before_they_are_multiplied(
+    path: Path, shape: list[int], message: str
+) -> None:
+    text = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}})
+    path.write_bytes(len(text).to_bytes(8, "little") + text.encode())
+    with pytest.raises(InputError, match=message):
+        TensorFile(path)
+
+
+def test_a_header_longer_than_any_policys_is_not_read(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write((2**27).to_bytes(8, "little"))
+        file.truncate(2**28)
+    with pytest.raises(InputError, match="a header of 134217728 bytes"):
         TensorFile(path)
 
 

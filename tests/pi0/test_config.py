@@ -38,6 +38,16 @@ def test_sizes_of_which_no_network_can_be_built_are_refused():
         dataclasses.replace(tiny.vision, image_size=100)
     with pytest.raises(InputError, match="at least 1"):
         dataclasses.replace(tiny, action_horizon=0)
+    for field, size in (
+        ("action_horizon", 1025),
+        ("max_token_len", 10**9),
+        ("num_cameras", 10**9),
+        ("vocab_size", 2**63),
+    ):
+        with pytest.raises(InputError, match=f"{field} is {size}; it must be at least 1 and at most"):
+            dataclasses.replace(tiny, **{field: size})
+    with pytest.raises(InputError, match="depth is 1000000"):
+        dataclasses.replace(tiny.llm, depth=10**6)
     with pytest.raises(InputError, match="even"):
         dataclasses.replace(tiny.llm, head_dim=33)
     with pytest.raises(InputError, match=r"llm\.depth is 4 and expert\.depth is 3"):

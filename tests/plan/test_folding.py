@@ -16,10 +16,10 @@ from torch.nn.functional import gelu, layer_norm
 
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+from vlapack.checkpoints.pack.contents import layers_of
 from vlapack.methods.fold import FOLDS
 from vlapack.packing.contents import check_pack
 from vlapack.packing.make import make_pack
-from vlapack.packing.parent import layers_of
 from vlapack.pi0.config import CONFIGS, Pi0Config
 from vlapack.pi0.names import openpi_tensors
 from vlapack.plan.folding import chains

@@ -66,3 +66,11 @@ def test_no_model_or_one_of_a_larger_vocabulary_is_refused(tmp_path: Path) -> No
         PromptTokenizer(tmp_path / "noise.model", max_len=8, vocab_size=512)
     with pytest.raises(InputError, match=r"472 pieces, but the network's vocabulary has 300"):
         PromptTokenizer(TOKENIZER, max_len=8, vocab_size=300)
+
+
+@pytest.mark.parametrize("size", [0, 2**33])
+def test_a_model_of_nothing_or_of_gigabytes_is_refused(tmp_path: Path, size: int) -> None:
+    with (tmp_path / "tokenizer.model").open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(InputError, match=r"not a SentencePiece model: (no bytes|more than 64 MB)"):
+        PromptTokenizer(tmp_path / "tokenizer.model", max_len=48, vocab_size=512)

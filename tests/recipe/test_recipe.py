@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,3 +79,25 @@ def test_a_bad_file_is_named(tmp_path: Path, content: str) -> None:
         read_recipe(path)
     with pytest.raises(InputError, match=r"absent\.json"):
         read_recipe(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": True}, "version True"),
+        ({"preset": 5}, "preset = 5"),
+        ({"include": None}, "include = None"),
+        ({"include": "a" * 5000}, "at most 4096 letters"),
+        ({"include": "(" * 1500 + ")" * 1500}, "include"),
+        ({"include": "a{4294967296}"}, "no regular expression"),
+        ({"exclude": ["a"]}, "exclude"),
+        ({"overrides": [[None, 8]]}, "overrides = None"),
+        ({"overrides": [["a", 8]] * 1001}, "at most 1000 pairs"),
+        ({"k" * 10**6: 1}, "no key 'kkk"),
+    ],
+    ids=lambda part: str(part)[:30],
+)
+def test_a_strangers_recipe_is_refused_in_one_line_and_at_once(change: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)) as refusal:
+        Recipe.from_dict({**Recipe().to_dict(), **change})
+    assert len(str(refusal.value)) < 6000

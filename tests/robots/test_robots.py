@@ -15,12 +15,13 @@ from lerobot_folder import TASKS, brightness
 from small import random_observations, write_random_checkpoint
 
 from vlapack.checkpoints import open_checkpoint
+from vlapack.checkpoints.pack.contents import layers_of
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest_observations
 from vlapack.observations.folder import load_observations, open_source
 from vlapack.observations.frame import as_recorded
 from vlapack.observations.recorder import Recorder
-from vlapack.packing.parent import Parent, layers_of
+from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import stream
 from vlapack.plan.selected import groups
 from vlapack.policy.policy import Policy

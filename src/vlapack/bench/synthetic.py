@@ -19,10 +19,10 @@ from torch import Tensor
 from vlapack.checkpoints import SHIPPED
 from vlapack.checkpoints.assets import TOKENIZER_FILE
 from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
+from vlapack.checkpoints.pack.contents import layers_of
 from vlapack.linear import PackedLinear
 from vlapack.methods.rotate import hadamard
 from vlapack.ops.activation import ActivationStep
-from vlapack.packing.parent import layers_of
 from vlapack.pi0.compiled import make_ready
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights

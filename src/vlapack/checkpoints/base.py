@@ -7,10 +7,9 @@ quantization, evaluation and serving read float folders and packs through the sa
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -19,8 +18,11 @@ import torch
 from vlapack.checkpoints.features import FEATURES, Features, LayoutName
 from vlapack.checkpoints.normstats import EPSILON, KEYS, REMEDY, check_pair, read_tables, vector
 from vlapack.errors import InputError
-from vlapack.files import refuse_lfs_pointer
-from vlapack.pi0.config import Pi0Config
+from vlapack.files import read_json as read_json  # noqa: PLC0414 - where the formats above look for it
+from vlapack.pi0.config import MOST, Pi0Config
+
+LONGEST_KEY = 200
+"""Letters of an unknown key for which a known one is looked for: that takes their square."""
 
 NormalizationKind = Literal["mean_std", "quantile"]
 
@@ -69,7 +71,9 @@ class PolicyConfig:
         for key, allowed in (("layout", LayoutName), ("normalization", NormalizationKind)):
             value = getattr(self, key)
             if value not in get_args(allowed):
-                raise InputError(f"policy configuration: {key} is {value!r}; it must be one of {get_args(allowed)}")
+                raise InputError(
+                    f"policy configuration: {key} is {value!r:.100}; it must be one of {get_args(allowed)}"
+                )
         if self.discrete_state_input and self.architecture.variant == "pi0":
             raise InputError(
                 "policy configuration: discrete_state_input is true for variant pi0, "
@@ -110,22 +114,18 @@ class PolicyConfig:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> PolicyConfig:
         """Read `to_dict`'s form; an unknown or missing key is an InputError that names it."""
+        if not isinstance(document, Mapping):
+            raise InputError(f"policy configuration: {document!r:.100}; it must be an object")
         known = {f.name for f in fields(cls)}
         required = ("name", "architecture", "layout", "discrete_state_input", "normalization")
         for key in document:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-                raise InputError(f"policy configuration: unknown key {key!r}; the nearest known key is {near!r}")
+                near = difflib.get_close_matches(key[:LONGEST_KEY], known, n=1, cutoff=0.0)[0]
+                raise InputError(f"policy configuration: unknown key {key!r:.100}; the nearest known key is {near!r}")
         if missing := [key for key in required if key not in document]:
             raise InputError(f"policy configuration: missing {', '.join(missing)}")
-        if not isinstance(document["discrete_state_input"], bool):
-            raise InputError(
-                f"policy configuration: discrete_state_input is {document['discrete_state_input']!r}; "
-                "it must be true or false"
-            )
+        _check_types(document)
         mask = document.get("delta_mask") or ()
-        if not all(isinstance(flag, bool) for flag in mask):
-            raise InputError(f"policy configuration: delta_mask is {mask!r}; it must be a list of true and false")
         return cls(
             **{
                 **document,
@@ -136,6 +136,30 @@ class PolicyConfig:
                 "rename_map": document.get("rename_map") or {},
             }
         )
+
+
+def _check_types(document: Mapping[str, Any]) -> None:
+    """Refuse a value of another type than its field has, in a document that someone wrote."""
+
+    def require(key: str, good: bool, rule: str) -> None:
+        if not good:
+            raise InputError(f"policy configuration: {key} is {document[key]!r:.100}; it must be {rule}")
+
+    require("name", isinstance(document["name"], str), "a string")
+    require("discrete_state_input", isinstance(document["discrete_state_input"], bool), "true or false")
+    for key in ("asset_id", "default_prompt"):
+        require(key, isinstance(document.get(key, ""), str | None), "a string, or null")
+    asset = document.get("asset_id") or ""
+    inside = not PurePath(asset).is_absolute() and ".." not in PurePath(asset).parts and "\0" not in asset
+    require("asset_id", inside, "a folder below the checkpoint's assets")
+    mask = document.get("delta_mask")
+    flags = mask is None or (isinstance(mask, list | tuple) and all(isinstance(flag, bool) for flag in mask))
+    require("delta_mask", flags, "a list of true and false")
+    metadata = document.get("policy_metadata")
+    require("policy_metadata", metadata is None or isinstance(metadata, Mapping), "an object")
+    width = document.get("prompt_state_dim")
+    fits = width is None or (type(width) is int and 1 <= width <= MOST["action_dim"])
+    require("prompt_state_dim", fits, f"null, or 1 to {MOST['action_dim']}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,17 +352,3 @@ class Checkpoint(Protocol):
             InputError: there is no tensor of this name
         """
         ...
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON object from a file; anything else is an InputError that names the file."""
-    refuse_lfs_pointer(path)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(document).__name__}")
-    return document

@@ -157,10 +157,12 @@ def refuse_fast(name: str, place: str) -> None:
 
 def config_from_document(document: Mapping[str, Any]) -> PolicyConfig:
     """A configuration from its JSON form, in full or as changes to a named one (`base`)."""
-    if "base" not in document:
+    if not isinstance(document, Mapping) or "base" not in document:
         return PolicyConfig.from_dict(document)
     changes = {key: value for key, value in document.items() if key != "base"}
-    base = policy_config(str(document["base"])).to_dict()
+    if (name := str(document["base"])).endswith(".json"):  # a file may be its own base
+        raise InputError(f"policy configuration: base is {name!r:.200}; it must be a name: {', '.join(POLICIES)}")
+    base = policy_config(name).to_dict()
     if isinstance(changes.get("architecture"), Mapping):
         changes["architecture"] = base["architecture"] | changes["architecture"]
     return PolicyConfig.from_dict(base | changes)

@@ -35,12 +35,17 @@ class Features:
         """Read `to_dict`'s form; anything else is an InputError."""
         match document:
             case {"cameras": [*cameras], "state": int(state), "actions": [*actions], **rest} if (
-                not rest and cameras and actions and state > 0 and all(isinstance(n, str) for n in cameras + actions)
+                not rest
+                and cameras
+                and actions
+                and type(state) is int
+                and state > 0
+                and all(isinstance(n, str) for n in cameras + actions)
             ):
                 return cls(tuple(cameras), state, tuple(actions))
         raise InputError(
-            f"policy configuration: features is {document!r}; it must be cameras (names), state (its dimensions) and "
-            "actions (names)"
+            f"policy configuration: features is {document!r:.200}; it must be cameras (names), state (its dimensions) "
+            "and actions (names)"
         )
 
 

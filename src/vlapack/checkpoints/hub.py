@@ -7,6 +7,7 @@ read without it.
 from __future__ import annotations
 
 import os
+from glob import escape
 from pathlib import Path
 
 from vlapack.checkpoints.assets import REPOSITORY, hub_snapshot
@@ -71,6 +72,8 @@ def push_to_hub(
         WorkError: the hub refused.
     """
     require_publishable(folder)
+    # Nothing else that lies in the folder, be it a link to a key.
+    own = [escape(file.name) for file in PackedCheckpoint.open(folder).files]
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
@@ -79,7 +82,13 @@ def push_to_hub(
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        sent = api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message)
+        sent = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            allow_patterns=own,
+            revision=revision,
+            commit_message=commit_message,
+        )
     except (HfHubHTTPError, OSError) as error:
         raise WorkError(f"{repo_id}: the hub did not take {folder}: {error}") from error
     return str(sent.commit_url)

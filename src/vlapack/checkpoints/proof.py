@@ -12,9 +12,11 @@ from vlapack.checkpoints.weights import Weights
 from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config, Variant
 from vlapack.pi0.load import build, check_names, require_float, stored_names
-from vlapack.pi0.names import canonical_name, openpi_tensors
+from vlapack.pi0.names import EXPERT, LLM, VISION, canonical_name, openpi_tensors
 
 MARKS: Mapping[Variant, str] = {"pi05": "time_mlp_in", "pi0": "action_time_mlp_in"}
+STACKS: Mapping[str, str] = {"vision": f"{VISION}.encoder", "llm": LLM, "expert": EXPERT}
+"""Field of the architecture → where its layers lie."""
 REMEDY = "give the `config` that the policy was trained with"
 
 
@@ -83,6 +85,25 @@ def mismatches(weights: Weights, architecture: Pi0Config) -> dict[str, tuple[int
     }
 
 
+def require_depths(weights: Weights, architecture: Pi0Config) -> None:
+    """Refuse an architecture with another number of layers than the tensors name, before a network of it is built.
+
+    Its cost would not depend on the file's size: a configuration can ask for a billion layers.
+
+    Raises:
+        InputError: it names the stack, and both numbers.
+    """
+    names = [canonical_name(name) for name in weights.names()]
+    for field, stack in STACKS.items():
+        inside = f"{stack}.layers."
+        found = {name[len(inside) :].partition(".")[0] for name in names if name.startswith(inside)}
+        if (depth := getattr(architecture, field).depth) != len(found):
+            raise InputError(
+                f"{weights.path}: its tensors are of {len(found)} layers below {stack}, and the configuration's "
+                f"{field}.depth is {depth}; {REMEDY}"
+            )
+
+
 def check(path: Path, weights: Weights, config: PolicyConfig, stated: Mapping[str, tuple[Any, str]]) -> None:
     """Refuse a configuration that the weights, or what the folder states, contradict.
 
@@ -106,6 +127,7 @@ def check(path: Path, weights: Weights, config: PolicyConfig, stated: Mapping[st
             raise InputError(
                 f"{path}: configuration {config.name} has {field} {said}, but {source} proves {value}; {REMEDY}"
             )
+    require_depths(weights, config.architecture)
     if wrong := mismatches(weights, config.architecture):
         name, expected = next(iter(wrong.items()))
         raise InputError(

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from vlapack.checkpoints.assets import CONFIG_FILE, NORM_STATS_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
 from vlapack.checkpoints.folder import FloatCheckpoint
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.tensorlayout import TensorSpec, write_tensors
 from vlapack.checkpoints.weights import Weights
@@ -63,8 +64,8 @@ def copy_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Copy a checkpoint, so that the copy opens by itself.
 
     A float folder becomes one of openpi's, whatever it was, and takes its configuration, statistics and tokenizer
-    along, wherever they were found; a pack holds all of them already and is copied file by file. Errors as in
-    `write_folder`.
+    along, wherever they were found; a pack holds all of them already, and its own files are copied: what else
+    lies in its folder, or behind a link out of it, is not. Errors as in `write_folder`.
     """
     if isinstance(checkpoint, FloatCheckpoint):
         write_folder(
@@ -75,8 +76,12 @@ def copy_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             tokenizer=checkpoint.tokenizer,
         )
         return
+    assert isinstance(checkpoint, PackedCheckpoint)
+    files = checkpoint.files
     with new_folder(path) as folder:
-        shutil.copytree(checkpoint.path, folder)
+        folder.mkdir(parents=True)
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class InspectedNetwork:
 
     def pack(self, recipe: Recipe) -> tuple[list[Selected], Sizes]:
         """Select the recipe's layers and add up the bytes."""
-        from vlapack.packing.parent import layers_of
+        from vlapack.checkpoints.pack.contents import layers_of
         from vlapack.pi0.names import never_executed, time_table
         from vlapack.plan.sizes import account
 

@@ -15,15 +15,15 @@ from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.pack.card import CARD_FILE, model_card
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.pack.config import config_document, read_config
+from vlapack.checkpoints.pack.contents import layers_of, pack_specs, untouched
 from vlapack.checkpoints.pack.writer import PackWriter, settled, sweep_partial
 from vlapack.checkpoints.tensorlayout import TensorSpec
 from vlapack.errors import InputError
 from vlapack.fingerprint import THREADS, Fingerprint, differences
 from vlapack.ops.arithmetic import arithmetic, on_threads
 from vlapack.packing.balance import balanced_reader, measure_factors, require_foldable
-from vlapack.packing.contents import pack_specs, untouched
 from vlapack.packing.layers import pack_layers
-from vlapack.packing.parent import Parent, layers_of
+from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import compute_dtype
 from vlapack.pi0.names import EMBEDDING, linears
 from vlapack.plan.selected import Selected, groups, part_of

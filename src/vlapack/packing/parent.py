@@ -18,23 +18,10 @@ from vlapack.checkpoints.pack.card import notices, processor_files
 from vlapack.checkpoints.pack.config import FORMAT_VERSION
 from vlapack.console import say
 from vlapack.fingerprint import UNUSED, WEIGHTS_ONLY, Fingerprint, digest, digest_observations, digest_weights
-from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical_name, linears, never_executed
-from vlapack.plan.select import select
-from vlapack.plan.selected import Selected
+from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical_name
 from vlapack.plan.sizes import Tensors
 from vlapack.recipe.needs import needs_activations
 from vlapack.recipe.recipe import Recipe
-
-
-def layers_of(architecture: Pi0Config, recipe: Recipe) -> list[Selected]:
-    """Return the layers of a network that a recipe packs.
-
-    Raises:
-        InputError: as in `select.select`.
-    """
-    idle, head_dim = never_executed(architecture), architecture.llm.head_dim
-    return select(linears(architecture), recipe, never_executed=idle, head_dim=head_dim)
 
 
 class Parent:

@@ -17,6 +17,16 @@ from vlapack.errors import InputError
 Variant = Literal["pi0", "pi05"]
 NUM_STEPS = 10
 """Denoise steps of a chunk, as openpi acts."""
+# What no weights prove, since they do not depend on it, and all other sizes: far above those of any network.
+MOST = {
+    "depth": 512,
+    "action_horizon": 1024,
+    "max_token_len": 8192,
+    "num_cameras": 32,
+    "action_dim": 4096,
+    "num_steps": 1000,
+}
+MOST_OTHERS = 2**20
 
 AnyConfig = TypeVar("AnyConfig", "VisionConfig", "GemmaConfig", "Pi0Config")
 
@@ -34,7 +44,7 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes of which no network can be built."""
-        _require_positive(self)
+        _require_bounds(self)
         _require_multiple(self, "width", "num_heads")
         _require_multiple(self, "image_size", "patch_size")
 
@@ -57,7 +67,7 @@ class GemmaConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes of which no network can be built."""
-        _require_positive(self)
+        _require_bounds(self)
         _require_multiple(self, "num_heads", "num_kv_heads")
         if self.head_dim % 2:
             raise InputError(f"GemmaConfig: head_dim is {self.head_dim}; rotary positions need an even number.")
@@ -90,7 +100,7 @@ class Pi0Config:
             raise InputError(
                 f"Pi0Config: variant is {self.variant!r}; it must be one of {', '.join(get_args(Variant))}."
             )
-        _require_positive(self)
+        _require_bounds(self)
         for field in ("depth", "num_heads", "num_kv_heads", "head_dim"):
             llm, expert = getattr(self.llm, field), getattr(self.expert, field)
             if llm != expert:
@@ -123,6 +133,8 @@ class Pi0Config:
         Raises:
             InputError: A key is unknown or missing, or a value has the wrong type; the message names it.
         """
+        if not isinstance(document, Mapping):
+            raise InputError(f"architecture: expected an object of sizes, found {document!r:.200}.")
         values = dict(document)
         if "vision" in values:
             values["vision"] = _read(VisionConfig, values["vision"], "architecture.vision")
@@ -134,7 +146,7 @@ class Pi0Config:
 
 def _read(cls: type[AnyConfig], document: Any, place: str) -> AnyConfig:
     if not isinstance(document, Mapping):
-        raise InputError(f"{place}: expected an object of {cls.__name__}'s fields, found {document!r}.")
+        raise InputError(f"{place}: expected an object of {cls.__name__}'s fields, found {document!r:.200}.")
     expected = {field.name: field.type for field in dataclasses.fields(cls)}
     required = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
     unknown = sorted(set(document) - set(expected))
@@ -143,7 +155,7 @@ def _read(cls: type[AnyConfig], document: Any, place: str) -> AnyConfig:
         raise InputError(
             f"{place}: "
             + "; ".join(
-                f"{what} key{'s' if len(keys) > 1 else ''} {', '.join(keys)}"
+                f"{what} key{'s' if len(keys) > 1 else ''} {', '.join(keys):.200}"
                 for what, keys in (("unknown", unknown), ("missing", missing))
                 if keys
             )
@@ -151,15 +163,17 @@ def _read(cls: type[AnyConfig], document: Any, place: str) -> AnyConfig:
         )
     for name, kind in expected.items():
         if kind == "int" and name in document and type(document[name]) is not int:
-            raise InputError(f"{place}.{name}: expected a whole number, found {document[name]!r}.")
+            raise InputError(f"{place}.{name}: expected a whole number, found {document[name]!r:.200}.")
     return cls(**document)
 
 
-def _require_positive(config: VisionConfig | GemmaConfig | Pi0Config) -> None:
+def _require_bounds(config: VisionConfig | GemmaConfig | Pi0Config) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if isinstance(value, int) and value < 1:
-            raise InputError(f"{type(config).__name__}: {field.name} is {value}; it must be at least 1.")
+        if isinstance(value, int) and not 1 <= value <= (most := MOST.get(field.name, MOST_OTHERS)):
+            raise InputError(
+                f"{type(config).__name__}: {field.name} is {value!s:.40}; it must be at least 1 and at most {most}."
+            )
 
 
 def _require_multiple(config: VisionConfig | GemmaConfig, field: str, divisor: str) -> None:

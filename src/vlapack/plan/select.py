@@ -26,6 +26,7 @@ def select(
     *,
     never_executed: Collection[str] = frozenset(),
     head_dim: int | None = None,
+    stored: Mapping[str, int] | None = None,
 ) -> list[Selected]:
     """Return the layers that `recipe` quantizes, in the order of `linears`.
 
@@ -34,6 +35,8 @@ def select(
         recipe: Which of them, and how. Layers that an override sets to 16 bits stay float and are left out.
         never_executed: Names of linears that inference never calls.
         head_dim: Width of one attention head of language model and expert; unknown, no rotation is folded into values.
+        stored: Layer → weight bits of a pack that exists: these layers, instead of those that the recipe's patterns
+            choose. A pack may be a stranger's, and a pattern can be made to search for years.
 
     Raises:
         InputError: The scope, the patterns, a name in `layers` or an override matches nothing; or no block of at
@@ -42,6 +45,14 @@ def select(
     scoped = [name for name in linears if any(form.startswith(recipe.scope) for form in spellings(name))]
     if not scoped:
         raise InputError(_unmatched_scope(linears, recipe))
+    if stored is not None:
+        return plan(
+            _stored(scoped, stored, linears, recipe, never_executed),
+            recipe,
+            linears=linears,
+            never_executed=never_executed,
+            head_dim=head_dim,
+        )
     chosen = _exact(scoped, recipe) if recipe.layers else [name for name in scoped if _matches(name, recipe)]
     if not chosen:
         raise InputError(
@@ -84,11 +95,31 @@ def _exact(scoped: list[str], recipe: Recipe) -> list[str]:
     for name in recipe.layers:
         if name not in by_spelling:
             raise InputError(
-                f"layers names {name!r}, which is no linear in the scope {recipe.scope!r}"
+                f"layers names {name!r:.200}, which is no linear in the scope {recipe.scope!r}"
                 f"{nearest(name, list(by_spelling))}"
             )
     wanted = {by_spelling[name] for name in recipe.layers}
     return [name for name in scoped if name in wanted]
+
+
+def _stored(
+    scoped: list[str],
+    stored: Mapping[str, int],
+    linears: Mapping[str, tuple[int, int]],
+    recipe: Recipe,
+    never_executed: Collection[str],
+) -> list[Selected]:
+    allowed = set(_exact(scoped, recipe) if recipe.layers else scoped)
+    for name in stored:
+        if name not in allowed:
+            raise InputError(f"{name:.200} is packed, and no linear that the recipe could choose")
+    if not stored:
+        raise InputError("no layer is packed")
+    return [
+        _selected(name, linears[name], stored[name], recipe, executed=name not in never_executed)
+        for name in scoped
+        if name in stored
+    ]
 
 
 def _weight_bits(name: str, recipe: Recipe) -> int:

@@ -15,7 +15,9 @@ from vlapack.errors import InputError
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.prompt import PromptTokenizer
 from vlapack.robots.arrays import keys_of
+from vlapack.robots.fields import PROMPT_KEY
 from vlapack.robots.images import to_network
+from vlapack.robots.keys import RobotInputs
 from vlapack.robots.layouts import layout_of
 
 # Far beyond any robot's state; float32 ends at 3.4e38, and a layer's sums need room below that.
@@ -33,7 +35,7 @@ class Adapter:
         tokenizer: the SentencePiece model
 
     Raises:
-        InputError: the tokenizer does not fit the network
+        InputError: the tokenizer, the robot's cameras or its state do not fit the network
     """
 
     def __init__(self, config: PolicyConfig, normalization: Normalization, tokenizer: Path) -> None:
@@ -45,6 +47,7 @@ class Adapter:
         self._tokenizer = PromptTokenizer(
             tokenizer, max_len=architecture.max_token_len, vocab_size=architecture.vocab_size
         )
+        _require_fitting(self._layout.inputs({**self.example(), PROMPT_KEY: "x"}), config)
 
     def inputs(self, observation: Mapping[str, Any], config: PolicyConfig) -> Inputs:
         """Do `Policy.observe`."""
@@ -54,13 +57,8 @@ class Adapter:
         prompt = robot.prompt if robot.prompt is not None else config.default_prompt
         if prompt is None:
             raise InputError(f"the observation has no 'prompt'; it has {keys_of(observation)}")
-        if len(robot.images) != architecture.num_cameras:
-            raise InputError(
-                f"layout {config.layout} has {len(robot.images)} cameras, the network {architecture.num_cameras}"
-            )
+        _require_fitting(robot, config)
         state = self._normalization.normalize("state", robot.state)
-        if len(state) > architecture.action_dim:
-            raise InputError(f"the state has {len(state)} dimensions, the network takes {architecture.action_dim}")
         tokens, token_masks = self._tokenizer.tokenize(prompt, _written(state, config))
         padded = np.pad(state, (0, architecture.action_dim - len(state)))
         if not (np.abs(padded) <= FARTHEST).all():
@@ -94,6 +92,16 @@ class Adapter:
     def example(self) -> dict[str, Any]:
         """Do `Policy.example`."""
         return self._layout.example()
+
+
+def _require_fitting(robot: RobotInputs, config: PolicyConfig) -> None:
+    architecture = config.architecture
+    if len(robot.images) != architecture.num_cameras:
+        raise InputError(
+            f"layout {config.layout} has {len(robot.images)} cameras, the network {architecture.num_cameras}"
+        )
+    if len(robot.state) > architecture.action_dim:
+        raise InputError(f"the state has {len(robot.state)} dimensions, the network takes {architecture.action_dim}")
 
 
 def _written(state: np.ndarray, config: PolicyConfig) -> np.ndarray | None:

@@ -9,11 +9,13 @@ import sentencepiece
 
 from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.files import refuse_lfs_pointer
+from vlapack.files import open_regular, refuse_lfs_pointer
 from vlapack.robots.arrays import shown
 
 STATE_BINS = 256
 PADDING_ID = 0
+MOST_BYTES = 64 * 2**20
+"""Of a model; PaliGemma's has 4 MB."""
 
 
 def state_bins(state: np.ndarray) -> np.ndarray:
@@ -49,9 +51,15 @@ class PromptTokenizer:
         self.max_len = max_len
         refuse_lfs_pointer(path)
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-        except OSError as error:
-            raise InputError(f"`tokenizer={str(path)!r}`: cannot be read: {error.strerror}") from error
+            with open_regular(path) as file:
+                content = file.read(MOST_BYTES + 1)
+        except InputError as error:
+            raise InputError(f"`tokenizer={str(path)!r}`: {error}") from error
+        if not 0 < len(content) <= MOST_BYTES:
+            size = "more than 64 MB" if content else "no bytes"
+            raise InputError(f"`tokenizer={str(path)!r}`: not a SentencePiece model: {size}; copy the file again")
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=content)
         except RuntimeError as error:
             raise InputError(f"`tokenizer={str(path)!r}`: not a SentencePiece model: {error}") from error
         if (pieces := self._model.get_piece_size()) > vocab_size:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlapack.errors import InputError
+from vlapack.files import read_json
 
 TYPE = "vlapack.recipe"
 VERSION = 1
@@ -28,6 +29,11 @@ VERSION = 1
 DEFAULT_INCLUDE = (
     r"(q_proj|k_proj|v_proj|o_proj|out_proj|fc1|fc2|gate_proj|up_proj|down_proj|multi_modal_projector\.linear)$"
 )
+
+MOST_WORD = 200
+"""Letters of an unknown word for which a known one is looked for: that takes their square."""
+MOST_PATTERN = 4096
+MOST_OVERRIDES = 1000
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "weight_bits": (4, 8, 16),
@@ -116,12 +122,14 @@ class Recipe:
         """Check every field against its rule."""
         for field, choices in _CHOICES.items():
             check_choice(field, getattr(self, field), choices)
-        for field in ("scope", "include"):
-            _require(isinstance(getattr(self, field), str), field, getattr(self, field), "it must be a string")
+        _require(isinstance(self.scope, str), "scope", self.scope, "it must be a string")
         for field in ("shared_block", "permute", "fold", "atm", "ohb"):
             _require(isinstance(getattr(self, field), bool), field, getattr(self, field), "it must be true or false")
-        for field in ("include", "exclude"):
-            _check_pattern(field, getattr(self, field))
+        _require(self.preset is None or isinstance(self.preset, str), "preset", self.preset, "it must be a name")
+        _check_pattern("include", self.include)
+        if self.exclude is not None:
+            _check_pattern("exclude", self.exclude)
+        _require(len(self.overrides) <= MOST_OVERRIDES, "overrides", "[…]", f"at most {MOST_OVERRIDES} pairs")
         for pattern, bits in self.overrides:
             _check_pattern("overrides", pattern)
             check_choice("overrides", bits, _CHOICES["weight_bits"])
@@ -193,13 +201,13 @@ class Recipe:
         if document.get("type") != TYPE:
             raise InputError(f'a recipe says "type": "{TYPE}"; this one says {document.get("type")!r}')
         version = document.get("version")
-        if version != VERSION:
+        if type(version) is not int or version != VERSION:
             raise InputError(f"recipe version {version!r} is unknown: this vlapack reads version {VERSION}")
         values = {key: value for key, value in document.items() if key not in ("type", "version")}
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                raise InputError(f"a recipe has no key {key!r}{nearest(key, known)}; keys: {', '.join(known)}")
+                raise InputError(f"a recipe has no key {key!r:.200}{nearest(key, known)}; keys: {', '.join(known)}")
         if "layers" in values:
             values["layers"] = _names(values["layers"])
         if "overrides" in values:
@@ -208,9 +216,13 @@ class Recipe:
 
     def digest(self) -> str:
         """Return a SHA-256 over every field except `preset`: equal for recipes that make the same pack."""
-        document = self.to_dict()
-        del document["preset"]
-        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+        return digest_document(self.to_dict())
+
+
+def digest_document(document: Mapping[str, Any]) -> str:
+    """Return `Recipe.digest` of a recipe's JSON form as it was written, perhaps by a version that knew fewer fields."""
+    fields = {key: value for key, value in document.items() if key != "preset"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -220,11 +232,9 @@ def read_recipe(path: Path) -> Recipe:
         InputError: The file is missing, is no JSON object, or holds a bad recipe; the message names the file.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the recipe {path}: {error}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"the recipe {path} holds a JSON {type(document).__name__}; it must be an object")
+        document = read_json(path)
+    except InputError as error:
+        raise InputError(f"the recipe {error}") from error
     try:
         return Recipe.from_dict(document)
     except InputError as error:
@@ -233,7 +243,7 @@ def read_recipe(path: Path) -> Recipe:
 
 def nearest(word: str, known: list[str]) -> str:
     """Return `; did you mean 'X'?` for the known word nearest to `word`, or nothing if none is near."""
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(word[:MOST_WORD], known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -244,12 +254,14 @@ def check_choice(field: str, value: Any, choices: tuple[Any, ...]) -> None:
         InputError: naming field, value and choices.
     """
     if not any(type(choice) is type(value) and choice == value for choice in choices):
-        raise InputError(f"{field} = {value!r} is not known; choose from {', '.join(map(repr, choices))}", field=field)
+        raise InputError(
+            f"{field} = {value!r:.200} is not known; choose from {', '.join(map(repr, choices))}", field=field
+        )
 
 
 def _require(good: bool, field: str, value: Any, rule: str) -> None:
     if not good:
-        raise InputError(f"{field} = {value!r}: {rule}", field=field)
+        raise InputError(f"{field} = {value!r:.200}: {rule}", field=field)
 
 
 def _is_int(value: Any) -> bool:
@@ -260,13 +272,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _check_pattern(field: str, pattern: str | None) -> None:
-    if pattern is None:
-        return
+def _check_pattern(field: str, pattern: str) -> None:
     _require(isinstance(pattern, str), field, pattern, "it must be a regular expression")
+    _require(
+        len(pattern) <= MOST_PATTERN,
+        field,
+        f"{pattern:.40}…",
+        f"a regular expression of at most {MOST_PATTERN} letters",
+    )
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise InputError(f"{field} = {pattern!r} is no regular expression: {error}", field=field) from error
 
 

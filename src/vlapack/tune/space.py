@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from vlapack.checkpoints.pack.contents import layers_of, pack_specs
 from vlapack.errors import InputError
-from vlapack.packing.contents import pack_specs
-from vlapack.packing.parent import Parent, layers_of
+from vlapack.packing.parent import Parent
 from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE, linears
 from vlapack.plan.selected import Group, Selected, groups
 from vlapack.plan.sizes import layer_bytes, rewritten, total_bytes

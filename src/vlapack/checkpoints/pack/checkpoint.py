@@ -7,22 +7,28 @@ token embedding stays mapped, and checking it leaves nothing of it in memory.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from vlapack.checkpoints.assets import CONFIG_FILE, NORM_STATS_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.base import Checkpoint, Normalization
 from vlapack.checkpoints.folder import CheckpointFolder
-from vlapack.checkpoints.pack.config import PackedGroup, packed_groups, policy_config, read_config
+from vlapack.checkpoints.pack.card import CARD_FILE
+from vlapack.checkpoints.pack.config import PackedGroup, file_inside, policy_config, read_config
+from vlapack.checkpoints.pack.contents import Contents
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.tensorlayout import digest_of
 from vlapack.errors import InputError
-from vlapack.files import raw_bytes
+from vlapack.files import open_regular, parse_json, raw_bytes
+
+MOST_FILE_BYTES = 64 * 2**20
+"""Of a file beside the weights; PaliGemma's tokenizer has 4 MB."""
 
 
 class PackFile(TensorFile):
@@ -39,11 +45,13 @@ class PackFile(TensorFile):
     def __init__(self, path: Path, header_digest: str) -> None:
         """Read and check the header."""
         super().__init__(path)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if digest_of(file, length) != header_digest:
                 raise InputError(f"the header of {path} is damaged; copy the pack again, or quantize again")
-        self._sums: dict[str, str] = json.loads(self.metadata["sha256"])
+        self._sums = parse_json(self.metadata.get("sha256", "").encode(), f"{path}: sha256 in its header's metadata")
+        if self._sums.keys() != set(self.names()):
+            raise InputError(f"{path}: its header has not one checksum for each tensor; quantize again")
 
     def read(self, name: str) -> Tensor:
         """One tensor in memory of its own, its checksum compared."""
@@ -54,7 +62,7 @@ class PackFile(TensorFile):
     def check(self, name: str) -> None:
         """Compare one tensor's checksum without holding the tensor."""
         entry = self._find(name)
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(entry.start)
             self._compare(name, digest_of(file, entry.nbytes))
 
@@ -62,7 +70,7 @@ class PackFile(TensorFile):
         if found != self._sums[name]:
             raise InputError(
                 f"{self.path}: the bytes of {name} are damaged (checksum {found[:12]}…, written as "
-                f"{self._sums[name][:12]}…); copy the pack again, or quantize again"
+                f"{self._sums[name]!s:.12}…); copy the pack again, or quantize again"
             )
 
 
@@ -75,27 +83,47 @@ class PackedCheckpoint(CheckpointFolder):
     normalization: Normalization
     tokenizer: Path
     weights: PackFile
+    contents: Contents
 
     @classmethod
     def open(cls, path: Path) -> PackedCheckpoint:
         """Open a pack; tensors are read later.
 
         Raises:
-            InputError: it is no pack, of a newer format, or anything but a tensor is damaged.
+            InputError: it is no pack, of a newer format, anything but a tensor is damaged, or what the pack says of its
+                tensors is not what they are.
         """
         document = read_config(path)
         for name, digest in document["files"].items():
             if name != WEIGHTS_FILE:
-                _check_file(path / name, digest)
+                _check_file(file_inside(path, name), digest)
         config = policy_config(document)
+        weights = PackFile(file_inside(path, WEIGHTS_FILE), document["files"][WEIGHTS_FILE])
         return cls(
             path=path,
             document=document,
             config=config,
             normalization=Normalization.load(path / NORM_STATS_FILE, config.normalization),
             tokenizer=path / TOKENIZER_FILE,
-            weights=PackFile(path / WEIGHTS_FILE, document["files"][WEIGHTS_FILE]),
+            weights=weights,
+            contents=Contents.proven(path, document, config, weights),
         )
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in memory of its own; its checksum and its values are checked."""
+        tensor = super().read(name)
+        self.contents.check_values(name, tensor)
+        return tensor
+
+    @property
+    def files(self) -> list[Path]:
+        """The pack's own files, which a copy takes along; others may lie in the folder.
+
+        Raises:
+            InputError: one is a link to another folder.
+        """
+        card = [CARD_FILE] if (self.path / CARD_FILE).is_file() else []
+        return [file_inside(self.path, name) for name in (CONFIG_FILE, *card, *self.document["files"])]
 
     @property
     def fingerprint(self) -> str:
@@ -103,16 +131,20 @@ class PackedCheckpoint(CheckpointFolder):
         return str(self.document["fingerprint"]["hex"])
 
     @property
-    def groups(self) -> list[PackedGroup]:
+    def groups(self) -> Sequence[PackedGroup]:
         """The packed layers, by the transform that they share."""
-        return packed_groups(self.document["quantization_config"])
+        return self.contents.groups
 
 
 def _check_file(path: Path, digest: str) -> None:
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path} is missing from the pack; copy the whole folder, or quantize again")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        raise InputError(f"{path} is not as it was written (its checksum differs); copy the pack again")
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MOST_FILE_BYTES:
+            raise InputError(f"{path} has {size} bytes, and a pack's small files at most {MOST_FILE_BYTES}")
+        if digest_of(file, size) != digest:
+            raise InputError(f"{path} is not as it was written (its checksum differs); copy the pack again")
 
 
 def needed_bytes(checkpoint: Checkpoint) -> int:

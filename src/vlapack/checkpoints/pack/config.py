@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from vlapack import __version__
-from vlapack.checkpoints.assets import CONFIG_FILE
+from vlapack.checkpoints.assets import CONFIG_FILE, NORM_STATS_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.base import PolicyConfig, read_json
 from vlapack.errors import InputError, install
 from vlapack.fingerprint import Fingerprint, digest
 from vlapack.plan.selected import Selected, groups
-from vlapack.recipe.recipe import Recipe
+from vlapack.recipe.recipe import Recipe, digest_document
 
 TYPE = "vlapack"
 FORMAT_VERSION = 1
+LONGEST_NAME = 255
+
+FIELDS: Mapping[str, type] = {
+    "type": str,
+    "format_version": int,
+    "vlapack": str,
+    "files": dict,
+    "recipe": dict,
+    "fingerprint": dict,
+    "quantization_config": dict,
+    "architecture": dict,
+    # Nothing of ours reads what follows. LeRobot's words for the policy:
+    "input_features": dict,
+    "output_features": dict,
+    "chunk_size": int,
+    "n_action_steps": int,
+    # and how the pack came about:
+    "measured": dict,
+    "made_with": dict,
+}
+"""Every key of `config.json` beside the policy's (`POLICY_FIELDS`) and `checksum`; any other is refused by name."""
+OPTIONAL = ("made_with",)
+JSON_NAMES = {str: "string", int: "integer", dict: "object"}
 POLICY_FIELDS = tuple(field.name for field in dataclasses.fields(PolicyConfig))
 
 
@@ -28,10 +52,10 @@ class PackedGroup:
 
     layers: tuple[str, ...]
     executed: bool
-    weight_bits: Mapping[str, Literal[4, 8]]
+    weight_bits: Mapping[str, int]
     group_size: int | None
     """Input channels per weight scale; None: one scale per output channel."""
-    act_bits: Literal[4, 8, 16]
+    act_bits: int
     act_scale: Literal["per_token", "static"]
 
 
@@ -134,24 +158,19 @@ def _numbers(bits: int, strategy: str, *, dynamic: bool, group_size: int | None 
     }
 
 
-def packed_groups(document: Mapping[str, Any]) -> list[PackedGroup]:
-    """Read back from `quantization_config` how the layers are stored."""
-    schemes = {name: scheme for scheme in document["config_groups"].values() for name in scheme["targets"]}
-    found = []
-    for entry in document["transforms"]:
-        scheme = schemes[entry["layers"][0]]
-        activations = scheme["input_activations"]
-        found.append(
-            PackedGroup(
-                layers=tuple(entry["layers"]),
-                executed=entry["executed"],
-                weight_bits={name: schemes[name]["weights"]["num_bits"] for name in entry["layers"]},
-                group_size=scheme["weights"]["group_size"],
-                act_bits=16 if activations is None else activations["num_bits"],
-                act_scale="static" if activations is not None and not activations["dynamic"] else "per_token",
-            )
+def packed_groups(selected: Sequence[Selected], recipe: Recipe) -> list[PackedGroup]:
+    """Return how the layers are stored, by the transform that they share."""
+    return [
+        PackedGroup(
+            layers=tuple(layer.name for layer in group),
+            executed=group[0].executed,
+            weight_bits={layer.name: layer.weight_bits for layer in group},
+            group_size=recipe.group_size,
+            act_bits=group[0].act_bits,
+            act_scale="static" if recipe.act_scale == "static" and group[0].executed else "per_token",
         )
-    return found
+        for group in groups(selected, recipe)
+    ]
 
 
 def policy_config(document: Mapping[str, Any]) -> PolicyConfig:
@@ -165,24 +184,77 @@ def seal(config: Mapping[str, Any]) -> bytes:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read and check a pack's `config.json`.
+    """Read and check a pack's `config.json`: whole, of a known format, and each value of the type that it has.
 
     Raises:
-        InputError: no pack is there, it was written by a newer vlapack, or the file was changed.
+        InputError: no pack is there, it was written by a newer vlapack, the file was changed, or it
+                says what no pack says.
     """
-    path = folder / CONFIG_FILE
+    path = file_inside(folder, CONFIG_FILE)
     document = read_json(path)
     if document.get("type") != TYPE:
-        raise InputError(f"{path} says type {document.get('type')!r}; a pack says {TYPE!r}")
+        raise InputError(f"{path} says type {document.get('type')!r:.100}; a pack says {TYPE!r}")
     version = document.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or version < 1:
+        raise InputError(f"{path} is of pack format {version!r:.40}, which does not exist; copy the pack again")
+    if version > FORMAT_VERSION:
         raise InputError(
-            f"{path} is of pack format {version!r} and this vlapack reads formats up to {FORMAT_VERSION}: "
-            f"get vlapack {document.get('vlapack')}, which wrote it, or a newer one, and run {install()}"
+            f"{path} is of pack format {version!r:.40} and this vlapack reads formats up to {FORMAT_VERSION}: "
+            f"get vlapack {document.get('vlapack'):.40}, which wrote it, or a newer one, and run {install()}"
         )
     checksum = document.pop("checksum", None)
     if checksum != digest(document):
         raise InputError(
             f"{path} is not as it was written (its checksum differs); copy the pack again, or quantize again"
         )
+    try:
+        _check_fields(document)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return document
+
+
+def _check_fields(document: Mapping[str, Any]) -> None:
+    for key in document:
+        if key not in FIELDS and key not in POLICY_FIELDS:
+            raise InputError(f"unknown key {key!r:.100}, which may change what the pack means; quantize again")
+    for key, kind in FIELDS.items():
+        if key in OPTIONAL and key not in document:
+            continue
+        if type(document.get(key)) is not kind:
+            raise InputError(
+                f"{key} is {document.get(key)!r:.100}; it must be a JSON {JSON_NAMES[kind]}: quantize again"
+            )
+    _check_files(document["files"])
+    stated, recipe = document["fingerprint"], document["recipe"]
+    fields = {key: value for key, value in stated.items() if key != "hex"}
+    if stated.get("hex") != digest(fields) or fields.get("format_version") != document["format_version"]:
+        raise InputError("its fingerprint is not that of its parts; copy the pack again")
+    if fields.get("recipe") != digest_document(recipe):
+        raise InputError("its recipe is not the one of its fingerprint; copy the pack again")
+
+
+def _check_files(files: Mapping[str, Any]) -> None:
+    for name, checksum in files.items():
+        if name in ("", ".", "..", CONFIG_FILE) or re.search(r"[/\\\x00-\x1f]", name) or len(name) > LONGEST_NAME:
+            raise InputError(f"files names {name!r:.100}; a pack's files lie beside its {CONFIG_FILE}")
+        if not (isinstance(checksum, str) and re.fullmatch("[0-9a-f]{64}", checksum)):
+            raise InputError(f"files: {name:.100} has the checksum {checksum!r:.100}; it must be a SHA-256")
+    for name in (WEIGHTS_FILE, NORM_STATS_FILE, TOKENIZER_FILE):
+        if name not in files:
+            raise InputError(f"files does not name {name}, without which a pack cannot act; quantize again")
+
+
+def file_inside(folder: Path, name: str) -> Path:
+    """Return the path of a pack's file.
+
+    Raises:
+        InputError: it is a link to another folder: what is copied or sent would not be the pack's. Hugging Face's
+            cache, whose files are links to its blobs, is the one exception.
+    """
+    path = folder / name
+    root, real = folder.resolve(), path.resolve()
+    snapshots = next((parent for parent in root.parents if parent.name == "snapshots"), None)
+    if real.parent != root and (snapshots is None or real.parent != snapshots.parent / "blobs"):
+        raise InputError(f"{path}: a link to {real}, outside of the pack; put the file itself there")
+    return path
