@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from vlapack import doctor
+from vlapack.doctor import findings as doctor
 from vlapack.cli import main
 from vlapack.doctor import Finding
 from vlapack.machine import waiting
 
-GOLDEN = Path(__file__).parent / "golden" / "pack-format-1"
+GOLDEN = Path(__file__).parents[1] / "golden" / "pack-format-1"
 
 
 @pytest.fixture(autouse=True)
