@@ -1,10 +1,11 @@
-r"""Stand in for the interpreter that `vlapack doctor --against` is given: openpi or LeRobot at tiny-libero's sizes.
+"""Stand in for the interpreter that `vlapack doctor --against` is given: openpi or LeRobot at tiny-libero's sizes.
 
 Both hard-code their networks' sizes and fetch PaliGemma's tokenizer; those are patched where they are read, and nothing
 else. The environments are those of scripts/openpi_reference.py, with openpi-client, orbax-checkpoint==0.11.13 and chex
 beside it, and of scripts/lerobot_reference.py. From the repository's root:
 
-    printf '#!/bin/sh\nPYTHONPATH=src:scripts exec openpi-env/bin/python scripts/tiny_environment.py "$@"\n' > tiny-openpi
+    echo '#!/bin/sh' > tiny-openpi
+    echo 'PYTHONPATH=src:scripts exec openpi-env/bin/python scripts/tiny_environment.py "$@"' >> tiny-openpi
     chmod +x tiny-openpi
     vlapack doctor tiny-libero --against ./tiny-openpi
 """
@@ -45,7 +46,10 @@ def openpi(sizes: Pi0Config, patches: ExitStack) -> None:
         real,
         name="tiny_libero",
         model=dataclasses.replace(
-            real.model, max_token_len=sizes.max_token_len, action_horizon=sizes.action_horizon, discrete_state_input=True
+            real.model,
+            max_token_len=sizes.max_token_len,
+            action_horizon=sizes.action_horizon,
+            discrete_state_input=True,
         ),
         data=dataclasses.replace(real.data, assets=configs.AssetsConfig(asset_id="tiny_libero")),
     )
@@ -90,7 +94,7 @@ def lerobot(sizes: Pi0Config, patches: ExitStack) -> None:
     from lerobot_reference import patched_sizes
 
     patches.enter_context(patched_sizes(sizes))
-    patches.enter_context(mock.patch("transformers.AutoTokenizer.from_pretrained", lambda *a, **k: SentencePiece()))
+    patches.enter_context(mock.patch("transformers.AutoTokenizer.from_pretrained", return_value=SentencePiece()))
 
 
 def main(arguments: list[str]) -> None:

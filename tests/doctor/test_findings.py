@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from vlapack.doctor import findings as doctor
 from vlapack.cli import main
 from vlapack.doctor import Finding
+from vlapack.doctor import findings as doctor
 from vlapack.machine import waiting
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pack-format-1"

@@ -24,7 +24,7 @@ from vlapack.checkpoints.orbax import params_folder
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.console import say
 from vlapack.doctor.request import Request, make_request
-from vlapack.doctor.stages import Stage, compare, our_stages
+from vlapack.doctor.stages import OTHER_FILTER, PICTURE, Stage, compare, our_stages
 from vlapack.errors import InputError
 from vlapack.policy.policy import Policy
 
@@ -34,6 +34,8 @@ ASK = "import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}
 SECONDS = 3600
 # On the CPU, like ours: a GPU's fp32 products are not.
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+# openpi resizes with PIL, as we do; LeRobot with torch.
+RESIZE: Mapping[Package, float] = {"openpi": PICTURE, "lerobot": OTHER_FILTER}
 NAMES: Mapping[Package, str] = {"openpi": "openpi", "lerobot": "LeRobot"}
 
 
@@ -84,7 +86,7 @@ def hold_against(policy: str, python: Path, **flags: Any) -> Comparison:
     request, ours = _act(checkpoint)
     say(f"acting with it in {python}, with {NAMES[package]}'s own class")
     reference, theirs = ask(interpreter, package, request, checkpoint.path)
-    return Comparison(reference, compare(ours, theirs))
+    return Comparison(reference, compare(ours, theirs, resize=RESIZE[package]))
 
 
 def package_of(checkpoint: Checkpoint) -> Package:

@@ -20,14 +20,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-
-# Both compile their networks if they are let: minutes, and other roundings.
-os.environ["TORCHDYNAMO_DISABLE"] = "1"
-
 import torch
 
 Arrays = dict[str, np.ndarray]
 NOT_LOADED = ("Could not load state dict", "Returning model without loading")
+MOST_LETTERS = 400
 
 
 class Recorder:
@@ -109,7 +106,7 @@ def openpi(request: dict[str, Any], arrays: Arrays) -> Arrays:
     cast = wrapped.to_bfloat16_for_selected_params
     wrapped.to_bfloat16_for_selected_params = lambda self, precision="float32": cast(self, "float32")
     policy = policy_config.create_trained_policy(config, request["checkpoint"], pytorch_device="cpu")
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("highest")  # its constructor lets products round
     model = policy._model
     recorder = Recorder(model)
     chunks = []
@@ -165,8 +162,9 @@ def lerobot(request: dict[str, Any], arrays: Arrays) -> Arrays:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):  # where the weights do not fit it says so there, and goes on without them
         policy = get_policy_class(config.type).from_pretrained(folder, config=config).eval()
-    if lost := [line for line in said.getvalue().splitlines() if any(text in line for text in NOT_LOADED)]:
-        raise RuntimeError(f"LeRobot does not load these weights: {lost[0]}")
+    told = " ".join(said.getvalue().split())
+    if lost := [told.index(text) for text in NOT_LOADED if text in told]:
+        raise RuntimeError(f"LeRobot does not load these weights: {told[min(lost) :][:MOST_LETTERS]}")
     before, after = make_pre_post_processors(
         config,
         pretrained_path=folder,
@@ -213,8 +211,10 @@ def versions(package: str) -> str:
     """Say what computed this."""
     found = []
     for name in (package, "torch", "transformers"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        try:
             found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:  # a source folder on PYTHONPATH
+            found.append(name)
     return ", ".join(found)
 
 
@@ -225,7 +225,9 @@ def main(package: str, request_file: str, answer_file: str) -> None:
     with np.load(request_file, allow_pickle=False) as file:
         arrays = dict(file)
     request = json.loads(str(arrays.pop("request")))
-    answer = {"openpi": openpi, "lerobot": lerobot}[package](request, arrays)
+    # Both compile their networks if they are let: minutes, and other roundings.
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    answer: dict[str, Any] = {"openpi": openpi, "lerobot": lerobot}[package](request, arrays)
     np.savez(answer_file, about=np.array(versions(package)), **answer)
 
 

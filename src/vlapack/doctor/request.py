@@ -44,7 +44,8 @@ class Request:
     def save(self, path: Path, checkpoint: Path) -> None:
         """Write the `.npz` that `reference.py` reads."""
         document = json.dumps({**self.document, "checkpoint": str(checkpoint.absolute())})
-        np.savez(path, request=np.array(document), **self.arrays)
+        content: dict[str, Any] = {"request": np.array(document), **self.arrays}
+        np.savez(path, **content)
 
 
 def make_request(policy: Policy) -> Request:
