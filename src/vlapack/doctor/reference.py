@@ -106,7 +106,7 @@ def openpi(request: dict[str, Any], arrays: Arrays) -> Arrays:
     cast = wrapped.to_bfloat16_for_selected_params
     wrapped.to_bfloat16_for_selected_params = lambda self, precision="float32": cast(self, "float32")
     policy = policy_config.create_trained_policy(config, request["checkpoint"], pytorch_device="cpu")
-    torch.set_float32_matmul_precision("highest")  # its constructor lets products round
+    torch.set_float32_matmul_precision("highest")  # PI0Pytorch's constructor asks for "high"
     model = policy._model
     recorder = Recorder(model)
     chunks = []
@@ -168,15 +168,17 @@ def lerobot(request: dict[str, Any], arrays: Arrays) -> Arrays:
     before, after = make_pre_post_processors(
         config,
         pretrained_path=folder,
-        preprocessor_overrides={"device_processor": {"device": "cpu"}},
-        postprocessor_overrides={"device_processor": {"device": "cpu"}},
+        preprocessor_overrides=on_cpu(folder, "policy_preprocessor.json"),
+        postprocessor_overrides=on_cpu(folder, "policy_postprocessor.json"),
     )
     recorder = Recorder(policy.model)
     chunks = []
+    noise = torch.from_numpy(arrays["noise"])[None]
     real = policy.model.sample_actions
     signature = inspect.signature(real)
 
     def sample(*args: Any, **kwargs: Any) -> Any:
+        kwargs["noise"] = noise  # here, since LeRobot 0.4's `predict_action_chunk` takes none
         given = list(signature.bind(*args, **kwargs).arguments.values())
         recorder.prepared(*given[:4])
         chunks.append(real(*args, **kwargs))
@@ -185,11 +187,17 @@ def lerobot(request: dict[str, Any], arrays: Arrays) -> Arrays:
     policy.model.sample_actions = sample
     batch = before(flat(request, arrays, "picture"))
     with torch.no_grad():
-        chunk = policy.predict_action_chunk(batch, noise=torch.from_numpy(arrays["noise"])[None])
+        chunk = policy.predict_action_chunk(batch)
     recorder.found["state"] = array(batch["observation.state"][0])
     answer = recorder.finish(chunks[0], array(after(chunk)[0]))
     recorder.see(*policy._preprocess_images(before(flat(request, arrays, "resized"))))
     return {**answer, "resized": recorder.pictures}
+
+
+def on_cpu(folder: str, file: str) -> dict[str, Any]:
+    """Override the saved device, in processors that have one: LeRobot refuses an override without its step."""
+    with open(os.path.join(folder, file), encoding="utf-8") as opened:
+        return {"device_processor": {"device": "cpu"}} if "device_processor" in opened.read() else {}
 
 
 def flat(request: dict[str, Any], arrays: Arrays, pictures: str) -> dict[str, Any]:
