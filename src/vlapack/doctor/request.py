@@ -18,8 +18,8 @@ from vlapack.robots.keys import PROMPT
 from vlapack.robots.layouts import layout_of
 
 SEED = 0
-CAMERA_SIZE = (480, 640)
-"""Of the pictures that have to be resized: neither square nor a multiple of the network's size."""
+CAMERA_SIZE = (480 / 224, 640 / 224)
+"""Height and width of the pictures that have to be resized, as multiples of the network's size: 480 x 640 for 224."""
 STATE_BINS = 128
 
 
@@ -70,7 +70,8 @@ def make_request(policy: Policy) -> Request:
         places.append({"path": list(field.path), "picture": field.width is None})
         if field.width is None:
             channels_first = field.get(example).shape[0] == CHANNELS
-            small, large = waves(size, size, number), waves(*CAMERA_SIZE, number)
+            height, width = (int(size * factor) for factor in CAMERA_SIZE)
+            small, large = waves(size, size, number), waves(height, width, number)
             pictures = [p.transpose(2, 0, 1) if channels_first else p for p in (small, large)]
             arrays[f"picture.{number}"], arrays[f"resized.{number}"] = pictures
             field.put(observation, pictures[0])
@@ -96,7 +97,7 @@ def waves(height: int, width: int, seed: int) -> np.ndarray:
     """Return a smooth picture, uint8 [height, width, 3], whose channels, corners and edges all differ."""
     draw = np.random.default_rng(seed)
     y, x = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
-    across, down, shift = draw.uniform(0.5, 2.0, (3, CHANNELS))
+    across, down, shift = draw.uniform(0.25, 1.0, (3, CHANNELS))
     bright = 0.5 + 0.45 * np.sin(2 * np.pi * (across * x + down * y + shift))
     return np.asarray((255 * bright).astype(np.uint8))
 
