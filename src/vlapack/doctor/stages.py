@@ -18,8 +18,8 @@ Arrays = Mapping[str, np.ndarray]
 
 # Both sides compute in fp32 and sum in other orders: 3e-6 of the largest number at tiny-libero's sizes.
 FLOAT = 1e-4
-# From the second step on. LeRobot adds up the flow's times in another order, and their embedding, whose shortest period
-# is 0.004, makes 1e-4 of that rounding.
+# From the second step on. LeRobot computes the flow's times in double precision, openpi adds them up in single, and their
+# embedding, whose shortest period is 0.004, turns that rounding into 1e-4 of a velocity.
 FLOW = 1e-3
 # A step of 8 bits is 0.0078.
 PICTURE = 0.002
