@@ -18,7 +18,7 @@ Arrays = Mapping[str, np.ndarray]
 
 # Both sides compute in fp32 and sum in other orders: 3e-6 of the largest number at tiny-libero's sizes.
 FLOAT = 1e-4
-# From the second step on. LeRobot computes the flow's times in double precision, openpi adds them up in single, and their
+# From the second step on. LeRobot computes the flow's times in double precision, openpi adds them up in single. Their
 # embedding, whose shortest period is 0.004, turns that rounding into 1e-4 of a velocity.
 FLOW = 1e-3
 # A step of 8 bits is 0.0078.
