@@ -27,13 +27,10 @@ import torch
 from vlapack.pi0.config import Pi0Config
 
 TOKENIZER = Path(__file__).parents[1] / "src/vlapack/assets/tiny-libero/tokenizer.model"
-# openpi's data loader imports a LeRobot of 2024, which acting never calls.
-UNUSED = ("lerobot", "lerobot.common", "lerobot.common.datasets", "lerobot.common.datasets.lerobot_dataset")
 
 
 def openpi(sizes: Pi0Config, patches: ExitStack) -> None:
     """Make `tiny_libero` a configuration of openpi's, from its `pi05_libero`."""
-    sys.modules.update({name: mock.MagicMock() for name in UNUSED})
     from openpi import transforms
     from openpi.models_pytorch import preprocessing_pytorch
     from openpi.shared import download

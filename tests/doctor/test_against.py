@@ -222,7 +222,7 @@ def test_what_cannot_be_tried_is_one_line_and_exit_code_2(bench: Bench, capsys: 
     lacks.chmod(0o755)
     for arguments, said in (
         ([folder, "--against", "nowhere/python"], "no interpreter"),
-        ([folder, "--against", str(lacks)], "openpi is not installed there"),
+        ([folder, "--against", str(lacks)], "openpi, whose checkpoint this is, is not installed there"),
         ([folder, "--against", str(fails)], "openpi's own code failed"),
         ([folder, "--against", str(fails)], "ValueError: no such config"),
         ([str(PACK), "--against", str(fails)], "only vlapack runs"),

@@ -125,7 +125,7 @@ def find_interpreter(python: Path, package: Package) -> str:
     found = os.path.abspath(found)
     asked = _run([found, "-c", ASK.format(package=package)], python)
     if asked.returncode != 0:
-        raise InputError(f"`against={str(python)!r}`: {package} is not installed there, and wrote this checkpoint")
+        raise InputError(f"`against={str(python)!r}`: {package}, whose checkpoint this is, is not installed there")
     return found
 
 
