@@ -15,6 +15,8 @@ reads them, and nothing else. Its arithmetic is untouched.
 from __future__ import annotations
 
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -35,10 +37,12 @@ EMBEDDING, TIED_EMBEDDING = (
 CAMERAS = preprocessing_pytorch.IMAGE_KEYS
 
 
-def reference_model(sizes: Pi0Config, dtype: str = "float32") -> pi0_pytorch.PI0Pytorch:
-    """Build openpi's class at these sizes, its images passed on as they are, without augmentation."""
+@contextmanager
+def patched_sizes(sizes: Pi0Config) -> Iterator[None]:
+    """Let openpi's class be built at these sizes while the context lasts, whatever variants its configuration names."""
     if sizes.num_cameras != len(CAMERAS) or sizes.action_dim != 32 or sizes.llm.num_heads != 8:
         raise ValueError("openpi's class fixes 3 cameras, 32 action dimensions and 8 heads")
+    gemma = {"gemma_2b": sizes.llm, "gemma_300m": sizes.expert}
     real_paligemma, real_expert = gemma_pytorch.PaliGemmaForConditionalGeneration, gemma_pytorch.GemmaForCausalLM
 
     def paligemma(config):  # type: ignore[no-untyped-def]
@@ -58,16 +62,22 @@ def reference_model(sizes: Pi0Config, dtype: str = "float32") -> pi0_pytorch.PI0
         return real_expert(config)
 
     with (
-        mock.patch.object(openpi_gemma, "get_config", lambda name: _openpi_sizes(getattr(sizes, name))),
+        mock.patch.object(openpi_gemma, "get_config", lambda name: _openpi_sizes(gemma[name])),
         mock.patch.object(gemma_pytorch, "PaliGemmaForConditionalGeneration", paligemma),
         mock.patch.object(gemma_pytorch, "GemmaForCausalLM", expert),
     ):
+        yield
+
+
+def reference_model(sizes: Pi0Config, dtype: str = "float32") -> pi0_pytorch.PI0Pytorch:
+    """Build openpi's class at these sizes, its images passed on as they are, without augmentation."""
+    with patched_sizes(sizes):
         model = pi0_pytorch.PI0Pytorch(
             pi0_config.Pi0Config(
                 dtype=dtype,
                 pi05=sizes.variant == "pi05",
-                paligemma_variant="llm",
-                action_expert_variant="expert",
+                paligemma_variant="gemma_2b",
+                action_expert_variant="gemma_300m",
                 action_horizon=sizes.action_horizon,
                 max_token_len=sizes.max_token_len,
             )

@@ -12,8 +12,8 @@ import os
 import re
 from pathlib import Path
 
+from vlapack.documents import refuse_lfs_pointer
 from vlapack.errors import InputError
-from vlapack.files import refuse_lfs_pointer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

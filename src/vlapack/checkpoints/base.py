@@ -17,8 +17,8 @@ import torch
 
 from vlapack.checkpoints.features import FEATURES, Features, LayoutName
 from vlapack.checkpoints.normstats import EPSILON, KEYS, REMEDY, check_pair, read_tables, vector
+from vlapack.documents import read_json as read_json  # noqa: PLC0414 - where the formats above look for it
 from vlapack.errors import InputError
-from vlapack.files import read_json as read_json  # noqa: PLC0414 - where the formats above look for it
 from vlapack.pi0.config import MOST, Pi0Config
 
 LONGEST_KEY = 200

@@ -23,8 +23,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vlapack.checkpoints.tensorlayout import DTYPES
+from vlapack.documents import MOST_JSON_BYTES, open_regular, parse_json, refuse_lfs_pointer
 from vlapack.errors import InputError
-from vlapack.files import MOST_JSON_BYTES, open_regular, parse_json, raw_bytes, refuse_lfs_pointer
+from vlapack.files import raw_bytes
 
 HEADER_LENGTH_BYTES = 8
 MOST_DIMENSIONS = 8

@@ -8,8 +8,8 @@ import numpy as np
 import sentencepiece
 
 from vlapack.console import say
+from vlapack.documents import open_regular, refuse_lfs_pointer
 from vlapack.errors import InputError
-from vlapack.files import open_regular, refuse_lfs_pointer
 from vlapack.robots.arrays import shown
 
 STATE_BINS = 256

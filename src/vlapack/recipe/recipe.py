@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vlapack.documents import read_json
 from vlapack.errors import InputError
-from vlapack.files import read_json
 
 TYPE = "vlapack.recipe"
 VERSION = 1

@@ -24,8 +24,9 @@ from vlapack.checkpoints.pack.config import PackedGroup, file_inside, policy_con
 from vlapack.checkpoints.pack.contents import Contents
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.tensorlayout import digest_of
+from vlapack.documents import open_regular, parse_json
 from vlapack.errors import InputError
-from vlapack.files import open_regular, parse_json, raw_bytes
+from vlapack.files import raw_bytes
 
 MOST_FILE_BYTES = 64 * 2**20
 """Of a file beside the weights; PaliGemma's tokenizer has 4 MB."""

@@ -14,12 +14,12 @@ import pytest
 import torch
 from libero_installed import assets, configure, install, stray, use
 
-from vlapack import doctor
 from vlapack.cli import main
 from vlapack.doctor import Finding
+from vlapack.doctor import findings as doctor
 from vlapack.machine import waiting
 
-GOLDEN = Path(__file__).parent / "golden" / "pack-format-1"
+GOLDEN = Path(__file__).parents[1] / "golden" / "pack-format-1"
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,7 @@
+"""What is wrong with a machine, an installation or a policy, and what to type."""
+
+from __future__ import annotations
+
+from vlapack.doctor.findings import Finding, examine, waiting_threads
+
+__all__ = ["Finding", "examine", "waiting_threads"]
