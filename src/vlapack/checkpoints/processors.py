@@ -123,6 +123,25 @@ class Processors:
     def _config(self, name: str) -> dict[str, Any]:
         return dict(self._steps.get(name, {}).get("config") or {})
 
+    def _scaling_config(self, name: str) -> dict[str, Any]:
+        """The configuration of a step that scales, its objects checked to be objects."""
+        config = self._config(name)
+        for field in ("norm_map", "features", "stats"):
+            value = {} if config.get(field) is None else config[field]
+            nested = field != "norm_map"
+            if not isinstance(value, dict) or (nested and not all(isinstance(entry, dict) for entry in value.values())):
+                raise InputError(
+                    f"{self._folder}: {name} has {field} {value!r:.200}; it must be an object"
+                    f"{' of objects' if nested else ''}"
+                )
+            config[field] = value
+        keys = config.get("normalize_observation_keys")
+        if not (keys is None or (isinstance(keys, list) and all(isinstance(key, str) for key in keys))):
+            raise InputError(
+                f"{self._folder}: {name} has normalize_observation_keys {keys!r:.200}; it must be a list of names"
+            )
+        return config
+
     @property
     def rename_map(self) -> dict[str, str]:
         """Keys of observations → the names that the policy knows them by."""
@@ -142,7 +161,10 @@ class Processors:
     @property
     def tokenizer_name(self) -> str | None:
         """Whose tokenizer the prompts are for; None where it was saved into the folder, or goes without a name."""
-        if "tokenizer_name" in (self._steps[TOKENIZER].get("artifacts") or {}):
+        artifacts = self._steps[TOKENIZER].get("artifacts") or {}
+        if not isinstance(artifacts, dict):
+            raise InputError(f"{self._folder}: {TOKENIZER} has artifacts {artifacts!r:.200}; it must be an object")
+        if "tokenizer_name" in artifacts:
             return None
         name = self._config(TOKENIZER).get("tokenizer_name")
         return None if name is None else str(name)
@@ -185,9 +207,9 @@ class Processors:
 
     def _state_scaling(self, kind: NormalizationKind | None, dims: int) -> _Scaling:
         """How the state is scaled; LeRobot leaves observations alone that the step does not list."""
-        config = self._config(NORMALIZER)
+        config = self._scaling_config(NORMALIZER)
         self._require_plain_pictures(config)
-        listed, keys = config.get("features") or {}, config.get("normalize_observation_keys")
+        listed, keys = config["features"], config.get("normalize_observation_keys")
         scaling = self._scaling(NORMALIZER, STATE, str(listed.get(STATE, {}).get("type", "STATE")), kind, dims)
         if kind is None and (STATE not in listed or (keys is not None and STATE not in keys)):
             return replace(scaling, mode="IDENTITY")
@@ -195,9 +217,9 @@ class Processors:
 
     def _require_plain_pictures(self, config: Mapping[str, Any]) -> None:
         """Refuse statistics that would change pictures: the network takes them as they are."""
-        mode = config.get("norm_map", {}).get("VISUAL", "IDENTITY")
+        mode = config["norm_map"].get("VISUAL", "IDENTITY")
         keys = config.get("normalize_observation_keys")
-        for key, feature in (config.get("features") or {}).items():
+        for key, feature in config["features"].items():
             scaled = mode != "IDENTITY" and feature.get("type") == "VISUAL" and (keys is None or key in keys)
             if scaled and self._statistics(self._steps[NORMALIZER], config, key):
                 raise InputError(
@@ -208,8 +230,8 @@ class Processors:
     def _scaling(
         self, registry_name: str, key: str, feature: str, kind: NormalizationKind | None, dims: int
     ) -> _Scaling:
-        step, config = self._steps[registry_name], self._config(registry_name)
-        mode = str(config.get("norm_map", {}).get(feature, "IDENTITY")) if kind is None else MODE_OF[kind]
+        step, config = self._steps[registry_name], self._scaling_config(registry_name)
+        mode = str(config["norm_map"].get(feature, "IDENTITY")) if kind is None else MODE_OF[kind]
         if mode not in {*RANGES, "MEAN_STD", "IDENTITY"}:
             raise InputError(f"{self._folder}: {registry_name} scales {key} by {mode!r}, which is no mode of LeRobot's")
         epsilon = config.get("eps", 1e-8)
