@@ -169,8 +169,8 @@ def _read(cls: type[AnyConfig], document: Any, place: str) -> AnyConfig:
 
 def _require_bounds(config: VisionConfig | GemmaConfig | Pi0Config) -> None:
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, int) and not 1 <= value <= (most := MOST.get(field.name, MOST_OTHERS)):
+        value, most = getattr(config, field.name), MOST.get(field.name, MOST_OTHERS)
+        if isinstance(value, int) and not 1 <= value <= most:
             raise InputError(
                 f"{type(config).__name__}: {field.name} is {value!s:.40}; it must be at least 1 and at most {most}."
             )
