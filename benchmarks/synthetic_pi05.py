@@ -23,8 +23,9 @@ from torch import Tensor
 
 from vlapack.checkpoints import SHIPPED
 from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE, WEIGHTS_FILE
-from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.checkpoints.configs import policy_config
+from vlapack.checkpoints.normalization import Normalization, Statistics
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.tensorlayout import DTYPE_NAMES, TensorSpec, place
 from vlapack.console import say
 from vlapack.errors import InputError

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlapack.checkpoints.base import Normalization, PolicyConfig
+from vlapack.checkpoints.normalization import Normalization
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.errors import InputError
 from vlapack.policy.prompt import PromptTokenizer
 from vlapack.progress import progress

@@ -23,8 +23,9 @@ import tyro
 from demonstrations import ROBOT_DIMS, Dataset, build_dataset, draw, read_episodes
 from torch import Tensor
 
-from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.checkpoints.configs import policy_config
+from vlapack.checkpoints.normalization import Normalization, Statistics
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.write import write_folder
 from vlapack.console import say
 from vlapack.files import replaced

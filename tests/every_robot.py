@@ -10,9 +10,9 @@ from typing import Any
 from lerobot_folder import write_lerobot
 from small import small_policy
 
-from vlapack.checkpoints.base import PolicyConfig
 from vlapack.checkpoints.configs import ALOHA_DELTA, DROID_DELTA
 from vlapack.checkpoints.features import Features
+from vlapack.checkpoints.policy_config import PolicyConfig
 
 
 @dataclass(frozen=True)

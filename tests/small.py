@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.checkpoints.configs import POLICIES
+from vlapack.checkpoints.normalization import Normalization, Statistics
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.write import write_folder
 from vlapack.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from vlapack.pi0.names import openpi_tensors

@@ -55,7 +55,19 @@ MOST_LOOSE_MODULES = 10
 FORBIDDEN = {
     "quantize": {"policy", "checkpoints"},
     "policy": {"quantize", "packing"},
-    "methods": {"recipe", "plan", "ops", "linear", "pi0", "fingerprint", "files", "documents", "progress", "console", "machine"},
+    "methods": {
+        "recipe",
+        "plan",
+        "ops",
+        "linear",
+        "pi0",
+        "fingerprint",
+        "files",
+        "documents",
+        "progress",
+        "console",
+        "machine",
+    },
     "libero": {"policy", "methods", "recipe"},
     "plan": {"ops", "linear", "pi0"},
 }

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
 from vlapack.checkpoints.configs import POLICIES
+from vlapack.checkpoints.normalization import Normalization, Statistics
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.errors import InputError
 
 RNG = np.random.default_rng(0)

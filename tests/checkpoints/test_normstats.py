@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from vlapack.checkpoints import open_checkpoint
-from vlapack.checkpoints.base import Normalization, Statistics
+from vlapack.checkpoints.normalization import Normalization, Statistics
 from vlapack.checkpoints.normstats import check_pair, read_tables, vector
 from vlapack.checkpoints.processors import POSTPROCESSOR, PREPROCESSOR, Processors
 from vlapack.errors import InputError

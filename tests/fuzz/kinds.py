@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from small import TOKENIZER, random_observations, small_policy, write_observations, write_random_checkpoint
 
 from vlapack.checkpoints import lerobot, open_checkpoint
-from vlapack.checkpoints.base import Normalization
+from vlapack.checkpoints.normalization import Normalization
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.errors import InputError, WorkError
 from vlapack.fingerprint import digest

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from vlapack.checkpoints.base import Normalization, Statistics
 from vlapack.checkpoints.configs import LIBERO_DELTA, POLICIES
+from vlapack.checkpoints.normalization import Normalization, Statistics
 from vlapack.policy.policy import Policy
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "policy.npz")

@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from small import SMALL, random_observations, small_policy, write_random_checkpoint
 
-from vlapack.checkpoints.base import PolicyConfig
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.errors import InputError
 from vlapack.observations.frame import as_recorded
 from vlapack.policy.policy import Policy

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from vlapack.checkpoints import SHIPPED
 from vlapack.checkpoints.assets import TOKENIZER_FILE
-from vlapack.checkpoints.base import Normalization, PolicyConfig, Statistics
+from vlapack.checkpoints.normalization import Normalization, Statistics
 from vlapack.checkpoints.pack.contents import layers_of
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.linear import PackedLinear
 from vlapack.methods.rotate import hadamard
 from vlapack.ops.activation import ActivationStep

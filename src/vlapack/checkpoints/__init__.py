@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from vlapack.checkpoints.assets import CONFIG_FILE, REPOSITORY, SHARD_INDEX_FILE, WEIGHTS_FILE
-from vlapack.checkpoints.base import Checkpoint, read_json
+from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.configs import POLICIES, refuse_fast
 from vlapack.checkpoints.lerobot import TYPES, open_lerobot
 from vlapack.checkpoints.module import TYPE as MODULE_TYPE
 from vlapack.checkpoints.openpi import open_openpi
 from vlapack.checkpoints.orbax import open_orbax, params_folder
 from vlapack.checkpoints.pack.config import TYPE as PACK_TYPE
+from vlapack.documents import read_json
 from vlapack.errors import InputError
 from vlapack.files import from_home
 

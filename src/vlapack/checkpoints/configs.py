@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlapack.checkpoints.base import PolicyConfig, read_json
 from vlapack.checkpoints.features import LayoutName
+from vlapack.checkpoints.policy_config import PolicyConfig
+from vlapack.documents import read_json
 from vlapack.errors import InputError
 from vlapack.files import from_home
 from vlapack.pi0.config import CONFIGS

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from vlapack.checkpoints.base import Normalization, PolicyConfig
+from vlapack.checkpoints.normalization import Normalization
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.weights import Weights
 
 

@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from vlapack.checkpoints import assets
 from vlapack.checkpoints.assets import SHARD_INDEX_FILE, WEIGHTS_FILE
-from vlapack.checkpoints.base import Normalization, NormalizationKind, PolicyConfig
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.folder import FloatCheckpoint
 from vlapack.checkpoints.lerobot_fields import FIELDS, count_of, field_of, require_new
 from vlapack.checkpoints.lerobot_robot import delta_mask, is_libero, prompt_state_dim, read_features, renaming
+from vlapack.checkpoints.normalization import Normalization
 from vlapack.checkpoints.peft import Merged, base_of
 from vlapack.checkpoints.peft_config import ADAPTER_CONFIG
+from vlapack.checkpoints.policy_config import NormalizationKind, PolicyConfig
 from vlapack.checkpoints.processors import PREPROCESSOR, STATE, Processors
 from vlapack.checkpoints.proof import check, shape_of
 from vlapack.checkpoints.weights import Weights, open_weights, plainly_named

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from vlapack import __version__
 from vlapack.checkpoints.assets import CONFIG_FILE, WEIGHTS_FILE
-from vlapack.checkpoints.base import read_json
 from vlapack.checkpoints.pack.checkpoint import PackFile
 from vlapack.checkpoints.pack.config import seal
 from vlapack.checkpoints.tensorlayout import DTYPE_NAMES, TensorSpec, encode_header, place
 from vlapack.checkpoints.write import new_folder
+from vlapack.documents import read_json
 from vlapack.errors import InputError
 from vlapack.files import raw_bytes
 from vlapack.fingerprint import digest

@@ -13,11 +13,12 @@ from typing import Any
 
 from vlapack.checkpoints import assets
 from vlapack.checkpoints.assets import CONFIG_FILE
-from vlapack.checkpoints.base import Normalization, read_json
 from vlapack.checkpoints.configs import LORA, POLICIES, config_from_document, policy_config
 from vlapack.checkpoints.folder import FloatCheckpoint
+from vlapack.checkpoints.normalization import Normalization
 from vlapack.checkpoints.proof import action_dim, check, mismatches, variant_of
 from vlapack.checkpoints.weights import Weights, open_weights
+from vlapack.documents import read_json
 from vlapack.errors import InputError
 
 

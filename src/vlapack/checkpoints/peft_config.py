@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlapack.checkpoints.base import read_json
 from vlapack.checkpoints.verdicts import Fields, Only, off, only
+from vlapack.documents import read_json
 from vlapack.errors import InputError
 
 ADAPTER_CONFIG = "adapter_config.json"

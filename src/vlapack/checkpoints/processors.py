@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlapack.checkpoints.base import Normalization, NormalizationKind, Statistics, read_json
+from vlapack.checkpoints.normalization import Normalization, Statistics
 from vlapack.checkpoints.normstats import EPSILON, check_pair, vector
+from vlapack.checkpoints.policy_config import NormalizationKind
 from vlapack.checkpoints.processor_steps import (
     ABSOLUTE,
     AFTER,
@@ -30,6 +31,7 @@ from vlapack.checkpoints.processor_steps import (
     require_steps,
 )
 from vlapack.checkpoints.tensorfile import TensorFile
+from vlapack.documents import read_json
 from vlapack.errors import InputError
 
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"

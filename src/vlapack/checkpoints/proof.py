@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlapack.checkpoints.base import PolicyConfig
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.spelling import LEROBOT_PREFIX
 from vlapack.checkpoints.weights import Weights
 from vlapack.errors import InputError

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from vlapack.checkpoints.assets import SHARD_INDEX_FILE, WEIGHTS_FILE
-from vlapack.checkpoints.base import read_json
 from vlapack.checkpoints.spelling import WRAPPERS, plain_name, without_wrappers, wrappers_of
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.console import say
+from vlapack.documents import read_json
 from vlapack.errors import InputError
 from vlapack.pi0.positions import ROPE_BASE
 

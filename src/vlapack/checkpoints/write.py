@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from vlapack.checkpoints.assets import CONFIG_FILE, NORM_STATS_FILE, TOKENIZER_FILE, WEIGHTS_FILE
-from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
+from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.folder import FloatCheckpoint
+from vlapack.checkpoints.normalization import Normalization
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.checkpoints.tensorlayout import TensorSpec, write_tensors
 from vlapack.checkpoints.weights import Weights

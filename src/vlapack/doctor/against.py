@@ -18,13 +18,14 @@ import numpy as np
 
 from vlapack.checkpoints import open_with
 from vlapack.checkpoints.assets import CONFIG_FILE
-from vlapack.checkpoints.base import Checkpoint, read_json
+from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.lerobot import TYPES
 from vlapack.checkpoints.orbax import params_folder
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.console import say
 from vlapack.doctor.request import Request, make_request
 from vlapack.doctor.stages import OTHER_FILTER, PICTURE, Stage, compare, our_stages
+from vlapack.documents import read_json
 from vlapack.errors import InputError
 from vlapack.policy.policy import Policy
 

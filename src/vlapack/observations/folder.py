@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlapack.checkpoints import SHIPPED
-from vlapack.checkpoints.base import PolicyConfig
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.observations.frame import ObservationSource

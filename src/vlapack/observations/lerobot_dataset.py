@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from vlapack.checkpoints.base import PolicyConfig
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.errors import InputError
 from vlapack.observations.frame import Frame, as_recorded, spread
 from vlapack.observations.lerobot_features import Renaming, match_features

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlapack.checkpoints.base import read_json
+from vlapack.documents import read_json
 from vlapack.errors import InputError
 
 INFO_FILE = "meta/info.json"

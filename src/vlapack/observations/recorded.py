@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vlapack.checkpoints.base import PolicyConfig, read_json
+from vlapack.checkpoints.policy_config import PolicyConfig
+from vlapack.documents import read_json
 from vlapack.errors import InputError
 from vlapack.observations.frame import Frame, as_recorded
 from vlapack.observations.pictures import read_rgb

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlapack.checkpoints.base import read_json
+from vlapack.documents import read_json
 from vlapack.errors import InputError
 from vlapack.files import write_atomically
 from vlapack.robots.fields import PROMPT_KEY, Field

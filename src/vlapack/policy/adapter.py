@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlapack.checkpoints.base import Normalization, PolicyConfig
+from vlapack.checkpoints.normalization import Normalization
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.policy.inputs import Inputs

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.assets import missing_norm_stats, missing_tokenizer
-from vlapack.checkpoints.base import Checkpoint, Normalization, PolicyConfig
+from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.finite import FiniteReader
 from vlapack.checkpoints.hub import push_to_hub
+from vlapack.checkpoints.normalization import Normalization
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.write import copy_checkpoint
 from vlapack.errors import InputError
 from vlapack.pi0.compiled import make_ready

@@ -8,7 +8,7 @@ from typing import get_args
 
 from torch import Tensor, nn
 
-from vlapack.checkpoints.base import PolicyConfig
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.linear import PackedLinear
 from vlapack.ops import engine

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vlapack.checkpoints.base import PolicyConfig
 from vlapack.checkpoints.features import CAMERA, FEATURES, Features
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.errors import InputError
 from vlapack.robots.aloha import AlohaLayout
 from vlapack.robots.arrays import as_array, check_observation

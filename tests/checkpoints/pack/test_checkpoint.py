@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from small import random_observations, small_policy, write_random_checkpoint
 
 from vlapack.checkpoints import open_checkpoint
-from vlapack.checkpoints.base import Normalization, Statistics
+from vlapack.checkpoints.normalization import Normalization, Statistics
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, PackFile
 from vlapack.checkpoints.pack.config import FORMAT_VERSION, seal
 from vlapack.commands.inspect import open_network

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlapack.checkpoints.base import Normalization, PolicyConfig
+from vlapack.checkpoints.normalization import Normalization
 from vlapack.checkpoints.pack.config import features
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.plan.selected import Selected
 from vlapack.recipe.recipe import Recipe
 

@@ -17,8 +17,9 @@ from typing import Any
 from torch import Tensor
 
 from vlapack.checkpoints.assets import CONFIG_FILE, NORM_STATS_FILE, TOKENIZER_FILE, WEIGHTS_FILE
-from vlapack.checkpoints.base import Checkpoint, Normalization
+from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.folder import CheckpointFolder
+from vlapack.checkpoints.normalization import Normalization
 from vlapack.checkpoints.pack.card import CARD_FILE
 from vlapack.checkpoints.pack.config import PackedGroup, file_inside, policy_config, read_config
 from vlapack.checkpoints.pack.contents import Contents

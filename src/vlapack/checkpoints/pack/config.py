@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from vlapack import __version__
 from vlapack.checkpoints.assets import CONFIG_FILE, NORM_STATS_FILE, TOKENIZER_FILE, WEIGHTS_FILE
-from vlapack.checkpoints.base import PolicyConfig, read_json
+from vlapack.checkpoints.policy_config import PolicyConfig
+from vlapack.documents import read_json
 from vlapack.errors import InputError, install
 from vlapack.fingerprint import Fingerprint, digest
 from vlapack.plan.selected import Selected, groups

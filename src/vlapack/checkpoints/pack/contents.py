@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlapack.checkpoints.base import PolicyConfig
 from vlapack.checkpoints.pack.config import PackedGroup, packed_groups, quantization_config
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.proof import require_depths
 from vlapack.checkpoints.tensorlayout import TensorSpec
 from vlapack.checkpoints.weights import Weights
