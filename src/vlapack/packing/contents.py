@@ -5,6 +5,7 @@ from __future__ import annotations
 from vlapack.checkpoints.finite import FiniteReader
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.policy.adapter import Adapter
+from vlapack.policy.packed import check_tensor
 
 
 def check_pack(checkpoint: PackedCheckpoint) -> None:
@@ -16,9 +17,4 @@ def check_pack(checkpoint: PackedCheckpoint) -> None:
     Adapter(checkpoint.config, checkpoint.normalization, checkpoint.tokenizer)
     with FiniteReader(checkpoint) as reader:
         for name in checkpoint.names():
-            if name in checkpoint.contents.ruled:
-                reader.read(name)
-                continue
-            checkpoint.weights.check(name)
-            if checkpoint.dtype(name).is_floating_point:
-                reader.mapped(name)
+            check_tensor(checkpoint, reader, name)

@@ -67,8 +67,22 @@ def _assemble(checkpoint: PackedCheckpoint, reader: FiniteReader, dtype: torch.d
     model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(rows["weight"], rows.get("weight_scale"), dtype))
     load_weights(model, take, [name for kinds in of_module.values() for name in kinds.values()], dtype)
     for name in unread:
-        checkpoint.weights.check(name)
+        check_tensor(checkpoint, reader, name)
     return model
+
+
+def check_tensor(checkpoint: PackedCheckpoint, reader: FiniteReader, name: str) -> None:
+    """Check a tensor that nothing reads as strictly as one that is read, without holding a large one.
+
+    Raises:
+        InputError: its bytes are damaged, or it holds a value that a kernel must not see.
+    """
+    if name in checkpoint.contents.ruled:
+        reader.read(name)
+        return
+    checkpoint.weights.check(name)
+    if checkpoint.dtype(name).is_floating_point:
+        reader.mapped(name)
 
 
 def _packed_linears(group: PackedGroup, tensors: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, PackedLinear]]:
