@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from common.results import stamp
+from common.results import keep, stamp
 from websockets.asyncio.client import connect
 
 from vlapack import Policy, __version__
@@ -166,9 +166,7 @@ def main(
         **stamp(),
         "load_average": os.getloadavg()[1],  # what else the machine did in the last five minutes, this included
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(document, indent=2) + "\n")
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    keep(document, out)
 
 
 if __name__ == "__main__":

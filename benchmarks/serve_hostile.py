@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from common.results import stamp
+from common.results import keep, stamp
 from websockets.sync.client import connect
 
 from vlapack import __version__
@@ -255,9 +255,7 @@ def main(*, policy: str = "tiny-libero", out: Path = RESULTS, requests: int = 50
         **stamp(),
         "load_average": os.getloadavg()[1],  # what else the machine did in the last five minutes, this included
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(document, indent=2) + "\n")
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    keep(document, out)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,14 @@ def write_result(file: Path, rows: Sequence[dict[str, Any]], **facts: Any) -> No
     lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in rows)
     head = json.dumps({**stamp(), **facts}, indent=1, ensure_ascii=False).removesuffix("\n}")
     file.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+
+
+def keep(document: dict[str, Any], file: Path) -> None:
+    """Write a benchmark's one document to its file and to stdout."""
+    text = json.dumps(document, indent=2) + "\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    sys.stdout.write(text)
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

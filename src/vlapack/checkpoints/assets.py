@@ -65,7 +65,7 @@ def _holds_weights(snapshot: Path) -> bool:
         try:
             shards = set(json.loads((snapshot / SHARD_INDEX_FILE).read_bytes())["weight_map"].values())
         except (ValueError, LookupError, AttributeError, TypeError):
-            return True  # whoever opens it says what is wrong with the index
+            return True  # opening it says what is wrong with the index
         return all((snapshot / str(shard)).is_file() for shard in shards)
     return any(path.is_file() for path in (snapshot / PARAMS).rglob("*"))
 

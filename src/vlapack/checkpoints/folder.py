@@ -56,4 +56,4 @@ class CheckpointFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class FloatCheckpoint(CheckpointFolder):
-    """A float policy's folder, whoever wrote it; its tensors have openpi's names."""
+    """A float policy's folder, from any of the formats; its tensors have openpi's names."""

@@ -43,7 +43,7 @@ FIELDS = Fields(
     harmless={
         "normalization_mapping": "what the processors are made from; the saved ones say it, and are read",
         "empty_cameras": "cameras that no robot has: LeRobot masks them, and so does leaving them out",
-        "dtype": "of LeRobot's arithmetic; whoever loads the policy chooses ours",
+        "dtype": "of LeRobot's arithmetic; ours is chosen when the policy is loaded",
         "device": "where LeRobot computes",
         "use_amp": "how LeRobot computes on a GPU",
         "compile_model": "how LeRobot computes",

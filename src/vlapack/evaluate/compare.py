@@ -29,7 +29,7 @@ def compare(
     """Measure how far a policy's action chunks are from its float parent's.
 
     Args:
-        baseline: loads the float policy; it is let go of before the other is loaded.
+        baseline: loads the float policy; it is freed before the other is loaded.
         policy: loads the policy that is compared.
         frames: what both look at.
         seed: of the noise; each frame has eight draws, and the first of them is the one that both policies get.

@@ -94,7 +94,7 @@ def contender(
 
 
 def _remote(role: str, url: str) -> tuple[Contender, dict[str, Any]]:
-    """A policy that a server holds; what it is beyond its metadata, only whoever started the server knows."""
+    """A policy that a server holds; beyond its metadata, nothing is known of it here."""
     from vlapack.serve.client import RemotePolicy
 
     policy = RemotePolicy(url)

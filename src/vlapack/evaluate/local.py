@@ -32,7 +32,7 @@ FAILURES_IN_A_ROW = 6
 SECONDS_TO_END = 5.0
 
 Actor = Callable[[dict[str, Any]], np.ndarray]
-"""observation → actions [≥ replan, 7]; made anew for every attempt at an episode, so that its noise starts over."""
+"""observation → actions [≥ replan, 7]; made again for every attempt at an episode, so that its noise starts over."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the record and let go of its lock."""
+        """Close the record and release its lock."""
         os.close(self._file)
 
     def append(self, record: Record) -> None:

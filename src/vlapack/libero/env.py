@@ -86,7 +86,7 @@ class LiberoEnv:
 
     @property
     def sim_env(self) -> Any:
-        """The robosuite environment under LIBERO's wrapper, for whoever reads poses or contacts."""
+        """The robosuite environment under LIBERO's wrapper, for code that reads poses or contacts."""
         return self._env.env
 
     def reset(self, init_state: int, *, render: bool = True) -> Observation:

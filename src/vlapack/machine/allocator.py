@@ -1,6 +1,6 @@
 """The memory that glibc's allocator keeps for a process: as little as loading allows, or as much as speed asks for.
 
-Loading reads tensors that are laid out anew and let go of, 0.5 GB of them for π0.5; glibc would keep much of it for
+Loading repacks tensors and frees the originals, 0.5 GB of them for π0.5; glibc would keep much of it for
 itself. A chunk then allocates and frees the same megabytes of activations over and over; left to itself, glibc may
 return each to the kernel and have it zeroed and mapped again: 300,000 page faults, a tenth of π0.5's time. Where
 gradients are computed it is the other way round: see `map_large_blocks`.
@@ -21,7 +21,7 @@ LARGEST = 1 << 25
 
 
 def settle() -> None:
-    """Return what loading let go of, and keep from now on what chunks let go of.
+    """Return what loading freed, and from now on keep what chunks free.
 
     Does nothing where the C library is not glibc; the variables by which users tune glibc (`MALLOC_…`,
     `GLIBC_TUNABLES`) stay in force.

@@ -1,6 +1,6 @@
 """The `cpu` engine's half in Python: what checks the tensors of an op and hands their addresses to csrc/.
 
-A weight is laid out anew when its layer is made (`prepare`): uint8 [ceil(N / 32), ceil(K / 8), 128] for 4 bits, 256 in
+A weight is rearranged when its layer is made (`prepare`): uint8 [ceil(N / 32), ceil(K / 8), 128] for 4 bits, 256 in
 the end for 8, in the order in which the kernels read it (csrc/kernels.hpp). A weight in a pack's own layout is the
 reference's, here too.
 

@@ -25,7 +25,7 @@ _LAYER = (
 )
 
 
-# A length would be taken for a constant where it is symbolic, and every other one be compiled anew: hence the shapes.
+# A length would be taken for a constant where it is symbolic, and each other one compiled again: hence the shapes.
 def _fake_transform(x: Tensor, *steps: Tensor | None) -> Tensor:
     return torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
 

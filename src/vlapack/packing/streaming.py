@@ -1,7 +1,7 @@
 """What a policy's layers see of recorded observations, learned with one block of the network in memory at a time.
 
 A full π0.5 has 14 GB of weights in fp32. So the observations move through it abreast: all of them through one layer,
-whose weights are then let go of, then through the next. Between layers only their hidden states are kept, and their
+whose weights are then freed, then through the next. Between layers only their hidden states are kept, and their
 keys and values. The action expert is the exception: its ten denoise steps feed back, so it is held whole.
 """
 
@@ -45,7 +45,7 @@ def stream(
     """Run one float action chunk per observation, block by block, and yield each block's groups with their inputs.
 
     Groups that are finished are neither sampled nor yielded, and nothing runs after the last group that is not. A block
-    is yielded when its weights have been let go of; layers that never run come without inputs.
+    is yielded when its weights have been freed; layers that never run come without inputs.
 
     Args:
         parent: the float checkpoint.

@@ -48,7 +48,7 @@ class Past(NamedTuple):
 
         With room they are only good until the next call.
         """
-        # What is written over cannot be differentiated, so whoever steers the flow by gradients gets copies.
+        # What is written over cannot be differentiated, so callers that steer the flow by gradients get copies.
         if self.room and not torch.is_grad_enabled():
             self.keys[:, :, self.length :] = key
             self.values[:, :, self.length :] = value

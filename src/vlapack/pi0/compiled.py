@@ -1,4 +1,4 @@
-"""The network under `torch.compile`: three graphs, without a break, and none compiled anew from chunk to chunk."""
+"""The network under `torch.compile`: three graphs, without a break, and none compiled again from chunk to chunk."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ RESIDUAL_OUTPUTS = ("o_proj", "out_proj", "down_proj", "fc2")
 
 @torch.no_grad()
 def init_weights(model: Pi0, generator: torch.Generator) -> None:
-    """Draw every weight of `model` anew, from `generator` alone.
+    """Draw every weight of `model` from `generator` alone.
 
     Linears are normal with deviation 1/√inputs, those that write into a residual stream further divided by √(2·depth)
     so that the stream's variance does not grow with depth (GPT-2's rule). Norms start as the identity. Adaptive norms

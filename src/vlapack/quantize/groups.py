@@ -1,7 +1,7 @@
 """How a float network becomes a packed one: transform, round, write, one group of layers at a time.
 
 It takes a `read` and a `write`, so that a folder on disk and a module in memory are one path, and it is handed blocks:
-groups of layers together with what their inputs were. It lets go of a block before it asks for the next, and never
+groups of layers together with what their inputs were. It frees a block before it asks for the next, and never
 holds more than one chain in float. Linears that read the same input form a group (`select.groups`) and share one
 transform; groups that take steps of each other's transforms form a chain (`folding.chains`).
 """

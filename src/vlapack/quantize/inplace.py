@@ -1,7 +1,7 @@
 """Quantizing somebody else's model in its own process: openpi's `PI0Pytorch`, LeRobot's policies, any `nn.Module`.
 
 Linears become integer layers where they stand; nothing else of the model changes, so its own `sample_actions` goes on
-working. What a pack gains by knowing the network is not to be had here: every layer transforms its input by itself, and
+working. What a pack gains by knowing the network is not available here: every layer transforms its input by itself, and
 no transform is folded into what stands before. A pack is faster; this needs no folder.
 """
 

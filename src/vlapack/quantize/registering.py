@@ -1,4 +1,4 @@
-"""Telling Transformers of our format as soon as it is imported, whoever comes first, and without importing it.
+"""Telling Transformers of our format as soon as it is imported, before or after vlapack, and without importing it.
 
 Its registries are in `transformers.quantizers.auto`, which every model imports. Where that is loaded already, we
 register at once; else a finder, asked for that module alone, lets Python load it and registers afterwards.

@@ -1,4 +1,4 @@
-"""Who may reach a server: a robot obeys whoever can."""
+"""Who may reach a server: a robot obeys anyone who can."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_access(*, host: str, api_key: str | None, insecure: bool) -> None:
         )
     if api_key is None and not insecure and not is_loopback(host):
         raise InputError(
-            f"`host={host!r}` without a key: whoever reaches this address could move the robot. Add "
+            f"`host={host!r}` without a key: anyone who reaches this address could move the robot. Add "
             f"`api_key={secrets.token_hex(16)!r}`, or `insecure=True` if every machine that can reach it is trusted"
         )
 

@@ -1,4 +1,4 @@
-"""One request, from its bytes to the bytes of its answer; whoever carries them (websockets, a test) is not known here.
+"""One request, from its bytes to the bytes of its answer; how they are carried (websockets, a test) is not known here.
 
     bytes -> admitted, or `busy` at once -> unpacked, checked, prepared -> batched and inferred -> packed
 
@@ -100,7 +100,7 @@ class Service:
         return self._policy.noise_shape
 
     async def run(self) -> None:
-        """Serve until cancelled; whoever calls `answer` must run this too."""
+        """Serve until cancelled; a caller of `answer` must run this too."""
         try:
             await self._batcher.run()
         finally:

@@ -1,6 +1,6 @@
 """What a pack holds: every tensor from names and shapes, and a pack that exists held against that.
 
-A pack may be a stranger's, and whoever can write tensors can write their checksums too. So nothing is believed that can
+A pack may be a stranger's, and who writes tensors can write their checksums too. So nothing is believed that can
 be computed: the layers are those that `quantization_config` names, and what follows from them, the recipe and the
 architecture (names, shapes, types, transforms, and the rest of `quantization_config`) must be there as it follows.
 """
