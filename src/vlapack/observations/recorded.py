@@ -40,7 +40,7 @@ class RecordedFolder:
             raise InputError(f"{self._index} has {', '.join(foreign)}; this version knows {', '.join(INDEX_KEYS)}")
         named = index.get("layout")
         known: Mapping[Any, Layout] = LAYOUTS if config is None else {config.layout: layout_of(config)}
-        if named not in known:
+        if not (isinstance(named, str) and named in known):
             raise InputError(
                 f"{self._index}: observations of layout {named!r}; wanted is {' or '.join(map(repr, known))}: record "
                 "this policy's own with `vlapack serve POLICY --record`"

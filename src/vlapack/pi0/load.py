@@ -70,8 +70,12 @@ def load_weights(
             tensor = tensor.to(arithmetic(name, dtype))
         setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and module.weight.dtype.itemsize < dtype.itemsize:
+        if not isinstance(module, nn.Linear):
+            continue
+        if module.weight.dtype.itemsize < dtype.itemsize:
             model.set_submodule(name, StoredLinear(module.weight, module.bias))
+        elif module.bias is not None and module.bias.dtype != module.weight.dtype:  # a file may mix them
+            module.bias = nn.Parameter(module.bias.to(module.weight.dtype), requires_grad=False)
 
 
 @contextmanager

@@ -60,8 +60,9 @@ class PromptTokenizer:
             raise InputError(f"`tokenizer={str(path)!r}`: not a SentencePiece model: {size}; copy the file again")
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=content)
-        except RuntimeError as error:
-            raise InputError(f"`tokenizer={str(path)!r}`: not a SentencePiece model: {error}") from error
+            self._model.encode("", add_bos=True)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"`tokenizer={str(path)!r}`: not a SentencePiece model for prompts: {error}") from error
         if (pieces := self._model.get_piece_size()) > vocab_size:
             raise InputError(
                 f"`tokenizer={str(path)!r}`: {pieces} pieces, but the network's vocabulary has {vocab_size}; "
