@@ -12,7 +12,7 @@ from vlapack.checkpoints.lerobot_fields import FEATURE, count_of, field_of
 from vlapack.checkpoints.processors import ACTION, PREPROCESSOR, STATE, Processors
 from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.pi0.config import Pi0Config
+from vlapack.pi0.config import MOST, Pi0Config
 
 EMPTY_CAMERA = re.compile(rf"{re.escape(CAMERA)}empty_camera_\d+")
 
@@ -32,12 +32,17 @@ def read_features(path: Path, document: Mapping[str, Any]) -> Features:
             "give `config` and `norm_stats`"
         )
     for name, shape in dims.items():
-        if len(shape) != 1 or type(shape[0]) is not int or shape[0] < 1:
-            raise InputError(f"{path}: {name} has shape {shape}; it must be one number of dimensions")
+        if len(shape) != 1 or type(shape[0]) is not int or not 1 <= shape[0] <= MOST["action_dim"]:
+            raise InputError(
+                f"{path}: {name} has shape {shape!r:.200}; it must be one number of dimensions, 1 to "
+                f"{MOST['action_dim']}"
+            )
     names = document.get("action_feature_names") or [f"action_{index}" for index in range(dims[ACTION][0])]
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise InputError(f"{path}: action_feature_names is {names!r:.200}; it must be a list of names")
     if len(names) != dims[ACTION][0]:
         raise InputError(f"{path}: action_feature_names has {len(names)} names for {dims[ACTION][0]} dimensions")
-    return Features(seen, dims[STATE][0], tuple(map(str, names)))
+    return Features(seen, dims[STATE][0], tuple(names))
 
 
 def _features(path: Path, document: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
