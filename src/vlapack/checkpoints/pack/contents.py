@@ -156,6 +156,10 @@ def _stored_bits(document: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
+OURS = ("weight_scale", "input_scale", "smooth", "rotation", "pre_rotation", "row_rotation")
+"""Floats that packing makes; all others are the parent's, in its own type."""
+
+
 def _wanted(architecture: Pi0Config, selected: Sequence[Selected], recipe: Recipe) -> dict[str, TensorSpec]:
     """Every tensor of such a pack; the parent's own are float32 here and may be any float there."""
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
@@ -178,9 +182,8 @@ def _check_tensors(path: Path, wanted: Mapping[str, TensorSpec], weights: Weight
                 f"{shape}; quantize again"
             )
         dtype = weights.dtype(name)
-        scale = name.endswith((".weight_scale", ".input_scale"))
-        own = spec.dtype == torch.float32 and not scale
-        if dtype != spec.dtype and not (own and dtype in FLOATS):
+        parents = spec.dtype == torch.float32 and name.rpartition(".")[2] not in OURS
+        if dtype != spec.dtype and not (parents and dtype in FLOATS):
             raise InputError(f"{name} is stored as {dtype}, and {spec.dtype} is what packs store; quantize again")
 
 
