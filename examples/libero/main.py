@@ -110,7 +110,6 @@ def play(args: Args, policy: str, parent: str | None) -> int:
         seed=args.seed,
         replan=args.replan_steps,
         workers=args.workers,
-        compile=args.compile,
         out=args.video_out_path,
         flags=opening(args, parent),
     )
@@ -119,7 +118,7 @@ def play(args: Args, policy: str, parent: str | None) -> int:
 def opening(args: Args, parent: str | None) -> PolicyFlags:
     """What the folder does not say itself; the shipped one says what it is."""
     config = None if parent == SHIPPED else args.policy_config
-    return PolicyFlags(config=config, norm_stats=args.norm_stats, tokenizer=args.tokenizer)
+    return PolicyFlags(config=config, norm_stats=args.norm_stats, tokenizer=args.tokenizer, compile=args.compile)
 
 
 def server(args: Args) -> str:

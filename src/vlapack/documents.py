@@ -21,6 +21,14 @@ MOST_JSON_DEPTH = 64
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; for a name that no file can have (one that is too long) there is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open an ordinary file for reading; a FIFO or a device would keep the reader waiting, or never end.
 

@@ -14,7 +14,7 @@ from vlapack.checkpoints.assets import SHARD_INDEX_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.spelling import WRAPPERS, plain_name, without_wrappers, wrappers_of
 from vlapack.checkpoints.tensorfile import TensorFile
 from vlapack.console import say
-from vlapack.documents import read_json
+from vlapack.documents import is_file, read_json
 from vlapack.errors import InputError
 from vlapack.pi0.positions import ROPE_BASE
 
@@ -93,7 +93,7 @@ class ShardedFile:
 
     def _shard(self, file: str) -> Path:
         shard = self.path.parent / file
-        if Path(file).name != file or not shard.is_file():
+        if Path(file).name != file or not is_file(shard):
             raise InputError(f"{self.path}: names the shard {file!r}, which is no file beside it; copy it again")
         return shard
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlapack.checkpoints.policy_config import PolicyConfig
-from vlapack.documents import read_json
+from vlapack.documents import is_file, read_json
 from vlapack.errors import InputError
 from vlapack.observations.frame import Frame, as_recorded
 from vlapack.observations.pictures import read_rgb
@@ -93,6 +93,6 @@ def _picture(folder: Path, name: Any, where: str) -> np.ndarray:
     """Read a picture that the index names; it lies in the folder itself."""
     if not isinstance(name, str) or Path(name).name != name:
         raise InputError(f"{where} names the picture {name!r}; it must be the name of a file in {folder}")
-    if not (folder / name).is_file():
-        raise InputError(f"{folder / name}: the index names it, but it is not there; copy the whole folder")
+    if not is_file(folder / name):
+        raise InputError(f"{folder / name!s:.400}: the index names it, but it is not there; copy the whole folder")
     return read_rgb(folder / name, str(folder / name))
