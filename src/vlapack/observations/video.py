@@ -45,7 +45,8 @@ def frames_at(path: Path, seconds: Sequence[float], tolerance: float) -> list[np
     if not path.is_file():
         raise InputError(f"{path}: the data set names this video, but it is not there; copy the whole folder")
     try:
-        with av.open(str(path)) as container:
+        # Named, since FFmpeg otherwise searches a damaged file, however large, for any format that it knows.
+        with av.open(str(path), format="mp4" if path.suffix == ".mp4" else None) as container:
             if not container.streams.video:
                 raise InputError(f"{path}: holds no video stream")
             stream = container.streams.video[0]
