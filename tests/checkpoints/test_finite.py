@@ -14,6 +14,16 @@ from vlapack.checkpoints.finite import FiniteReader, is_finite, require_finite
 from vlapack.checkpoints.tensorfile import TensorFile, is_mapped
 from vlapack.errors import InputError
 
+
+@pytest.fixture(autouse=True, params=["compiled", "numpy"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here holds with the compiled engine and without it."""
+    if request.param == "numpy":
+        monkeypatch.setattr(finite, "kernels", None)
+    elif finite.kernels is None:
+        pytest.skip("the compiled engine is not installed")
+
+
 FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 

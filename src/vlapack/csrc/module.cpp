@@ -1,5 +1,5 @@
-// The Python module `vlapack._kernels`. It takes addresses: src/vlapack/ops/cpu.py, its only user, has checked what they
-// point to, and keeps it alive.
+// The Python module `vlapack._kernels`. It takes addresses: its callers, ops/cpu.py and checkpoints/finite.py, have
+// checked what they point to, and keep it alive.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -9,6 +9,7 @@
 
 #include "activation.hpp"
 #include "dispatch.hpp"
+#include "finite.hpp"
 #include "layout.hpp"
 #include "linear.hpp"
 #include "threads.hpp"
@@ -67,6 +68,13 @@ NB_MODULE(_kernels, m) {
   m.def("peak", &peak, nb::arg("threads"), nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>());
   m.def("stream", &stream, nb::arg("address"), nb::arg("bytes"), nb::arg("threads"),
         nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "all_finite",
+      [](Address floats, int64_t count, int bytes, uint64_t exponent) {
+        return all_finite(at<const void>(floats), count, bytes, exponent);
+      },
+      nb::arg("floats"), nb::arg("count"), nb::arg("bytes"), nb::arg("exponent"),
+      nb::call_guard<nb::gil_scoped_release>());
   m.def("prepared_bytes", &prepared_bytes, nb::arg("bits"), nb::arg("outputs"), nb::arg("inputs"));
   m.def(
       "prepare",
