@@ -103,7 +103,8 @@ def require_gpu(device: torch.device) -> torch.device:
         there = ", ".join(f"cuda:{number} ({torch.cuda.get_device_name(number)})" for number in range(count))
         raise InputError(f"{asked}: there is no card of that number; here are {there}")
     found = torch.device("cuda", index)
-    if (compiled := _lacks_code_for(found)) is not None:
+    # Of a card that is too old for the kernels `unsupported` says so, and no newer torch would help.
+    if unsupported(found) is None and (compiled := _lacks_code_for(found)) is not None:
         raise InputError(
             f"{asked}: this build of torch has no code for {card(found)}, only for {compiled}; install a newer torch "
             "(`pip install --upgrade torch`)"
