@@ -54,6 +54,8 @@ def install_gpu(
         "get_device_properties": lambda device: cards[number(device)],
         "get_device_name": lambda device: cards[number(device)].name,
         "get_arch_list": lambda: list(architectures),
+        "memory_reserved": lambda device: 0,
+        "memory_allocated": lambda device: 0,
         "mem_get_info": lambda device: (cards[number(device)].free, 2 * cards[number(device)].free),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import pytest
 import torch
 from fake_gpu import install_kernels, interpret, uncache
@@ -69,6 +72,40 @@ def test_a_weight_of_the_cpus_does_not_run_on_a_gpu() -> None:
     for weight, engine_name in ((prepared, "cpu"), (stored, "reference")):
         with pytest.raises(InputError, match=f"a weight on cpu, laid out for the engine {engine_name}, .* on meta: mo"):
             choosing(x, weight, scale, dtype=torch.float32)
+
+
+def test_a_kernel_is_launched_on_the_card_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton would take the current one: no tensor can be on a second card here, so a stand-in says that it is."""
+    launched: list[str] = []
+
+    class Current:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            launched.append(f"on {self.device}")
+
+        def __exit__(self, *_: object) -> None:
+            launched.append("back")
+
+    module = ModuleType("vlapack.ops.triton.product")
+    module.int_linear = lambda x: launched.append("kernel")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device", Current)
+    run = library.of_triton("product", "int_linear")
+    for number in (0, 1):
+        run(SimpleNamespace(device=torch.device("cuda", number)))
+    assert launched == ["kernel", "on cuda:1", "kernel", "back"]
+
+
+def test_a_large_weight_is_laid_out_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = interpret(monkeypatch)
+    stored, _ = layer(4)
+    whole = layouts.prepare_for("triton", stored, 4, K)
+    monkeypatch.setattr(layouts, "PIECE", 7 * stored[:1].nbytes)  # 24 rows: 7, 7, 7 and 3
+    assert torch.equal(layouts.prepare_for("triton", stored, 4, K), whole)
+    assert calls["prepare"] == 1 + 4
 
 
 @pytest.mark.parametrize("name", ["transform_activation", "quantize_activation", "int_linear", "float_linear"])

@@ -30,7 +30,7 @@ AMD_ARCHITECTURES = ("gfx942", "gfx950", "gfx11", "gfx12")
 WITH_CUDA = "`pip install --force-reinstall torch --index-url https://pypi.org/simple` brings CUDA on Linux"
 DRIVER_REMEDY = (
     "install NVIDIA's driver (Debian or Ubuntu: apt-get install -y nvidia-driver; in a container: start it with "
-    "`--gpus all`)"
+    "NVIDIA's container toolkit)"
 )
 DRIVER_FILES = (
     Path("/sys/module/nvidia/version"),
@@ -138,7 +138,7 @@ def why_no_gpu() -> str | None:
     if "no NVIDIA driver" in said:
         if cards := nvidia_cards():
             return f"{cards} NVIDIA card{'s' if cards > 1 else ''} without a driver; {DRIVER_REMEDY}"
-        return "no NVIDIA driver and no card; give cpu, or, in a container, start it with `--gpus all`"
+        return "no NVIDIA driver and no card; give cpu, or start this container with NVIDIA's toolkit"
     if "GPUs are available" in said:
         hidden = [f"{name}={os.environ[name]}" for name in VISIBLE if name in os.environ]
         return f"no card is available{f'; {hidden[0]} may hide it' if hidden else ''}; give cpu"
@@ -194,6 +194,8 @@ def free_bytes(device: torch.device) -> int:
     A board that has one memory for both (Orin, Thor) counts the kernel's file cache as taken; Linux knows better.
     """
     free, _ = torch.cuda.mem_get_info(device)
+    # What torch keeps of tensors that are gone, such as another policy's, is taken again first.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if torch.cuda.get_device_properties(device).is_integrated:
         return max(free, available_bytes() or 0)
     return free

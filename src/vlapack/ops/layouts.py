@@ -13,6 +13,8 @@ from torch import Tensor
 
 from vlapack.ops import cpu, engine
 
+PIECE = 1 << 20
+"""Bytes of rows that are laid out at a time where that needs room of its own: not a whole layer's."""
 CPU_DIMENSIONS = 3
 """[panels, steps, bytes] (`ops.cpu`); Triton's form has two dimensions (`ops.triton.layout`)."""
 
@@ -44,7 +46,16 @@ def prepare(stored: Tensor, bits: int, in_features: int, act_bits: int) -> Tenso
 
 def prepare_for(name: str, stored: Tensor, bits: int, in_features: int) -> Tensor:
     """Lay out a pack's weight for an engine, `cpu` or `triton`; otherwise as in `prepare`."""
-    prepared: Tensor = _module(name).prepare(stored, bits, in_features)
+    module = _module(name)
+    pieces = (
+        torch.split(stored, max(1, PIECE // max(1, stored[:1].nbytes))) if name == "triton" and bits == 4 else (stored,)
+    )
+    first: Tensor = module.prepare(pieces[0], bits, in_features)
+    if len(pieces) == 1:
+        return first
+    prepared = first.new_empty(len(stored), *first.shape[1:])
+    for target, piece in zip(torch.split(prepared, len(pieces[0])), pieces, strict=True):
+        target.copy_(first if piece is pieces[0] else module.prepare(piece, bits, in_features))
     return prepared
 
 

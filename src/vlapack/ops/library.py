@@ -88,11 +88,18 @@ def _without_derivative(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _of_triton(module: str, name: str) -> Callable[..., Any]:
-    """A function of `ops/triton/`, which needs a package that not everybody has."""
+def of_triton(module: str, name: str) -> Callable[..., Any]:
+    """A function of `ops/triton/`, which needs a package that not everybody has.
 
-    def run(*arguments: Any, **options: Any) -> Any:
-        return getattr(importlib.import_module(f"vlapack.ops.triton.{module}"), name)(*arguments, **options)
+    Triton launches on the current card whatever its tensors say, so that of the tensors is made the current one.
+    """
+
+    def run(x: Tensor, *arguments: Any, **options: Any) -> Any:
+        kernel = getattr(importlib.import_module(f"vlapack.ops.triton.{module}"), name)
+        if x.device.type != "cuda" or x.device.index == torch.cuda.current_device():
+            return kernel(x, *arguments, **options)
+        with torch.cuda.device(x.device):
+            return kernel(x, *arguments, **options)
 
     return run
 
@@ -148,7 +155,7 @@ transform_activation = _define(
     by_device(
         {
             "cpu": cpu.transform_activation,
-            "triton": _of_triton("activation", "transform_activation"),
+            "triton": of_triton("activation", "transform_activation"),
             "reference": reference.transform_activation,
         }
     ),
@@ -161,7 +168,7 @@ quantize_activation = _define(
     by_device(
         {
             "cpu": cpu.quantize_activation,
-            "triton": _of_triton("activation", "quantize_activation"),
+            "triton": of_triton("activation", "quantize_activation"),
             "reference": reference.quantize_activation,
         }
     ),
@@ -174,7 +181,7 @@ int_linear = _define(
     by_layout(
         {
             "cpu": cpu.int_linear,
-            "triton": _of_triton("product", "int_linear"),
+            "triton": of_triton("product", "int_linear"),
             "reference": reference.int_linear,
         },
         position=2,
@@ -185,5 +192,5 @@ float_linear = _define(
     f"(Tensor x, {_LAYER}) -> Tensor",
     reference.float_linear,
     _fake_float_linear,
-    by_layout({"triton": _of_triton("weight_only", "float_linear"), "reference": reference.float_linear}, position=1),
+    by_layout({"triton": of_triton("weight_only", "float_linear"), "reference": reference.float_linear}, position=1),
 )

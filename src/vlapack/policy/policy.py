@@ -91,7 +91,7 @@ class Policy:
         dtype: torch.dtype | None = None,
         savings: Savings = Savings(),  # noqa: B008 - it is frozen
         compile: bool = False,
-        device: str | torch.device = CPU,
+        device: str | torch.device = "cpu",
     ) -> Policy:
         """Load a policy from a checkpoint folder or a pack.
 
@@ -124,7 +124,7 @@ class Policy:
         dtype: torch.dtype | None = None,
         savings: Savings = Savings(),  # noqa: B008 - it is frozen
         compile: bool = False,
-        device: str | torch.device = CPU,
+        device: str | torch.device = "cpu",
     ) -> Policy:
         """Load a policy from a checkpoint that `open_checkpoint` opened.
 
