@@ -24,11 +24,14 @@ from vlapack.errors import InputError
 from vlapack.linear import PackedLinear
 from vlapack.ops import engine, layouts
 from vlapack.pi0.load import build, load_weights
+from vlapack.pi0.names import canonical_name
 from vlapack.pi0.savings import Savings
 from vlapack.policy import packed, placing, policy
 from vlapack.policy.placing import device_bytes, usable
 
 META = torch.device("meta")
+SHAPE = 16
+"""Bytes of `weight_shape`, which stays on the CPU while its layer is made."""
 
 
 @pytest.fixture(autouse=True)
@@ -89,8 +92,20 @@ def largest(path: Path) -> int:
 def test_a_float_policy_is_loaded_a_tensor_at_a_time(random_checkpoint: Path, dtype: torch.dtype) -> None:
     checkpoint = open_checkpoint(random_checkpoint)
     model = build(checkpoint.config.architecture)
+    before: list[tuple[str, Counter[str]]] = []
     with LiveBytes() as bytes_of, FiniteReader(checkpoint, at_once=True) as reader:
-        load_weights(model, reader.read, checkpoint.names(), dtype, rows=reader.mapped, device=META)
+
+        def read(name: str) -> Tensor:
+            before.append((name, bytes_of.live.copy()))
+            return reader.read(name)
+
+        load_weights(model, read, checkpoint.names(), dtype, rows=reader.mapped, device=META)
+    loaded = dict(model.named_parameters()) | dict(model.named_buffers())
+    held = 0
+    for name, live in before:  # nothing of the tensors before it is left but what is held of them
+        assert live["cpu"] == 0
+        assert live["meta"] == held
+        held += loaded[canonical_name(name)].nbytes
     held, layer = bytes_of.live["meta"], largest(random_checkpoint)
     assert held > 2 * layer  # else the next lines would say nothing
     scalars = 64  # of the check for NaN
@@ -107,9 +122,20 @@ def test_a_pack_is_loaded_a_layer_at_a_time_and_laid_out_there(pack: Path, monke
     monkeypatch.setattr(packed, "build", lambda *_: model)  # its empty weights are on meta, too, and do not count
     calls = interpret(monkeypatch)
     monkeypatch.setattr(engine, "active", lambda device: "triton")
+    layers: list[PackedLinear] = []
+    put = model.set_submodule
+
+    def set_submodule(name: str, module: torch.nn.Module) -> None:
+        put(name, module)
+        if isinstance(module, PackedLinear):  # nothing of this layer or of its neighbors is left but what is held
+            layers.append(module)
+            buffers = {id(buffer): buffer.nbytes for layer in layers for buffer in layer.buffers()}
+            assert bytes_of.live["meta"] == sum(buffers.values())
+            assert bytes_of.live["cpu"] <= SHAPE
+
+    monkeypatch.setattr(model, "set_submodule", set_submodule)
     with LiveBytes() as bytes_of:
         packed.load_packed_model(checkpoint, torch.bfloat16, device=META)
-    layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
     laid_out = [layer for layer in layers if layer.weight_prepared is not None]
     assert {layouts.engine_of(layer.weight_prepared) for layer in laid_out} == {"triton"}
     assert calls == {"prepare": len(laid_out)}
@@ -124,6 +150,24 @@ def test_a_pack_is_loaded_a_layer_at_a_time_and_laid_out_there(pack: Path, monke
     assert table.weight.device.type == table.scale.device.type == "cpu"
     model.to(META)
     assert table.weight.device.type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_tensor_that_moves_does_not_wait_for_its_check(
+    pack: Path, random_checkpoint: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Reader(FiniteReader):
+        def __init__(self, source: Any, *, at_once: bool = False) -> None:
+            asked.append(at_once)
+            super().__init__(source, at_once=at_once)
+
+    for module in (packed, policy):
+        monkeypatch.setattr(module, "FiniteReader", Reader)
+    for path in (pack, random_checkpoint):
+        Policy.from_pretrained(path, device=torch.device(device), savings=Savings(time_table=False))
+    assert asked == [device != "cpu"] * 2
 
 
 @pytest.mark.parametrize("saved", [True, False])
