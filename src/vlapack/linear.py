@@ -3,13 +3,14 @@
 A packed layer is two halves. The `ActivationStep` transforms and rounds the inputs; layers that read the same input
 (q, k and v of an attention) hold the *same* step, and `project` then runs it once. The `PackedLinear` multiplies. In
 memory stay the 4-bit nibbles (or int8), their scales and the transform: as the pack stores them, except that the
-compiled engine lays the nibbles out in the order in which it reads them. That order stays inside the process: a
-`state_dict` and a pickle hold the pack's tensors under the pack's names, on every engine.
+engine of the layer's device lays the nibbles out in the order in which it reads them. Moving the layer to another
+device lays them out again. That order stays inside the process: a `state_dict` and a pickle hold the pack's tensors
+under the pack's names, on every engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from vlapack.errors import InputError
 from vlapack.methods.round import group_count
-from vlapack.ops import cpu, engine, library
+from vlapack.ops import layouts, library
 from vlapack.ops.activation import Activation, ActivationStep, ActScale, ExactBuffers
 
 
@@ -29,9 +30,9 @@ class PackedLinear(ExactBuffers):
     is the `ActivationStep`, the same module in every layer that shares it. Moving the model moves them; casting it does
     not change them.
 
-    Where the engine is `cpu` and activations are integers, `weight_prepared` (see `ops.cpu`) takes the weight's place
-    while the layer is made; such a layer stays on the CPU. Its `state_dict` still has the pack's tensors: the weight as
-    it is stored, `weight_shape`, and those of the `inputs` without that prefix.
+    `weight_prepared` (see `ops.layouts`) takes the weight's place while the layer is made, and whenever it is moved, if
+    the engine of its device reads another form. Its `state_dict` still has the pack's tensors: the weight as it is
+    stored, `weight_shape`, and those of the `inputs` without that prefix.
     """
 
     NAMES = ("weight_packed", "weight", "weight_prepared", "weight_scale", "row_rotation", "bias")
@@ -113,13 +114,35 @@ class PackedLinear(ExactBuffers):
         return layer
 
     def _prepare(self) -> None:
-        """Lay the weight out as the engine in use reads it, in place of the pack's layout."""
+        """Lay the weight out as the engine of its device reads it, in place of the pack's layout."""
         weight = self._buffers[self.stored_name]
-        if weight is None or weight.device.type != "cpu" or self.inputs.act_bits == 16:
+        if weight is None:
             return
-        if engine.active() == "cpu":
-            self.weight_prepared = cpu.prepare(weight, self.weight_bits, self.in_features)
+        prepared = layouts.prepare(weight, self.weight_bits, self.in_features, self.inputs.act_bits)
+        if prepared is not None:
+            self.weight_prepared = prepared
             self._buffers[self.stored_name] = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """Move the layer: its weight travels as a pack stores it, and is laid out where it arrives."""
+        before = self.weight_scale.device
+        after = fn(self.weight_scale.new_empty(0)).device
+        if after == before:
+            return super()._apply(fn, recurse)
+        if self.weight_prepared is not None:
+            self._buffers[self.stored_name] = self._restored(self.weight_prepared, after)
+            self.weight_prepared = None
+        super()._apply(fn, recurse)
+        self._prepare()
+        return self
+
+    def _restored(self, prepared: Tensor, after: torch.device) -> Tensor:
+        """The weight as a pack stores it; of one that goes to meta, nothing but the shape is needed."""
+        if after.type != "meta":
+            return layouts.restore(prepared, self.out_features, self.in_features)
+        four = self.weight_bits == 4
+        columns, dtype = (-(-self.in_features // 8), torch.int32) if four else (self.in_features, torch.int8)
+        return torch.empty(self.out_features, columns, dtype=dtype, device="meta")
 
     @property
     def stored_name(self) -> str:
@@ -132,7 +155,7 @@ class PackedLinear(ExactBuffers):
         prepared = buffers["weight_prepared"]
         if prepared is not None:
             buffers["weight_prepared"] = None
-            buffers[self.stored_name] = cpu.restore(prepared, self.out_features, self.in_features)
+            buffers[self.stored_name] = layouts.restore(prepared, self.out_features, self.in_features)
         return buffers
 
     def _shape(self) -> Tensor:
@@ -168,8 +191,10 @@ class PackedLinear(ExactBuffers):
                 state_dict[f"{prefix}inputs.{name}"] = state_dict.pop(f"{prefix}{name}")
         stored = f"{prefix}{self.stored_name}"
         if self.weight_prepared is not None and stored in state_dict:
-            weight = state_dict.pop(stored)
-            state_dict[f"{prefix}weight_prepared"] = cpu.prepare(weight.cpu(), self.weight_bits, self.in_features)
+            weight = state_dict.pop(stored).to(self.weight_prepared.device)
+            name = layouts.engine_of(self.weight_prepared)
+            prepared = layouts.prepare_for(name, weight, self.weight_bits, self.in_features)
+            state_dict[f"{prefix}weight_prepared"] = prepared
         super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -180,9 +205,9 @@ class PackedLinear(ExactBuffers):
         """
         state = super().__getstate__()
         if self.weight_prepared is not None:
-            weight = cpu.restore(self.weight_prepared, self.out_features, self.in_features)
+            weight = layouts.restore(self.weight_prepared, self.out_features, self.in_features)
             state["_buffers"] |= {"weight_prepared": None, self.stored_name: None}
-            state["weight_array"] = weight.numpy()
+            state["weight_array"] = weight.cpu().numpy()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -190,7 +215,7 @@ class PackedLinear(ExactBuffers):
         weight = state.pop("weight_array", None)
         super().__setstate__(state)
         if weight is not None:
-            self._buffers[self.stored_name] = torch.from_numpy(weight)
+            self._buffers[self.stored_name] = torch.from_numpy(weight).to(self.weight_scale.device)
         self._prepare()
 
     def forward(self, x: Tensor | Activation) -> Tensor:

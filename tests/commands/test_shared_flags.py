@@ -49,14 +49,18 @@ def test_a_pack_is_nobodys_float_parent_whatever_the_flags() -> None:
 @pytest.mark.parametrize("variable", SWITCHES)
 def test_a_variable_of_the_guides_goes_before_the_flag(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "1")
-    assert PolicyFlags(compile=True).policy_options() == {"dtype": "float32", "compile": False}
+    assert PolicyFlags(compile=True).policy_options() == {"dtype": "float32", "compile": False, "device": "cpu"}
 
 
 @pytest.mark.parametrize(
     ("command", "names"),
     [
-        *((command, "config norm-stats tokenizer dtype compile") for command in ("bench", "compare", "eval", "serve")),
-        *((command, "config norm-stats tokenizer") for command in ("quantize", "tune", "doctor")),
+        *(
+            (command, "config norm-stats tokenizer dtype compile device")
+            for command in ("bench", "compare", "eval", "serve")
+        ),
+        *((command, "config norm-stats tokenizer device") for command in ("quantize", "tune")),
+        ("doctor", "config norm-stats tokenizer"),
         ("inspect", "config"),
     ],
 )

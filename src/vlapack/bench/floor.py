@@ -1,4 +1,4 @@
-"""The least time that a chunk's products could take: operations really needed, over what this CPU was seen to reach."""
+"""The least time that a chunk's products could take: operations needed, over the speed seen here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from vlapack.machine.gpu import CPU, synchronize
 from vlapack.ops import engine
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.names import EXPERT, LLM, PROJECTOR, VISION, linears, never_executed, time_table
@@ -13,6 +14,7 @@ from vlapack.pi0.names import EXPERT, LLM, PROJECTOR, VISION, linears, never_exe
 SIDE = 1024
 TRIES = 5
 ROUNDS = 2_000_000
+GPU_SIDE, GPU_ROUNDS = 8192, 10
 
 
 def operations(config: Pi0Config, cameras: int, prompt: int) -> int:
@@ -40,15 +42,18 @@ def operations(config: Pi0Config, cameras: int, prompt: int) -> int:
     return total
 
 
-def peak(dtype: torch.dtype | None, threads: int) -> tuple[float, str]:
-    """Measure how many operations per second this CPU reaches, and say with what.
+def peak(dtype: torch.dtype | None, threads: int, device: torch.device = CPU) -> tuple[float, str]:
+    """Measure how many operations per second this CPU or a GPU reaches, and say with what.
 
     Args:
         dtype: of a float policy's arithmetic, whose peak is that of torch's own product of two square matrices; None
             for a packed one, whose peak is the compiled engine's instructions on registers alone. Without that engine
             integers are multiplied as fp32.
         threads: how many work.
+        device: a GPU's peak is that of torch's own products of large matrices, of int8 for a packed policy.
     """
+    if device.type != "cpu":
+        return _peak_on_gpu(dtype, device)
     if dtype is None and engine.active() == "cpu":
         kernels = engine.kernels
         return max(kernels.peak(threads, ROUNDS) for _ in range(TRIES)), f"int8, {kernels.isa()}, registers only"
@@ -60,3 +65,19 @@ def peak(dtype: torch.dtype | None, threads: int) -> tuple[float, str]:
         torch.mm(a, b)
         best = min(best, time.perf_counter() - start)
     return 2 * SIDE**3 / best, f"{str(dtype).removeprefix('torch.')}, torch.mm"
+
+
+def _peak_on_gpu(dtype: torch.dtype | None, device: torch.device) -> tuple[float, str]:
+    """Measure torch's product of two square matrices: int8 where `dtype` is None."""
+    kind = torch.int8 if dtype is None else dtype
+    product = torch._int_mm if dtype is None else torch.mm
+    a, b = (torch.ones(GPU_SIDE, GPU_SIDE, dtype=kind, device=device) for _ in range(2))
+    best = float("inf")
+    for _ in range(TRIES):
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(GPU_ROUNDS):
+            product(a, b)
+        synchronize(device)
+        best = min(best, (time.perf_counter() - start) / GPU_ROUNDS)
+    return 2 * GPU_SIDE**3 / best, f"{str(kind).removeprefix('torch.')}, torch.{product.__name__}"

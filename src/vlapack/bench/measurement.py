@@ -10,10 +10,12 @@ from typing import Any
 
 from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.linear import PackedLinear
+from vlapack.machine.gpu import synchronize
 from vlapack.machine.memory import process_memory
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.prefix import look
 from vlapack.plan.selected import part_of
+from vlapack.policy.placing import device_of
 from vlapack.policy.policy import Policy
 
 PHASES = {"see": "vision", "understand": "prefix", "velocity": "denoise"}
@@ -62,11 +64,14 @@ def chunk(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
 def timed(model: Pi0) -> Iterator[Mapping[str, float]]:
     """Add up the milliseconds of each part while the network runs."""
     spent: Counter[str] = Counter()
+    device = device_of(model)
 
     def watched(work: Callable[..., Any], part: str) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
+            synchronize(device)
             start = time.perf_counter()
             result = work(*args)
+            synchronize(device)
             spent[part] += (time.perf_counter() - start) * 1e3  # type: ignore[assignment]
             return result
 

@@ -12,30 +12,34 @@ from vlapack.bench.floor import operations, peak
 from vlapack.bench.race import Runner
 from vlapack.console import emit_table, stdout
 from vlapack.machine.cpu import describe_machine
+from vlapack.machine.gpu import CPU
 from vlapack.ops import engine
 from vlapack.pi0.config import Pi0Config
 
 PHASES = ("vision", "prefix", "denoise")
 
 
-def document(runners: Sequence[Runner], *, dtype: torch.dtype, threads: int) -> dict[str, Any]:
-    """Put together what was measured, the policy first; and measure what this CPU could do.
+def document(
+    runners: Sequence[Runner], *, dtype: torch.dtype, threads: int, device: torch.device = CPU
+) -> dict[str, Any]:
+    """Put together what was measured, the policy first; and measure what this CPU or GPU could do.
 
     Args:
         runners: the policy, and the baseline if there is one, after their race.
         dtype: of their arithmetic.
         threads: how many worked.
+        device: where they are.
     """
     policy = runners[0].loaded
     architecture = Pi0Config.from_dict(policy["architecture"])
     needed = operations(architecture, policy["cameras"], policy["prompt_tokens"])
-    reached, with_what = peak(None if policy["packed"] else dtype, threads)
+    reached, with_what = peak(None if policy["packed"] else dtype, threads, device)
     results = [runner.result() for runner in runners]
     milliseconds = [result["ms_per_chunk"]["median"] for result in results]
     return {
         "cpu": describe_machine()["cpu"],
-        "isa": engine.kernels.isa() if engine.active() == "cpu" else torch.backends.cpu.get_cpu_capability(),
-        "engine": engine.active(),
+        "isa": _isa(device) or torch.backends.cpu.get_cpu_capability(),
+        "engine": engine.active() if device.type == "cpu" else engine.described(device),
         "threads": threads,
         "tokens": {key: policy[key] for key in ("cameras", "prompt_tokens", "prefix_tokens")},
         "policy": results[0],
@@ -49,6 +53,11 @@ def document(runners: Sequence[Runner], *, dtype: torch.dtype, threads: int) -> 
             "times_floor": milliseconds[0] / 1e3 / (needed / reached),
         },
     }
+
+
+def _isa(device: torch.device) -> str | None:
+    """Return the compiled engine's instructions, where that engine runs."""
+    return engine.kernels.isa() if device.type == "cpu" and engine.active() == "cpu" else None
 
 
 def print_document(found: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from vlapack.pi0.names import openpi_tensors
 from vlapack.pi0.savings import Savings
 from vlapack.plan.selected import Selected, groups
 from vlapack.plan.sizes import packed_tensors
+from vlapack.policy.placing import usable
 from vlapack.policy.policy import Policy
 from vlapack.recipe.recipe import Recipe
 
@@ -45,6 +46,7 @@ def synthetic_policy(
     dtype: torch.dtype = torch.float32,
     savings: Savings = Savings(),  # noqa: B008 - it is frozen
     compile: bool = False,
+    device: str | torch.device = "cpu",
 ) -> Policy:
     """Build a policy with random weights, float or packed by a recipe; other arguments as in `Policy.from_pretrained`.
 
@@ -54,10 +56,11 @@ def synthetic_policy(
         InputError: the recipe does not fit the architecture.
     """
     architecture = config.architecture
+    place = usable(device)
     model = build(architecture, savings)
     stored = openpi_tensors(architecture)
     if recipe is not None:
-        for name in _pack(model, recipe, stored):
+        for name in _pack(model, recipe, stored, place):
             del stored[f"{name}.weight"]
             stored.pop(f"{name}.bias", None)
 
@@ -70,7 +73,7 @@ def synthetic_policy(
         (count, width), kind = stored[name]
         return random_float((width,), getattr(torch, kind)).expand(count, width)
 
-    load_weights(model, read, stored, dtype, rows=rows)
+    load_weights(model, read, stored, dtype, rows=rows, device=place)
     make_ready(model, compile=compile)
     return Policy(model, config, normalization=_normalization(config), tokenizer=_tokenizer())
 
@@ -90,16 +93,18 @@ def _drawn() -> Tensor:
     return torch.randn(1 << 18, generator=torch.Generator().manual_seed(0))
 
 
-def _pack(model: Pi0, recipe: Recipe, stored: Stored) -> list[str]:
+def _pack(model: Pi0, recipe: Recipe, stored: Stored, device: torch.device) -> list[str]:
     """Put random packed layers in the place of those that a recipe selects; return the names of all of these."""
     selected = layers_of(model.config, recipe)
     for group in groups(selected, recipe):
         if not group[0].executed:
             continue
-        first = _tensors(stored, group[0], recipe, stores_transform=True)
+        first = _moved(_tensors(stored, group[0], recipe, stores_transform=True), device)
         inputs = ActivationStep(first, act_bits=group[0].act_bits, act_scale=recipe.act_scale)
         for layer in group:
-            tensors = first if layer is group[0] else _tensors(stored, layer, recipe, stores_transform=False)
+            tensors = (
+                first if layer is group[0] else _moved(_tensors(stored, layer, recipe, stores_transform=False), device)
+            )
             packed = PackedLinear.from_tensors(
                 tensors, weight_bits=layer.weight_bits, group_size=recipe.group_size, inputs=inputs
             )
@@ -115,6 +120,11 @@ def _tensors(stored: Stored, layer: Selected, recipe: Recipe, *, stores_transfor
     if bias := stored.get(f"{layer.name}.bias"):
         tensors["bias"] = random_float(bias[0], getattr(torch, bias[1]))
     return tensors
+
+
+def _moved(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Move a layer's tensors, without its shape, which only this process reads."""
+    return {kind: tensor if kind == "weight_shape" else tensor.to(device) for kind, tensor in tensors.items()}
 
 
 def _random(kind: str, shape: tuple[int, ...], dtype: torch.dtype, layer: Selected) -> Tensor:

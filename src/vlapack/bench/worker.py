@@ -46,6 +46,7 @@ class BenchTask:
         config, norm_stats, tokenizer: what an openpi folder does not say itself.
         dtype: of the arithmetic: float32 or bfloat16.
         compile: run it under `torch.compile`.
+        device: where it is.
         without: savings that are switched off.
         data: a folder of observations, of which the first is taken; None: the layout's example.
         prompt: in the place of the observation's own.
@@ -59,6 +60,7 @@ class BenchTask:
     tokenizer: str | None = None
     dtype: str = "float32"
     compile: bool = False
+    device: str = "cpu"
     without: tuple[str, ...] = ()
     data: str | None = None
     prompt: str | None = None
@@ -79,6 +81,7 @@ def load(task: BenchTask) -> Policy:
         "dtype": getattr(torch, task.dtype),
         "savings": Savings().without(*task.without),
         "compile": task.compile,
+        "device": task.device,
     }
     if task.arch is not None:
         recipe = None if task.target == FLOAT else preset(task.target)

@@ -97,14 +97,17 @@ class FiniteReader:
 
     Args:
         source: the checkpoint.
+        at_once: check a tensor before it is returned, in the caller's thread. A tensor that waits for its check is held
+            meanwhile, which whoever moves it elsewhere and frees it does not want.
 
     Raises:
-        InputError: on leaving, for the first tensor that holds NaN or infinity.
+        InputError: on leaving, for the first tensor that holds NaN or infinity; with `at_once` on reading it.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, at_once: bool = False) -> None:
         """Start the thread that checks."""
         self._source = source
+        self._at_once = at_once
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="finite")
         self._checks: deque[Future[None]] = deque()
 
@@ -134,6 +137,9 @@ class FiniteReader:
             require_finite(part, self._source.path, name, first_row=start)
 
     def _submit(self, check: Callable[[], None]) -> None:
+        if self._at_once:
+            check()
+            return
         self._checks.append(self._pool.submit(check))
         while self._checks and self._checks[0].done():
             self._checks.popleft().result()

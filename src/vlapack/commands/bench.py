@@ -27,7 +27,7 @@ def bench(
     """Measure how long a policy takes for an action chunk, part by part, and what it holds in memory.
 
     Policy and baseline run in processes of their own and take turns, chunk by chunk. The floor is the time that the
-    products alone would take at the speed that this CPU was just seen to reach (docs/runtime.md).
+    products alone would take at the speed that this CPU, or the GPU, was just seen to reach (docs/runtime.md).
 
         vlapack bench --policy packs/tiny-full --baseline tiny-libero
         vlapack bench --arch pi05_libero --policy full --baseline float     (random weights: no checkpoint is needed)
@@ -36,7 +36,8 @@ def bench(
         policy: A pack, a checkpoint folder, or tiny-libero; with --arch a preset, or float (the default there).
         arch: The configuration of which a policy with random weights is made, such as pi05_libero.
         baseline: What to compare with, of the same kinds as POLICY.
-        engine: What runs packed layers: cpu or reference. Default: VLAPACK_ENGINE, or the best there is.
+        engine: What runs packed layers: cpu, triton (on GPUs) or reference. Default: VLAPACK_ENGINE, or the best there
+            is.
         threads: How many work. Default: as torch chooses.
         repeats: Chunks of each that count; one more goes before.
         without: Savings to do without, with commas, to see what they are worth (docs/runtime.md names them).
@@ -60,6 +61,7 @@ def bench(
     from vlapack.bench.report import document, print_document
     from vlapack.bench.worker import FLOAT, BenchTask
     from vlapack.checkpoints.configs import policy_config
+    from vlapack.machine.gpu import parse_device
     from vlapack.ops.engine import described
     from vlapack.pi0.savings import Savings
 
@@ -89,10 +91,11 @@ def bench(
     names = [policy or FLOAT] + ([] if baseline is None else [baseline])
     if len(set(names)) < len(names):
         raise InputError(f"--baseline {baseline}: that is the policy itself")
-    say(f"engine {described()}, {threads} threads; {repeats} chunks each")
+    device = parse_device(computing["device"])
+    say(f"engine {described(device)}, {threads} threads; {repeats} chunks each")
     with started({name: task(name).command() for name in names}) as runners:
         race(runners, repeats)
-        found = document(runners, dtype=getattr(torch, flags.dtype), threads=threads)
+        found = document(runners, dtype=getattr(torch, computing["dtype"]), threads=threads, device=device)
     if json:
         emit_json(found)
     else:

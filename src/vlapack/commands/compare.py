@@ -49,15 +49,17 @@ def compare(
     import torch
 
     from vlapack.evaluate.compare import compare as compare_policies
+    from vlapack.machine.gpu import parse_device
     from vlapack.observations.folder import open_source
     from vlapack.ops.engine import described
     from vlapack.policy.policy import Policy
 
-    options = {**flags.policy_options(), "dtype": getattr(torch, flags.dtype)}
+    computing = flags.policy_options()
+    options = {**computing, "dtype": getattr(torch, computing["dtype"])}
     parent, ours = flags.open(baseline), flags.open(policy)
     source = open_source(data, parent.config, rename_map=rename_map)
     taken = min(frames, len(source))
-    engine = described()
+    engine = described(parse_device(computing["device"]))
     say(f"{data}: {source.description}; {taken} taken; engine {engine}")
     measured = compare_policies(
         lambda: Policy.from_checkpoint(parent, **options),
@@ -66,7 +68,7 @@ def compare(
         seed=seed,
     )
     document: dict[str, Any] = {"policy": policy, "baseline": baseline, "data": str(data), "source": source.description}
-    document |= {"seed": seed, "engine": engine, "dtype": flags.dtype, **measured}
+    document |= {"seed": seed, "engine": engine, "dtype": computing["dtype"], **measured}
     if json:
         emit_json(document)
     else:

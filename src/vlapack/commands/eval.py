@@ -66,6 +66,7 @@ def eval(
     from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks
     from vlapack.files import require_writable
     from vlapack.libero.suites import mujoco_version, num_tasks, other_scenes, simulator
+    from vlapack.machine.gpu import parse_device
     from vlapack.ops.arithmetic import arithmetic
     from vlapack.ops.engine import described
 
@@ -75,6 +76,7 @@ def eval(
     out = default_out(policy) if out is None else out
     require_writable(out)
     computing = flags.policy_options()
+    device = parse_device(computing["device"])
     options = flags.checkpoint_options() | computing
     states = choose_init_states(trials, init_states)
     ours, metadata = contender("policy", policy, **options)
@@ -89,11 +91,11 @@ def eval(
         seed=seed,
         replan=choose_replan(replan, metadata),
         hard_reset=hard_reset,
-        engine=described()
-        + (f", {flags.dtype}" if flags.dtype != "float32" else "")
+        engine=described(device)
+        + (f", {computing['dtype']}" if computing["dtype"] != "float32" else "")
         + (", compiled" if computing["compile"] else ""),
         simulator=scenes,
-        arithmetic=arithmetic(),
+        arithmetic=arithmetic(device),
     )
     tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)
     say(f"episodes per policy: {len(plan.cases())} ({tasks}; init states {list(states)}); engine {plan.engine}")

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from vlapack.commands.shared_flags import CalibFlag, CheckpointFlags, Flat, PresetFlag, RecipeFlag, RenameMapFlag
+from vlapack.commands.shared_flags import (
+    CalibFlag,
+    CheckpointFlags,
+    CpuFlag,
+    Flat,
+    PresetFlag,
+    RecipeFlag,
+    RenameMapFlag,
+    require_cpu,
+)
 from vlapack.console import emit_json, say, stdout
 from vlapack.errors import InputError
 from vlapack.recipe.recipe import Recipe
@@ -30,6 +39,7 @@ def quantize(
     rename_map: RenameMapFlag = None,
     weights_only: bool = False,
     json: bool = False,
+    device: CpuFlag = "cpu",
     flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
     fields: tyro.conf.OmitArgPrefixes[RecipeFlags] = RecipeFlags(),  # noqa: B008  (frozen)
 ) -> int:
@@ -49,6 +59,7 @@ def quantize(
         flags: What the checkpoint does not say.
         fields: Single fields of the recipe; each goes before preset and variables.
     """
+    require_cpu(device, "quantize")
     resolved = resolve(preset, recipe, fields, os.environ)
     for note in resolved.unused:
         say(note)

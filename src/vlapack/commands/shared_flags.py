@@ -99,20 +99,47 @@ class PolicyFlags(CheckpointFlags):
 
     Args:
         dtype: Of the arithmetic around packed layers, and of a float policy: bfloat16 is openpi's, and faster on CPUs
-            with instructions for it; float32 is exact.
+            with instructions for it; float32 is exact. Default: float32 on the CPU, bfloat16 on a GPU.
         compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
             OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
+        device: Where it computes: cpu, cuda, or cuda:1 for the second card.
     """
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] | None = None
     compile: bool = False
+    device: str = "cpu"
 
     def policy_options(self) -> dict[str, Any]:
-        """How the policy computes: `dtype` by torch's name, and `compile` as far as no variable forbids it.
+        """How the policy computes: `dtype` and `device` by torch's names, and `compile` if no variable forbids it.
 
         Raises:
-            InputError: as in `policy.compiling.compile_wanted`, which also says what is forbidden; so ask once.
+            InputError: as in `policy.compiling.compile_wanted`, which also says what is forbidden, so ask once; or as
+                in `policy.placing.usable`.
         """
         from vlapack.policy.compiling import compile_wanted
+        from vlapack.policy.placing import default_dtype, usable
 
-        return {"dtype": self.dtype, "compile": compile_wanted(self.compile)}
+        device = usable(self.device)
+        dtype = self.dtype or str(default_dtype(device)).removeprefix("torch.")
+        return {"dtype": dtype, "compile": compile_wanted(self.compile), "device": str(device)}
+
+
+CpuFlag = Annotated[
+    str,
+    tyro.conf.arg(help="Only cpu: this command computes on the CPU. What it makes also runs on GPUs."),
+]
+
+
+def require_cpu(device: str, command: str) -> None:
+    """Refuse a GPU for a command that does not use one.
+
+    Raises:
+        InputError: the device is another than the CPU, or none.
+    """
+    from vlapack.machine.gpu import parse_device
+
+    if parse_device(device).type != "cpu":
+        raise InputError(
+            f"`device={device!r}`: {command} computes on the CPU; leave `device` out. eval, compare, serve and "
+            "bench run policies on GPUs"
+        )

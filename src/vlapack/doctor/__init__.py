@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from vlapack.doctor.findings import Finding, examine, waiting_threads
+from vlapack.doctor.finding import Finding
+from vlapack.doctor.findings import examine, waiting_threads
 
 __all__ = ["Finding", "examine", "waiting_threads"]

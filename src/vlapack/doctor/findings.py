@@ -11,7 +11,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,14 @@ from vlapack import __version__
 from vlapack.checkpoints import open_with
 from vlapack.checkpoints.assets import find_tokenizer, missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
+from vlapack.doctor.card import card
+from vlapack.doctor.finding import Finding
 from vlapack.errors import InputError, install
 from vlapack.libero import distribution
 from vlapack.libero.suites import OPENPIS_MUJOCO, other_scenes
 from vlapack.machine import waiting
 from vlapack.machine.cpu import describe_machine, fast_bf16
+from vlapack.machine.gpu import CPU
 from vlapack.machine.memory import available_bytes
 from vlapack.ops.engine import ENGINE_VARIABLE, REMEDY, available, described
 from vlapack.packing.contents import check_pack
@@ -40,27 +42,6 @@ APT = "apt-get install -y libegl1 libgles2 libgl1 libglvnd0 libgl1-mesa-dri libg
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        name: what.
-        ok: whether vlapack can work with it.
-        value: what was found.
-        remedy: what to do; None where there is nothing to do.
-    """
-
-    name: str
-    ok: bool
-    value: str
-    remedy: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
-
-
 def examine(policy: str | None = None, **flags: Any) -> Iterator[Finding]:
     """Look at this machine and installation, and at a policy if one is given.
 
@@ -69,7 +50,7 @@ def examine(policy: str | None = None, **flags: Any) -> Iterator[Finding]:
         flags: config, norm_stats, tokenizer, as everywhere.
     """
     checks: tuple[Callable[[], Finding], ...] = (
-        versions, engine, cpu, threads, waiting_threads, memory, gpu, variables, simulator, rendering,
+        versions, engine, cpu, threads, waiting_threads, memory, card, variables, simulator, rendering,
     )  # fmt: skip
     for check in checks:
         yield check()
@@ -91,8 +72,10 @@ def engine() -> Finding:
     asked = os.environ.get(ENGINE_VARIABLE)
     if not asked and available() == ("reference",):
         return Finding("engine", False, "reference: several times slower than the compiled engine", REMEDY)
+    # Named, Triton is the engine of a GPU; what the CPU's would be is then of no interest.
+    device = torch.device("cuda") if asked == "triton" and torch.cuda.is_available() else CPU
     try:
-        return Finding("engine", True, described())
+        return Finding("engine", True, described(device))
     except InputError as error:
         return Finding("engine", False, asked or "", str(error))
 
@@ -134,13 +117,6 @@ def memory() -> Finding:
     """How much can be taken now."""
     available = available_bytes()
     return Finding("memory", True, "unknown on this system" if available is None else f"{available / 1e9:.1f} GB free")
-
-
-def gpu() -> Finding:
-    """Whether torch sees one; nothing here needs it."""
-    if not torch.cuda.is_available():
-        return Finding("gpu", True, "none")
-    return Finding("gpu", True, ", ".join(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())))
 
 
 def variables() -> Finding:

@@ -41,7 +41,7 @@ class Contender:
         role: its name within the evaluation: "policy", "baseline".
         name: what the user called it.
         identity: what must be the same for a run to continue: digests of weights and configuration.
-        needed_bytes: memory that loading and running it takes, about.
+        needed_bytes: memory of the machine that loading and running it takes, about; on a GPU hardly any.
         load: loads it.
     """
 
@@ -61,6 +61,7 @@ def contender(
     tokenizer: Path | None = None,
     dtype: str = "float32",
     compile: bool = False,
+    device: str = "cpu",
 ) -> tuple[Contender, dict[str, Any]]:
     """Open `target` for evaluation; its weights are hashed now and loaded when its turn comes.
 
@@ -71,26 +72,35 @@ def contender(
             our own folders say it, so that one set of flags serves a pack and its parent.
         dtype: of its arithmetic, by torch's name.
         compile: run it under `torch.compile`.
+        device: where it is to be.
 
     Returns:
         The contender and its policy's metadata.
 
     Raises:
-        InputError: the folder cannot be opened; the message names what is missing. Or no server is there.
+        InputError: the folder cannot be opened; the message names what is missing. Or no server is there, or the policy
+            does not fit into the device's memory.
     """
     if target.startswith(("ws://", "wss://")):
         if dtype != "float32" or compile:
             say(f"{target} computes as its server was started; `dtype` and `compile` do not reach it")
+        if device != "cpu":
+            say(f"{target} computes where its server runs; `device` does not reach it")
         return _remote(role, target)
+    from vlapack.pi0.savings import Savings
+    from vlapack.policy.placing import require_room, usable
     from vlapack.policy.policy import Policy
 
     checkpoint = open_with(target, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
+    place, kind = usable(device), getattr(torch, dtype)
+    require_room(checkpoint, place, kind, Savings())  # now, and not when the baseline has played for hours
 
     def load() -> Acting:
-        return Policy.from_checkpoint(checkpoint, dtype=getattr(torch, dtype), compile=compile)
+        return Policy.from_checkpoint(checkpoint, dtype=kind, compile=compile, device=place)
 
     identity = {"name": target, "weights": _weights(checkpoint), "policy": _policy(checkpoint)}
-    return Contender(role, target, identity, needed_bytes(checkpoint), load), checkpoint.metadata
+    needed = needed_bytes(checkpoint) if place.type == "cpu" else 0
+    return Contender(role, target, identity, needed, load), checkpoint.metadata
 
 
 def _remote(role: str, url: str) -> tuple[Contender, dict[str, Any]]:

@@ -18,6 +18,7 @@ import torch
 from vlapack.console import say
 from vlapack.fingerprint import THREADS
 from vlapack.machine.cpu import describe_machine
+from vlapack.machine.gpu import CPU
 from vlapack.methods.threads import threads
 from vlapack.ops.engine import described
 
@@ -33,15 +34,19 @@ VARIABLES = (
 `instructions` and `engine`."""
 
 
-def arithmetic() -> dict[str, Any]:
-    """Return what computes in this process, one JSON key for each thing that may differ between two of them."""
+def arithmetic(device: torch.device = CPU) -> dict[str, Any]:
+    """Return what computes in this process, one JSON key for each thing that may differ between two of them.
+
+    Args:
+        device: where the policy is.
+    """
     machine = describe_machine()
     return {
         THREADS: torch.get_num_threads(),
         "torch": torch.__version__,
         "cpu": f"{machine['cpu']} ({machine['family']})",
         "instructions": " ".join((torch.backends.cpu.get_cpu_capability(), *machine["isa"])),
-        "engine": described(),
+        "engine": described(device),
         "variables": {name: os.environ[name] for name in VARIABLES if os.environ.get(name)},
     }
 

@@ -2,7 +2,7 @@
 
 A weight is rearranged when its layer is made (`prepare`): uint8 [ceil(N / 32), ceil(K / 8), 128] for 4 bits, 256 in
 the end for 8, in the order in which the kernels read it (csrc/kernels.hpp). A weight in a pack's own layout is the
-reference's, here too.
+reference's (`library`).
 
 Integers are the reference's, and so are the scaled results, bit for bit, except where blocks are rotated: rotations are
 fp32 here and float64 there.
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from vlapack.errors import InputError
 from vlapack.methods.round import group_count, largest_activation
-from vlapack.ops import engine, reference
 from vlapack.ops.engine import kernels
 from vlapack.ops.int4 import PER_WORD
 
@@ -59,8 +58,6 @@ def transform_activation(
     pre_rotation: Tensor | None = None,
 ) -> Tensor:
     """See `reference.transform_activation`."""
-    if engine.active() != "cpu":
-        return reference.transform_activation(x, smooth, permutation, rotation, pre_rotation)
     y = torch.empty(x.shape, dtype=torch.float32)
     _activate(x, smooth, permutation, rotation, pre_rotation, out=y)
     return y
@@ -76,8 +73,6 @@ def quantize_activation(  # noqa: PLR0917 - torch's custom ops take tensors by p
     pre_rotation: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `reference.quantize_activation`."""
-    if engine.active() != "cpu":
-        return reference.quantize_activation(x, smooth, permutation, rotation, scale, bits, pre_rotation)
     q = torch.empty(x.shape, dtype=torch.int8)
     s = torch.empty(len(x), 1, dtype=torch.float32)
     _activate(x, smooth, permutation, rotation, pre_rotation, scale, largest_activation(bits), q=q, s=s)
@@ -96,8 +91,6 @@ def int_linear(  # noqa: PLR0917 - torch's custom ops take tensors by position
     group_size: int | None = None,
 ) -> Tensor:
     """See `reference.int_linear`; `weight` is what `prepare` returned."""
-    if weight.dtype != torch.uint8:
-        return reference.int_linear(q, s, weight, weight_scale, row_rotation, bias, dtype=dtype, group_size=group_size)
     rows, inputs = q.shape
     outputs, bits = len(weight_scale), _bits(weight)
     if group_size is not None and (group_size < PER_WORD or group_size % PER_WORD):

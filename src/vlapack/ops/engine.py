@@ -1,16 +1,25 @@
-"""Which implementation runs the ops: named in the output of every command, chosen by `VLAPACK_ENGINE`.
+"""Which implementation runs the ops on a device: named in the output of every command, chosen by `VLAPACK_ENGINE`.
 
 `cpu` is the compiled engine (csrc/): integer instructions, the best set of them that the CPU has, or that `VLAPACK_ISA`
-names. `reference` is torch alone, on any device: it defines the results, and is several times slower.
+names. `triton` runs on GPUs, NVIDIA's and AMD's. `reference` is torch alone, on any device: it defines the results, and
+is several times slower. Each device has its own engine: a process may hold one policy on the CPU and one on a card.
+
+Under `TRITON_INTERPRET=1`, `VLAPACK_ENGINE=triton` runs the GPU's kernels on the CPU, a thousand times slower: for
+tests and for those who develop them.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 from functools import cache
+
+import torch
 
 from vlapack.console import say
 from vlapack.errors import InputError, install
+from vlapack.machine import gpu
 
 try:
     from vlapack import _kernels
@@ -22,36 +31,69 @@ kernels = _kernels
 """The compiled module, or None."""
 ENGINE_VARIABLE = "VLAPACK_ENGINE"
 ISA_VARIABLE = "VLAPACK_ISA"
+INTERPRET_VARIABLE = "TRITON_INTERPRET"
 REMEDY = f"install a C++17 compiler and run {install(again=True)}"
+OLDEST_TRITON = (3, 6)
+"""The oldest one that the kernels were compiled and checked with; torch 2.11 brings it."""
+WITHOUT = f"or set {ENGINE_VARIABLE}=reference, which is slow"
 
 
-def available() -> tuple[str, ...]:
-    """The engines of this installation, the one that is taken by itself first."""
-    return ("reference",) if kernels is None else ("cpu", "reference")
+def available(device: torch.device = gpu.CPU) -> tuple[str, ...]:
+    """The engines that a device may take by itself, the best one first."""
+    if device.type == "cuda":
+        return ("triton", "reference")
+    return ("cpu", "reference") if device.type == "cpu" and kernels is not None else ("reference",)
 
 
-def active() -> str:
-    """Return the name of the engine in use: `VLAPACK_ENGINE`, or where that is unset or empty the best there is.
+def active(device: torch.device = gpu.CPU) -> str:
+    """Return the name of a device's engine: `VLAPACK_ENGINE`, or where that is unset or empty the best there is.
+
+    Args:
+        device: where the tensors are; a GPU with or without its number.
 
     Raises:
-        InputError: The variable names an engine that this installation does not have, or `VLAPACK_ISA` instructions
-            that this CPU does not have.
+        InputError: the variable names an engine that this installation does not have or that does not run on this
+            device, `VLAPACK_ISA` names instructions that this CPU does not have, or Triton or the card is unfit.
     """
     name = os.environ.get(ENGINE_VARIABLE)
-    if name and name not in available():
-        remedy = f"; for cpu, {REMEDY}" if name == "cpu" else ""
-        raise InputError(
-            f"{ENGINE_VARIABLE}={name}: no such engine here; available: {', '.join(available())} (or unset it){remedy}"
-        )
-    if name == "reference":
-        return name
-    return _start()
+    if name == "reference" or device.type == "meta":
+        return "reference"
+    if device.type == "cuda":
+        if name in (None, "", "triton"):
+            return _start_triton(device)
+    elif device.type == "cpu":
+        if name == "triton":
+            return start_interpreter()
+        if not name or name in available():
+            return _start()
+    elif not name:
+        return "reference"
+    if name in ("cpu", "triton") and not (name == "cpu" and device.type == "cpu"):
+        place = {"cpu": "the CPU", "triton": "GPUs"}[name]
+        raise InputError(f"{ENGINE_VARIABLE}={name} runs on {place} and the device is {device}: unset the variable")
+    remedy = f"; for cpu, {REMEDY}" if name == "cpu" else ""
+    raise InputError(
+        f"{ENGINE_VARIABLE}={name}: no such engine here; available: {', '.join(available(device))} (or unset it)"
+        f"{remedy}"
+    )
 
 
-def described() -> str:
-    """The engine in use and, in brackets, its instruction set, for logs and results: `cpu (avx512vnni)`."""
-    name = active()
-    return f"{name} ({kernels.isa()})" if name == "cpu" else name
+def described(device: torch.device = gpu.CPU) -> str:
+    """A device's engine and, in brackets, what it runs on: `cpu (avx512vnni)`, `triton 3.6.0 (NVIDIA H200, sm_90, …)`.
+
+    For logs and results; a card comes with its driver.
+
+    Raises:
+        InputError: as in `active`.
+    """
+    name = active(device)
+    if name == "cpu":
+        return f"cpu ({kernels.isa()})"
+    if name == "triton":
+        name = f"triton {triton_version()}"
+        if device.type == "cpu":
+            return f"{name} (interpreted)"
+    return f"{name} ({gpu.card(_numbered(device))})" if device.type == "cuda" else name
 
 
 @cache
@@ -66,3 +108,57 @@ def _start() -> str:
         except ValueError as error:
             raise InputError(f"{ISA_VARIABLE}={error}; available: {', '.join(kernels.available())}") from error
     return "cpu"
+
+
+@cache
+def _start_triton(device: torch.device) -> str:
+    """Check, once for each card, that the kernels run there."""
+    if (reason := gpu.unsupported(_numbered(device))) is not None:
+        raise InputError(f"`device={str(device)!r}`: unsupported card {reason}; give cpu, {WITHOUT}")
+    require_triton()
+    return "triton"
+
+
+@cache
+def start_interpreter() -> str:
+    """Check, once, that the GPU's kernels may be interpreted on the CPU, and say what that costs.
+
+    Raises:
+        InputError: nobody asked Triton to, or it is missing.
+    """
+    if os.environ.get(INTERPRET_VARIABLE) != "1":
+        raise InputError(
+            f"{ENGINE_VARIABLE}=triton runs on GPUs and the device is cpu: unset the variable, or give `device='cuda'` "
+            f"({INTERPRET_VARIABLE}=1 interprets the kernels on the CPU, for those who develop them)"
+        )
+    require_triton()
+    say(f"engine triton, interpreted on the CPU because of {INTERPRET_VARIABLE}=1: a thousand times slower")
+    return "triton"
+
+
+def require_triton() -> None:
+    """Refuse a Triton that is missing, does not load, or is too old.
+
+    Raises:
+        InputError: with what to install.
+    """
+    try:
+        version = triton_version()
+    except ImportError as error:
+        raise InputError(f"the engine of GPUs needs Triton ({error}); {install('gpu')}, {WITHOUT}") from error
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if numbers < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        raise InputError(
+            f"Triton {version} is too old: the engine of GPUs needs {oldest} or newer, which torch 2.11 brings; "
+            f"`pip install --upgrade torch`, {WITHOUT}"
+        )
+
+
+def triton_version() -> str:
+    """Import Triton and return its version."""
+    return str(importlib.import_module("triton").__version__)
+
+
+def _numbered(device: torch.device) -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if device.index is None else device

@@ -1,7 +1,9 @@
 """The ops as torch sees them: one schema each, the reference as their default, and a fake for compile and export.
 
-An engine adds itself beside the reference: `cpu`, where it is installed. None of the ops has a derivative yet:
-differentiating through a packed layer is an error, not a silent zero.
+An engine adds itself beside the reference: `cpu` on the CPU and `triton` on GPUs, whose modules are imported when
+they are first called. An activation step runs on the engine of its device, a product on the engine that its weight is
+laid out for. None of the ops has a derivative yet: differentiating through a packed layer is an error, not a silent
+zero.
 
 They are plain `torch.library` definitions. `torch.library.custom_op` puts 10 µs of Python around every call, for checks
 that the tests make once; a chunk of π0.5 makes two thousand calls.
@@ -9,14 +11,16 @@ that the tests make once; a chunk of π0.5 makes two thousand calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vlapack.ops import cpu, engine, reference
+from vlapack.errors import InputError
+from vlapack.ops import cpu, engine, layouts, reference
 
 _STEPS = "Tensor? smooth=None, Tensor? permutation=None, Tensor? rotation=None"
 _LAYER = (
@@ -54,7 +58,7 @@ def _fake_float_linear(
     dtype: torch.dtype,
     group_size: int | None = None,
 ) -> Tensor:
-    return x.new_empty((x.shape[0], len(weight)), dtype=dtype)
+    return x.new_empty((x.shape[0], len(weight_scale)), dtype=dtype)
 
 
 class _NoDerivative(torch.autograd.Function):
@@ -84,16 +88,62 @@ def _without_derivative(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def of_triton(module: str, name: str) -> Callable[..., Any]:
+    """A function of `ops/triton/`, which needs a package that not everybody has.
+
+    Triton launches on the current card whatever its tensors say, so that of the tensors is made the current one.
+    """
+
+    def run(x: Tensor, *arguments: Any, **options: Any) -> Any:
+        kernel = getattr(importlib.import_module(f"vlapack.ops.triton.{module}"), name)
+        if x.device.type != "cuda" or x.device.index == torch.cuda.current_device():
+            return kernel(x, *arguments, **options)
+        with torch.cuda.device(x.device):
+            return kernel(x, *arguments, **options)
+
+    return run
+
+
+def by_device(engines: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """Run an activation step on the engine of its device."""
+
+    def run(x: Tensor, *arguments: Any, **options: Any) -> Any:
+        return engines[engine.active(x.device)](x, *arguments, **options)
+
+    return run
+
+
+def by_layout(engines: Mapping[str, Callable[..., Any]], position: int) -> Callable[..., Any]:
+    """Run a product on the engine for which its weight is laid out, the argument at `position`; never on another."""
+
+    def run(x: Tensor, *arguments: Any, **options: Any) -> Any:
+        weight: Tensor = arguments[position - 1] if len(arguments) >= position else options["weight"]
+        name = layouts.engine_of(weight)
+        if name == "triton" and x.device.type == "cpu":
+            engine.start_interpreter()
+        elif name not in engines or weight.device != x.device or (name == "cpu" and x.device.type != "cpu"):
+            raise InputError(
+                f"a weight on {weight.device}, laid out for the engine {name}, and activations on {x.device}: move the "
+                "layer by its `to`, which lays it out again"
+            )
+        return engines[name](x, *arguments, **options)
+
+    return run
+
+
 def _define(
-    name: str, schema: str, default: Callable[..., Any], fake: Callable[..., Any], on_cpu: Callable[..., Any] | None
+    name: str,
+    schema: str,
+    default: Callable[..., Any],
+    fake: Callable[..., Any],
+    choosing: Callable[..., Any],
 ) -> Any:
-    """Define an op; `on_cpu` takes the place of `default` there, where the compiled engine is installed."""
+    """Define an op; `choosing` takes the place of `default` where there is more than one engine."""
     full = f"vlapack::{name}"
     torch.library.define(full, schema, tags=torch.Tag.pt2_compliant_tag)
     torch.library.impl(full, "default", _without_derivative(default))
     torch.library.register_fake(full, fake)
-    if on_cpu is not None and engine.kernels is not None:
-        torch.library.impl(full, "cpu", _without_derivative(on_cpu))
+    torch.library.impl(full, ("cpu", "cuda"), _without_derivative(choosing))
     return getattr(torch.ops.vlapack, name).default
 
 
@@ -102,26 +152,45 @@ transform_activation = _define(
     f"(Tensor x, {_STEPS}, Tensor? pre_rotation=None) -> Tensor",
     reference.transform_activation,
     _fake_transform,
-    cpu.transform_activation,
+    by_device(
+        {
+            "cpu": cpu.transform_activation,
+            "triton": of_triton("activation", "transform_activation"),
+            "reference": reference.transform_activation,
+        }
+    ),
 )
 quantize_activation = _define(
     "quantize_activation",
     f"(Tensor x, {_STEPS}, Tensor? scale=None, int bits=8, Tensor? pre_rotation=None) -> (Tensor, Tensor)",
     reference.quantize_activation,
     _fake_quantize,
-    cpu.quantize_activation,
+    by_device(
+        {
+            "cpu": cpu.quantize_activation,
+            "triton": of_triton("activation", "quantize_activation"),
+            "reference": reference.quantize_activation,
+        }
+    ),
 )
 int_linear = _define(
     "int_linear",
     f"(Tensor q, Tensor s, {_LAYER}) -> Tensor",
     reference.int_linear,
     _fake_int_linear,
-    cpu.int_linear,
+    by_layout(
+        {
+            "cpu": cpu.int_linear,
+            "triton": of_triton("product", "int_linear"),
+            "reference": reference.int_linear,
+        },
+        position=2,
+    ),
 )
 float_linear = _define(
     "float_linear",
     f"(Tensor x, {_LAYER}) -> Tensor",
     reference.float_linear,
     _fake_float_linear,
-    None,
+    by_layout({"triton": of_triton("weight_only", "float_linear"), "reference": reference.float_linear}, position=1),
 )

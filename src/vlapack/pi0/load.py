@@ -16,6 +16,7 @@ from vlapack.pi0.savings import Savings
 from vlapack.pi0.stored import StoredEmbedding, StoredLinear
 
 SHOWN = 5
+CPU = torch.device("cpu")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights are stored in. An integer or an fp8 value is a weight only together with a scale."""
 
@@ -33,11 +34,13 @@ def load_weights(
     dtype: torch.dtype = torch.float32,
     *,
     rows: Callable[[str], Tensor] | None = None,
+    device: torch.device = CPU,
 ) -> None:
     """Assign every parameter of `model` that acting reads; what it never reads stays on meta and is not read here.
 
     A tensor that already has the wanted dtype is assigned as it is, so one mapped from a file stays mapped. Linears
     that the file stores in a narrower dtype are held so, and widened when they run: the same products in less memory.
+    One tensor is read, moved and freed at a time: beyond what is held in the end, loading needs one tensor's bytes.
 
     Args:
         model: From `build`, possibly with some linears replaced by modules without parameters.
@@ -46,7 +49,9 @@ def load_weights(
             the language model's is the token embedding where that has no name of its own (tied weights), and the
             expert's is never read.
         dtype: Of the arithmetic; with bf16 (or fp16), norms, patch embeddings, action and time projections stay fp32.
-        rows: Name → tensor, left on disk: for the embedding, of which a prompt needs some rows. None: it is read.
+        rows: Name → tensor, left on disk: for the embedding, of which a prompt needs some rows; it stays there wherever
+            the network is. None: it is read.
+        device: Where the network is to be.
 
     Raises:
         InputError: A tensor is missing, unexpected, there twice, of another shape, or no float; the message names it.
@@ -55,15 +60,15 @@ def load_weights(
     check_names(model, stored)
     if rows is not None and model.savings.embedding_rows:
         table = _fitting(rows(stored[EMBEDDING]), model.llm.embed_tokens.weight.shape, stored[EMBEDDING])
-        model.set_submodule(EMBEDDING.removesuffix(".weight"), StoredEmbedding(table, dtype=dtype))
+        model.set_submodule(EMBEDDING.removesuffix(".weight"), StoredEmbedding(table, dtype=dtype, stays=True))
     if EXPERT_HEAD in stored and not model.savings.lm_heads:
         name = EXPERT_HEAD.removesuffix(".weight")
         model.get_submodule(name.rpartition(".")[0]).add_module(
-            "lm_head", StoredLinear(read(stored[EXPERT_HEAD]), None)
+            "lm_head", StoredLinear(_placed(read(stored[EXPERT_HEAD]), device), None)
         )
     wanted = executed_parameters(model)
     for name, parameter in wanted.items():
-        tensor = _fitting(read(stored[name]), parameter.shape, stored[name])
+        tensor = _placed(_fitting(read(stored[name]), parameter.shape, stored[name]), device)
         module, _, leaf = name.rpartition(".")
         owner = model.get_submodule(module)
         if not (isinstance(owner, nn.Linear) and tensor.dtype.itemsize < arithmetic(name, dtype).itemsize):
@@ -99,6 +104,10 @@ def filled(model: Pi0, modules: Sequence[str], read: Callable[[str], Tensor], dt
     finally:
         for name in modules:
             model.get_submodule(name).to("meta")
+
+
+def _placed(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor if device.type == "cpu" else tensor.to(device)
 
 
 def executed_parameters(model: Pi0) -> dict[str, nn.Parameter]:

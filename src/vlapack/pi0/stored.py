@@ -6,6 +6,7 @@ A bf16 weight times an fp32 input is the same product as with the weight widened
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -81,17 +82,33 @@ class StoredEmbedding(nn.Module):
         weight: [V, D], floating, or int8 with `scale`; a view into a mapped file keeps it mapped.
         scale: [V, 1] fp32: row v is `weight[v] * scale[v]`. None for floating rows.
         dtype: Of the rows returned.
+        stays: Whether `model.to(device)` leaves the table where it is, as it does with a mapped one: of π0.5's 1 GB a
+            prompt reads some tens of rows, which are cheaper to send.
     """
 
     weight: Tensor
     scale: Tensor | None
 
-    def __init__(self, weight: Tensor, scale: Tensor | None = None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+        *,
+        stays: bool = False,
+    ) -> None:
         """Keep the tensors as they are."""
         super().__init__()
         self.dtype = dtype
+        self.stays = stays
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        if self.stays:
+            return self
+        module: nn.Module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return module
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids [...] → rows [..., D]."""

@@ -25,6 +25,7 @@ from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.write import copy_checkpoint
 from vlapack.errors import InputError
+from vlapack.machine.gpu import CPU
 from vlapack.pi0.compiled import make_ready
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import build, load_weights
@@ -33,6 +34,7 @@ from vlapack.policy.adapter import Adapter
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.noise import Noise, NoiseGenerator, start_noise
 from vlapack.policy.packed import load_packed_model
+from vlapack.policy.placing import default_dtype, device_of, require_room, usable
 from vlapack.policy.summary import held_bytes, mapped_bytes, summary
 
 
@@ -86,9 +88,10 @@ class Policy:
         config: str | Path | None = None,
         norm_stats: Path | None = None,
         tokenizer: Path | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         savings: Savings = Savings(),  # noqa: B008 - it is frozen
         compile: bool = False,
+        device: str | torch.device = "cpu",
     ) -> Policy:
         """Load a policy from a checkpoint folder or a pack.
 
@@ -97,9 +100,12 @@ class Policy:
             config: openpi's configuration name or a JSON file, if the folder does not say what it holds
             norm_stats: `norm_stats.json` or its folder, instead of the one in the checkpoint
             tokenizer: SentencePiece model, instead of the one that is found
-            dtype: type of the float arithmetic; weights are held as they are stored, if that is narrower
+            dtype: type of the float arithmetic; weights are held as they are stored, if that is narrower. By default
+                float32 on the CPU and bfloat16 on a GPU
             savings: what is neither computed nor held because no action depends on it (docs/runtime.md)
             compile: compile the network with `torch.compile`; the first chunks then take minutes
+            device: `cpu`, `cuda`, `cuda:1`, or torch's own object. One layer at a time is read, moved and freed.
+                Observations, noise and actions are on the CPU wherever the network is
 
         Returns:
             The policy, ready to `infer`.
@@ -108,16 +114,17 @@ class Policy:
             InputError: something is missing or does not fit; the message names the setting that helps
         """
         checkpoint = open_checkpoint(path, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
-        return cls.from_checkpoint(checkpoint, dtype=dtype, savings=savings, compile=compile)
+        return cls.from_checkpoint(checkpoint, dtype=dtype, savings=savings, compile=compile, device=device)
 
     @classmethod
     def from_checkpoint(
         cls,
         checkpoint: Checkpoint,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         savings: Savings = Savings(),  # noqa: B008 - it is frozen
         compile: bool = False,
+        device: str | torch.device = "cpu",
     ) -> Policy:
         """Load a policy from a checkpoint that `open_checkpoint` opened.
 
@@ -126,24 +133,29 @@ class Policy:
             dtype: as in `from_pretrained`
             savings: as in `from_pretrained`
             compile: as in `from_pretrained`
+            device: as in `from_pretrained`
 
         Returns:
             The policy, ready to `infer`.
 
         Raises:
-            InputError: normalization statistics or the tokenizer are missing, or the weights do not fit
+            InputError: normalization statistics or the tokenizer are missing, the weights do not fit, or the device is
+                not there, cannot be used or has too little memory
         """
         config = checkpoint.config
         if checkpoint.normalization is None:
             raise missing_norm_stats(checkpoint.path, config.asset_id)
         if checkpoint.tokenizer is None:
             raise missing_tokenizer(checkpoint.path)
+        place = usable(device)
+        dtype = default_dtype(place) if dtype is None else dtype
+        require_room(checkpoint, place, dtype, savings)
         if isinstance(checkpoint, PackedCheckpoint):
-            model = load_packed_model(checkpoint, dtype, savings)
+            model = load_packed_model(checkpoint, dtype, savings, place)
         else:
             model = build(config.architecture, savings)
-            with FiniteReader(checkpoint) as reader:
-                load_weights(model, reader.read, checkpoint.names(), dtype, rows=reader.mapped)
+            with FiniteReader(checkpoint, at_once=place != CPU) as reader:
+                load_weights(model, reader.read, checkpoint.names(), dtype, rows=reader.mapped, device=place)
         make_ready(model, compile=compile)
         return cls(
             model,
@@ -189,6 +201,11 @@ class Policy:
     def metadata(self) -> dict[str, Any]:
         """The metadata that a policy server sends on connect; see `PolicyConfig.metadata`."""
         return self.config.metadata
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; what goes in and comes out is on the CPU."""
+        return device_of(self.model)
 
     @property
     def noise_shape(self) -> tuple[int, int]:
@@ -282,7 +299,7 @@ class Policy:
             float64 [B, horizon, robot dimensions].
         """
         chunks = self.model.sample_actions(*inputs.network, noise)
-        return self.robot_actions(chunks.numpy(), inputs.robot_state)
+        return self.robot_actions(chunks.cpu().numpy(), inputs.robot_state)
 
     @torch.no_grad()
     def infer_noises(self, observation: Mapping[str, Any], noise: Tensor) -> np.ndarray:
@@ -302,7 +319,7 @@ class Policy:
         inputs = self.observe(observation)
         prefix = self.model.embed_prefix(inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks)
         chunks = self.model.integrate(prefix.repeat(len(noise)), inputs.state.repeat(len(noise), 1), first)
-        return self.robot_actions(chunks.numpy(), inputs.robot_state.repeat(len(noise), axis=0))
+        return self.robot_actions(chunks.cpu().numpy(), inputs.robot_state.repeat(len(noise), axis=0))
 
     def robot_actions(self, chunks: np.ndarray, robot_state: np.ndarray) -> np.ndarray:
         """Turn the network's output into actions: unnormalize, add the state to delta dimensions, cut the padding.

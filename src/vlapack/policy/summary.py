@@ -1,4 +1,4 @@
-"""What `repr(policy)` says of a loaded policy, in six lines: network, robot, bits, memory, engine."""
+"""What `repr(policy)` says of a loaded policy: network, robot, bits, memory, engine; off the CPU, or in bf16, where."""
 
 from __future__ import annotations
 
@@ -6,35 +6,53 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import get_args
 
+import torch
 from torch import Tensor, nn
 
 from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.linear import PackedLinear
+from vlapack.machine import gpu
 from vlapack.ops import engine
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.names import EMBEDDING_MODULE, never_executed
 from vlapack.pi0.stored import StoredEmbedding, StoredLinear
 from vlapack.plan.selected import Part, part_of
+from vlapack.policy.placing import device_of
 
 FLOAT, NEVER_RUN = "float", "never run"
 
 
 def summary(model: Pi0, config: PolicyConfig) -> str:
-    """Describe a policy in six lines: what `config` says of it, and what is really in its network."""
+    """Describe a policy, one thing a line: what `config` says of it, and what is really in its network."""
     sizes, robot = config.architecture, config.features
     transformers = (("vision", sizes.vision), ("llm", sizes.llm), ("expert", sizes.expert))
     layers = ", ".join(f"{part} {size.depth} × {size.width}" for part, size in transformers)
     packed = any(isinstance(module, PackedLinear) for module in model.modules())
+    device, dtype = device_of(model), compute_dtype(model)
     rows = {
         "network": f"{'π0.5' if sizes.adaptive_norms else 'π0'}: {layers} (layers × width)",
         "robot": f"{config.layout}: {len(robot.cameras)} cameras, state {robot.state}, "
         f"chunks of {sizes.action_horizon} × {len(robot.actions)} actions",
         "weights": bits_by_part(model),
         "memory": f"{held_bytes(model) / 1e6:.2f} MB held, {mapped_bytes(model) / 1e6:.2f} MB mapped from the file",
-        "engine": engine.described() if packed else "torch",
+        "engine": _engine(device, packed=packed),
     }
+    if device.type != "cpu" or dtype != torch.float32:
+        rows["device"] = f"{device}, {str(dtype).removeprefix('torch.')}"
     return "\n".join((f"Policy {config.name}", *(f"  {name:8s} {text}" for name, text in rows.items())))
+
+
+def compute_dtype(model: Pi0) -> torch.dtype:
+    """Return the type of a network's float arithmetic, which is that of its prompt's rows."""
+    table = model.llm.embed_tokens
+    return table.dtype if isinstance(table, StoredEmbedding) else table.weight.dtype
+
+
+def _engine(device: torch.device, *, packed: bool) -> str:
+    if packed:
+        return engine.described(device)
+    return f"torch ({gpu.card(device)})" if device.type == "cuda" else "torch"
 
 
 def held_bytes(model: nn.Module) -> int:

@@ -21,6 +21,7 @@ from vlapack.errors import InputError
 from vlapack.linear import PackedLinear
 from vlapack.machine.allocator import map_large_blocks, settle
 from vlapack.ops.activation import ActivationStep
+from vlapack.ops.engine import active
 from vlapack.plan.select import select
 from vlapack.plan.selected import Selected
 from vlapack.plan.wiring import shared_inputs
@@ -108,6 +109,8 @@ class Conversion:
         if not linears:
             raise InputError("the model has no linear that filter_fn lets through; it is called with (module, name)")
         self.selected: list[Selected] = select(linears, self.recipe)
+        for device in {self.root.get_parameter(f"{layer.name}.weight").device for layer in self.selected}:
+            active(device)  # a device without an engine is said now, not after calibration
         self._watch: Watch | None = None
         self._quantized: dict[str, QuantizedLinear] = {}
 

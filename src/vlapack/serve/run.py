@@ -17,6 +17,7 @@ from vlapack.checkpoints import open_with
 from vlapack.console import say
 from vlapack.observations.recorder import Recorder
 from vlapack.ops.engine import described
+from vlapack.policy.placing import usable
 from vlapack.policy.policy import Policy
 from vlapack.robots.layouts import layout_of
 from vlapack.serve.access import check_address
@@ -41,6 +42,8 @@ class Settings:
     dtype: str = "float32"
     """Of the arithmetic, by torch's name."""
     compile: bool = False
+    device: str = "cpu"
+    """Where the policy is: `cpu`, `cuda`, `cuda:1`."""
 
 
 def serve_policy(
@@ -66,10 +69,13 @@ def serve_policy(
         InputError: the policy cannot be loaded, the recording not continued, or the address not listened on.
     """
     check_address(door.host, door.port)
-    engine = described()
+    device = usable(settings.device)
+    engine = described(device)
     say(f"{target}: loading; engine {engine}")
     checkpoint = open_with(target, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
-    policy = Policy.from_checkpoint(checkpoint, dtype=getattr(torch, settings.dtype), compile=settings.compile)
+    policy = Policy.from_checkpoint(
+        checkpoint, dtype=getattr(torch, settings.dtype), compile=settings.compile, device=device
+    )
     if settings.default_prompt is not None:
         policy.config = replace(policy.config, default_prompt=settings.default_prompt)
     recorder = _recorder(policy, settings)
