@@ -7,7 +7,11 @@ import torch
 from torch.nn.functional import pad
 
 from vlapack.errors import InputError
+from vlapack.methods.rotate import hadamard
+from vlapack.ops import reference
+from vlapack.ops.triton.activation import Steps
 from vlapack.ops.triton.attention import attend_few
+from vlapack.ops.triton.attention_step import attend_quantize
 from vlapack.pi0.attention import attend
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
@@ -36,7 +40,7 @@ def suffix_mask(exists, prefix, suffix, batch, shared, *, state):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("size", [(1, 1, 80, 542, 256), (2, 1, 24, 130, 32), (1, 3, 5, 17, 24), (1, 1, 1, 1, 8)])
+@pytest.mark.parametrize("size", [(1, 1, 24, 542, 256), (2, 1, 24, 130, 32), (1, 3, 5, 17, 24), (1, 1, 1, 1, 8)])
 def test_a_few_queries_see_every_key(size, dtype):
     query, key, value = inputs(size, dtype)
     found = attend_few(query, key, value)
@@ -94,6 +98,37 @@ def test_strided_inputs_are_read_where_they_lie():
     for keys in (key, turned):
         found = attend_few(query, keys, value, shared=3)
         assert (found - exact(query, keys, value)).abs().max() < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize(("groups", "dtype"), [(1, torch.bfloat16), (2, torch.float32), (1, torch.float16)])
+def test_the_output_products_step_takes_the_same_row(groups, dtype):
+    batch, shared, suffix, prefix, width = 2, 2, 2, 70, 16
+    query, key, value = inputs((batch, groups, shared * suffix, prefix + suffix, width), dtype)
+    k = groups * shared * width
+    options = {"shared": shared, "prefix": prefix, "state_token": True}
+    exists = torch.rand(batch, prefix) < 0.5
+    mixed = attend_few(query, key, value, exists, **options)
+    rows = mixed.view(batch, groups, suffix, shared, width).transpose(1, 2).reshape(-1, k)
+    permutation, dense = torch.randperm(k), torch.linalg.qr(torch.randn(1, 16, 16))[0]
+    for steps in (
+        Steps(),
+        Steps(torch.rand(k) + 0.5, permutation, hadamard(32).float(), bits=4),
+        Steps(None, permutation, dense),
+    ):
+        q, s = attend_quantize(query, key, value, steps, exists, **options)
+        expected, scale = reference.quantize_activation(
+            rows, steps.smooth, steps.permutation, steps.rotation, bits=steps.bits
+        )
+        differs = (q.int() - expected.int()).abs()
+        assert differs.amax() <= 1
+        assert differs.sum() <= 1
+        assert torch.allclose(s, scale, rtol=max(1e-5, torch.finfo(dtype).eps))
+
+
+def test_a_query_that_is_no_row_of_heads_is_refused():
+    query, key, value = inputs((1, 1, 9, 20, 16))
+    with pytest.raises(InputError, match=r"\[1, 1, 9, 16\] is not .* shared=4"):
+        attend_quantize(query, key, value, Steps(), shared=4)
 
 
 GOOD = dict(zip(("query", "key", "value"), inputs((2, 1, 8, 20, 16)), strict=True))

@@ -126,7 +126,7 @@ def quantize_activation(
 
 def quantized(source: Source, steps: Steps) -> tuple[Tensor, Tensor]:
     """Return q [M, K] int8 and s [M, 1] fp32 of the rows that come from `source`, after checked `steps`."""
-    if steps.pre_rotation is not None or _is_dense(steps.rotation):
+    if not one_launch(steps):
         source = Source("plain", _transformed(source, steps, torch.float32))
         steps = Steps(scale=steps.scale, bits=steps.bits)
     q = torch.empty(source.x.shape, dtype=torch.int8, device=source.x.device)
@@ -147,6 +147,11 @@ def _transformed(source: Source, steps: Steps, dtype: torch.dtype) -> Tensor:
     y = torch.empty(source.x.shape, dtype=dtype, device=source.x.device)
     _launch_rows(source, steps, y=y)
     return y
+
+
+def one_launch(steps: Steps) -> bool:
+    """Whether a row can go through `steps` where it is made: Hadamard blocks or none, and no first rotation."""
+    return steps.pre_rotation is None and not _is_dense(steps.rotation)
 
 
 def _is_dense(rotation: Tensor | None) -> bool:

@@ -7,6 +7,8 @@ makes its part of the softmax in fp32, with its own maximum and sum, and a secon
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -149,6 +151,43 @@ def attend_few(
     Raises:
         InputError: Shapes, dtypes or devices that do not fit together.
     """
+    parts = attend_in_parts(query, key, value, prefix_mask, shared=shared, prefix=prefix, state_token=state_token)
+    out = torch.empty(query.shape, dtype=value.dtype, device=value.device)
+    if out.numel():
+        pairs, count, rows, width = parts.mixed.shape
+        combine_kernel[(rows, pairs)](
+            *parts,
+            out,
+            rows,
+            count,
+            WIDTH=width,
+            SIZE=padded(width),
+            PARTS=PARTS,
+            num_warps=4,
+            enable_fp_fusion=True,
+        )
+    return out
+
+
+class Parts(NamedTuple):
+    """What `parts_kernel` writes: [B * G, parts, R, D], and twice [B * G, parts, R], fp32."""
+
+    mixed: Tensor
+    largest: Tensor
+    total: Tensor
+
+
+def attend_in_parts(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_mask: Tensor | None,
+    *,
+    shared: int,
+    prefix: int | None,
+    state_token: bool,
+) -> Parts:
+    """Return the parts of an attention, which is not yet put together; arguments as in `attend_few`."""
     batch, groups, rows, width = _sizes(query, key, value)
     tokens = key.shape[2]
     prefix = _prefix(prefix_mask, prefix, batch, tokens, state_token, query.device)
@@ -156,55 +195,44 @@ def attend_few(
     mask = None if prefix_mask is None else prefix_mask.contiguous().view(torch.uint8)
     at_once = KEYS if value.itemsize < 4 else KEYS // 2
     per_part = at_once * triton.cdiv(tokens, at_once * PARTS)
-    parts = triton.cdiv(tokens, per_part)
-    pairs, size = batch * groups, max(16, triton.next_power_of_2(width))
-    out = torch.empty(query.shape, dtype=value.dtype, device=value.device)
-    if not out.numel():
-        return out
-    mixed = torch.empty(pairs, parts, rows, width, dtype=torch.float32, device=value.device)
-    largest, total = torch.empty(2, pairs, parts, rows, dtype=torch.float32, device=value.device)
-    parts_kernel[(triton.cdiv(rows, ROWS), parts, pairs)](
-        query,
-        *query.stride()[:3],
-        key,
-        *key.stride()[:3],
-        value,
-        *value.stride()[:3],
-        mask,
-        prefix if mask is not None else 0,
-        mixed,
-        largest,
-        total,
-        groups,
-        rows,
-        tokens,
-        prefix,
-        per_part,
-        width**-0.5 * LOG2_E,
-        SHARED=shared,
-        STATE=state_token,
-        WIDTH=width,
-        SIZE=size,
-        ROWS=ROWS,
-        KEYS=at_once,
-        num_warps=4,
-        num_stages=1,
-        enable_fp_fusion=True,
-    )
-    combine_kernel[(rows, pairs)](
-        mixed,
-        largest,
-        total,
-        out,
-        rows,
-        parts,
-        WIDTH=width,
-        SIZE=size,
-        PARTS=PARTS,
-        num_warps=4,
-        enable_fp_fusion=True,
-    )
-    return out
+    pairs, count = batch * groups, triton.cdiv(tokens, per_part)
+    mixed = torch.empty(pairs, count, rows, width, dtype=torch.float32, device=value.device)
+    largest, total = torch.empty(2, pairs, count, rows, dtype=torch.float32, device=value.device)
+    if mixed.numel():
+        parts_kernel[(triton.cdiv(rows, ROWS), count, pairs)](
+            query,
+            *query.stride()[:3],
+            key,
+            *key.stride()[:3],
+            value,
+            *value.stride()[:3],
+            mask,
+            prefix if mask is not None else 0,
+            mixed,
+            largest,
+            total,
+            groups,
+            rows,
+            tokens,
+            prefix,
+            per_part,
+            width**-0.5 * LOG2_E,
+            SHARED=shared,
+            STATE=state_token,
+            WIDTH=width,
+            SIZE=padded(width),
+            ROWS=ROWS,
+            KEYS=at_once,
+            num_warps=4,
+            num_stages=1,
+            enable_fp_fusion=True,
+        )
+    return Parts(mixed, largest, total)
+
+
+def padded(width: int) -> int:
+    """Channels of a head as the kernels hold them."""
+    return max(16, int(triton.next_power_of_2(width)))
 
 
 def _sizes(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:

@@ -74,8 +74,39 @@ def _value_at(
     return value
 
 
+@triton.jit
+def stepped(
+    y, source, inside, smooth_ptr, SIZE: tl.constexpr, LEVELS: tl.constexpr, NORMALIZER: tl.constexpr
+):  # fmt: skip
+    """A row [SIZE] of channels `source`, already permuted, after the other steps."""
+    if smooth_ptr is not None:
+        y = div_rn(y, tl.load(smooth_ptr + source, mask=inside, other=1.0))
+    # Norms move what is beyond the row, and there is nothing that the peak may see.
+    y = tl.where(inside, y, 0.0)
+    if LEVELS > 0:
+        y = hadamard(y, SIZE, LEVELS, NORMALIZER)
+    return y
+
+
+@triton.jit
+def store_integers(y, channel, inside, start, scale_ptr, q_ptr, s_ptr, LARGEST: tl.constexpr):
+    """Round a row by its own step or the static one, and store it from `start` on; the step goes to `s_ptr`."""
+    peak_bits = tl.max(magnitude_bits(y), 0)
+    if scale_ptr is None:
+        step = div_rn(peak_bits.to(tl.float32, bitcast=True), LARGEST)
+        step = tl.where(step == 0.0, 1.0, step)
+    else:
+        step = tl.load(scale_ptr)
+    step = tl.where(peak_bits < INFINITY_BITS, step, float("nan"))
+    units = div_rn(y, step)
+    units = tl.where(units == units, units, 0.0)
+    units = tl.minimum(tl.maximum(units, -LARGEST), LARGEST)
+    tl.store(q_ptr + start + channel, rint(units).to(tl.int8), mask=inside)
+    tl.store(s_ptr, step)
+
+
 @triton.jit(do_not_specialize=["tokens"])
-def rows_kernel(  # noqa: PLR0912 - one for each thing that a row may lack
+def rows_kernel(
     x_ptr, x_stride, second_ptr, second_stride, gate_ptr, gate_stride, weight_ptr, shift_ptr, weight_stride, stream_ptr,
     smooth_ptr, permutation_ptr, scale_ptr, q_ptr, s_ptr, y_ptr, channels, tokens,
     SOURCE: tl.constexpr, SIZE: tl.constexpr, LEVELS: tl.constexpr, NORMALIZER: tl.constexpr, LARGEST: tl.constexpr,
@@ -130,27 +161,11 @@ def rows_kernel(  # noqa: PLR0912 - one for each thing that a row may lack
     if permutation_ptr is not None:
         source = tl.load(permutation_ptr + channel, mask=inside, other=0).to(tl.int32)
     y = _value_at(x_ptr, second_ptr, gate_ptr, weight_ptr, shift_ptr, source, inside, mean, scale, SOURCE, DTYPE)
-    if smooth_ptr is not None:
-        y = div_rn(y, tl.load(smooth_ptr + source, mask=inside, other=1.0))
-    # Norms move what is beyond the row, and there is nothing that the peak may see.
-    y = tl.where(inside, y, 0.0)
-    if LEVELS > 0:
-        y = hadamard(y, SIZE, LEVELS, NORMALIZER)
+    y = stepped(y, source, inside, smooth_ptr, SIZE, LEVELS, NORMALIZER)
     if q_ptr is None:
         tl.store(y_ptr + row * channels + channel, rounded(y, y_ptr.dtype.element_ty), mask=inside)
     else:
-        peak_bits = tl.max(magnitude_bits(y), 0)
-        if scale_ptr is None:
-            step = div_rn(peak_bits.to(tl.float32, bitcast=True), LARGEST)
-            step = tl.where(step == 0.0, 1.0, step)
-        else:
-            step = tl.load(scale_ptr)
-        step = tl.where(peak_bits < INFINITY_BITS, step, float("nan"))
-        units = div_rn(y, step)
-        units = tl.where(units == units, units, 0.0)
-        units = tl.minimum(tl.maximum(units, -LARGEST), LARGEST)
-        tl.store(q_ptr + row * channels + channel, rint(units).to(tl.int8), mask=inside)
-        tl.store(s_ptr + row, step)
+        store_integers(y, channel, inside, row * channels, scale_ptr, q_ptr, s_ptr + row, LARGEST)
 
 
 def warps(size: int) -> int:
