@@ -155,17 +155,8 @@ def attend_few(
     out = torch.empty(query.shape, dtype=value.dtype, device=value.device)
     if out.numel():
         pairs, count, rows, width = parts.mixed.shape
-        combine_kernel[(rows, pairs)](
-            *parts,
-            out,
-            rows,
-            count,
-            WIDTH=width,
-            SIZE=padded(width),
-            PARTS=PARTS,
-            num_warps=4,
-            enable_fp_fusion=True,
-        )
+        sizes = {"WIDTH": width, "SIZE": padded(width), "PARTS": PARTS}
+        combine_kernel[(rows, pairs)](*parts, out, rows, count, **sizes, num_warps=4, enable_fp_fusion=True)
     return out
 
 
