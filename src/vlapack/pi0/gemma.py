@@ -15,7 +15,7 @@ from vlapack.linear import project
 from vlapack.pi0.attention import attend
 from vlapack.pi0.cache import KeysValues, Past
 from vlapack.pi0.config import GemmaConfig
-from vlapack.pi0.positions import rotary_table, rotate
+from vlapack.pi0.positions import rotate
 
 NORM_EPS = 1e-6
 
@@ -78,7 +78,7 @@ class Attention(nn.Module):
         Args:
             x: [B, T, width].
             rope: The table of the positions of x.
-            mask: [B, 1, T or 1, S] over past and own keys together, or None.
+            mask: [B, 1, T · heads / kv heads or 1, S] over past and own keys together, or None.
             past: What to attend to before its own keys.
 
         Returns:
@@ -95,8 +95,6 @@ class Attention(nn.Module):
         # this moves no memory, and the keys are never repeated per head.
         groups, shared = self.config.num_kv_heads, self.config.num_heads // self.config.num_kv_heads
         rows = query.view(batch, tokens, groups, shared, -1).transpose(1, 2).flatten(2, 3)
-        if mask is not None and mask.shape[2] > 1:
-            mask = mask.repeat_interleave(shared, dim=2)
         mixed = attend(rows, key, value, mask).view(batch, groups, tokens, shared, -1)
         return self.o_proj(mixed.transpose(1, 2).flatten(2)), own
 
@@ -180,18 +178,17 @@ class GemmaModel(nn.Module):
         return scaled
 
     def keys_values(
-        self, x: Tensor, positions: Tensor, mask: Tensor | None, *, room: int = 0, stop_early: bool = True
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, *, room: int = 0, stop_early: bool = True
     ) -> list[Past]:
         """Run the stack for what others attend to: the keys and values of every layer.
 
         Args:
             x: [B, T, width].
-            positions: [B or 1, T].
+            rope: The rotary table of their positions, each [B or 1, T, 1, D].
             mask: [B, 1, 1, T] boolean, true for tokens that exist, or None when all do.
             room: Tokens that are to follow, see `Past`.
             stop_early: Let the last layer stop at its keys and values, since nothing reads its output.
         """
-        rope = rotary_table(positions, self.config.head_dim, x.dtype)
         collected = []
         for index in range(len(self.layers)):
             x, own = self.advance(index, x, rope, mask, stop_early=stop_early)
@@ -219,16 +216,16 @@ class GemmaModel(nn.Module):
     def forward(
         self,
         x: Tensor,
-        positions: Tensor,
+        rope: tuple[Tensor, Tensor],
         mask: Tensor | None,
         past: list[Past],
         modulations: Tensor | None = None,
     ) -> Tensor:
         """Run the stack on [B, T, width], each layer attending to `past` of its index, then the final norm.
 
+        `rope` and `mask` are as in `Attention.forward`;
         `modulations` [B or 1, 2 · layers + 1, 3, width] is what adaptive norms need.
         """
-        rope = rotary_table(positions, self.config.head_dim, x.dtype)
         of_norms = [None] * (2 * len(self.layers) + 1) if modulations is None else modulations.unbind(1)
         for index, (layer, before) in enumerate(zip(self.layers, past, strict=True)):
             x, _ = layer(x, rope, mask, before, (of_norms[2 * index], of_norms[2 * index + 1]))

@@ -11,6 +11,24 @@ ROPE_BASE = 10_000.0
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
 
+def number_tokens(length: int, following: int, exists: Tensor | None, device: torch.device) -> Tensor:
+    """Number the `length` tokens of a prefix and the `following` tokens behind them: [B or 1, length + following].
+
+    Only tokens that exist count, so leaving some out moves none of the others.
+
+    Args:
+        length: T.
+        following: tokens behind the prefix, all of which exist.
+        exists: [B, T] boolean; None when all do.
+        device: of the result.
+    """
+    if exists is None:
+        return torch.arange(length + following, device=device)[None]
+    counted = exists.cumsum(dim=1)
+    behind = counted[:, -1:] + torch.arange(following, device=device)
+    return torch.cat((counted - 1, behind), dim=1)
+
+
 def rotary_table(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary embedding (RoFormer, arXiv 2104.09864, eq. 34, in the half-split layout).
 
