@@ -38,19 +38,19 @@ def rotary_table(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[
         dtype: Of the result; the angles are computed in fp32 whatever it is.
 
     Returns:
-        Two tensors [B, T, 1, D], ready for `rotate` on [B, T, heads, D].
+        Two tensors [B, T, 1, D], ready for `rotate` on [B, T, heads, D]; the sines of the first half are negated.
     """
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
     angles = positions[:, :, None, None].float() * (1.0 / ROPE_BASE**exponents)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each pair (x_i, x_{i+D/2}) of [B, T, heads, D] by its position's angle."""
     cos, sin = table
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return x * cos + torch.cat((second, first), dim=-1) * sin
 
 
 def euler_times(num_steps: int) -> Tensor:
