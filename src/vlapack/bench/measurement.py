@@ -35,7 +35,7 @@ def footprint(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
         "architecture": policy.config.architecture.to_dict(),
         "cameras": int(inputs.image_masks.sum()),
         "prompt_tokens": int(inputs.token_masks.sum()),
-        "prefix_tokens": len(seen.images) * patches + seen.tokens.shape[1],
+        "prefix_tokens": seen.images.shape[1] * patches + seen.tokens.shape[1],
     }
 
 

@@ -19,8 +19,8 @@ from vlapack.pi0.cache import Past
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.names import EMBEDDING, EXPERT, LLM, PROJECTOR, VISION, linears, never_executed
-from vlapack.pi0.positions import rotary_table
-from vlapack.pi0.prefix import Prefix
+from vlapack.pi0.positions import number_tokens, rotary_table
+from vlapack.pi0.prefix import Prefix, suffix_mask
 from vlapack.policy.policy import Policy
 
 FEWEST_ROWS = 24
@@ -123,7 +123,7 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
     def join(passage: Passage) -> None:
         features = vision.post_layernorm(passage.x)
         # Alone, an observation has no token that does not exist: there is nothing to mask, and positions just count.
-        passage.x = model.join(features, passage.tokens[passage.token_masks][None])
+        passage.x = model.join(features, model.rows(passage.tokens[passage.token_masks][None]))
 
     def understand(index: int) -> Callable[[Passage], None]:
         def run(passage: Passage) -> None:
@@ -135,8 +135,10 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
         return run
 
     def act(passage: Passage) -> None:
-        length = torch.tensor([passage.x.shape[1]])
-        past = Prefix(passage.past, mask=None, length=length)
+        length, device = passage.x.shape[1], passage.x.device
+        behind = number_tokens(length, config.suffix_length, None, device)[:, length:]
+        rope = rotary_table(behind, config.expert.head_dim, passage.x.dtype)
+        past = Prefix(passage.past, rope, suffix_mask(1, length, None, config=config, device=device))
         with threads():  # products of so few rows are split otherwise for another number
             passage.actions = model.integrate(past, passage.state, passage.noise)
 

@@ -7,7 +7,6 @@ to its keys and values. What cannot change the result is neither computed nor he
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -55,7 +54,9 @@ class Pi0(Network):
             InputError: The shapes do not fit the configuration or each other.
         """
         seen = look(images, image_masks, tokens, token_masks, config=self.config, savings=self.savings)
-        return Prefix(self.understand(self.see(seen.images), seen.tokens, seen.exists), seen.exists, seen.length)
+        features = self.see(seen.images.to(self.device).flatten(0, 1))
+        exists = None if seen.exists is None else seen.exists.to(self.device)
+        return self.understand(features, self.rows(seen.tokens), exists)
 
     def denoise_step(self, prefix: Prefix, state: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Predict the velocity noise − actions of the flow.
@@ -78,7 +79,8 @@ class Pi0(Network):
         From then on these are the only times there are: another number of steps is refused.
         """
         # Row by row, since a product of several rows may round otherwise than that of one.
-        self.time_table = torch.cat([self.condition(t[None]) for t in euler_times(self.config.num_steps)])
+        times = euler_times(self.config.num_steps).to(self.device)
+        self.time_table = torch.cat([self.condition(t[None]) for t in times])
         for name in self.time_modules:
             self.get_submodule(name).to("meta")
 
@@ -128,36 +130,56 @@ class Pi0(Network):
         """
         if num_steps is not None and num_steps < 1:
             raise InputError(f"num_steps is {num_steps}; sampling takes at least 1 step (openpi takes 10).")
-        prefix = partial(self.embed_prefix, images, image_masks, tokens, token_masks)
         if self.savings.prefix_once:
-            return self.integrate(prefix(), state, noise, num_steps=num_steps, step=step)
-        return self._integrate(prefix, state, noise, num_steps=num_steps, step=step)
+            prefix = self.embed_prefix(images, image_masks, tokens, token_masks)
+            return self.integrate(prefix, state, noise, num_steps=num_steps, step=step)
+        state, noise = state.to(self.device), noise.to(self.device)
+
+        def velocity(x_t: Tensor, condition: Tensor) -> Tensor:
+            return self.velocity(self.embed_prefix(images, image_masks, tokens, token_masks), state, x_t, condition)
+
+        return self.follow(velocity, noise, num_steps=num_steps, step=step)
 
     def integrate(
         self, prefix: Prefix, state: Tensor, noise: Tensor, *, num_steps: int | None = None, step: Step | None = None
     ) -> Tensor:
         """Do what `sample_actions` does once the prefix is known; arguments and result as there."""
-        return self._integrate(lambda: prefix, state, noise, num_steps=num_steps, step=step)
+        state, noise = state.to(prefix.device), noise.to(prefix.device)
 
-    def _integrate(
-        self, prefix: Callable[[], Prefix], state: Tensor, noise: Tensor, *, num_steps: int | None, step: Step | None
+        def velocity(x_t: Tensor, condition: Tensor) -> Tensor:
+            return self.velocity(prefix, state, x_t, condition)
+
+        return self.follow(velocity, noise, num_steps=num_steps, step=step)
+
+    def follow(
+        self,
+        velocity: Callable[[Tensor, Tensor], Tensor],
+        noise: Tensor,
+        *,
+        num_steps: int | None = None,
+        step: Step | None = None,
     ) -> Tensor:
-        """Take the Euler steps, each with what `prefix` returns."""
+        """Take the Euler steps of `sample_actions`, by whatever computes a velocity.
+
+        Args:
+            velocity: (x_t [B, H, action_dim], `condition` of its time) → v_t.
+            noise: On the device of the steps.
+            num_steps: As in `sample_actions`.
+            step: As in `sample_actions`.
+        """
         num_steps = self.config.num_steps if num_steps is None else num_steps
         # A copy: a view of somebody's tensor is compiled apart from the steps' own.
         x_t = noise.to(torch.float32, copy=True)
-        dt = torch.tensor(-1.0 / num_steps, dtype=torch.float32, device=noise.device)
         table = self.time_table if self.time_table is not None and len(self.time_table) == num_steps else None
-        for number, time in enumerate(euler_times(num_steps).to(noise.device)):
-            t = time.expand(len(noise))
+        for number, time in enumerate(euler_times(num_steps).tolist()):
+            t = torch.full((len(noise),), time, device=noise.device)
             known = None if table is None else table[number][None]
 
             def denoise(x: Tensor, at: Tensor, t: Tensor = t, known: Tensor | None = known) -> Tensor:
                 # A step may ask for another time than its own; the table has only its own.
-                condition = known if known is not None and at is t else self._told(at)
-                return self.velocity(prefix(), state, x, condition)
+                return velocity(x, known if known is not None and at is t else self._told(at))
 
-            x_t = x_t + dt * (denoise(x_t, t) if step is None else step(denoise, x_t, t))
+            x_t = x_t + (denoise(x_t, t) if step is None else step(denoise, x_t, t)) * (-1.0 / num_steps)
         return x_t
 
     def flow_matching_loss(  # noqa: PLR0917 - as above, and the samples

@@ -7,6 +7,8 @@ a layer's output (the last layer of the language model).
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, rms_norm
@@ -15,9 +17,12 @@ from vlapack.linear import project
 from vlapack.pi0.attention import attend
 from vlapack.pi0.cache import KeysValues, Past
 from vlapack.pi0.config import GemmaConfig
-from vlapack.pi0.positions import rotary_table, rotate
+from vlapack.pi0.positions import rotate
 
 NORM_EPS = 1e-6
+
+Modulation: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""An adaptive norm's factor and shift in fp32, and its gate in the dtype of the stream: each [B or 1, 1, width]."""
 
 
 class RMSNorm(nn.Module):
@@ -43,13 +48,13 @@ class RMSNorm(nn.Module):
         scale, shift, gate = self.dense(cond).float().chunk(3, dim=-1)
         return torch.stack((1.0 + scale, shift, gate), dim=1)
 
-    def forward(self, x: Tensor, modulation: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Normalize [B, T, width], with the `modulation` [B or 1, 3, width] if adaptive; returns (y, gate)."""
+    def forward(self, x: Tensor, modulation: Modulation | None = None) -> tuple[Tensor, Tensor | None]:
+        """Normalize [B, T, width], with the `modulation` if adaptive; returns (y, gate)."""
         normed = rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS)
         if modulation is None:
             return (normed * (1.0 + self.weight.float())).to(x.dtype), None
-        factor, shift, gate = modulation[:, :, None].unbind(1)
-        return torch.addcmul(shift, normed, factor).to(x.dtype), gate.to(x.dtype)
+        factor, shift, gate = modulation
+        return torch.addcmul(shift, normed, factor).to(x.dtype), gate
 
 
 class Attention(nn.Module):
@@ -78,7 +83,7 @@ class Attention(nn.Module):
         Args:
             x: [B, T, width].
             rope: The table of the positions of x.
-            mask: [B, 1, T or 1, S] over past and own keys together, or None.
+            mask: [B, 1, T · heads / kv heads or 1, S] over past and own keys together, or None.
             past: What to attend to before its own keys.
 
         Returns:
@@ -95,8 +100,6 @@ class Attention(nn.Module):
         # this moves no memory, and the keys are never repeated per head.
         groups, shared = self.config.num_kv_heads, self.config.num_heads // self.config.num_kv_heads
         rows = query.view(batch, tokens, groups, shared, -1).transpose(1, 2).flatten(2, 3)
-        if mask is not None and mask.shape[2] > 1:
-            mask = mask.repeat_interleave(shared, dim=2)
         mixed = attend(rows, key, value, mask).view(batch, groups, tokens, shared, -1)
         return self.o_proj(mixed.transpose(1, 2).flatten(2)), own
 
@@ -140,7 +143,7 @@ class Layer(nn.Module):
         rope: tuple[Tensor, Tensor],
         mask: Tensor | None = None,
         past: Past | None = None,
-        modulations: tuple[Tensor | None, Tensor | None] = (None, None),
+        modulations: tuple[Modulation | None, Modulation | None] = (None, None),
     ) -> tuple[Tensor, KeysValues]:
         """[B, T, width] → the same, and the layer's own keys and values.
 
@@ -180,18 +183,17 @@ class GemmaModel(nn.Module):
         return scaled
 
     def keys_values(
-        self, x: Tensor, positions: Tensor, mask: Tensor | None, *, room: int = 0, stop_early: bool = True
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, *, room: int = 0, stop_early: bool = True
     ) -> list[Past]:
         """Run the stack for what others attend to: the keys and values of every layer.
 
         Args:
             x: [B, T, width].
-            positions: [B or 1, T].
+            rope: The rotary table of their positions, each [B or 1, T, 1, D].
             mask: [B, 1, 1, T] boolean, true for tokens that exist, or None when all do.
             room: Tokens that are to follow, see `Past`.
             stop_early: Let the last layer stop at its keys and values, since nothing reads its output.
         """
-        rope = rotary_table(positions, self.config.head_dim, x.dtype)
         collected = []
         for index in range(len(self.layers)):
             x, own = self.advance(index, x, rope, mask, stop_early=stop_early)
@@ -219,21 +221,29 @@ class GemmaModel(nn.Module):
     def forward(
         self,
         x: Tensor,
-        positions: Tensor,
+        rope: tuple[Tensor, Tensor],
         mask: Tensor | None,
         past: list[Past],
         modulations: Tensor | None = None,
     ) -> Tensor:
         """Run the stack on [B, T, width], each layer attending to `past` of its index, then the final norm.
 
+        `rope` and `mask` are as in `Attention.forward`;
         `modulations` [B or 1, 2 · layers + 1, 3, width] is what adaptive norms need.
         """
-        rope = rotary_table(positions, self.config.head_dim, x.dtype)
-        of_norms = [None] * (2 * len(self.layers) + 1) if modulations is None else modulations.unbind(1)
+        of_norms: list[Modulation | None] = [None] * (2 * len(self.layers) + 1)
+        if modulations is not None:
+            of_norms = [*_of_norms(modulations, x.dtype)]
         for index, (layer, before) in enumerate(zip(self.layers, past, strict=True)):
             x, _ = layer(x, rope, mask, before, (of_norms[2 * index], of_norms[2 * index + 1]))
         y: Tensor = self.norm(x, of_norms[-1])[0]
         return y
+
+
+def _of_norms(modulations: Tensor, dtype: torch.dtype) -> list[Modulation]:
+    """Cut [B or 1, norms, 3, width] into the norms' own, every gate cast at once."""
+    factors, shifts, gates = modulations[:, :, :, None].unbind(2)
+    return list(zip(factors.unbind(1), shifts.unbind(1), gates.to(dtype).unbind(1), strict=True))
 
 
 def _gated_sum(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:

@@ -2,22 +2,24 @@
 
 Parameter names and shapes are those of openpi's `PI0Pytorch`, without its two lm_heads, which acting never reads.
 Its work is four methods: `see` (the vision tower), `understand` (the language model), `condition` (what the expert is
-told of the flow time) and `velocity` (the expert). Nothing in them depends on the values of a tensor, so that
-`torch.compile` takes each as one graph.
+told of the flow time) and `velocity` (the expert). Nothing in them depends on the values of a tensor, and
+nothing leaves the network's device, so that `torch.compile` takes each as one graph and CUDA can record it
+(`capturable`). `rows`, which reads the token embedding, comes before them: that table may be a file.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu
+from torch.nn.functional import silu
 
 from vlapack.pi0.attention import backend
-from vlapack.pi0.cache import Past
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.gemma import GemmaModel
-from vlapack.pi0.positions import sinusoidal_embedding
-from vlapack.pi0.prefix import Prefix
+from vlapack.pi0.positions import number_tokens, rotary_table, sinusoidal_embedding
+from vlapack.pi0.prefix import Prefix, suffix_mask
 from vlapack.pi0.savings import Savings
 from vlapack.pi0.siglip import SiglipTransformer
 
@@ -83,6 +85,11 @@ class Network(nn.Module):
         return self.get_submodule("paligemma_with_expert.gemma_expert.model")  # type: ignore[return-value]
 
     @property
+    def device(self) -> torch.device:
+        """Where the network computes; a token embedding that is read by row stays where its file is."""
+        return self.vision.post_layernorm.weight.device  # a norm, since linears may be packed
+
+    @property
     def time_modules(self) -> list[str]:
         """Names of the modules that read nothing but the flow time: π0.5's time MLP and its adaptive norms' linears."""
         if not self.config.adaptive_norms:
@@ -95,29 +102,39 @@ class Network(nn.Module):
             features: Tensor = self.vision(images)
         return features
 
-    def join(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Make the language model's input [B, T, width] of `see`'s features and the prompt's tokens [B, L]."""
-        image_tokens = self.projector(features).reshape(len(tokens), -1, self.config.llm.width)
-        prompt = self.llm.embed(tokens)
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Look up the prompt's tokens [B, L] where their table is: [B, L, width], on the network's device."""
+        return self.llm.embed(tokens.to(self.llm.embed_tokens.weight.device)).to(self.device)
+
+    def join(self, features: Tensor, prompt: Tensor) -> Tensor:
+        """Make the language model's input [B, T, width] of `see`'s features and the prompt's `rows` [B, L, width]."""
+        image_tokens = self.projector(features).reshape(len(prompt), -1, self.config.llm.width)
         return torch.cat((image_tokens.to(prompt.dtype), prompt), dim=1)
 
-    def understand(self, features: Tensor, tokens: Tensor, exists: Tensor | None) -> list[Past]:
+    def understand(self, features: Tensor, prompt: Tensor, exists: Tensor | None) -> Prefix:
         """Run the language model for its keys and values.
 
         Args:
             features: [B · cameras, patches, vision width], from `see`.
-            tokens: [B, L].
+            prompt: [B, L, width], from `rows`.
             exists: [B, T] boolean, which of the pictures' and the prompt's tokens exist; None when all do.
         """
-        x = self.join(features, tokens)
-        if exists is None:
-            positions, mask = torch.arange(x.shape[1], device=x.device)[None], None
-        else:
-            # Positions count only tokens that exist, so leaving some out moves none of the others.
-            positions, mask = exists.cumsum(dim=1) - 1, exists[:, None, None, :]
-        room = self.config.suffix_length if self.savings.static_cache and not torch.is_grad_enabled() else 0
+        x = self.join(features, prompt)
+        length, suffix = x.shape[1], self.config.suffix_length
+        # The expert's tokens come next: one table has both.
+        positions = number_tokens(length, suffix, exists, x.device)
+        cos, sin = rotary_table(positions, self.config.llm.head_dim, x.dtype)
+        room = suffix if self.savings.static_cache and not torch.is_grad_enabled() else 0
         with backend(fused=self.savings.fused_attention):
-            return self.llm.keys_values(x, positions, mask, room=room, stop_early=self.savings.last_layer)
+            layers = self.llm.keys_values(
+                x,
+                (cos[:, :length], sin[:, :length]),
+                None if exists is None else exists[:, None, None, :],
+                room=room,
+                stop_early=self.savings.last_layer,
+            )
+        mask = suffix_mask(len(x), length, exists, config=self.config, device=x.device)
+        return Prefix(layers, (cos[:, length:], sin[:, length:]), mask)
 
     def condition(self, t: Tensor) -> Tensor:
         """What the expert is told of the flow times [B], and depends on nothing else.
@@ -136,12 +153,10 @@ class Network(nn.Module):
         """Predict the velocity as `denoise_step` does, for what `condition` [B or 1, …] says of the time."""
         with _full_precision(x_t.device):
             x = self._embed_suffix(state, x_t, condition)
-        length = x.shape[1]
-        positions = prefix.length[:, None] + torch.arange(length, device=x.device)
         stream = x.to(prefix.layers[0].keys.dtype)
         modulations = condition if self.config.adaptive_norms else None
         with backend(fused=self.savings.fused_attention):
-            out = self.expert(stream, positions, self._suffix_mask(prefix, length), prefix.layers, modulations)
+            out = self.expert(stream, prefix.rope, prefix.mask, prefix.layers, modulations)
         with _full_precision(x_t.device):
             velocity: Tensor = self.action_out_proj(out[:, -self.config.action_horizon :].float())
         return velocity
@@ -156,20 +171,9 @@ class Network(nn.Module):
         first = self.state_proj(state.float())
         return torch.cat((first[:, None], mixed), dim=1)
 
-    def _suffix_mask(self, prefix: Prefix, length: int) -> Tensor | None:
-        """[B, 1, length or 1, P + length]: all see the prefix and all actions; π0's state token sees no action."""
-        batch, prefix_length = len(prefix.length), prefix.layers[0].length
-        if self.config.adaptive_norms:
-            if prefix.mask is None:
-                return None
-            return pad(prefix.mask, (0, length), value=True)[:, None, None, :]
-        mask = torch.ones(batch, 1, length, prefix_length + length, dtype=torch.bool, device=prefix.length.device)
-        if prefix.mask is not None:
-            mask[:, 0, :, :prefix_length] = prefix.mask[:, None]
-        mask[:, :, 0, prefix_length + 1 :] = False
-        return mask
 
-
-def _full_precision(device: torch.device) -> torch.autocast:
+def _full_precision(device: torch.device) -> AbstractContextManager[None]:
     """Actions, times and velocities keep fp32 under autocast: they are few, and their error goes into every action."""
+    if not torch.amp.is_autocast_available(device.type):  # meta
+        return nullcontext()
     return torch.autocast(device.type, enabled=False)

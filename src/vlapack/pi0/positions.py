@@ -11,6 +11,24 @@ ROPE_BASE = 10_000.0
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
 
+def number_tokens(length: int, following: int, exists: Tensor | None, device: torch.device) -> Tensor:
+    """Number the `length` tokens of a prefix and the `following` tokens behind them: [B or 1, length + following].
+
+    Only tokens that exist count, so leaving some out moves none of the others.
+
+    Args:
+        length: T.
+        following: tokens behind the prefix, all of which exist.
+        exists: [B, T] boolean; None when all do.
+        device: of the result.
+    """
+    if exists is None:
+        return torch.arange(length + following, device=device)[None]
+    counted = exists.cumsum(dim=1)
+    behind = counted[:, -1:] + torch.arange(following, device=device)
+    return torch.cat((counted - 1, behind), dim=1)
+
+
 def rotary_table(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary embedding (RoFormer, arXiv 2104.09864, eq. 34, in the half-split layout).
 
@@ -20,19 +38,19 @@ def rotary_table(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[
         dtype: Of the result; the angles are computed in fp32 whatever it is.
 
     Returns:
-        Two tensors [B, T, 1, D], ready for `rotate` on [B, T, heads, D].
+        Two tensors [B, T, 1, D], ready for `rotate` on [B, T, heads, D]; the sines of the first half are negated.
     """
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
     angles = positions[:, :, None, None].float() * (1.0 / ROPE_BASE**exponents)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each pair (x_i, x_{i+D/2}) of [B, T, heads, D] by its position's angle."""
     cos, sin = table
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return x * cos + torch.cat((second, first), dim=-1) * sin
 
 
 def euler_times(num_steps: int) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vlapack.errors import InputError
 from vlapack.pi0.cache import Past
@@ -15,19 +16,17 @@ from vlapack.pi0.savings import Savings
 
 @dataclass(frozen=True)
 class Seen:
-    """The part of a batch that can influence its actions.
+    """The part of a batch that can influence its actions, on the devices of what was given.
 
     Attributes:
-        images: [B · cameras, 3, S, S], the cameras that at least one observation has.
+        images: [B, cameras, 3, S, S], the cameras that at least one observation has.
         tokens: [B, L], the prompt slots that at least one observation uses.
-        exists: [B, T] boolean, which tokens of images and prompt together exist; None when all do.
-        length: [B], how many exist.
+        exists: [B, T] boolean on the CPU, which tokens of images and prompt together exist; None when all do.
     """
 
     images: Tensor
     tokens: Tensor
     exists: Tensor | None
-    length: Tensor
 
 
 def look(
@@ -35,18 +34,28 @@ def look(
 ) -> Seen:
     """Leave out the cameras and prompt slots that nobody has; arguments as in `Pi0.embed_prefix`.
 
+    What is left out decides shapes, so the masks are read here, on the CPU; masks of another device are waited for.
+
     Raises:
         InputError: the shapes do not fit the configuration or each other, or an observation shows nothing at all.
     """
+    image_masks, token_masks = image_masks.cpu(), token_masks.cpu()
     _check(images, image_masks, tokens, token_masks, config)
     if savings.missing_cameras:
-        cameras = image_masks.any(dim=0)
-        images, image_masks = images[:, cameras], image_masks[:, cameras]
+        images, image_masks = _used(images, image_masks)
     if savings.prompt_padding:
-        slots = token_masks.any(dim=0)
-        tokens, token_masks = tokens[:, slots], token_masks[:, slots]
+        tokens, token_masks = _used(tokens, token_masks)
     exists = torch.cat((image_masks.repeat_interleave(config.vision.num_patches, dim=1), token_masks), dim=1)
-    return Seen(images.flatten(0, 1), tokens, None if bool(exists.all()) else exists, exists.sum(dim=1))
+    return Seen(images, tokens, None if bool(exists.all()) else exists)
+
+
+def _used(values: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep the columns of `values` [B, N, …] and `masks` [B, N] that some row has."""
+    used = masks.any(dim=0)
+    if bool(used.all()):
+        return values, masks
+    kept = used.nonzero()[:, 0]
+    return values[:, kept.to(values.device)], masks[:, kept]
 
 
 @dataclass(frozen=True)
@@ -55,24 +64,68 @@ class Prefix:
 
     Attributes:
         layers: Per layer the keys after RoPE and the values.
-        mask: [B, P] boolean, true for tokens that exist; None when all do.
-        length: [B], how many tokens exist: the position of the first suffix token.
+        rope: The rotary table of the expert's tokens, each [B or 1, suffix length, 1, D].
+        mask: What the expert's tokens see, as `suffix_mask` has it.
     """
 
     layers: list[Past]
+    rope: tuple[Tensor, Tensor]
     mask: Tensor | None
-    length: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.layers[0].keys.device
+
+    def first(self, count: int) -> Prefix:
+        """Return a view of the first `count` observations."""
+        cos, sin = (table if len(table) == 1 else table[:count] for table in self.rope)
+        return replace(
+            self,
+            layers=[Past(past.keys[:count], past.values[:count], past.room) for past in self.layers],
+            rope=(cos, sin),
+            mask=None if self.mask is None else self.mask[:count],
+        )
 
     def repeat(self, times: int) -> Prefix:
         """Return the prefix of a batch that holds every observation `times` times: [times · B], B running fastest."""
         if times == 1:
             return self
+        cos, sin = (table if len(table) == 1 else table.repeat(times, 1, 1, 1) for table in self.rope)
         return replace(
             self,
             layers=[past.repeat(times) for past in self.layers],
-            mask=None if self.mask is None else self.mask.repeat(times, 1),
-            length=self.length.repeat(times),
+            rope=(cos, sin),
+            mask=None if self.mask is None else self.mask.repeat(times, 1, 1, 1),
         )
+
+
+def suffix_mask(
+    batch: int, length: int, exists: Tensor | None, *, config: Pi0Config, device: torch.device
+) -> Tensor | None:
+    """Say what each of the expert's tokens sees: the prefix's tokens that exist, and the expert's own.
+
+    π0's state token sees no action. Otherwise all see all.
+
+    Args:
+        batch: B.
+        length: P, the prefix's tokens.
+        exists: [B, P] boolean; None when all do.
+        config: of the network.
+        device: of the result.
+
+    Returns:
+        Boolean [B, 1, 1, P + suffix] for π0.5, and [B, 1, suffix · heads per kv head, P + suffix] for π0: a row for
+        each query (`gemma.Attention`). None when all see all.
+    """
+    suffix = config.suffix_length
+    if config.adaptive_norms:
+        return None if exists is None else pad(exists, (0, suffix), value=True)[:, None, None, :]
+    mask = torch.ones(batch, 1, suffix, length + suffix, dtype=torch.bool, device=device)
+    if exists is not None:
+        mask[:, 0, :, :length] = exists[:, None]
+    mask[:, :, 0, length + 1 :] = False
+    return mask.repeat_interleave(config.expert.num_heads // config.expert.num_kv_heads, dim=2)
 
 
 def _check(images: Tensor, image_masks: Tensor, tokens: Tensor, token_masks: Tensor, config: Pi0Config) -> None:

@@ -1,0 +1,207 @@
+"""Acting with captured runs: one for pictures and prompt, one for a denoise step, replayed for every chunk.
+
+Eagerly a chunk of π0.5 is thousands of launches, which take the CPU longer than the GPU needs for the work. A captured
+run is one launch. The runs are captured when a batch of their shape first comes, and the most recently used are kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from vlapack.console import say
+from vlapack.pi0.buffers import BATCHES, Buffers, Shape, scaled
+from vlapack.pi0.capture import Capture, Captured, CudaCapture
+from vlapack.pi0.flow import Pi0, Step
+from vlapack.pi0.prefix import Seen, look
+
+MOST_SHAPES = 12
+"""Shapes whose runs are kept. One of π0.5 holds about 20 MB an observation, besides what all of them share."""
+MOST_PROMPTS = 32
+"""Prompts whose rows are kept on the device, at most 0.8 MB each: a robot says the same one at every chunk."""
+
+Value = TypeVar("Value")
+
+
+class Recent(OrderedDict[Hashable, Value]):
+    """A mapping that keeps the most recently used entries."""
+
+    def __init__(self, most: int) -> None:
+        """Keep `most` entries."""
+        super().__init__()
+        self._most = most
+
+    def get_or_make(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """Return the entry, made if it is not there; the one not used for longest goes first."""
+        if key not in self:
+            while len(self) >= self._most:
+                self.popitem(last=False)
+            self[key] = make()
+        self.move_to_end(key)
+        return self[key]
+
+
+class Runs:
+    """The captured runs of one shape."""
+
+    def __init__(self, model: Pi0, shape: Shape, capture: Capture) -> None:
+        """Capture both."""
+        self.buffers = Buffers(model, shape)
+        self.encode: Captured = capture(self.buffers.encode)
+        self.buffers.prefix = self.encode.outputs
+        self.step: Captured = capture(self.buffers.step)
+
+
+class Runner:
+    """Samples actions as `Pi0.sample_actions` does, by captured runs where it can.
+
+    Where it cannot, it runs eagerly and `how` says so. One chunk runs at a time.
+
+    Attributes:
+        how: How the last chunk ran: `graph`, or `eager` and in brackets the reason.
+    """
+
+    def __init__(self, model: Pi0, capture: Capture) -> None:
+        """Capture nothing yet; the model must have its weights and its `time_table`, and keep them where they are."""
+        self.how = "eager (no chunk yet)"
+        self._model = model
+        self._capture = capture
+        self._runs: Recent[Runs] = Recent(MOST_SHAPES)
+        self._prompts: Recent[Tensor] = Recent(MOST_PROMPTS)
+        self._failure: str | None = None
+        self._lock = threading.Lock()
+
+    @torch.no_grad()
+    def prepare(self, shape: Shape) -> None:
+        """Capture the runs of a shape before a batch of it comes, which then does not wait a second or two for that."""
+        with self._lock:
+            if (reason := self._unfit(shape.batch, None)) is not None:
+                self.how = f"eager ({reason})"
+                return
+            try:
+                self._runs_of(shape)
+            except Exception as error:
+                self._give_up(error)
+
+    @torch.no_grad()
+    def sample_actions(  # noqa: PLR0917 - as of Pi0
+        self,
+        images: Tensor,
+        image_masks: Tensor,
+        tokens: Tensor,
+        token_masks: Tensor,
+        state: Tensor,
+        noise: Tensor,
+        *,
+        num_steps: int | None = None,
+        step: Step | None = None,
+    ) -> Tensor:
+        """Do what `Pi0.sample_actions` does.
+
+        Args:
+            images: As there, or uint8 [B, cameras, 3, image_size, image_size] as cameras give them.
+            image_masks: As there; on the CPU, like all masks and tokens, since shapes depend on them.
+            tokens: As there.
+            token_masks: As there.
+            state: As there.
+            noise: As there.
+            num_steps: As there; the runs are for the network's own number, another runs eagerly.
+            step: As there. A denoise step that is differentiated runs eagerly.
+
+        Returns:
+            [B, H, action_dim] on the model's device, in memory of its own.
+
+        Raises:
+            InputError: as there.
+        """
+        model = self._model
+
+        def eagerly() -> Tensor:
+            return model.sample_actions(
+                scaled(images), image_masks, tokens, token_masks, state, noise, num_steps=num_steps, step=step
+            )
+
+        with self._lock:
+            reason = self._unfit(len(noise), num_steps)
+            if reason is None:
+                seen = look(images, image_masks, tokens, token_masks, config=model.config, savings=model.savings)
+                shape = Shape.around(seen, model.config.max_token_len)
+                try:
+                    runs = self._runs_of(shape)
+                except Exception as error:
+                    # If the observation is to blame, this raises, and says why.
+                    actions = eagerly()
+                    self._give_up(error)
+                    return actions
+                self.how = "graph"
+                runs.buffers.fill(seen, self._rows(seen), state, noise)
+                runs.encode.replay()
+                return self._follow(runs, len(noise)) if step is None else self._steered(runs, state, noise, step)
+            self.how = f"eager ({reason})"
+            return eagerly()
+
+    def _runs_of(self, shape: Shape) -> Runs:
+        return self._runs.get_or_make(shape, lambda: Runs(self._model, shape, self._capture))
+
+    def _unfit(self, count: int, num_steps: int | None) -> str | None:
+        """Say why a chunk cannot be captured, or None."""
+        table = self._model.time_table
+        if self._failure is not None:
+            return self._failure
+        if table is None or not self._model.savings.prefix_once:
+            return "a saving that the captured runs need is off"
+        if num_steps not in (None, len(table)):
+            return f"{num_steps} steps, not {len(table)}"
+        return None if 0 < count <= BATCHES[-1] else f"{count} observations, more than {BATCHES[-1]}"
+
+    def _give_up(self, error: Exception) -> None:
+        """Run eagerly from now on, and say it once."""
+        first = str(error).strip().partition("\n")[0]
+        self._failure = f"capture failed: {type(error).__name__}: {first}"[:300]
+        self.how = f"eager ({self._failure})"
+        self._runs.clear()
+        say(f"warning: the network could not be captured as a graph and runs several times slower ({self._failure})")
+
+    def _rows(self, seen: Seen) -> list[Tensor]:
+        """The rows of each observation's tokens, from those kept."""
+        found = []
+        for tokens in seen.tokens.cpu():
+            look_up = partial(self._model.rows, tokens[None])
+            found.append(self._prompts.get_or_make((tokens.dtype, tokens.numpy().tobytes()), look_up)[0])
+        return found
+
+    def _follow(self, runs: Runs, count: int) -> Tensor:
+        """Take all steps."""
+        assert self._model.time_table is not None
+        for number in range(len(self._model.time_table)):
+            runs.buffers.condition.copy_(self._model.time_table[number])
+            runs.step.replay()
+        return runs.buffers.x_t[:count].clone()
+
+    def _steered(self, runs: Runs, state: Tensor, noise: Tensor, step: Step) -> Tensor:
+        """Take the steps that `step` makes of them, each of which may replay the run as often as it likes."""
+        model, buffers, count = self._model, runs.buffers, len(noise)
+        device = buffers.x_t.device
+        state = state.to(device)
+
+        def velocity(x_t: Tensor, condition: Tensor) -> Tensor:
+            if torch.is_grad_enabled() or len(condition) > 1:
+                return model.velocity(buffers.prefix.first(count), state, x_t, condition)
+            buffers.x_t[:count].copy_(x_t)
+            buffers.condition.copy_(condition)
+            runs.step.replay()
+            found: Tensor = runs.step.outputs[:count].clone()  # the next replay writes over it
+            return found
+
+        return model.follow(velocity, noise.to(device), step=step)
+
+
+def runner(model: Pi0) -> Runner | None:
+    """Return what captures CUDA graphs of a network on a GPU; elsewhere None: there is nothing to gain."""
+    return Runner(model, CudaCapture()) if model.device.type == "cuda" else None

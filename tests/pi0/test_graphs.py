@@ -1,0 +1,301 @@
+"""Captured runs give the actions of eager ones, whatever is padded; what cannot be captured runs eagerly and says so.
+
+There is no GPU here: `Recorder` takes the place of a CUDA graph and asserts that each replay would be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from openpi_golden import PREFIX_INPUTS, TOLERANCE, Golden, read_golden, sample
+from small import random_observations, small_policy
+from torch import Tensor
+
+from vlapack.bench.synthetic import synthetic_policy
+from vlapack.errors import InputError
+from vlapack.pi0.buffers import Shape
+from vlapack.pi0.flow import Denoise, Pi0
+from vlapack.pi0.graphs import Recent, Runner, runner
+from vlapack.pi0.recorder import Recorder
+from vlapack.pi0.savings import Savings
+from vlapack.policy.inputs import Inputs
+from vlapack.recipe.presets import preset
+
+INPUTS = (*PREFIX_INPUTS, "state", "noise")
+
+
+@pytest.fixture(scope="module", params=["pi0", "pi05"])
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return read_golden(request.param)
+
+
+@pytest.fixture(scope="module")
+def pi05() -> Golden:
+    return read_golden("pi05")
+
+
+class Recorded:
+    """Captures by `Recorder`s and keeps them."""
+
+    def __init__(self) -> None:
+        self.runs: list[Recorder] = []
+
+    def __call__(self, run: Callable[[], Any]) -> Recorder:
+        self.runs.append(Recorder(run))
+        return self.runs[-1]
+
+
+def rows(batch: dict[str, Tensor], *numbers: int, words: int | None = None) -> dict[str, Tensor]:
+    """Some observations of a batch, their prompts cut to so many tokens."""
+    some = {name: batch[name][list(numbers)] for name in INPUTS}
+    if words is not None:
+        some["token_masks"] = some["token_masks"] & (torch.arange(some["tokens"].shape[1]) < words)
+    return some
+
+
+@pytest.mark.parametrize("batch_name", ["mixed", "libero"])
+def test_a_replayed_chunk_is_the_eager_one_to_the_bit(golden: Golden, batch_name: str) -> None:
+    model, batch = golden.load(), rows(golden.batches[batch_name], 0, 1)
+    acting = Runner(model, Recorder)
+    # The network's prompts of 12 slots make one step, so the padded prompt is the whole one.
+    whole = golden.load(savings=Savings().without("prompt_padding"))
+    for _ in range(2):
+        assert torch.equal(acting.sample_actions(**batch), whole.sample_actions(**batch))
+        assert acting.how == "graph"
+
+
+def test_observations_that_pad_a_batch_are_the_first_again(golden: Golden) -> None:
+    batch = golden.batches["mixed"]
+    whole = golden.load(savings=Savings().without("prompt_padding"))
+    three = Runner(golden.load(), Recorder).sample_actions(**rows(batch, 1, 0, 1))
+    assert torch.equal(three, whole.sample_actions(**rows(batch, 1, 0, 1, 1))[:3])
+
+
+@pytest.mark.parametrize("numbers", [(0,), (0, 1), (1, 0, 0)])
+@pytest.mark.parametrize("words", [12, 3])
+def test_what_is_padded_moves_actions_by_rounding_only(golden: Golden, numbers: tuple[int, ...], words: int) -> None:
+    batch = rows(golden.batches["mixed"], *numbers, words=words)
+    acting = Runner(golden.load(), Recorder)
+    assert (acting.sample_actions(**batch) - golden.load().sample_actions(**batch)).abs().max() <= TOLERANCE
+
+
+def test_a_pack_in_a_graph_is_the_eager_one_to_the_bit() -> None:
+    policy = synthetic_policy(small_policy(), preset("full"))
+    whole = synthetic_policy(small_policy(), preset("full"), savings=Savings().without("prompt_padding")).model
+    observations = random_observations(3)
+    observations[1]["prompt"] = "go on"
+    inputs = Inputs.stack([policy.observe(observation) for observation in observations])
+    noise = torch.randn(3, *policy.noise_shape, generator=torch.Generator().manual_seed(0))
+    captured = Recorded()
+    ours = Runner(policy.model, captured).sample_actions(*inputs.network, noise)
+    slots = captured.runs[0].outputs.layers[0].length - 2 * policy.config.architecture.vision.num_patches
+    images, image_masks, tokens, token_masks, state = (torch.cat((tensor, tensor[:1])) for tensor in inputs.network)
+    theirs = whole.sample_actions(
+        images, image_masks, tokens[:, :slots], token_masks[:, :slots], state, torch.cat((noise, noise[:1]))
+    )
+    assert torch.equal(ours, theirs[:3])
+
+
+def test_pictures_of_uint8_give_the_actions_of_scaled_ones(pi05: Golden) -> None:
+    acting, batch = Runner(pi05.load(), Recorder), rows(pi05.batches["libero"], 0)
+    pixels = torch.randint(0, 256, batch["images"].shape, dtype=torch.uint8)
+    batch["images"] = pixels.to(torch.float32) / 255.0 * 2.0 - 1.0  # as robots.images has it
+    expected = acting.sample_actions(**batch)
+    assert torch.equal(acting.sample_actions(**{**batch, "images": pixels}), expected)
+    assert acting.how == "graph"
+    assert torch.equal(acting.sample_actions(**{**batch, "images": pixels}, num_steps=None), expected)
+
+
+def test_runs_are_captured_once_for_each_shape_and_replayed(pi05: Golden) -> None:
+    captured = Recorded()
+    acting, batch = Runner(pi05.load(), captured), pi05.batches["libero"]
+    for numbers, words, count in (((0,), 5, 2), ((1,), 3, 2), ((0, 1), 5, 4), ((0, 1, 0), 5, 6), ((0, 1, 1, 0), 2, 6)):
+        acting.sample_actions(**rows(batch, *numbers, words=words))
+        assert len(captured.runs) == count, (numbers, words)
+    assert [run.replays for run in captured.runs] == [2, 20, 1, 10, 2, 20]
+
+
+def test_runs_can_be_captured_before_they_are_needed(pi05: Golden) -> None:
+    captured = Recorded()
+    acting, batch = Runner(pi05.load(), captured), rows(pi05.batches["libero"], 0)
+    acting.prepare(Shape(batch=1, cameras=2, prompt=12, pixels=torch.float32))
+    acting.sample_actions(**batch)
+    assert [run.replays for run in captured.runs] == [1, 10]
+
+
+def test_the_shapes_not_used_for_longest_go_first() -> None:
+    recent: Recent[int] = Recent(2)
+    made = [recent.get_or_make(key, lambda key=key: ord(key)) for key in "abacab"]
+    assert made == [ord(key) for key in "abacab"]
+    assert list(recent) == ["a", "b"]
+
+
+def test_a_prompt_is_looked_up_once(pi05: Golden) -> None:
+    model = pi05.load()
+    looked_up: list[tuple[int, ...]] = []
+    acting, batch = Runner(model, Recorder), pi05.batches["libero"]
+    acting.sample_actions(**rows(batch, 0))
+    model.llm.embed_tokens.register_forward_pre_hook(lambda _, args: looked_up.append(tuple(args[0].shape)))
+    acting.sample_actions(**rows(batch, 0))
+    acting.sample_actions(**rows(batch, 0, words=2))
+    acting.sample_actions(**rows(batch, 0, words=2))
+    assert looked_up == [(1, 2)]
+
+
+def test_actions_are_not_written_over_by_the_next_chunk(pi05: Golden) -> None:
+    acting, batch = Runner(pi05.load(), Recorder), pi05.batches["libero"]
+    first = acting.sample_actions(**rows(batch, 0))
+    kept = first.clone()
+    acting.sample_actions(**rows(batch, 1))
+    assert torch.equal(first, kept)
+
+
+def doubled(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
+    return denoise(x_t, t) + 0.1 * denoise(x_t * 0.9, t)
+
+
+def differentiated(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(denoise(x_t, t).square().sum(), x_t)
+    return denoise(x_t.detach(), t) + 1e-3 * gradient
+
+
+def elsewhen(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
+    return denoise(x_t, torch.ones_like(t))
+
+
+@pytest.mark.parametrize(("step", "replays"), [(doubled, 20), (differentiated, 10), (elsewhen, 10)])
+def test_a_step_steers_a_captured_flow_as_an_eager_one(golden: Golden, step: Any, replays: int) -> None:
+    captured = Recorded()
+    acting, batch = Runner(golden.load(), captured), rows(golden.batches["mixed"], 1)
+    steered = acting.sample_actions(**batch, step=step)
+    torch.testing.assert_close(steered, golden.load().sample_actions(**batch, step=step), rtol=0, atol=TOLERANCE)
+    assert (acting.how, captured.runs[1].replays) == ("graph", replays)
+    assert not torch.allclose(steered, acting.sample_actions(**batch), atol=1e-3)
+
+
+def test_a_step_of_a_padded_batch_sees_the_observations_alone(golden: Golden) -> None:
+    batch, shapes = rows(golden.batches["mixed"], 0, 1, 1), set()
+
+    def step(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
+        shapes.add((len(x_t), len(t)))
+        return differentiated(denoise, x_t, t)
+
+    steered = Runner(golden.load(), Recorder).sample_actions(**batch, step=step)
+    assert shapes == {(3, 3)}
+    torch.testing.assert_close(steered, golden.load().sample_actions(**batch, step=step), rtol=0, atol=TOLERANCE)
+
+
+def test_a_velocity_that_a_step_keeps_is_not_written_over(pi05: Golden) -> None:
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def step(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
+        velocity = denoise(x_t, t)
+        kept.append((velocity, velocity.clone()))
+        return velocity
+
+    Runner(pi05.load(), Recorder).sample_actions(**rows(pi05.batches["libero"], 0), step=step)
+    assert all(torch.equal(*both) for both in kept)
+
+
+def test_a_failed_capture_is_said_once_and_runs_eagerly(pi05: Golden, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(run: Callable[[], Any]) -> Any:
+        run()
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    acting, batch = Runner(pi05.load(), fail), rows(pi05.batches["libero"], 0)
+    expected = sample(pi05.load(), batch)
+    for _ in range(2):
+        assert torch.equal(acting.sample_actions(**batch), expected)
+        assert acting.how.startswith("eager (capture failed: RuntimeError: CUDA error: operation not permitted")
+    said = capsys.readouterr().err
+    assert said.count("could not be captured") == said.count("\n") == 1
+
+
+def test_one_bad_observation_does_not_end_capturing(pi05: Golden) -> None:
+    acting, batch = Runner(pi05.load(), Recorder), rows(pi05.batches["libero"], 0)
+    with pytest.raises(InputError, match="without any camera"):
+        acting.sample_actions(
+            **{**batch, "image_masks": batch["image_masks"] & False, "token_masks": batch["token_masks"] & False}
+        )
+    with pytest.raises(RuntimeError):
+        acting.sample_actions(**{**batch, "noise": batch["noise"][:, :2]})
+    acting.sample_actions(**batch)
+    assert acting.how == "graph"
+
+
+@pytest.mark.parametrize(
+    ("savings", "numbers", "options", "how"),
+    [
+        (Savings(), [0] * 9, {}, "eager (9 observations, more than 8)"),
+        (Savings().without("time_table"), [0], {"num_steps": 7}, "eager (a saving that the captured runs need is off)"),
+        (Savings().without("prefix_once"), [0], {}, "eager (a saving that the captured runs need is off)"),
+    ],
+)
+def test_what_has_no_graph_runs_eagerly_and_says_so(
+    golden: Golden, savings: Savings, numbers: list[int], options: dict[str, Any], how: str
+) -> None:
+    model, batch = golden.load(savings=savings), rows(golden.batches["libero"], *numbers)
+    acting = Runner(model, Recorder)
+    assert torch.equal(acting.sample_actions(**batch, **options), model.sample_actions(**batch, **options))
+    assert acting.how == how
+
+
+def test_another_number_of_steps_runs_eagerly() -> None:
+    golden = read_golden("pi0")
+    acting, batch = Runner(golden.load(), Recorder), rows(golden.batches["libero"], 0)
+    assert torch.equal(acting.sample_actions(**batch, num_steps=7), golden.load().sample_actions(**batch, num_steps=7))
+    assert acting.how == "eager (7 steps, not 10)"
+
+
+def test_there_is_no_runner_without_a_gpu(pi05: Golden) -> None:
+    assert runner(pi05.load()) is None
+
+
+class Work:
+    """A run on memory of its own."""
+
+    def __init__(self) -> None:
+        self.x, self.factor, self.rows = torch.ones(3), 2.0, 3
+
+    def __call__(self) -> Tensor:
+        made = self.x * self.factor
+        return (made + made)[: self.rows]
+
+
+def test_a_replay_writes_where_the_first_run_wrote() -> None:
+    work = Work()
+    recorder = Recorder(work)
+    place = recorder.outputs.data_ptr()
+    work.x.fill_(5)
+    recorder.replay()
+    assert recorder.outputs.tolist() == [20, 20, 20]
+    assert (recorder.outputs.data_ptr(), recorder.operators, recorder.replays) == (place, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("x", torch.ones(3)), ("factor", 3.0), ("rows", 2)], ids=["address", "number", "shape"]
+)
+def test_a_replay_that_a_graph_would_not_follow_is_an_error(name: str, value: Any) -> None:
+    work = Work()
+    recorder = Recorder(work)
+    setattr(work, name, value)
+    with pytest.raises(AssertionError, match=r"operator \d was "):
+        recorder.replay()
+
+
+def test_prefix_first_takes_some_observations(golden: Golden) -> None:
+    model, batch = golden.load(), rows(golden.batches["mixed"], 0, 1)
+    with torch.no_grad():
+        prefix = model.embed_prefix(*(batch[name] for name in PREFIX_INPUTS))
+        both = _velocity(model, prefix, batch)
+        first = _velocity(model, prefix.first(1), rows(batch, 0))
+    torch.testing.assert_close(first, both[:1], rtol=0, atol=TOLERANCE)
+
+
+def _velocity(model: Pi0, prefix: Any, batch: dict[str, Tensor]) -> Tensor:
+    return model.denoise_step(prefix, batch["state"], batch["noise"], torch.ones(len(batch["noise"])))
