@@ -97,7 +97,7 @@ def test_what_is_no_packs_weight_is_refused(weight, bits, channels, message):
 
 
 def test_another_prepared_shape_is_refused():
-    with pytest.raises(InputError, match=r"is \[2, 64\], not \[2, 128\]"):
-        layout.restore(torch.zeros(2, 128, dtype=torch.uint8), 2, 100)
-    with pytest.raises(InputError, match="a prepared weight is uint8"):
+    with pytest.raises(InputError, match=r"is \[2, 1, 1, 64\], not \[2, 2, 1, 64\]"):
+        layout.restore(torch.zeros(2, 2, 1, 64, dtype=torch.uint8), 2, 100)
+    with pytest.raises(InputError, match="a weight prepared for the triton engine is uint8"):
         layout.bits_of(torch.zeros(2, 16, dtype=torch.int32))

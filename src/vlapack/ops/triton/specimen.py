@@ -23,8 +23,8 @@ class Specimen:
         num_warps: warps of one program
         num_stages: how many blocks the loop's loads run ahead
         expects: `mma` if the code must use tensor cores for integers or floats, None if it needs none
-        bit_operations_bound: most bit operations (LOP3, PRMT, SHF) in the body of the loop that multiplies, or None:
-            not bounded
+        bit_operations_bound: most bit operations (LOP3, PRMT, SHF) in the loop that multiplies, for each product of
+            16 x 8 x 32 in it, or None: not bounded
         divides_exactly: whether the kernel divides, and must do so rounded correctly rather than by an approximation
         targets: the classes of card that it is meant for, as `sm_80` or `gfx942`; empty: all
     """
@@ -36,6 +36,6 @@ class Specimen:
     num_warps: int = 4
     num_stages: int = 3
     expects: Literal["mma"] | None = None
-    bit_operations_bound: int | None = None
+    bit_operations_bound: float | None = None
     divides_exactly: bool = False
     targets: tuple[str, ...] = field(default=())
