@@ -115,6 +115,16 @@ def test_inputs_of_any_strides_give_the_same_result(group_size):
     assert torch.equal(turned, expected)
 
 
+def test_a_row_may_begin_beyond_two_gigabytes():
+    """Of the 2 GB, only the pages that hold rows are ever touched."""
+    stored, prepared, scale = layer(4, 64, 4)
+    rows, s = activations(3, 64)
+    q = torch.empty((2 << 30) + 64, dtype=torch.int8).as_strided((3, 64), (1 << 30, 1))
+    q.copy_(rows)
+    found = int_linear(q, s, prepared, scale, dtype=torch.float32)
+    assert torch.equal(found, reference.int_linear(rows, s, stored, scale, dtype=torch.float32))
+
+
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_rows_are_restored_before_the_bias(count, dtype):

@@ -308,9 +308,9 @@ def _constants(
 def specimens() -> list[Specimen]:
     """Return each kind of product, at the tiles that each card takes for it."""
     found = [
-        _specimen(f"product {label}", tile, targets, **options)
+        _specimen(f"product {kind} {label}", tile, targets, **options)
         for kind, tile, targets in tiles.uses()
-        for label, options in _KINDS[kind].items()
+        for label, options in _KINDS.get(kind, {}).items()
     ]
     constants = {"bias_ptr": None, "residual_ptr": None, "SPLIT": 4, "BN": FINISHED_AT_ONCE}
     signature = {"sums_ptr": "*i32", "s_ptr": "*fp32", "scale_ptr": "*fp32", "y_ptr": "*bf16", "M": "i32", "N": "i32"}

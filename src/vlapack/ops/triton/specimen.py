@@ -17,7 +17,7 @@ class Specimen:
 
     Args:
         kernel: the function under `@triton.jit`
-        name: unique among all specimens, for tables and errors, e.g. `product 4-bit prefill`
+        name: unique among all specimens, for tables and errors, e.g. `product prefill 4-bit 128x128 w8 s3`
         signature: Triton's types of the arguments that are not constants, by name in the kernel's order: `*i8`, `i32`
         constexprs: the compile-time constants by name; an argument that is None is one of them
         num_warps: warps of one program

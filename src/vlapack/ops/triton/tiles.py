@@ -6,6 +6,7 @@ for many tokens and as many programs as the card has multiprocessors for few.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
@@ -49,19 +50,27 @@ class Tiles:
         prefill: for many tokens, from large to small; the first that gives each multiprocessor a program is taken
         decode: for up to 64 tokens; its tokens are those there are, filled up to 16, 32 or 64
         grouped: for many tokens and scales per group, which need a second set of sums
+        floats: for activations that are not quantized, which take four times the registers; for few tokens, too
     """
 
     prefill: tuple[Tile, ...]
     decode: Tile
     grouped: Tile
+    floats: Tile
 
 
 _AMPERE = Tiles(
     prefill=(Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), Tile(64, 64, 4, 4)),
     decode=Tile(16, 64, 4, 4),
     grouped=Tile(64, 64, 4, 3),
+    floats=Tile(64, 64, 4, 2),
 )
-_DEFAULT = Tiles(prefill=(Tile(64, 64, 4, 2),), decode=Tile(16, 64, 4, 2), grouped=Tile(32, 64, 4, 2))
+_DEFAULT = Tiles(
+    prefill=(Tile(64, 64, 4, 2),),
+    decode=Tile(16, 64, 4, 2),
+    grouped=Tile(32, 64, 4, 2),
+    floats=Tile(32, 64, 4, 2),
+)
 TILES = {
     "sm_80": _AMPERE,
     "sm_86": _AMPERE,
@@ -77,31 +86,44 @@ TILES = {
 }
 # The interpreter computes one program after the other: small tiles for small tests, all kinds of them.
 _INTERPRETED = Tiles(
-    prefill=(Tile(32, 32, 4, 1), Tile(16, 32, 4, 1)), decode=Tile(16, 32, 4, 1), grouped=Tile(16, 32, 4, 1)
+    prefill=(Tile(32, 32, 4, 1), Tile(16, 32, 4, 1)),
+    decode=Tile(16, 32, 4, 1),
+    grouped=Tile(16, 32, 4, 1),
+    floats=Tile(32, 32, 4, 1),
 )
 _INTERPRETED_PROCESSORS = 4
 
 
 def choose(
-    device: torch.device, tokens: int, outputs: int, channels: int, *, grouped: bool = False
+    device: torch.device, tokens: int, outputs: int, channels: int, *, grouped: bool = False, floats: bool = False
 ) -> tuple[Tile, int]:
     """Return the tile for a product [M, N] over K, and among how many programs its channels are split.
 
-    Scales per group are not split: their sums have an order.
+    Args:
+        device: where the tensors are
+        tokens: M
+        outputs: N
+        channels: K
+        grouped: whether weights have scales per group; those are not split, because their sums have an order
+        floats: whether activations are not quantized
     """
     tiles = of(device)
-    few = tokens <= DECODE_TOKENS
-    if not few:
-        if grouped:
-            return tiles.grouped, 1
+    if tokens > DECODE_TOKENS:
+        if floats or grouped:
+            return tiles.floats if floats else tiles.grouped, 1
         enough = (tile for tile in tiles.prefill if programs(tile, tokens, outputs) >= processors(device))
         return next(enough, tiles.prefill[-1]), 1
-    tile = replace(tiles.decode, tokens=max(16, 1 << (tokens - 1).bit_length()))
+    tile = _for_few(tiles.floats if floats else tiles.decode, tokens)
     if grouped:
         return tile, 1
     most = min(MOST_PARTS, -(-channels // layout.BLOCK) // FEWEST_BLOCKS)
     wanted = WAVES * processors(device) // programs(tile, tokens, outputs)
     return tile, max(1, min(most, wanted))
+
+
+def _for_few(tile: Tile, tokens: int) -> Tile:
+    """Return a tile that has as many tokens as there are, filled up to 16, 32 or 64."""
+    return replace(tile, tokens=max(16, 1 << (tokens - 1).bit_length()))
 
 
 def programs(tile: Tile, tokens: int, outputs: int) -> int:
@@ -110,11 +132,16 @@ def programs(tile: Tile, tokens: int, outputs: int) -> int:
 
 
 def uses() -> list[tuple[str, Tile, tuple[str, ...]]]:
-    """Return what each tile is used for, `prefill`, `decode` or `grouped`, and the cards that do."""
+    """Return what each tile is used for, as `Tiles` names it, and the cards that do; `floats` for few and many."""
     found: dict[tuple[str, Tile], list[str]] = {}
     for name, card in TILES.items():
-        decode = [replace(card.decode, tokens=tokens) for tokens in (16, 32, 64)]
-        for kind, tiles in (("prefill", card.prefill), ("decode", decode), ("grouped", [card.grouped])):
+        kinds: dict[str, Iterable[Tile]] = {
+            "prefill": card.prefill,
+            "decode": [_for_few(card.decode, tokens) for tokens in (16, 32, 64)],
+            "grouped": [card.grouped],
+            "floats": dict.fromkeys([card.floats, *(_for_few(card.floats, tokens) for tokens in (16, 32, 64))]),
+        }
+        for kind, tiles in kinds.items():
             for tile in tiles:
                 found.setdefault((kind, tile), []).append(name)
     return [(kind, tile, tuple(names)) for (kind, tile), names in found.items()]

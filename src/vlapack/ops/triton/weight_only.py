@@ -44,7 +44,6 @@ def weight_only_kernel(
     groups,
     BITS: tl.constexpr,
     GROUP: tl.constexpr,
-    H: tl.constexpr,
     TERMS: tl.constexpr,
     SPLIT: tl.constexpr,
     EVEN: tl.constexpr,
@@ -53,10 +52,7 @@ def weight_only_kernel(
     BN: tl.constexpr,
     BAND: tl.constexpr,
 ):
-    """y [M, N] = scale * (x Wᵀ) + bias + residual; for SPLIT > 1 its fp32 sums without scale, [SPLIT, M, N].
-
-    H channels are multiplied at a time: 64, or one group where that is shorter.
-    """
+    """y [M, N] = scale * (x Wᵀ) + bias + residual; for SPLIT > 1 its fp32 sums without scale, [SPLIT, M, N]."""
     token, output = place(M, N, BM, BN, BAND)
     tokens = token + tl.arange(0, BM)
     outputs = output + tl.arange(0, BN)
@@ -68,11 +64,12 @@ def weight_only_kernel(
     first, end = share(K, SPLIT)
     y = tl.zeros((BN, BM), tl.float32)
     for block in range(first, end):
-        for start in tl.static_range(0, 64, H):
-            low, high = halves(row, have_outputs, block, start, H, BITS, ASM)
+        # Half of a block's bytes at a time: the registers for its activations are what is short.
+        for start in tl.static_range(0, 64, 32):
+            low, high = halves(row, have_outputs, block, start, 32, BITS, ASM)
             channel = block * 128 + start
-            low_x = inputs(column, have_tokens, channel, K, H, EVEN)
-            high_x = inputs(column, have_tokens, channel + 64, K, H, EVEN)
+            low_x = inputs(column, have_tokens, channel, K, 32, EVEN)
+            high_x = inputs(column, have_tokens, channel + 64, K, 32, EVEN)
             if GROUP == 0:
                 y = _add_terms(low, low_x, y, TERMS)
                 y = _add_terms(high, high_x, y, TERMS)
@@ -178,7 +175,7 @@ def _launch(
     y = torch.empty(M, N, dtype=dtype, device=x.device)
     if not y.numel():
         return y
-    tile, split = tiles.choose(x.device, M, N, K, grouped=group_size is not None)
+    tile, split = tiles.choose(x.device, M, N, K, grouped=group_size is not None, floats=True)
     out = y if split == 1 else torch.empty(split, M, N, dtype=torch.float32, device=x.device)
     tail = (layer.bias, layer.residual)
     with tiles.on(x.device):
@@ -221,7 +218,6 @@ def _constants(
     return {
         "BITS": bits,
         "GROUP": group_size or 0,
-        "H": min(group_size or layout.HALF, layout.HALF),
         "TERMS": terms,
         "SPLIT": split,
         "EVEN": even,
@@ -236,17 +232,20 @@ def specimens() -> list[Specimen]:
     found = [
         _specimen(f"weights only {label}", tile, targets, **options)
         for kind, tile, targets in tiles.uses()
-        for label, options in _KINDS[kind].items()
+        if kind == "floats"
+        for label, options in _KINDS.items()
     ]
     constants = {"bias_ptr": None, "residual_ptr": None, "SPLIT": 4, "BN": FINISHED_AT_ONCE}
     signature = {"sums_ptr": "*fp32", "scale_ptr": "*fp32", "y_ptr": "*bf16", "M": "i32", "N": "i32"}
     return [*found, Specimen(finish_sums_kernel, "weights only sums", signature, constants)]
 
 
-_KINDS: dict[str, dict[str, dict[str, Any]]] = {
-    "prefill": {"4-bit": {}, "8-bit fp32": {"bits": 8, "terms": 3}},
-    "decode": {"4-bit split": {"split": 4}},
-    "grouped": {"4-bit groups of 32": {"group_size": 32}, "4-bit groups of 128": {"group_size": 128}},
+_KINDS: dict[str, dict[str, Any]] = {
+    "4-bit": {},
+    "4-bit split": {"split": 4},
+    "8-bit fp32": {"bits": 8, "terms": 3},
+    "4-bit groups of 32": {"group_size": 32},
+    "4-bit groups of 128": {"group_size": 128},
 }
 
 
