@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlapack.ops.triton import product, tiles, weight_only
+from vlapack.ops.triton import integers, tiles, weight_only
 
 CPU = torch.device("cpu")
 CARD = torch.device("cuda", 0)
-KERNELS = [*product.specimens(), *weight_only.specimens()]
+KERNELS = [*integers.specimens(), *weight_only.specimens()]
 
 
 @pytest.fixture
