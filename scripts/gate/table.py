@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,22 +77,52 @@ def write(found: dict[str, Any]) -> None:
 def write_tables(result: Path = RESULT) -> None:
     """Write the tables into docs/gpu.md: those of the kernels from a result, the others from published peaks."""
     rows = json.loads(result.read_text(encoding="utf-8"))["rows"] if result.exists() else []
-    write_between(DOCS, "gate", by_card(rows, _resources) if rows else "Not compiled yet: `make gate`.")
-    write_between(DOCS, "gate-loops", by_card(rows, _loop) if rows else "Not compiled yet: `make gate`.")
+    write_between(DOCS, "gate", kernels(rows) if rows else "Not compiled yet: `make gate`.")
     write_between(DOCS, "peaks", peaks())
     write_between(DOCS, "floors", floors())
 
 
-def by_card(rows: Sequence[dict[str, Any]], cell: Callable[[dict[str, Any]], str]) -> str:
-    """Return a table of kernels by cards; a kernel that is not meant for a card, or says nothing, has a dash."""
-    targets = [name for name in TARGETS if any(row["target"] == name for row in rows)]
-    cells = {(row["kernel"], row["target"]): cell(row) for row in rows}
-    lines = [f"| kernel | {' | '.join(targets)} |", f"|---|{'---|' * len(targets)}"]
-    for kernel in dict.fromkeys(row["kernel"] for row in rows):
-        found = [cells.get((kernel, target), "–") for target in targets]
-        if set(found) != {"–"}:
-            lines.append(f"| {kernel} | {' | '.join(found)} |")
+def kernels(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table of kernels: a range over the cards where they differ."""
+    lines = [
+        "| kernel | cards | registers | shared, KB | tensor cores | bit operations a unit | of peak, at most |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(row["kernel"] for row in rows):
+        found = [row for row in rows if row["kernel"] == name]
+        families = " ".join(sorted({family for row in found for family in row["matrix"]})) or "–"
+        bits = _range([row["bits_per_unit"] for row in found], ".1f") if families != "–" else "–"
+        lines.append(
+            f"| {name} | {_cards(found)} | {_range([row['registers'] for row in found], 'd')} "
+            f"| {_range([row['shared'] / 1024 for row in found], '.0f')} | {families} | {bits} | {_reach(found)} |"
+        )
     return "\n".join(lines)
+
+
+def _cards(rows: Sequence[dict[str, Any]]) -> str:
+    """Return which targets there are rows for, all of one maker's in a word."""
+    left = [row["target"] for row in rows]
+    words = []
+    for word, backend in (("NVIDIA", "cuda"), ("AMD", "hip")):
+        every = [name for name, target in TARGETS.items() if target.backend == backend and not target.assembled_as]
+        if set(every) <= set(left):
+            words.append(word)
+            left = [name for name in left if name not in every]
+    return ", ".join([*words, *left])
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    least, most = format(min(values), form), format(max(values), form)
+    return least if least == most else f"{least}-{most}"
+
+
+def _reach(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the lowest issue ceiling and where it is."""
+    known = {row["target"]: row["issue_ceiling"] for row in rows if row["issue_ceiling"] is not None}
+    if not known:
+        return "–"
+    target = min(known, key=lambda name: known[name])
+    return "100 %" if known[target] == 1 else f"{known[target]:.0%} ({target})".replace("%", " %")
 
 
 def peaks() -> str:
@@ -119,16 +149,3 @@ def floors() -> str:
         found = " | ".join(f"{floor(card, recipe):.1f}" for recipe in of.values())
         lines.append(f"| {card.name} | {found} | not measured |")
     return "\n".join(lines)
-
-
-def _resources(row: dict[str, Any]) -> str:
-    return f"{row['registers']}, {row['shared'] / 1024:.0f} KB" if "registers" in row else "–"
-
-
-def _loop(row: dict[str, Any]) -> str:
-    if not row.get("matrix"):
-        return "–"
-    families = " ".join(sorted(row["matrix"]))
-    ceiling = row["issue_ceiling"]
-    share = "" if ceiling is None else f", {ceiling:.0%}"
-    return f"{families} {row['bits_per_unit']:.1f}{share}"
