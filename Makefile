@@ -6,7 +6,7 @@
 #   make lint        ruff, mypy, schemas       make setup       only the environment
 #   make clean       remove the environments
 #   make test-py312  the quick tests on Python 3.12 with LeRobot's distribution of LIBERO, in .venv312
-#   make gate        compile every GPU kernel for every card, without one, and read the machine code (1 GB of tools)
+#   make gate        compile every GPU kernel for every card, without one, and read the machine code (downloads 286 MB)
 #   make fuzz        20,000 hostile inputs (CASES=…), and what they cost
 #
 # PYTHON=…        an interpreter of version 3.11 that is not called python3.11
@@ -22,7 +22,7 @@ CONSTRAINTS := constraints/py311.txt
 PYTHON312 ?= python3.12
 VENV312 := .venv312
 CONSTRAINTS312 := constraints/py312.txt
-# What compiles for GPUs: apart from the environment, since it takes 1 GB and only the gate needs it.
+# What compiles for GPUs: apart from the environment, since it takes 1 GB of disk and only the gate needs it.
 GATE := .gate
 GATE_TOOLS := constraints/gate.txt
 KERNELS := $(wildcard src/vlapack/csrc/*.cpp src/vlapack/csrc/*.hpp)
