@@ -1,0 +1,203 @@
+"""The kernel of the activation step: one program takes one row, from what makes it to its integers.
+
+Where the row comes from is a `SOURCE`:
+
+- `plain`: it is x.
+- `gelu`, `geglu`: GELU of x, times `second` in `geglu`.
+- `rms`, `adaptive`, `layer`: the norm of the residual stream. That is x, or x plus `second`, times a gate where there
+  is one; the kernel then also writes the new stream.
+
+Each value is rounded where plain torch would store it. Then come the steps: divide by `smooth`, permute, Hadamard
+blocks, integers (or fp32 where there is no `q_ptr`). A permutation is a gather from memory: the values at the permuted
+places are computed again from what the caches hold, which needs no room for a second row.
+
+The whole row is in registers, so its width is padded to a power of two, `SIZE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import triton
+import triton.language as tl
+
+from vlapack.ops.triton.numeric import (
+    INFINITY_BITS,
+    div_rn,
+    gelu_tanh,
+    hadamard,
+    magnitude_bits,
+    rint,
+    rounded,
+)
+from vlapack.ops.triton.specimen import Specimen
+
+WIDEST = 16384
+"""Channels of the widest row: 32 registers for each thread of 16 warps."""
+
+
+@triton.jit
+def _stream_at(x_ptr, second_ptr, gate_ptr, channel, inside, DTYPE: tl.constexpr):
+    """The residual stream at these channels, after the sum, as it is stored."""
+    x = tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    if second_ptr is not None:
+        update = tl.load(second_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+        if gate_ptr is not None:
+            gate = tl.load(gate_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+            update = update * rounded(gate, DTYPE)
+        x = rounded(x + update, DTYPE)
+    return x
+
+
+@triton.jit
+def _value_at(
+    x_ptr, second_ptr, gate_ptr, weight_ptr, shift_ptr, channel, inside, mean, scale,
+    SOURCE: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """What enters the steps at these channels; `mean` and `scale` are the norm's."""
+    # One return: Triton also compiles what comes after a return in a branch that is taken.
+    if SOURCE == "plain":
+        value = tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    elif SOURCE == "gelu" or SOURCE == "geglu":  # noqa: PLR1714 - Triton has no sets
+        value = rounded(gelu_tanh(tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)), DTYPE)
+        if SOURCE == "geglu":
+            up = tl.load(second_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+            value = rounded(value * up, DTYPE)
+    else:
+        value = (_stream_at(x_ptr, second_ptr, gate_ptr, channel, inside, DTYPE) - mean) * scale
+        weight = tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+        if SOURCE == "rms":
+            value = value * (1.0 + weight)
+        else:
+            value = value * weight + tl.load(shift_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+        value = rounded(value, DTYPE)
+    return value
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def rows_kernel(  # noqa: PLR0912 - one for each thing that a row may lack
+    x_ptr, x_stride, second_ptr, second_stride, gate_ptr, gate_stride, weight_ptr, shift_ptr, weight_stride, stream_ptr,
+    smooth_ptr, permutation_ptr, scale_ptr, q_ptr, s_ptr, y_ptr, channels, tokens,
+    SOURCE: tl.constexpr, SIZE: tl.constexpr, LEVELS: tl.constexpr, NORMALIZER: tl.constexpr, LARGEST: tl.constexpr,
+    EPS: tl.constexpr,
+):  # fmt: skip
+    """Rows of x [M, K], each in its program.
+
+    Args:
+        x_ptr: [M, K] floating, and its row stride; its dtype is that of every rounding.
+        second_ptr: the product's other factor, or the update of the residual stream, or None
+        gate_ptr: [M / tokens or 1, K] floating, what multiplies the update, or None; a stride of 0 is for all
+        weight_ptr: the norm's weight [K], or the factors [M / tokens or 1, K] if it is adaptive
+        shift_ptr: the norm's bias [K], or the shifts, of the same stride as the factors
+        stream_ptr: [M, K] like x, where the sum goes, or None
+        smooth_ptr: [K] fp32 or None
+        permutation_ptr: [K] integers or None
+        scale_ptr: [1] fp32, the static step, or None
+        q_ptr: [M, K] int8, or None: `y_ptr` then takes the row before it is rounded
+        s_ptr: [M] fp32
+        y_ptr: [M, K] floating
+        channels: K
+        tokens: rows that share a gate, factors and shifts
+    """
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    row = tl.program_id(0).to(tl.int64)
+    sample = row // tokens
+    x_ptr += row * x_stride
+    if second_ptr is not None:
+        second_ptr += row * second_stride
+    if gate_ptr is not None:
+        gate_ptr += sample * gate_stride
+    if weight_ptr is not None:
+        weight_ptr += sample * weight_stride
+    if shift_ptr is not None:
+        shift_ptr += sample * weight_stride
+
+    channel = tl.arange(0, SIZE)
+    inside = channel < channels
+    mean = 0.0
+    scale = 1.0
+    if SOURCE == "rms" or SOURCE == "adaptive" or SOURCE == "layer":  # noqa: PLR1714 - Triton has no sets
+        stream = _stream_at(x_ptr, second_ptr, gate_ptr, channel, inside, DTYPE)
+        if stream_ptr is not None:
+            tl.store(stream_ptr + row * channels + channel, stream.to(DTYPE), mask=inside)  # rounded already
+        width = channels.to(tl.float32)
+        if SOURCE == "layer":
+            mean = div_rn(tl.sum(stream, 0), width)
+            stream = tl.where(inside, stream - mean, 0.0)
+        scale = div_rn(1.0, tl.sqrt_rn(div_rn(tl.sum(stream * stream, 0), width) + EPS))
+
+    source = channel
+    if permutation_ptr is not None:
+        source = tl.load(permutation_ptr + channel, mask=inside, other=0).to(tl.int32)
+    y = _value_at(x_ptr, second_ptr, gate_ptr, weight_ptr, shift_ptr, source, inside, mean, scale, SOURCE, DTYPE)
+    if smooth_ptr is not None:
+        y = div_rn(y, tl.load(smooth_ptr + source, mask=inside, other=1.0))
+    # Norms move what is beyond the row, and there is nothing that the peak may see.
+    y = tl.where(inside, y, 0.0)
+    if LEVELS > 0:
+        y = hadamard(y, SIZE, LEVELS, NORMALIZER)
+    if q_ptr is None:
+        tl.store(y_ptr + row * channels + channel, rounded(y, y_ptr.dtype.element_ty), mask=inside)
+    else:
+        peak_bits = tl.max(magnitude_bits(y), 0)
+        if scale_ptr is None:
+            step = div_rn(peak_bits.to(tl.float32, bitcast=True), LARGEST)
+            step = tl.where(step == 0.0, 1.0, step)
+        else:
+            step = tl.load(scale_ptr)
+        step = tl.where(peak_bits < INFINITY_BITS, step, float("nan"))
+        units = div_rn(y, step)
+        units = tl.where(units == units, units, 0.0)
+        units = tl.minimum(tl.maximum(units, -LARGEST), LARGEST)
+        tl.store(q_ptr + row * channels + channel, rint(units).to(tl.int8), mask=inside)
+        tl.store(s_ptr + row, step)
+
+
+def warps(size: int) -> int:
+    """Warps for a row of `size` padded channels: 8 values a thread, from 4 warps up to 16."""
+    return min(16, max(4, size // 256))
+
+
+def specimens() -> list[Specimen]:
+    """The rows of π0.5 with presets' steps, each source once, and what other recipes do to a row."""
+    hadamard64 = {"LEVELS": 6, "NORMALIZER": 0.125}
+    permuted = {"permutation_ptr": "*u16"}
+    update = {"second_ptr": "*bf16", "stream_ptr": "*bf16"}
+    adaptive = {**update, "gate_ptr": "*fp32", "weight_ptr": "*fp32", "shift_ptr": "*fp32"}
+    layer = {**update, "weight_ptr": "*bf16", "shift_ptr": "*bf16"}
+    return [
+        _specimen("plain 1024", 1024, {}, hadamard64),
+        _specimen("plain 2048", 2048, permuted, hadamard64),
+        _specimen("plain 16384", 16384, permuted, hadamard64),
+        _specimen("plain 2048, smooth and static", 2048, {"smooth_ptr": "*fp32", "scale_ptr": "*fp32", **permuted}, {}),
+        _specimen("plain 2048 after blocks", 2048, {"x_ptr": "*fp32"}, {}),
+        _specimen("plain 2048 to fp32", 2048, {"q_ptr": None, "s_ptr": None, "y_ptr": "*fp32", **permuted}, hadamard64),
+        _specimen("rms 2048", 2048, {**update, **permuted, "weight_ptr": "*bf16"}, {**hadamard64, "SOURCE": "rms"}),
+        _specimen("adaptive 1024", 1024, {**adaptive, **permuted}, {**hadamard64, "SOURCE": "adaptive"}),
+        _specimen("layer 1152", 2048, {**layer, **permuted}, {**hadamard64, "SOURCE": "layer"}),
+        _specimen("geglu 4096", 4096, {"second_ptr": "*bf16", **permuted}, {**hadamard64, "SOURCE": "geglu"}),
+        _specimen("geglu 16384", 16384, {"second_ptr": "*bf16", **permuted}, {**hadamard64, "SOURCE": "geglu"}),
+        _specimen("gelu 4304", 8192, permuted, {"LEVELS": 4, "NORMALIZER": 0.25, "SOURCE": "gelu"}),
+    ]
+
+
+def _specimen(name: str, size: int, pointers: Mapping[str, str | None], constants: Mapping[str, object]) -> Specimen:
+    strides = ("x_stride", "second_stride", "gate_stride", "weight_stride", "channels", "tokens")
+    optional = ("second", "gate", "weight", "shift", "stream", "smooth", "permutation", "scale", "y")
+    arguments: dict[str, str | None] = {
+        **{"x_ptr": "*bf16", "q_ptr": "*i8", "s_ptr": "*fp32"},
+        **{f"{argument}_ptr": None for argument in optional},
+        **dict.fromkeys(strides, "i32"),
+        **pointers,
+    }
+    signature = {argument: kind for argument, kind in arguments.items() if kind is not None}
+    absent = {argument: None for argument, kind in arguments.items() if kind is None}
+    options = {"SOURCE": "plain", "LEVELS": 0, "NORMALIZER": 1.0, "LARGEST": 127.0, "EPS": 1e-6, **constants}
+    return Specimen(
+        kernel=rows_kernel,
+        name=f"activation {name}",
+        signature=signature,
+        constexprs={**absent, **options, "SIZE": size},
+        num_warps=warps(size),
+        divides_exactly=arguments["q_ptr"] is not None,
+    )
