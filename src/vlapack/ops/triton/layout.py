@@ -1,11 +1,11 @@
 """How the products read weights: rows filled up to whole blocks of 128 channels.
 
-A prepared weight tells its bits by its dtype:
+A prepared weight is uint8 [N, blocks, planes, 64], and its planes tell its bits:
 
-- 4 bits: uint8 [N, 64 * blocks]. In each block, byte j holds channel j in its low half and channel 64 + j in its high
-  half, as two's complement. Shifting a byte left by 4, or masking its low half, leaves 16 times a weight as int8, so
-  the kernel unpacks 8 weights in three instructions, and each half is 64 neighboring channels.
-- 8 bits: int8 [N, 128 * blocks], the pack's own order.
+- 4 bits, one plane: byte j holds channel j of the block in its low half and channel 64 + j in its high half, as two's
+  complement. Shifting a byte left by 4, or masking its low half, leaves 16 times a weight as int8, so the kernel
+  unpacks 8 weights in three instructions, and each half is 64 neighboring channels.
+- 8 bits, two planes: the pack's own order.
 
 The channels that fill up a row have weight 0. Everything here is plain torch on whatever device the weight is on, and
 needs about three times the layer's bytes.
@@ -31,7 +31,7 @@ _SIGNS = 0x88
 def prepare(stored: Tensor, bits: int, in_features: int) -> Tensor:
     """Lay out a pack's weight for the kernels: int32 [N, ceil(K / 8)] of 4 bits, or int8 [N, K] of 8.
 
-    An 8-bit weight whose rows are whole blocks is returned as it is, not copied.
+    An 8-bit weight whose rows are whole blocks is not copied: the result shares its memory.
 
     Raises:
         InputError: Another dtype or shape, or more input channels than a 32-bit sum holds.
@@ -49,20 +49,17 @@ def prepare(stored: Tensor, bits: int, in_features: int) -> Tensor:
             f"{in_features} {bits}-bit weights a row need {dtype} [N, {columns}], "
             f"not {stored.dtype} {list(stored.shape)}"
         )
-    blocks = -(-in_features // BLOCK)
+    shape = prepared_shape(bits, len(stored), in_features)
     if bits == 8:
-        if stored.is_contiguous() and in_features == blocks * BLOCK:
-            return stored
-        prepared = stored.new_zeros(len(stored), blocks * BLOCK)
-        prepared[:, :in_features] = stored
-        return prepared
-    source = _signed_pairs(stored, in_features, blocks)
-    first, second = source.view(len(stored), blocks, 2, HALF // 2).unbind(2)
+        if not stored.is_contiguous() or in_features % BLOCK:
+            stored = torch.nn.functional.pad(stored, (0, -in_features % BLOCK)).contiguous()
+        return stored.view(torch.uint8).view(shape)
+    first, second = _signed_pairs(stored, in_features, shape[1]).unbind(2)
     # Pairs of neighbors become pairs 64 channels apart: even channels are low halves, odd ones high halves.
-    prepared = source.new_empty(len(stored), blocks, HALF // 2, 2)
+    prepared = first.new_empty(len(stored), shape[1], HALF // 2, 2)
     torch.bitwise_or(first & 0x0F, second << 4, out=prepared[..., 0])
     torch.bitwise_or(first >> 4, second & 0xF0, out=prepared[..., 1])
-    return prepared.view(len(stored), blocks * HALF)
+    return prepared.view(shape)
 
 
 def restore(prepared: Tensor, out_features: int, in_features: int) -> Tensor:
@@ -75,7 +72,8 @@ def restore(prepared: Tensor, out_features: int, in_features: int) -> Tensor:
             f"not {list(prepared.shape)}"
         )
     if bits == 8:
-        return prepared[:, :in_features].clone(memory_format=torch.contiguous_format)
+        channels = prepared.view(out_features, -1)[:, :in_features]
+        return channels.clone(memory_format=torch.contiguous_format).view(torch.int8)
     pairs = prepared.view(out_features, -1, HALF // 2, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     bytes_ = prepared.new_empty(out_features, pairs.shape[1], 2, HALF // 2)
@@ -93,22 +91,17 @@ def bits_of(prepared: Tensor) -> int:
     Raises:
         InputError: It is no prepared weight.
     """
-    if prepared.dim() != 2 or prepared.dtype not in (torch.uint8, torch.int8):
+    if prepared.dtype != torch.uint8 or prepared.dim() != 4 or prepared.shape[2] not in (1, 2):
         raise InputError(
-            "a prepared weight is uint8 [N, 64 * ceil(K / 128)] or int8 [N, 128 * ceil(K / 128)], "
+            "a weight prepared for the triton engine is uint8 [N, ceil(K / 128), 1 or 2, 64], "
             f"not {prepared.dtype} {list(prepared.shape)}"
         )
-    return 4 if prepared.dtype == torch.uint8 else 8
+    return 4 * prepared.shape[2]
 
 
-def prepared_shape(bits: int, out_features: int, in_features: int) -> tuple[int, int]:
+def prepared_shape(bits: int, out_features: int, in_features: int) -> tuple[int, int, int, int]:
     """Return the shape of what `prepare` returns."""
-    return out_features, (HALF if bits == 4 else BLOCK) * -(-in_features // BLOCK)
-
-
-def is_prepared(weight: Tensor, in_features: int) -> bool:
-    """Whether the kernels can read `weight`; False for what is in a pack's layout only."""
-    return weight.dtype == torch.uint8 or (weight.dtype == torch.int8 and weight.shape[-1] % BLOCK == 0 < in_features)
+    return out_features, -(-in_features // BLOCK), bits // 4, HALF
 
 
 def interleave(gate: Tensor, up: Tensor) -> Tensor:
@@ -125,18 +118,18 @@ def interleave(gate: Tensor, up: Tensor) -> Tensor:
 
 def separate(both: Tensor) -> tuple[Tensor, Tensor]:
     """Return gate and up [F, ...], contiguous copies, from what `interleave` made of them."""
-    gate, up = both.unflatten(0, (-1, 2)).unbind(1)
+    gate, up = both.view(-1, 2, *both.shape[1:]).unbind(1)
     return gate.clone(memory_format=torch.contiguous_format), up.clone(memory_format=torch.contiguous_format)
 
 
 def _signed_pairs(stored: Tensor, in_features: int, blocks: int) -> Tensor:
-    """Return the nibbles in the pack's order, as two's complement, uint8 [N, 64 * blocks], weight 0 beyond K."""
+    """Return the nibbles in the pack's order as two's complement, uint8 [N, blocks, 2, 32], weight 0 beyond K."""
     words = stored.contiguous().view(torch.uint8)
     pairs = words.new_zeros(len(stored), HALF * blocks)
     inside = pairs[:, : words.shape[1]]
     torch.bitwise_xor(words, _SIGNS, out=inside)
     _clear(inside, in_features)
-    return pairs
+    return pairs.view(len(stored), blocks, 2, HALF // 2)
 
 
 def _clear(pairs: Tensor, in_features: int) -> None:

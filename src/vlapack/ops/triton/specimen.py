@@ -17,14 +17,14 @@ class Specimen:
 
     Args:
         kernel: the function under `@triton.jit`
-        name: unique among all specimens, for tables and errors, e.g. `product 4-bit prefill`
+        name: unique among all specimens, for tables and errors, e.g. `product prefill 4-bit 128x128 w8 s3`
         signature: Triton's types of the arguments that are not constants, by name in the kernel's order: `*i8`, `i32`
         constexprs: the compile-time constants by name; an argument that is None is one of them
         num_warps: warps of one program
         num_stages: how many blocks the loop's loads run ahead
         expects: `mma` if the code must use tensor cores for integers or floats, None if it needs none
-        bit_operations_bound: most bit operations (LOP3, PRMT, SHF) in the body of the loop that multiplies, or None:
-            not bounded
+        bit_operations_bound: most bit operations (LOP3, PRMT, SHF) in the loop that multiplies, for each product of
+            16 x 8 x 32 in it, or None: not bounded
         divides_exactly: whether the kernel divides, and must do so rounded correctly rather than by an approximation
         targets: the classes of card that it is meant for, as `sm_80` or `gfx942`; empty: all
     """
@@ -36,6 +36,6 @@ class Specimen:
     num_warps: int = 4
     num_stages: int = 3
     expects: Literal["mma"] | None = None
-    bit_operations_bound: int | None = None
+    bit_operations_bound: float | None = None
     divides_exactly: bool = False
     targets: tuple[str, ...] = field(default=())

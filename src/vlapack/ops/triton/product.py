@@ -1,0 +1,380 @@
+"""The integer product: int8 activations times 4- or 8-bit weights on tensor cores, scaled as the reference scales it.
+
+Sums are exact in int32 up to `layout.CHANNELS` input channels: a 4-bit weight is multiplied as 16 of it, and the sum is
+shifted back. fp32 results are the reference's bit for bit: the scalings keep its order and are not fused into
+multiply-adds. With a row rotation they are too close to tell apart: blocks are restored by the reference's float64.
+
+Few tokens leave most of a card without work, so several programs then share the channels of one tile (`split`): each
+stores its int32 sums, and a second kernel adds and scales them. Scales per group are added in the groups' order, in
+fp32, which no split could keep.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from vlapack.ops import reference
+from vlapack.ops.triton import arguments, layout, tiles
+from vlapack.ops.triton.matmul import finish, group_scale, halves, inputs, place, share
+from vlapack.ops.triton.specimen import Specimen
+
+FINISHED_AT_ONCE = 256
+"""Outputs that one program of the second kernel adds."""
+
+
+@triton.jit(do_not_specialize=["M"])
+def product_kernel(
+    q_ptr,
+    s_ptr,
+    weight_ptr,
+    scale_ptr,
+    bias_ptr,
+    residual_ptr,
+    y_ptr,
+    M,
+    N,
+    K,
+    q_stride,
+    weight_stride,
+    groups,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    SPLIT: tl.constexpr,
+    GATED: tl.constexpr,
+    EVEN: tl.constexpr,
+    ASM: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BAND: tl.constexpr,
+):
+    """y [M, N] = s * scale * (q Wᵀ) + bias + residual; for SPLIT > 1 its int32 sums, [SPLIT, M, N]."""
+    token, output = place(M, N, BM, BN, BAND)
+    tokens = token + tl.arange(0, BM)
+    outputs = output + tl.arange(0, BN)
+    have_tokens = (tokens < M)[None, :]
+    have_outputs = (outputs < N)[:, None]
+    column = q_ptr + tokens.to(tl.int64)[None, :] * q_stride
+    row = weight_ptr + outputs.to(tl.int64)[:, None] * weight_stride
+    first, end = share(K, SPLIT)
+    if GROUP == 0:
+        total = tl.zeros((BN, BM), tl.int32)
+        for block in range(first, end):
+            low, high = halves(row, have_outputs, block, 0, 64, BITS, ASM)
+            total = _dot(low, inputs(column, have_tokens, block * 128, K, 64, EVEN), total)
+            total = _dot(high, inputs(column, have_tokens, block * 128 + 64, K, 64, EVEN), total)
+        if BITS == 4:
+            total = total >> 4
+        if SPLIT > 1:
+            places = (tl.program_id(1).to(tl.int64) * M + tokens)[None, :] * N + outputs[:, None]
+            tl.store(y_ptr + places, total, mask=have_tokens & have_outputs)
+        else:
+            y = total.to(tl.float32) * tl.load(scale_ptr + outputs, mask=outputs < N, other=0.0)[:, None]
+            y = y * tl.load(s_ptr + tokens, mask=tokens < M, other=0.0)[None, :]
+            finish(y, bias_ptr, residual_ptr, y_ptr, token, output, M, N, BM, BN, GATED)
+    else:
+        y = tl.zeros((BN, BM), tl.float32)
+        scales = scale_ptr + outputs.to(tl.int64)[:, None] * groups
+        for block in range(first, end):
+            y = _add_groups(y, row, scales, column, have_outputs, have_tokens, block, K, groups, BITS, GROUP, EVEN, ASM)
+        y = y * tl.load(s_ptr + tokens, mask=tokens < M, other=0.0)[None, :]
+        finish(y, bias_ptr, residual_ptr, y_ptr, token, output, M, N, BM, BN, GATED)
+
+
+@triton.jit
+def _add_groups(
+    y,
+    row,
+    scales,
+    column,
+    have_outputs,
+    have_tokens,
+    block,
+    K,
+    groups,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
+    ASM: tl.constexpr,
+):
+    """Add a block's groups to `y` fp32, one after the other in their order."""
+    channel = block * 128
+    if GROUP == 128:
+        low, high = halves(row, have_outputs, block, 0, 64, BITS, ASM)
+        total = _dot(low, inputs(column, have_tokens, channel, K, 64, EVEN))
+        total = _dot(high, inputs(column, have_tokens, channel + 64, K, 64, EVEN), total)
+        y += _scaled(total, group_scale(scales, have_outputs, block, groups), BITS)
+    elif GROUP == 64:
+        low, high = halves(row, have_outputs, block, 0, 64, BITS, ASM)
+        total = _dot(low, inputs(column, have_tokens, channel, K, 64, EVEN))
+        y += _scaled(total, group_scale(scales, have_outputs, 2 * block, groups), BITS)
+        total = _dot(high, inputs(column, have_tokens, channel + 64, K, 64, EVEN))
+        y += _scaled(total, group_scale(scales, have_outputs, 2 * block + 1, groups), BITS)
+    else:
+        # A half of the block is two groups; the second half's nibbles come with the first one's.
+        low, high = halves(row, have_outputs, block, 0, 32, BITS, ASM)
+        next_low, next_high = halves(row, have_outputs, block, 32, 32, BITS, ASM)
+        total = _dot(low, inputs(column, have_tokens, channel, K, 32, EVEN))
+        y += _scaled(total, group_scale(scales, have_outputs, 4 * block, groups), BITS)
+        total = _dot(next_low, inputs(column, have_tokens, channel + 32, K, 32, EVEN))
+        y += _scaled(total, group_scale(scales, have_outputs, 4 * block + 1, groups), BITS)
+        total = _dot(high, inputs(column, have_tokens, channel + 64, K, 32, EVEN))
+        y += _scaled(total, group_scale(scales, have_outputs, 4 * block + 2, groups), BITS)
+        total = _dot(next_high, inputs(column, have_tokens, channel + 96, K, 32, EVEN))
+        y += _scaled(total, group_scale(scales, have_outputs, 4 * block + 3, groups), BITS)
+    return y
+
+
+@triton.jit
+def _dot(weights, q, total=None):
+    """Weights [BN, H] int8 times q [H, BM] int8, added to `total`, int32."""
+    # Triton 3.6 asks for the dtype although there is no other.
+    return tl.dot(weights, q, total, out_dtype=tl.int32)
+
+
+@triton.jit
+def _scaled(total, scale, BITS: tl.constexpr):
+    if BITS == 4:
+        total = total >> 4
+    return total.to(tl.float32) * scale
+
+
+@triton.jit(do_not_specialize=["M"])
+def finish_kernel(
+    sums_ptr,
+    s_ptr,
+    scale_ptr,
+    bias_ptr,
+    residual_ptr,
+    y_ptr,
+    M,
+    N,
+    SPLIT: tl.constexpr,
+    GATED: tl.constexpr,
+    BN: tl.constexpr,
+):
+    """Add SPLIT int32 sums and end the product as `product_kernel` does; one program for BN outputs of a token."""
+    token = tl.program_id(0)
+    output = tl.program_id(1) * BN
+    outputs = output + tl.arange(0, BN)
+    inside = outputs < N
+    total = tl.zeros((BN,), tl.int32)
+    for split in tl.static_range(SPLIT):
+        total += tl.load(sums_ptr + ((split * M + token).to(tl.int64) * N + outputs), mask=inside, other=0)
+    y = total.to(tl.float32) * tl.load(scale_ptr + outputs, mask=inside, other=0.0) * tl.load(s_ptr + token)
+    finish(y[:, None], bias_ptr, residual_ptr, y_ptr, token, output, M, N, 1, BN, GATED)
+
+
+def int_linear(
+    q: Tensor,
+    s: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    row_rotation: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+    group_size: int | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """See `reference.int_linear`; `weight` is what `layout.prepare` returned.
+
+    A weight in a pack's own layout is the reference's.
+
+    Args:
+        q: [M, K] int8, any strides
+        s: [M, 1] fp32
+        weight: prepared, 4 or 8 bits
+        weight_scale: [N, 1] fp32, or with groups [N, ceil(K / group_size)] bf16
+        row_rotation: [1 or N/B, B, B], or None
+        bias: [N], added last, or None
+        dtype: fp32, bf16 or fp16
+        group_size: 32, 64, 128 or None
+        residual: [M, N] of that dtype, added to the rounded result, or None
+
+    Returns:
+        y [M, N].
+
+    Raises:
+        InputError: a tensor has another dtype, shape or device than the others ask for, or K is too large for 32 bits.
+    """
+    if weight.dtype != torch.uint8:
+        y = reference.int_linear(q, s, weight, weight_scale, row_rotation, bias, dtype=dtype, group_size=group_size)
+        return y if residual is None else y + residual
+    if row_rotation is None:
+        return _launch(q, s, weight, weight_scale, bias, residual, dtype, group_size)
+    y = _launch(q, s, weight, weight_scale, None, None, torch.float32, group_size)
+    return arguments.restored(y, row_rotation, bias, residual, dtype)
+
+
+def gated_product(
+    q: Tensor,
+    s: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+    group_size: int | None = None,
+) -> Tensor:
+    """Return gelu(gate) * up [M, F], GELU by its tanh approximation, from one product of both.
+
+    `weight`, `weight_scale` and `bias` hold gate's and up's F rows in turns (`layout.interleave`). gate, up and what
+    comes of them are fp32 until the end: they are not rounded to `dtype` in between, as two products would be. The
+    other arguments are those of `int_linear`.
+    """
+    if len(weight) % 2:
+        arguments.refuse(f"{len(weight)} rows of gate and up in turns: their number must be even (`layout.interleave`)")
+    return _launch(q, s, weight, weight_scale, bias, None, dtype, group_size, gated=True)
+
+
+def _launch(
+    q: Tensor,
+    s: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    dtype: torch.dtype,
+    group_size: int | None,
+    *,
+    gated: bool = False,
+) -> Tensor:
+    layer = arguments.checked(q, s, weight, weight_scale, bias, residual, dtype, group_size, torch.int8)
+    M, N, K = layer.sizes
+    y = torch.empty(M, N // 2 if gated else N, dtype=dtype, device=q.device)
+    if not y.numel():
+        return y
+    tile, split = tiles.choose(q.device, M, N, K, grouped=group_size is not None)
+    out = y if split == 1 else torch.empty(split, M, N, dtype=torch.int32, device=q.device)
+    constants = _constants(tile, layer.bits, group_size, split, gated, K % layout.BLOCK == 0)
+    tail = (layer.bias, layer.residual)
+    with tiles.on(q.device):
+        product_kernel[(tiles.programs(tile, M, N), split)](
+            layer.inputs,
+            layer.s,
+            layer.weight,
+            layer.weight_scale,
+            *(tail if split == 1 else (None, None)),
+            out,
+            M,
+            N,
+            K,
+            layer.inputs.stride(0),
+            layer.weight.stride(0),
+            layer.weight_scale.shape[1],
+            **constants,
+            ASM=tiles.has_assembly(q.device),
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
+            enable_fp_fusion=False,
+        )
+        if split > 1:
+            finish_kernel[(M, triton.cdiv(N, FINISHED_AT_ONCE))](
+                out,
+                layer.s,
+                layer.weight_scale,
+                *tail,
+                y,
+                M,
+                N,
+                SPLIT=split,
+                GATED=gated,
+                BN=FINISHED_AT_ONCE,
+                enable_fp_fusion=False,
+            )
+    return y
+
+
+def _constants(
+    tile: tiles.Tile, bits: int, group_size: int | None, split: int, gated: bool, even: bool
+) -> dict[str, Any]:
+    return {
+        "BITS": bits,
+        "GROUP": group_size or 0,
+        "SPLIT": split,
+        "GATED": gated,
+        "EVEN": even,
+        "BM": tile.tokens,
+        "BN": tile.outputs,
+        "BAND": tiles.BAND,
+    }
+
+
+def specimens() -> list[Specimen]:
+    """Return each kind of product, at the tiles that each card takes for it."""
+    found = [
+        _specimen(f"product {kind} {label}", tile, targets, **options)
+        for kind, tile, targets in tiles.uses()
+        for label, options in _KINDS.get(kind, {}).items()
+    ]
+    constants = {"bias_ptr": None, "residual_ptr": None, "SPLIT": 4, "BN": FINISHED_AT_ONCE}
+    signature = {"sums_ptr": "*i32", "s_ptr": "*fp32", "scale_ptr": "*fp32", "y_ptr": "*bf16", "M": "i32", "N": "i32"}
+    return found + [
+        Specimen(finish_kernel, f"product {label}", signature, {**constants, "GATED": gated})
+        for label, gated in (("sums", False), ("gated sums", True))
+    ]
+
+
+_KINDS: dict[str, dict[str, dict[str, Any]]] = {
+    "prefill": {
+        "4-bit": {"bound": 2.5},
+        "4-bit ragged": {"even": False},
+        "4-bit gated": {"gated": True, "bound": 2.5},
+        "8-bit": {"bits": 8, "bound": 1.0},
+    },
+    "decode": {
+        "4-bit split": {"split": 4, "bound": 6.0},
+        "4-bit gated": {"gated": True, "bound": 6.0},
+        "4-bit groups of 128": {"group_size": 128},
+        "8-bit split": {"bits": 8, "split": 4},
+    },
+    "grouped": {
+        "4-bit groups of 32": {"group_size": 32},
+        "4-bit groups of 64": {"group_size": 64},
+        "4-bit groups of 128": {"group_size": 128},
+        "8-bit groups of 128": {"group_size": 128, "bits": 8},
+    },
+}
+
+
+def _specimen(
+    name: str,
+    tile: tiles.Tile,
+    targets: tuple[str, ...],
+    *,
+    bits: int = 4,
+    group_size: int | None = None,
+    split: int = 1,
+    gated: bool = False,
+    even: bool = True,
+    bound: float | None = None,
+) -> Specimen:
+    signature = {
+        "q_ptr": "*i8",
+        "s_ptr": "*fp32",
+        "weight_ptr": "*u8",
+        "scale_ptr": "*fp32" if group_size is None else "*bf16",
+        "bias_ptr": "*bf16",
+        "y_ptr": "*bf16" if split == 1 else "*i32",
+        **dict.fromkeys(("M", "N", "K", "q_stride", "weight_stride", "groups"), "i32"),
+    }
+    constants = {"residual_ptr": None, "ASM": True, **_constants(tile, bits, group_size, split, gated, even)}
+    if split > 1:
+        del signature["bias_ptr"]
+        constants["bias_ptr"] = None
+    return Specimen(
+        product_kernel,
+        f"{name} {tile}",
+        signature,
+        constants,
+        tile.num_warps,
+        tile.num_stages,
+        "mma",
+        bound,
+        targets=targets,
+    )

@@ -1,0 +1,188 @@
+"""Which tile of the result a program computes, by card: the one table to edit when a card has been measured.
+
+No entry has been timed yet. They are what compiles without spilled registers (`docs/gpu.md`); among those, wide tiles
+for many tokens and as many programs as the card has multiprocessors for few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+import triton
+
+from vlapack.console import say
+from vlapack.ops.triton import layout
+
+BAND = 8
+"""Tiles of tokens that go through the outputs together and share the weights in the cache."""
+DECODE_TOKENS = 64
+"""Up to these tokens one tile holds them all, and the channels are split among programs."""
+FEWEST_BLOCKS = 2
+"""Blocks of 128 channels that a part of a split has at least."""
+MOST_PARTS = 16
+WAVES = 2
+"""Programs per multiprocessor that a split aims at."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Tokens and outputs of one program, its warps, and how many blocks its loads run ahead."""
+
+    tokens: int
+    outputs: int
+    num_warps: int
+    num_stages: int
+
+    def __str__(self) -> str:
+        """Name it in tables: tokens x outputs, warps and stages."""
+        return f"{self.tokens}x{self.outputs} w{self.num_warps} s{self.num_stages}"
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A card's tiles.
+
+    Args:
+        prefill: for many tokens, from large to small; the first that gives each multiprocessor a program is taken
+        decode: for up to 64 tokens; its tokens are those there are, filled up to 16, 32 or 64
+        grouped: for many tokens and scales per group, which need a second set of sums
+        floats: for activations that are not quantized, which take four times the registers; for few tokens, too
+    """
+
+    prefill: tuple[Tile, ...]
+    decode: Tile
+    grouped: Tile
+    floats: Tile
+
+
+_AMPERE = Tiles(
+    prefill=(Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), Tile(64, 64, 4, 4)),
+    decode=Tile(16, 64, 4, 4),
+    grouped=Tile(64, 64, 4, 3),
+    floats=Tile(64, 64, 4, 2),
+)
+_DEFAULT = Tiles(
+    prefill=(Tile(64, 64, 4, 2),),
+    decode=Tile(16, 64, 4, 2),
+    grouped=Tile(32, 64, 4, 2),
+    floats=Tile(32, 64, 4, 2),
+)
+TILES = {
+    "sm_80": _AMPERE,
+    "sm_86": _AMPERE,
+    "sm_87": _AMPERE,
+    "sm_89": _AMPERE,
+    "sm_90": _AMPERE,
+    "sm_100": _AMPERE,
+    "sm_103": _AMPERE,
+    "sm_110": _AMPERE,
+    "sm_120": _AMPERE,
+    "gfx942": _DEFAULT,
+    "gfx1151": _DEFAULT,
+}
+# The interpreter computes one program after the other: small tiles for small tests, all kinds of them.
+_INTERPRETED = Tiles(
+    prefill=(Tile(32, 32, 4, 1), Tile(16, 32, 4, 1)),
+    decode=Tile(16, 32, 4, 1),
+    grouped=Tile(16, 32, 4, 1),
+    floats=Tile(32, 32, 4, 1),
+)
+_INTERPRETED_PROCESSORS = 4
+
+
+def choose(
+    device: torch.device, tokens: int, outputs: int, channels: int, *, grouped: bool = False, floats: bool = False
+) -> tuple[Tile, int]:
+    """Return the tile for a product [M, N] over K, and among how many programs its channels are split.
+
+    Args:
+        device: where the tensors are
+        tokens: M
+        outputs: N
+        channels: K
+        grouped: whether weights have scales per group; those are not split, because their sums have an order
+        floats: whether activations are not quantized
+    """
+    tiles = of(device)
+    if tokens > DECODE_TOKENS:
+        if floats or grouped:
+            return tiles.floats if floats else tiles.grouped, 1
+        enough = (tile for tile in tiles.prefill if programs(tile, tokens, outputs) >= processors(device))
+        return next(enough, tiles.prefill[-1]), 1
+    tile = _for_few(tiles.floats if floats else tiles.decode, tokens)
+    if grouped:
+        return tile, 1
+    most = min(MOST_PARTS, -(-channels // layout.BLOCK) // FEWEST_BLOCKS)
+    wanted = WAVES * processors(device) // programs(tile, tokens, outputs)
+    return tile, max(1, min(most, wanted))
+
+
+def _for_few(tile: Tile, tokens: int) -> Tile:
+    """Return a tile that has as many tokens as there are, filled up to 16, 32 or 64."""
+    return replace(tile, tokens=max(16, 1 << (tokens - 1).bit_length()))
+
+
+def programs(tile: Tile, tokens: int, outputs: int) -> int:
+    """Return how many tiles a result [M, N] has."""
+    return -(-tokens // tile.tokens) * -(-outputs // tile.outputs)
+
+
+def uses() -> list[tuple[str, Tile, tuple[str, ...]]]:
+    """Return what each tile is used for, as `Tiles` names it, and the cards that do; `floats` for few and many."""
+    found: dict[tuple[str, Tile], list[str]] = {}
+    for name, card in TILES.items():
+        kinds: dict[str, Iterable[Tile]] = {
+            "prefill": card.prefill,
+            "decode": [_for_few(card.decode, tokens) for tokens in (16, 32, 64)],
+            "grouped": [card.grouped],
+            "floats": dict.fromkeys([card.floats, *(_for_few(card.floats, tokens) for tokens in (16, 32, 64))]),
+        }
+        for kind, tiles in kinds.items():
+            for tile in tiles:
+                found.setdefault((kind, tile), []).append(name)
+    return [(kind, tile, tuple(names)) for (kind, tile), names in found.items()]
+
+
+def of(device: torch.device) -> Tiles:
+    """Return a card's tiles; an unknown card's are small and safe, which is said once."""
+    if device.type == "cpu":
+        return _INTERPRETED
+    return _of_card(target(device))
+
+
+@cache
+def _of_card(name: str) -> Tiles:
+    if name not in TILES:
+        say(f"engine triton: no tiles were chosen for {name}, so small ones are used; known: {', '.join(TILES)}")
+    return TILES.get(name, _DEFAULT)
+
+
+@cache
+def target(device: torch.device) -> str:
+    """Return the class of a card, as compilers name it: `sm_90`, `gfx942`."""
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip is not None:
+        return str(properties.gcnArchName).partition(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Return how many multiprocessors a card has."""
+    if device.type == "cpu":
+        return _INTERPRETED_PROCESSORS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def has_assembly(device: torch.device) -> bool:
+    """Whether kernels may contain PTX: not on AMD's cards, and not under the interpreter."""
+    return device.type == "cuda" and torch.version.hip is None and not triton.knobs.runtime.interpret
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a card the current one, which is where Triton launches."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
