@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from vlapack.ops.triton.numeric import div_rn
+from vlapack.ops.triton.numeric import div_rn, dot
 from vlapack.ops.triton.specimen import Specimen
 
 ROWS = 32
@@ -56,7 +56,7 @@ def blocks_kernel(
         factors = tl.load(
             blocks_ptr + inner[:, None] * block + column[None, :], mask=inside[:, None] & wanted, other=0.0
         )
-        y = tl.dot(x, factors, y, input_precision="ieee")
+        y = dot(x, factors, y)
     tl.store(y_ptr + row * channels + group * block + column[None, :], y, mask=exists & wanted)
 
 

@@ -48,6 +48,15 @@ def rounded(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def dot(a, b, total):
+    """total + a b in fp32 for floats of any kind; the interpreter would take bf16's bits for integers."""
+    if INTERPRETED:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision="ieee")
+
+
+@triton.jit
 def magnitude_bits(x):
     """The bits of |x| as int32: their maximum is the largest magnitude, and NaN is larger than infinity."""
     return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
