@@ -39,23 +39,25 @@ def cache_key(source: str) -> str:
     return _hash(json.dumps([source, triton.__version__, readers]))
 
 
-def sources(kernel: Any) -> dict[str, str]:
-    """Return the text of a function under `@triton.jit`, of all such that it calls, and of its global constants."""
-    found: dict[str, str] = {}
+def sources(kernel: Any) -> list[str]:
+    """Return the text of a function under `@triton.jit`, of all such that it calls, and of its global constants.
+
+    Not where they stand: a function that moves to another line or file is still the same.
+    """
+    texts: set[str] = set()
     waiting = [kernel]
     while waiting:
         function = waiting.pop()
-        name = f"{function.fn.__module__}.{function.fn.__qualname__}"
-        if name in found:
+        if function.src in texts:
             continue
-        found[name] = function.src
-        for value_name, value in _mentioned(function):
+        texts.add(function.src)
+        for name, value in _mentioned(function):
             if hasattr(value, "fn") and hasattr(value, "src"):
                 if not value.fn.__module__.startswith("triton."):  # its version is in the cache's key
                     waiting.append(value)
             elif isinstance(value, (int, float, str, tuple)) or type(value).__name__ == "constexpr":
-                found[f"{function.fn.__module__}.{value_name}"] = repr(value)
-    return found
+                texts.add(f"{name} = {value!r}")
+    return sorted(texts)
 
 
 def _mentioned(function: Any) -> list[tuple[str, Any]]:
@@ -68,7 +70,7 @@ def _mentioned(function: Any) -> list[tuple[str, Any]]:
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             owner = scope.get(node.value.id)
             if isinstance(owner, ModuleType) and hasattr(owner, node.attr):
-                found.append((f"{owner.__name__}.{node.attr}", getattr(owner, node.attr)))
+                found.append((node.attr, getattr(owner, node.attr)))
     return found
 
 

@@ -29,8 +29,8 @@ class Specimen:
 def compiled() -> Callable[..., Any]:
     """Make the function of a text, as `@triton.jit` would, in a module of its own."""
 
-    def make(helper: str = HELPER, kernel: str = KERNEL, step: int = 1) -> Any:
-        module = ModuleType("some_kernels")
+    def make(helper: str = HELPER, kernel: str = KERNEL, step: int = 1, module_name: str = "some_kernels") -> Any:
+        module = ModuleType(module_name)
         module.__dict__["STEP"] = step
         for text in (helper, kernel):
             exec(text, module.__dict__)
@@ -42,7 +42,7 @@ def compiled() -> Callable[..., Any]:
 
 
 def test_a_function_that_moved_is_the_same(compiled: Callable[..., Any]) -> None:
-    assert sources(compiled(kernel=f"\n\n{KERNEL}")) == sources(compiled())
+    assert sources(compiled(kernel=f"\n\n{KERNEL}", module_name="other_kernels")) == sources(compiled())
 
 
 @pytest.mark.parametrize(
