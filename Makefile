@@ -6,6 +6,7 @@
 #   make lint        ruff, mypy, schemas       make setup       only the environment
 #   make clean       remove the environments
 #   make test-py312  the quick tests on Python 3.12 with LeRobot's distribution of LIBERO, in .venv312
+#   make gate        compile every GPU kernel for every card, without one, and read the machine code (downloads 286 MB)
 #   make fuzz        20,000 hostile inputs (CASES=…), and what they cost
 #
 # PYTHON=…        an interpreter of version 3.11 that is not called python3.11
@@ -21,6 +22,9 @@ CONSTRAINTS := constraints/py311.txt
 PYTHON312 ?= python3.12
 VENV312 := .venv312
 CONSTRAINTS312 := constraints/py312.txt
+# What compiles for GPUs: apart from the environment, since it takes 1 GB of disk and only the gate needs it.
+GATE := .gate
+GATE_TOOLS := constraints/gate.txt
 KERNELS := $(wildcard src/vlapack/csrc/*.cpp src/vlapack/csrc/*.hpp)
 APT := libegl1 libgles2 libgl1 libglvnd0 libgl1-mesa-dri libglib2.0-0
 # Not measured by `make bench`: a tool, and what takes hours and 12 GB of disk.
@@ -31,7 +35,7 @@ export MUJOCO_GL ?= egl
 # Every extra is installed here: a test that lacks one fails instead of being skipped.
 export VLAPACK_REQUIRE_EXTRAS := 1
 
-.PHONY: setup demo test test-slow test-py312 fuzz fuzz-slice bench docs lint clean
+.PHONY: setup demo test test-slow test-py312 fuzz fuzz-slice gate gate-slice bench docs lint clean
 
 setup: $(VENV)/.installed $(VENV)/.renders
 
@@ -83,6 +87,18 @@ fuzz: setup
 fuzz-slice: setup
 	$(BIN)/pytest -m fuzz tests/fuzz
 
+gate: $(VENV)/.installed $(GATE)/.installed
+	PYTHONPATH=$(GATE)/tools $(BIN)/python scripts/compile_kernels.py --all
+
+# Three cards, and what changed.
+gate-slice: $(VENV)/.installed $(GATE)/.installed
+	PYTHONPATH=$(GATE)/tools $(BIN)/python scripts/compile_kernels.py
+
+$(GATE)/.installed: $(GATE_TOOLS)
+	rm -rf $(GATE)/tools
+	$(BIN)/pip install --quiet --no-deps --target $(GATE)/tools --requirement $(GATE_TOOLS)
+	@touch $@
+
 bench: setup
 	@for question in $(filter-out $(APART),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
 
@@ -96,4 +112,4 @@ lint: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lint.sh
 
 clean:
-	rm -rf $(VENV) $(VENV312)
+	rm -rf $(VENV) $(VENV312) $(GATE)

@@ -16,7 +16,8 @@ import closed_loop
 import fidelity
 import spectra
 import tuning
+from gate import table
 
 if __name__ == "__main__":
-    for benchmark in (closed_loop, fidelity, spectra, tuning):
+    for benchmark in (closed_loop, fidelity, spectra, tuning, table):
         benchmark.write_tables()

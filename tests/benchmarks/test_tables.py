@@ -9,13 +9,17 @@ from types import ModuleType
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import closed_loop
 import fidelity
 import spectra
 import tuning
+from gate import table
 
 
-@pytest.mark.parametrize("benchmark", [closed_loop, fidelity, spectra, tuning], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "benchmark", [closed_loop, fidelity, spectra, tuning, table], ids=lambda module: module.__name__
+)
 def test_writing_the_tables_again_changes_nothing(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
