@@ -5,8 +5,9 @@
 #   make bench       the figures in the docs   make docs        write its tables again, and check the rest
 #   make lint        ruff, mypy, schemas       make setup       only the environment
 #   make clean       remove the environments
+#   make test-triton the GPU kernels with the oldest Triton
 #   make test-py312  the quick tests on Python 3.12 with LeRobot's distribution of LIBERO, in .venv312
-#   make gate        compile every GPU kernel for every card, without one, and read the machine code (downloads 286 MB)
+#   make gate        compile every GPU kernel for every card, without one, and read the machine code
 #   make fuzz        20,000 hostile inputs (CASES=…), and what they cost
 #
 # PYTHON=…        an interpreter of version 3.11 that is not called python3.11
@@ -22,9 +23,11 @@ CONSTRAINTS := constraints/py311.txt
 PYTHON312 ?= python3.12
 VENV312 := .venv312
 CONSTRAINTS312 := constraints/py312.txt
-# What compiles for GPUs: apart from the environment, since it takes 1 GB of disk and only the gate needs it.
-GATE := .gate
-GATE_TOOLS := constraints/gate.txt
+# Triton, the newest and the oldest that the GPU kernels are right with: each apart from the environment, since it takes
+# 1 GB of disk and only tests and the gate need it. It brings its own assemblers and disassemblers.
+TRITON := .triton
+NEWEST := $(TRITON)/3.9.0
+OLDEST := $(TRITON)/3.6.0
 KERNELS := $(wildcard src/vlapack/csrc/*.cpp src/vlapack/csrc/*.hpp)
 APT := libegl1 libgles2 libgl1 libglvnd0 libgl1-mesa-dri libglib2.0-0
 # Not measured by `make bench`: a tool, and what takes hours and 12 GB of disk.
@@ -35,7 +38,7 @@ export MUJOCO_GL ?= egl
 # Every extra is installed here: a test that lacks one fails instead of being skipped.
 export VLAPACK_REQUIRE_EXTRAS := 1
 
-.PHONY: setup demo test test-slow test-py312 fuzz fuzz-slice gate gate-slice bench docs lint clean
+.PHONY: setup demo test test-slow test-triton test-py312 fuzz fuzz-slice gate gate-slice bench docs lint clean
 
 setup: $(VENV)/.installed $(VENV)/.renders
 
@@ -58,12 +61,21 @@ $(VENV)/.renders: $(VENV)/.installed
 demo: setup
 	$(BIN)/python scripts/demo.py
 
-test: setup
-	$(BIN)/pytest -m 'not slow and not fuzz'
+test: setup $(NEWEST)/.installed
+	PYTHONPATH=$(NEWEST) $(BIN)/pytest -m 'not slow and not fuzz'
 
 # pytest says 5 if nothing was selected.
 test-slow: setup
 	$(BIN)/pytest -m slow || [ $$? -eq 5 ]
+
+# The GPU kernels, interpreted, with the oldest Triton; `make test` has the newest.
+test-triton: $(VENV)/.installed $(OLDEST)/.installed
+	PYTHONPATH=$(OLDEST) $(BIN)/pytest tests/ops/triton
+
+$(TRITON)/%/.installed: $(VENV)/.installed
+	rm -rf $(@D)
+	$(BIN)/pip install --quiet --no-deps --target $(@D) triton==$*
+	@touch $@
 
 test-py312: $(VENV312)/.installed
 	LIBERO_CONFIG_PATH=$(abspath $(VENV312))/libero $(VENV312)/bin/pytest -m 'not slow'
@@ -87,17 +99,12 @@ fuzz: setup
 fuzz-slice: setup
 	$(BIN)/pytest -m fuzz tests/fuzz
 
-gate: $(VENV)/.installed $(GATE)/.installed
-	PYTHONPATH=$(GATE)/tools $(BIN)/python scripts/compile_kernels.py --all
+gate: $(VENV)/.installed $(NEWEST)/.installed
+	PYTHONPATH=$(NEWEST) $(BIN)/python scripts/compile_kernels.py --all
 
 # Three cards, and what changed.
-gate-slice: $(VENV)/.installed $(GATE)/.installed
-	PYTHONPATH=$(GATE)/tools $(BIN)/python scripts/compile_kernels.py
-
-$(GATE)/.installed: $(GATE_TOOLS)
-	rm -rf $(GATE)/tools
-	$(BIN)/pip install --quiet --no-deps --target $(GATE)/tools --requirement $(GATE_TOOLS)
-	@touch $@
+gate-slice: $(VENV)/.installed $(NEWEST)/.installed
+	PYTHONPATH=$(NEWEST) $(BIN)/python scripts/compile_kernels.py
 
 bench: setup
 	@for question in $(filter-out $(APART),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
@@ -112,4 +119,4 @@ lint: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lint.sh
 
 clean:
-	rm -rf $(VENV) $(VENV312) $(GATE)
+	rm -rf $(VENV) $(VENV312) $(TRITON) .gate
