@@ -20,7 +20,7 @@ from vlapack.ops.triton import layout
 BAND = 8
 """Tiles of tokens that go through the outputs together and share the weights in the cache."""
 DECODE_TOKENS = 64
-"""Up to these tokens one tile holds them all, and the channels are split among programs."""
+"""Up to these tokens the channels are split among programs, and one tile holds all tokens where registers suffice."""
 FEWEST_BLOCKS = 2
 """Blocks of 128 channels that a part of a split has at least."""
 MOST_PARTS = 16
@@ -48,9 +48,9 @@ class Tiles:
 
     Args:
         prefill: for many tokens, from large to small; the first that gives each multiprocessor a program is taken
-        decode: for up to 64 tokens; its tokens are those there are, filled up to 16, 32 or 64
+        decode: for up to 64 tokens; fewer than 33 or 17 take one of 32 or 16
         grouped: for many tokens and scales per group, which need a second set of sums
-        floats: for activations that are not quantized, which take four times the registers; for few tokens, too
+        floats: for activations that are not quantized, which take four times the registers; as decode for few tokens
     """
 
     prefill: tuple[Tile, ...]
@@ -59,35 +59,36 @@ class Tiles:
     floats: Tile
 
 
-_AMPERE = Tiles(
+_NVIDIA = Tiles(
     prefill=(Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), Tile(64, 64, 4, 4)),
-    decode=Tile(16, 64, 4, 4),
+    decode=Tile(64, 64, 4, 4),
     grouped=Tile(64, 64, 4, 3),
-    floats=Tile(64, 64, 4, 2),
+    floats=Tile(32, 64, 4, 3),
 )
 _DEFAULT = Tiles(
     prefill=(Tile(64, 64, 4, 2),),
-    decode=Tile(16, 64, 4, 2),
+    decode=Tile(64, 64, 4, 2),
     grouped=Tile(32, 64, 4, 2),
     floats=Tile(32, 64, 4, 2),
 )
 TILES = {
-    "sm_80": _AMPERE,
-    "sm_86": _AMPERE,
-    "sm_87": _AMPERE,
-    "sm_89": _AMPERE,
-    "sm_90": _AMPERE,
-    "sm_100": _AMPERE,
-    "sm_103": _AMPERE,
-    "sm_110": _AMPERE,
-    "sm_120": _AMPERE,
+    # Float activations at 32 x 64 spill a few bytes before sm_90.
+    "sm_80": replace(_NVIDIA, floats=Tile(16, 64, 4, 3)),
+    "sm_86": replace(_NVIDIA, floats=Tile(32, 32, 4, 2)),
+    "sm_87": replace(_NVIDIA, floats=Tile(32, 32, 4, 2)),
+    "sm_89": replace(_NVIDIA, floats=Tile(32, 32, 4, 2)),
+    "sm_90": _NVIDIA,
+    "sm_100": _NVIDIA,
+    "sm_103": _NVIDIA,
+    "sm_110": _NVIDIA,
+    "sm_120": _NVIDIA,
     "gfx942": _DEFAULT,
-    "gfx1151": _DEFAULT,
+    "gfx1151": replace(_DEFAULT, decode=Tile(32, 64, 4, 2)),  # scales per group spill at 64 x 64
 }
 # The interpreter computes one program after the other: small tiles for small tests, all kinds of them.
 _INTERPRETED = Tiles(
     prefill=(Tile(32, 32, 4, 1), Tile(16, 32, 4, 1)),
-    decode=Tile(16, 32, 4, 1),
+    decode=Tile(64, 32, 4, 1),
     grouped=Tile(16, 32, 4, 1),
     floats=Tile(32, 32, 4, 1),
 )
@@ -110,7 +111,7 @@ def choose(
     tiles = of(device)
     if tokens > DECODE_TOKENS:
         if floats or grouped:
-            return tiles.floats if floats else tiles.grouped, 1
+            return (tiles.floats if floats else tiles.grouped), 1
         enough = (tile for tile in tiles.prefill if programs(tile, tokens, outputs) >= processors(device))
         return next(enough, tiles.prefill[-1]), 1
     tile = _for_few(tiles.floats if floats else tiles.decode, tokens)
@@ -122,8 +123,8 @@ def choose(
 
 
 def _for_few(tile: Tile, tokens: int) -> Tile:
-    """Return a tile that has as many tokens as there are, filled up to 16, 32 or 64."""
-    return replace(tile, tokens=max(16, 1 << (tokens - 1).bit_length()))
+    """Return a tile that has as many tokens as there are, filled up to a power of two and to what it may have."""
+    return replace(tile, tokens=max(16, min(tile.tokens, 1 << (tokens - 1).bit_length())))
 
 
 def programs(tile: Tile, tokens: int, outputs: int) -> int:
@@ -139,7 +140,7 @@ def uses() -> list[tuple[str, Tile, tuple[str, ...]]]:
             "prefill": card.prefill,
             "decode": [_for_few(card.decode, tokens) for tokens in (16, 32, 64)],
             "grouped": [card.grouped],
-            "floats": dict.fromkeys([card.floats, *(_for_few(card.floats, tokens) for tokens in (16, 32, 64))]),
+            "floats": dict.fromkeys(_for_few(card.floats, tokens) for tokens in (16, 32, 64)),
         }
         for kind, tiles in kinds.items():
             for tile in tiles:
