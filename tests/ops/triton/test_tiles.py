@@ -41,7 +41,7 @@ def test_few_tokens_are_one_tile(card, name, tokens, held):
     card(name)
     for options in ({}, {"grouped": True}):
         assert tiles.choose(CARD, tokens, 1024, 4096, **options)[0].tokens == min(held, tiles.TILES[name].decode.tokens)
-    assert tiles.choose(CARD, tokens, 1024, 4096, floats=True)[0].tokens == min(held, 32)
+    assert tiles.choose(CARD, tokens, 1024, 4096, floats=True)[0].tokens == min(held, tiles.TILES[name].floats.tokens)
 
 
 def test_a_split_fills_the_card_and_leaves_each_part_two_blocks(card):
