@@ -93,10 +93,11 @@ def test_strengths_are_those_of_the_logits_a_softmax_sees(tmp_path: Path) -> Non
     def see(_module: Any, inputs: tuple[Any, ...], outputs: Any) -> None:
         x, (cos, sin), mask, past = inputs
         query = (x @ attention.q_proj.weight.float().T).view(*x.shape[:2], 8, 16).transpose(1, 2)
-        half = torch.cat((-query[..., 8:], query[..., :8]), dim=-1)
+        # The table's sines have the sign of the half that they turn.
+        half = torch.cat((query[..., 8:], query[..., :8]), dim=-1)
         query = query * cos.transpose(1, 2) + half * sin.transpose(1, 2)
         key = torch.cat((past[0], outputs[1][0]), dim=2)
-        logits = (query @ key.transpose(2, 3) / 4).masked_fill(~mask, torch.nan)
+        logits = (query @ key.transpose(2, 3) / 4).masked_fill(~mask[:, :, ::8], torch.nan)
         seen["logits"].append(logits.transpose(0, 1).flatten(1))
         seen["outputs"].append(outputs[0].flatten())
 

@@ -132,8 +132,10 @@ class AttentionProbe:
         query = rotate(self._query.view(*x.shape[:2], -1, key.shape[-1]), rope)
         keys = key if past is None else torch.cat((past.prefix[0], key), dim=2)
         logits = attention_logits(query, keys).transpose(0, 1)
-        # [B, 1, T or 1, S]: true where a query sees a key.
-        seen = torch.ones(logits.shape[1:], dtype=torch.bool) if mask is None else mask[:, 0].expand(logits.shape[1:])
+        seen = torch.ones(logits.shape[1:], dtype=torch.bool)
+        if mask is not None:
+            # [B, 1, T · heads or 1, S]: true where a query sees a key; the heads of a token see the same.
+            seen = mask[:, 0, :: -(-mask.shape[2] // x.shape[1])].expand(logits.shape[1:])
         if not (logits.isfinite().all() and mixed.isfinite().all()):
             raise InputError(
                 f"the logits or the output of {self._name} hold a NaN or an infinity; check the checkpoint's weights "
