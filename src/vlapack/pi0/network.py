@@ -10,6 +10,7 @@ nothing leaves the network's device, so that `torch.compile` takes each as one g
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,9 @@ class Network(nn.Module):
 
     def rows(self, tokens: Tensor) -> Tensor:
         """Look up the prompt's tokens [B, L] where their table is: [B, L, width], on the network's device."""
-        return self.llm.embed(tokens.to(self.llm.embed_tokens.weight.device)).to(self.device)
+        # Any tensor of it: what is watched is wrapped, and has no weight of its own.
+        table = next(chain(self.llm.embed_tokens.parameters(), self.llm.embed_tokens.buffers()))
+        return self.llm.embed(tokens.to(table.device)).to(self.device)
 
     def join(self, features: Tensor, prompt: Tensor) -> Tensor:
         """Make the language model's input [B, T, width] of `see`'s features and the prompt's `rows` [B, L, width]."""
