@@ -69,7 +69,7 @@ TARGETS: dict[str, Target] = {
         _nvidia(90, "H100, H200", 227, _families("IGMMA", "HGMMA HMMA"), 8192),
         _B200,
         _nvidia(103, "B300", 227, _families("IMMA", "UTCHMMA HMMA"), None),
-        _nvidia(110, "Jetson Thor", 227, _SYNCHRONOUS, None),
+        _nvidia(110, "Jetson Thor", 227, _families("IMMA", "UTCHMMA HMMA"), None),
         replace(_B200, name="sm_110-tcgen05", cards="Jetson Thor, tcgen05", assembled_as="sm_110a"),
         _nvidia(120, "RTX 5090", 99, _SYNCHRONOUS, 2048),
         _amd("gfx942", "MI300X", 64, 64, "MFMA"),

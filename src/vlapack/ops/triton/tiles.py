@@ -83,7 +83,8 @@ TILES = {
     "sm_110": _NVIDIA,
     "sm_120": _NVIDIA,
     "gfx942": _DEFAULT,
-    "gfx1151": replace(_DEFAULT, decode=Tile(32, 64, 4, 2)),  # scales per group spill at 64 x 64
+    # Scales per group spill at 64 x 64, float activations at 32 x 64.
+    "gfx1151": replace(_DEFAULT, decode=Tile(32, 64, 4, 2), floats=Tile(16, 64, 4, 2)),
 }
 # The interpreter computes one program after the other: small tiles for small tests, all kinds of them.
 _INTERPRETED = Tiles(
