@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,33 @@ def test_every_field_of_lerobots_classes_has_its_one_place() -> None:
     assert sum(map(len, columns)) == len(set.union(*columns))
     assert all(fields.harmless.values())
     assert not lerobot_fields.OLD & set.union(*columns)
+
+
+WRONG: list[Any] = [7, -1.5, True, "false", [], [28], [{}], {"a": []}]
+"""Values of a type that hardly any field has."""
+
+
+@pytest.mark.parametrize("kind", ["pi0", "pi05"])
+def test_a_field_of_another_type_is_no_traceback(tmp_path: Path, kind: str) -> None:
+    folder = folder_of(kind, tmp_path / kind)
+    files = {file: (folder / file).read_text() for file in ("config.json", PRE, POST)}
+
+    def try_all(file: str, place: Callable[[dict[str, Any]], dict[str, Any]], names: Collection[str]) -> None:
+        for name in names:
+            for value in WRONG:
+                document = json.loads(files[file])
+                place(document)[name] = value
+                (folder / file).write_text(json.dumps(document))
+                with suppress(InputError):
+                    open_checkpoint(folder)
+        (folder / file).write_text(files[file])
+
+    try_all("config.json", lambda document: document, sorted(lerobot_fields.FIELDS.honored))
+    for file in (PRE, POST):
+        for step in json.loads(files[file])["steps"]:
+            name = step["registry_name"]
+            fields = processor_steps.CONFIGS[name].honored
+            try_all(file, lambda document, name=name: named(document["steps"], name)["config"], sorted(fields))
 
 
 @pytest.mark.parametrize("kind", ["pi0", "pi05"])
@@ -422,3 +450,22 @@ def test_a_configuration_that_is_given_keeps_what_it_leaves_open_to_the_folder(t
     edit(folder / "config.json", num_inference_steps=5)
     with pytest.raises(InputError, match=r"num_steps 10, but num_inference_steps in config\.json proves 5"):
         open_checkpoint(folder, config=config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("use_peft", "false", "it must be true or false"),
+        ("use_relative_actions", 1, "it must be true or false"),
+        ("relative_exclude_joints", "gripper", "it must be a list of names"),
+        ("image_resolution", 224, "it must be height and width"),
+        ("image_resolution", [224.5, 224.5], "it must be height and width"),
+        ("type", ["pi0"], "of LeRobot's policies, pi0 and pi05 are read"),
+        ("paligemma_variant", ["gemma_2b"], "LeRobot's are"),
+    ],
+)
+def test_a_type_that_python_would_stretch_is_refused(tmp_path: Path, field: str, value: Any, rule: str) -> None:
+    folder = folder_of("pi0", tmp_path / "a")
+    edit(folder / "config.json", **{field: value})
+    with pytest.raises(InputError, match=rule):
+        open_checkpoint(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,11 @@ def test_every_field_that_peft_writes_has_its_place() -> None:
     known = {*FIELDS.honored, *FIELDS.harmless, *FIELDS.limited}
     assert written <= known
     assert all(FIELDS.harmless.values())
+
+
+def test_a_field_of_another_type_is_no_traceback(tmp_path: Path) -> None:
+    for name in sorted(FIELDS.honored):
+        for value in (7, True, "false", [], [{}], {"a": []}):
+            folder = edited(CASES[0], tmp_path / f"{name}-{value!s:.9}".replace("/", ""), **{name: value})
+            with suppress(InputError):
+                merged(folder)

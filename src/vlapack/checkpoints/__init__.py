@@ -95,12 +95,12 @@ def _open(
         raise InputError(
             f"{folder}: the state of a module, written by vlapack.save; build the module and call vlapack.load_"
         )
-    if kind is not None and kind not in TYPES:
+    if kind is not None and (not isinstance(kind, str) or kind not in TYPES):
         refuse_fast(str(kind), f"{folder}: type {kind!r}")
         raise InputError(
             f"{folder}: config.json says type {kind!r}; of LeRobot's policies, {' and '.join(TYPES)} are read"
         )
-    if kind in TYPES:
+    if kind is not None:
         return open_lerobot(folder, document, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
     if (
         not any((folder / file).is_file() for file in (WEIGHTS_FILE, SHARD_INDEX_FILE))

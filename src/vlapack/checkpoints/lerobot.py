@@ -160,16 +160,20 @@ def _replan(path: Path, document: Mapping[str, Any]) -> int | None:
 
 def _gemma(path: Path, document: Mapping[str, Any], name: str) -> GemmaConfig:
     variant = field_of(path, document, name)
-    if variant not in VARIANTS:
+    if not isinstance(variant, str) or variant not in VARIANTS:
         raise InputError(f"{path}: {name} is {variant!r}; LeRobot's are {' and '.join(VARIANTS)}")
     return VARIANTS[variant]
 
 
 def _square(path: Path, document: Mapping[str, Any]) -> int:
-    height, width = document.get("image_resolution") or (VISION.image_size,) * 2
-    if height != width:
-        raise InputError(f"{path}: image_resolution is {[height, width]}; the network takes square pictures")
-    return int(width)
+    found = document.get("image_resolution")
+    if found is None:
+        return VISION.image_size
+    if not isinstance(found, list) or len(found) != 2 or any(type(size) is not int or size < 1 for size in found):
+        raise InputError(f"{path}: image_resolution is {found!r}; it must be height and width, two whole numbers")
+    if found[0] != found[1]:
+        raise InputError(f"{path}: image_resolution is {found}; the network takes square pictures")
+    return int(found[0])
 
 
 def _require_paligemma(path: Path, processors: Processors, found: Path | None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlapack.checkpoints.verdicts import Fields, Only, off, only
+from vlapack.checkpoints.verdicts import FLAG, NAMES, Fields, Only, off, only
 from vlapack.errors import InputError
 
 WRITERS = "LeRobot 0.4 to 0.6"
@@ -88,6 +88,12 @@ FIELDS = Fields(
         ),
         "min_period": only(4e-3, None, rule="the network is fixed to openpi's 0.004"),
         "max_period": only(4.0, None, rule="the network is fixed to openpi's 4.0"),
+    },
+    typed={
+        "use_relative_actions": FLAG,
+        "relative_exclude_joints": NAMES,
+        "action_feature_names": NAMES,
+        "use_peft": FLAG,
     },
 )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlapack.checkpoints.verdicts import Fields, Only, off, only
+from vlapack.checkpoints.verdicts import FLAG, NAMES, TEXT, Fields, Only, off, only
 from vlapack.documents import read_json
 from vlapack.errors import InputError
 
@@ -72,6 +72,14 @@ FIELDS = Fields(
             off(_MERGE),
         ),
     },
+    typed={
+        "base_model_name_or_path": TEXT,
+        "revision": TEXT,
+        "use_rslora": FLAG,
+        "use_dora": FLAG,
+        "lora_bias": FLAG,
+        "modules_to_save": NAMES,
+    },
 )
 
 
@@ -99,18 +107,12 @@ class AdapterConfig:
         self.bias = str(self._document.get("bias") or "none")
         if self.bias not in ("none", "all", "lora_only"):
             raise InputError(f"{self.path}: bias is {self.bias!r}; PEFT knows none, all and lora_only")
-        saved = self._document.get("modules_to_save") or ()
-        if not isinstance(saved, list | tuple) or not all(isinstance(name, str) for name in saved):
-            raise InputError(f"{self.path}: modules_to_save is {saved!r}; it must be a list of names")
-        self._saved = tuple(saved)
+        self._saved = tuple(self._document.get("modules_to_save") or ())
         self.base: str | None = self._document.get("base_model_name_or_path")
         self.revision: str | None = self._document.get("revision")
 
     def _flag(self, name: str) -> bool:
-        value = self._document.get(name)
-        if value not in (None, True, False):
-            raise InputError(f"{self.path}: {name} is {value!r}; it must be true or false")
-        return bool(value)
+        return bool(self._document.get(name))
 
     def _rank(self, value: Any, name: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlapack.checkpoints.lerobot_fields import WRITERS
-from vlapack.checkpoints.verdicts import Fields, only
+from vlapack.checkpoints.verdicts import FLAG, NAMES, TEXT, Fields, only
 from vlapack.errors import InputError
 
 RENAME, TOKENIZER = "rename_observations_processor", "tokenizer_processor"
@@ -57,6 +57,7 @@ CONFIGS: Mapping[str, Fields] = {
             "padding": only("max_length", rule="prompts are padded to the network's length; set it to 'max_length'"),
             "truncation": only(True, rule="long prompts are cut, as the network's length is fixed; set it to true"),
         },
+        typed={"tokenizer_name": TEXT},
     ),
     DEVICE: Fields(
         writers=WRITERS,
@@ -67,8 +68,12 @@ CONFIGS: Mapping[str, Fields] = {
             )
         },
     ),
-    RELATIVE: Fields(writers=WRITERS, honored={"enabled", "exclude_joints", "action_names"}),
-    ABSOLUTE: Fields(writers=WRITERS, honored={"enabled"}),
+    RELATIVE: Fields(
+        writers=WRITERS,
+        honored={"enabled", "exclude_joints", "action_names"},
+        typed={"enabled": FLAG, "exclude_joints": NAMES, "action_names": NAMES},
+    ),
+    ABSOLUTE: Fields(writers=WRITERS, honored={"enabled"}, typed={"enabled": FLAG}),
     NORMALIZER: _SCALING,
     UNNORMALIZER: _SCALING,
 }

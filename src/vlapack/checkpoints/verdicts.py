@@ -44,6 +44,16 @@ def _is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+FLAG = Only(lambda value: value is None or _is_flag(value), "it must be true or false")
+TEXT = Only(lambda value: value is None or isinstance(value, str), "it must be a text, or null")
+NAMES = Only(lambda value: value is None or _is_names(value), "it must be a list of names, or null")
+"""Types of fields that are honored, whatever their value: `bool("false")` is true."""
+
+
 @dataclass(frozen=True)
 class Fields:
     """All fields of one format.
@@ -53,12 +63,14 @@ class Fields:
         honored: read, and in effect.
         harmless: field → why no action depends on it.
         limited: field → the values that are accepted.
+        typed: field that is honored → the type that its value must have, where whoever reads it does not see to that.
     """
 
     writers: str
     honored: Collection[str] = ()
     harmless: Mapping[str, str] | None = None
     limited: Mapping[str, Only] | None = None
+    typed: Mapping[str, Only] | None = None
 
     def require(self, place: str, document: Mapping[str, Any]) -> None:
         """Refuse a document with a field that is unknown or has a value that is not accepted.
@@ -70,7 +82,7 @@ class Fields:
         Raises:
             InputError: it names the field, its value, and what to do.
         """
-        harmless, limited = self.harmless or {}, self.limited or {}
+        harmless, limited = self.harmless or {}, {**(self.limited or {}), **(self.typed or {})}
         for name, value in document.items():
             if name in limited:
                 if not limited[name].accepts(value):
