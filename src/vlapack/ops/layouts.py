@@ -16,7 +16,7 @@ from vlapack.ops import cpu, engine
 PIECE = 1 << 20
 """Bytes of rows that are laid out at a time where that needs room of its own: not a whole layer's."""
 CPU_DIMENSIONS = 3
-"""[panels, steps, bytes] (`ops.cpu`); Triton's form has two dimensions (`ops.triton.layout`)."""
+"""[panels, steps, bytes] (`ops.cpu`); Triton's form has four (`ops.triton.layout`)."""
 
 
 def engine_of(weight: Tensor) -> str:
