@@ -86,7 +86,8 @@ def test_an_adaptive_norm_has_factor_shift_and_the_gate_of_the_one_before(shared
     summed = torch.addcmul(x, update, before[:, None, 2].to(dtype))
     # Where torch fuses the sum's product with it, the last bit of some differs.
     assert torch.allclose(stream.float(), summed.reshape(-1, k).float(), rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
-    expected = norm(stream.reshape(batch, tokens, k), after)[0].reshape(-1, k)
+    factor, shift, gate = after[:, :, None].unbind(1)
+    expected = norm(stream.reshape(batch, tokens, k), (factor, shift, gate.to(dtype)))[0].reshape(-1, k)
     assert_near((q, s), plain(expected, steps), dtype)
 
 
