@@ -10,6 +10,8 @@ from fuzz.harness import Tally, explore, kept, watched
 from fuzz.kinds import Case, Kind, Messages, kinds
 
 SLICE_S = 120
+MOST_TURNS = 24
+"""Of a kind: a faster machine looks at no others than those that have been looked at; `make fuzz` takes new ones."""
 SEED = 20260
 AT_ONCE = 50
 
@@ -39,7 +41,7 @@ def test_two_minutes_of_new_cases(every: dict[str, Kind | Messages], capsys: pyt
     tally = Tally()
     for kind in every.values():
         end, start = time.monotonic() + SLICE_S / len(every), SEED
-        while time.monotonic() < end:
+        while time.monotonic() < end and start < SEED + MOST_TURNS:
             explore(kind, AT_ONCE, start, tally)
             start += 1
     with capsys.disabled():

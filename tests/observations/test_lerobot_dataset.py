@@ -18,6 +18,7 @@ from vlapack.errors import InputError
 from vlapack.observations import folder as observations
 from vlapack.observations.frame import ObservationSource
 from vlapack.observations.lerobot_dataset import LerobotDataset
+from vlapack.observations.parquet import read_rows
 from vlapack.observations.video import frames_at
 
 LENGTHS = (7, 4, 9, 5)
@@ -171,3 +172,10 @@ def test_a_missing_extra_is_named(module: str, whole: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=r"pip install '\.\[lerobot\]'"):
         open_source(whole).take(1)
+
+
+def test_a_path_that_is_too_long_names_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not there"):
+        frames_at(tmp_path / f"{'v' * 300}.mp4", [0.0], 0.1)
+    with pytest.raises(InputError, match="not there"):
+        read_rows(tmp_path / f"{'d' * 300}.parquet")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vlapack.documents import is_file
 from vlapack.errors import InputError
 from vlapack.observations.video import optional
 
@@ -41,7 +42,7 @@ def read_table(file: Path, columns: Sequence[str] | None = None, filters: Any = 
 def readable(file: Path) -> Iterator[None]:
     """Turn what pyarrow raises over a table into an InputError that names the file."""
     arrow = optional("pyarrow")
-    if not file.is_file():
+    if not is_file(file):
         raise InputError(f"{file}: is not there; download the whole data set")
     try:
         yield

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vlapack.documents import is_file
 from vlapack.errors import InputError, install
 
 
@@ -42,7 +43,7 @@ def frames_at(path: Path, seconds: Sequence[float], tolerance: float) -> list[np
         InputError: the file is missing or damaged, or has no frame near one of the times.
     """
     av = optional("av")
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: the data set names this video, but it is not there; copy the whole folder")
     try:
         # Named, since FFmpeg otherwise searches a damaged file, however large, for any format that it knows.
