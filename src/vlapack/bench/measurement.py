@@ -15,7 +15,6 @@ from vlapack.machine.memory import process_memory
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.prefix import look
 from vlapack.plan.selected import part_of
-from vlapack.policy.placing import device_of
 from vlapack.policy.policy import Policy
 
 PHASES = {"see": "vision", "understand": "prefix", "velocity": "denoise"}
@@ -64,7 +63,7 @@ def chunk(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
 def timed(model: Pi0) -> Iterator[Mapping[str, float]]:
     """Add up the milliseconds of each part while the network runs."""
     spent: Counter[str] = Counter()
-    device = device_of(model)
+    device = model.device
 
     def watched(work: Callable[..., Any], part: str) -> Callable[..., Any]:
         def run(*args: Any) -> Any:

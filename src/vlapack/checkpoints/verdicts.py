@@ -63,7 +63,7 @@ class Fields:
         honored: read, and in effect.
         harmless: field → why no action depends on it.
         limited: field → the values that are accepted.
-        typed: field that is honored → the type that its value must have, where whoever reads it does not see to that.
+        typed: honored field → the type of its value, where the code that reads the field does not check it.
     """
 
     writers: str

@@ -1,6 +1,6 @@
 """The forms that a packed weight takes in memory: the pack's own, which the reference reads, and each engine's.
 
-A form tells by itself whose it is, so a weight needs no label beside it. None of them leaves the process.
+Dtype and number of dimensions say which engine reads a weight, so it needs no label. No form leaves the process.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vlapack.errors import InputError
+from vlapack.machine.gpu import CPU
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical_name, kept_in_fp32, never_executed
@@ -16,7 +17,6 @@ from vlapack.pi0.savings import Savings
 from vlapack.pi0.stored import StoredEmbedding, StoredLinear
 
 SHOWN = 5
-CPU = torch.device("cpu")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights are stored in. An integer or an fp8 value is a weight only together with a scale."""
 

@@ -10,7 +10,6 @@ from vlapack.checkpoints.base import Checkpoint
 from vlapack.errors import InputError
 from vlapack.machine import gpu
 from vlapack.ops import engine
-from vlapack.pi0.flow import Pi0
 from vlapack.pi0.load import arithmetic
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical_name, never_executed
 from vlapack.pi0.savings import Savings
@@ -31,11 +30,6 @@ def usable(device: str | torch.device) -> torch.device:
 def default_dtype(device: torch.device) -> torch.dtype:
     """Return the type of the float arithmetic where nobody names one: openpi's bf16 on GPUs, fp32 elsewhere."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
-def device_of(model: Pi0) -> torch.device:
-    """Return where a network is: its pictures' first weights, which nothing quantizes and no file keeps."""
-    return model.vision.embeddings.patch_embedding.weight.device
 
 
 def require_room(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, savings: Savings) -> None:

@@ -34,7 +34,7 @@ from vlapack.policy.adapter import Adapter
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.noise import Noise, NoiseGenerator, start_noise
 from vlapack.policy.packed import load_packed_model
-from vlapack.policy.placing import default_dtype, device_of, require_room, usable
+from vlapack.policy.placing import default_dtype, require_room, usable
 from vlapack.policy.summary import held_bytes, mapped_bytes, summary
 
 
@@ -205,7 +205,7 @@ class Policy:
     @property
     def device(self) -> torch.device:
         """Where the network is; what goes in and comes out is on the CPU."""
-        return device_of(self.model)
+        return self.model.device
 
     @property
     def noise_shape(self) -> tuple[int, int]:

@@ -18,7 +18,6 @@ from vlapack.pi0.flow import Pi0
 from vlapack.pi0.names import EMBEDDING_MODULE, never_executed
 from vlapack.pi0.stored import StoredEmbedding, StoredLinear
 from vlapack.plan.selected import Part, part_of
-from vlapack.policy.placing import device_of
 
 FLOAT, NEVER_RUN = "float", "never run"
 
@@ -29,7 +28,7 @@ def summary(model: Pi0, config: PolicyConfig) -> str:
     transformers = (("vision", sizes.vision), ("llm", sizes.llm), ("expert", sizes.expert))
     layers = ", ".join(f"{part} {size.depth} × {size.width}" for part, size in transformers)
     packed = any(isinstance(module, PackedLinear) for module in model.modules())
-    device, dtype = device_of(model), compute_dtype(model)
+    device, dtype = model.device, compute_dtype(model)
     rows = {
         "network": f"{'π0.5' if sizes.adaptive_norms else 'π0'}: {layers} (layers × width)",
         "robot": f"{config.layout}: {len(robot.cameras)} cameras, state {robot.state}, "

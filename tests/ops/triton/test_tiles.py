@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vlapack.machine import gpu
 from vlapack.ops.triton import integers, tiles, weight_only
 
 CPU = torch.device("cpu")
@@ -17,7 +18,7 @@ def card(monkeypatch):
     """A card of a given class with 132 multiprocessors."""
 
     def install(name):
-        monkeypatch.setattr(tiles, "target", lambda device: name)
+        monkeypatch.setattr(gpu, "card", lambda device: gpu.Card("a card", name, None))
         monkeypatch.setattr(tiles, "processors", lambda device: 132)
 
     tiles._of_card.cache_clear()

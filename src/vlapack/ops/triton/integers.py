@@ -16,9 +16,6 @@ from vlapack.ops.triton import tiles
 from vlapack.ops.triton.matmul import finish, group_scale, halves, inputs, place, share
 from vlapack.ops.triton.specimen import Specimen
 
-FINISHED_AT_ONCE = 256
-"""Outputs that one program of the second kernel adds."""
-
 
 @triton.jit(do_not_specialize=["M"])
 def product_kernel(
@@ -162,22 +159,6 @@ def finish_kernel(
     finish(y[:, None], bias_ptr, residual_ptr, y_ptr, token, output, M, N, 1, BN, GATED)
 
 
-def constants(
-    tile: tiles.Tile, bits: int, group_size: int | None, split: int, gated: bool, even: bool
-) -> dict[str, Any]:
-    """Return the compile-time constants of `product_kernel` but for ASM; `even` is whether 128 divides K."""
-    return {
-        "BITS": bits,
-        "GROUP": group_size or 0,
-        "SPLIT": split,
-        "GATED": gated,
-        "EVEN": even,
-        "BM": tile.tokens,
-        "BN": tile.outputs,
-        "BAND": tiles.BAND,
-    }
-
-
 def specimens() -> list[Specimen]:
     """Return each kind of product, at the tiles that each card takes for it."""
     found = [
@@ -185,7 +166,7 @@ def specimens() -> list[Specimen]:
         for kind, tile, targets in tiles.uses()
         for label, options in _KINDS.get(kind, {}).items()
     ]
-    fixed = {"bias_ptr": None, "residual_ptr": None, "SPLIT": 4, "BN": FINISHED_AT_ONCE}
+    fixed = {"bias_ptr": None, "residual_ptr": None, "SPLIT": 4, "BN": tiles.FINISHED_AT_ONCE}
     signature = {"sums_ptr": "*i32", "s_ptr": "*fp32", "scale_ptr": "*fp32", "y_ptr": "*bf16", "M": "i32", "N": "i32"}
     return found + [
         Specimen(finish_kernel, f"product {label}", signature, {**fixed, "GATED": gated})
@@ -236,7 +217,12 @@ def _specimen(
         "y_ptr": "*bf16" if split == 1 else "*i32",
         **dict.fromkeys(("M", "N", "K", "q_stride", "weight_stride", "groups"), "i32"),
     }
-    fixed = {"residual_ptr": None, "ASM": True, **constants(tile, bits, group_size, split, gated, even)}
+    fixed = {
+        "residual_ptr": None,
+        "ASM": True,
+        "GATED": gated,
+        **tiles.constants(tile, bits, group_size, split, even=even),
+    }
     if split > 1:
         del signature["bias_ptr"]
         fixed["bias_ptr"] = None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlapack.ops import reference
 from vlapack.ops.triton import arguments, layout, tiles
-from vlapack.ops.triton.integers import FINISHED_AT_ONCE, constants, finish_kernel, product_kernel
+from vlapack.ops.triton.integers import finish_kernel, product_kernel
 
 
 def int_linear(
@@ -116,14 +116,15 @@ def _launch(
             layer.inputs.stride(0),
             layer.weight.stride(0),
             layer.weight_scale.shape[1],
-            **constants(tile, layer.bits, group_size, split, gated, even=K % layout.BLOCK == 0),
+            **tiles.constants(tile, layer.bits, group_size, split, even=K % layout.BLOCK == 0),
+            GATED=gated,
             ASM=tiles.has_assembly(q.device),
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
             enable_fp_fusion=False,
         )
         if split > 1:
-            finish_kernel[(M, triton.cdiv(N, FINISHED_AT_ONCE))](
+            finish_kernel[(M, triton.cdiv(N, tiles.FINISHED_AT_ONCE))](
                 out,
                 layer.s,
                 layer.weight_scale,
@@ -133,7 +134,7 @@ def _launch(
                 N,
                 SPLIT=split,
                 GATED=gated,
-                BN=FINISHED_AT_ONCE,
+                BN=tiles.FINISHED_AT_ONCE,
                 enable_fp_fusion=False,
             )
     return y

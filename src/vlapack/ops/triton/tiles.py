@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 import triton
 
 from vlapack.console import say
+from vlapack.machine import gpu
 from vlapack.ops.triton import layout
 
 BAND = 8
@@ -24,6 +26,8 @@ DECODE_TOKENS = 64
 FEWEST_BLOCKS = 2
 """Blocks of 128 channels that a part of a split has at least."""
 MOST_PARTS = 16
+FINISHED_AT_ONCE = 256
+"""Outputs that one program of a split product's second kernel adds."""
 WAVES = 2
 """Programs per multiprocessor that a split aims at."""
 
@@ -149,11 +153,24 @@ def uses() -> list[tuple[str, Tile, tuple[str, ...]]]:
     return [(kind, tile, tuple(names)) for (kind, tile), names in found.items()]
 
 
+def constants(tile: Tile, bits: int, group_size: int | None, split: int, *, even: bool) -> dict[str, Any]:
+    """Return the compile-time constants that both products' kernels take; `even` is whether 128 divides K."""
+    return {
+        "BITS": bits,
+        "GROUP": group_size or 0,
+        "SPLIT": split,
+        "EVEN": even,
+        "BM": tile.tokens,
+        "BN": tile.outputs,
+        "BAND": BAND,
+    }
+
+
 def of(device: torch.device) -> Tiles:
     """Return a card's tiles; an unknown card's are small and safe, which is said once."""
     if device.type == "cpu":
         return _INTERPRETED
-    return _of_card(target(device))
+    return _of_card(gpu.card(device).architecture)
 
 
 @cache
@@ -161,15 +178,6 @@ def _of_card(name: str) -> Tiles:
     if name not in TILES:
         say(f"engine triton: no tiles were chosen for {name}, so small ones are used; known: {', '.join(TILES)}")
     return TILES.get(name, _DEFAULT)
-
-
-@cache
-def target(device: torch.device) -> str:
-    """Return the class of a card, as compilers name it: `sm_90`, `gfx942`."""
-    properties = torch.cuda.get_device_properties(device)
-    if torch.version.hip is not None:
-        return str(properties.gcnArchName).partition(":")[0]
-    return f"sm_{properties.major}{properties.minor}"
 
 
 @cache

@@ -24,9 +24,6 @@ from vlapack.ops.triton.matmul import finish, group_scale, halves, inputs, place
 from vlapack.ops.triton.numeric import INTERPRETED, rounded
 from vlapack.ops.triton.specimen import Specimen
 
-FINISHED_AT_ONCE = 256
-"""Outputs that one program of the second kernel adds."""
-
 
 @triton.jit(do_not_specialize=["M"])
 def weight_only_kernel(
@@ -191,14 +188,15 @@ def _launch(
             layer.inputs.stride(0),
             layer.weight.stride(0),
             layer.weight_scale.shape[1],
-            **_constants(tile, layer.bits, group_size, terms, split, K % layout.BLOCK == 0),
+            **tiles.constants(tile, layer.bits, group_size, split, even=K % layout.BLOCK == 0),
+            TERMS=terms,
             ASM=tiles.has_assembly(x.device),
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
             enable_fp_fusion=False,
         )
         if split > 1:
-            finish_sums_kernel[(M, triton.cdiv(N, FINISHED_AT_ONCE))](
+            finish_sums_kernel[(M, triton.cdiv(N, tiles.FINISHED_AT_ONCE))](
                 out,
                 layer.weight_scale,
                 *tail,
@@ -206,25 +204,10 @@ def _launch(
                 M,
                 N,
                 SPLIT=split,
-                BN=FINISHED_AT_ONCE,
+                BN=tiles.FINISHED_AT_ONCE,
                 enable_fp_fusion=False,
             )
     return y
-
-
-def _constants(
-    tile: tiles.Tile, bits: int, group_size: int | None, terms: int, split: int, even: bool
-) -> dict[str, Any]:
-    return {
-        "BITS": bits,
-        "GROUP": group_size or 0,
-        "TERMS": terms,
-        "SPLIT": split,
-        "EVEN": even,
-        "BM": tile.tokens,
-        "BN": tile.outputs,
-        "BAND": tiles.BAND,
-    }
 
 
 def specimens() -> list[Specimen]:
@@ -235,7 +218,7 @@ def specimens() -> list[Specimen]:
         if kind == "floats"
         for label, options in _KINDS.items()
     ]
-    constants = {"bias_ptr": None, "residual_ptr": None, "SPLIT": 4, "BN": FINISHED_AT_ONCE}
+    constants = {"bias_ptr": None, "residual_ptr": None, "SPLIT": 4, "BN": tiles.FINISHED_AT_ONCE}
     signature = {"sums_ptr": "*fp32", "scale_ptr": "*fp32", "y_ptr": "*bf16", "M": "i32", "N": "i32"}
     return [*found, Specimen(finish_sums_kernel, "weights only sums", signature, constants)]
 
@@ -269,7 +252,8 @@ def _specimen(
     constants = {
         **dict.fromkeys(("bias_ptr", "residual_ptr")),
         "ASM": True,
-        **_constants(tile, bits, group_size, terms, split, even=True),
+        "TERMS": terms,
+        **tiles.constants(tile, bits, group_size, split, even=True),
     }
     return Specimen(
         weight_only_kernel,
