@@ -82,8 +82,10 @@ def _without_derivative(kernel: Callable[..., Any]) -> Callable[..., Any]:
             results = kernel(*arguments, **options)
         if isinstance(results, Tensor):
             return _NoDerivative.apply(results, *arguments)  # type: ignore[no-untyped-call]
-        integers, scale = results
-        return integers, _NoDerivative.apply(scale, *arguments)  # type: ignore[no-untyped-call]
+        return tuple(
+            _NoDerivative.apply(result, *arguments) if result.is_floating_point() else result  # type: ignore[no-untyped-call]
+            for result in results
+        )
 
     return run
 
@@ -131,7 +133,7 @@ def by_layout(engines: Mapping[str, Callable[..., Any]], position: int) -> Calla
     return run
 
 
-def _define(
+def define(
     name: str,
     schema: str,
     default: Callable[..., Any],
@@ -147,7 +149,7 @@ def _define(
     return getattr(torch.ops.vlapack, name).default
 
 
-transform_activation = _define(
+transform_activation = define(
     "transform_activation",
     f"(Tensor x, {_STEPS}, Tensor? pre_rotation=None) -> Tensor",
     reference.transform_activation,
@@ -160,7 +162,7 @@ transform_activation = _define(
         }
     ),
 )
-quantize_activation = _define(
+quantize_activation = define(
     "quantize_activation",
     f"(Tensor x, {_STEPS}, Tensor? scale=None, int bits=8, Tensor? pre_rotation=None) -> (Tensor, Tensor)",
     reference.quantize_activation,
@@ -173,7 +175,7 @@ quantize_activation = _define(
         }
     ),
 )
-int_linear = _define(
+int_linear = define(
     "int_linear",
     f"(Tensor q, Tensor s, {_LAYER}) -> Tensor",
     reference.int_linear,
@@ -187,7 +189,7 @@ int_linear = _define(
         position=2,
     ),
 )
-float_linear = _define(
+float_linear = define(
     "float_linear",
     f"(Tensor x, {_LAYER}) -> Tensor",
     reference.float_linear,
