@@ -41,8 +41,7 @@ def predict_chunk(policy: Policy, batch: Mapping[str, Any], noise: Tensor) -> Te
     """
     observations = read_batch(policy, batch)
     inputs = Inputs.stack([policy.observe(observation) for observation in observations])
-    chunks = policy.model.sample_actions(*inputs.network, noise.float().cpu())
-    return chunks.cpu()[..., : len(policy.config.features.actions)]
+    return policy.sample(inputs, noise.float().cpu())[..., : len(policy.config.features.actions)]
 
 
 def read_batch(policy: Policy, batch: Mapping[str, Any]) -> list[dict[str, Any]]:

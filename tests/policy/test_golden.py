@@ -21,11 +21,13 @@ TOKENIZER = Path(__file__).parents[2] / "src/vlapack/assets/tiny-libero/tokenize
 class Recorder:
     """Stands for the network: keeps what it was given, answers with a recorded chunk."""
 
+    device = torch.device("cpu")
+
     def __init__(self, chunk: np.ndarray) -> None:
         self.chunk = torch.from_numpy(chunk)[None]
         self.seen: tuple[torch.Tensor, ...] = ()
 
-    def sample_actions(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def sample_actions(self, *inputs: torch.Tensor, **options: object) -> torch.Tensor:
         self.seen = inputs
         return self.chunk
 

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.linear import PackedLinear
 from vlapack.machine.gpu import synchronize
 from vlapack.machine.memory import process_memory
 from vlapack.pi0.flow import Pi0
+from vlapack.pi0.graphs import Runner
 from vlapack.pi0.prefix import look
 from vlapack.plan.selected import part_of
 from vlapack.policy.policy import Policy
@@ -52,11 +55,32 @@ def bytes_by_part(model: Pi0) -> dict[str, int]:
 
 def chunk(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
     """Run one action chunk: its milliseconds with the observation's preparation, those of the parts, and the memory."""
-    with timed(policy.model) as spent:
+    graphs = policy.acting.graphs
+    with timed(policy.model) if graphs is None else timed_graphs(graphs, policy.device) as spent:
         start = time.perf_counter()
         policy.infer(observation)
         total = (time.perf_counter() - start) * 1e3
-    return {"ms": total, "parts": dict(spent), **process_memory()}
+    return {"ms": total, "parts": dict(spent), "how": policy.how, **process_memory()}
+
+
+@contextmanager
+def timed_graphs(graphs: Runner, device: torch.device) -> Iterator[Mapping[str, float]]:
+    """Add up the milliseconds of each part while graphs run; one graph has vision and prefix, and counts as prefix."""
+    spent: Counter[str] = Counter()
+
+    @contextmanager
+    def watched(part: str) -> Iterator[None]:
+        synchronize(device)
+        start = time.perf_counter()
+        yield
+        synchronize(device)
+        spent["prefix" if part == "encode" else part] += (time.perf_counter() - start) * 1e3  # type: ignore[assignment]
+
+    unwatched, graphs.watch = graphs.watch, watched
+    try:
+        yield spent
+    finally:
+        graphs.watch = unwatched
 
 
 @contextmanager

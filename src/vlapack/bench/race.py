@@ -74,6 +74,7 @@ class Runner:
                 "max": max(milliseconds),
             },
             "parts": {part: statistics.median(chunk["parts"][part] for chunk in self.chunks) for part in sorted(parts)},
+            "how": self.chunks[-1].get("how", "eager"),
             "first_chunk_ms": self.first["ms"],
             "load_seconds": self.loaded["load_seconds"],
             "rss_bytes": self.chunks[-1]["rss_bytes"],

@@ -95,6 +95,9 @@ def _sentences(found: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -
         for result in results
         if (parts := result["bytes_by_part"])
     ]
+    ran = dict.fromkeys(result["how"] for result in results)
+    if list(ran) != ["eager"]:
+        lines.append(", ".join(f"{result['name']} ran as {result['how']}" for result in results))
     floor = found["floor"]
     lines.append(
         f"a chunk needs {floor['ops'] / 1e9:.3g} G operations, at {floor['peak_ops_per_s'] / 1e9:.3g} G/s "

@@ -35,6 +35,11 @@ def compile_network(model: Pi0) -> None:
         setattr(model, name, torch.compile(getattr(model, name), fullgraph=True, dynamic=dynamic))
 
 
+def is_compiled(model: Pi0) -> bool:
+    """Whether `compile_network` had a network compiled."""
+    return "velocity" in vars(model)
+
+
 def keep_compiled() -> Path:
     """Let torch keep what it compiles in the user's cache folder, where the next process finds it; return the folder.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -27,6 +28,10 @@ MOST_PROMPTS = 32
 """Prompts whose rows are kept on the device, at most 0.8 MB each: a robot says the same one at every chunk."""
 
 Value = TypeVar("Value")
+
+
+def _unwatched(part: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Recent(OrderedDict[Hashable, Value]):
@@ -65,11 +70,13 @@ class Runner:
 
     Attributes:
         how: How the last chunk ran: `graph`, or `eager` and in brackets the reason.
+        watch: Is entered around each part of a captured chunk, `encode` and `denoise`; who measures puts a clock here.
     """
 
     def __init__(self, model: Pi0, capture: Capture) -> None:
         """Capture nothing yet; the model must have its weights and its `time_table`, and keep them where they are."""
         self.how = "eager (no chunk yet)"
+        self.watch: Callable[[str], AbstractContextManager[None]] = _unwatched
         self._model = model
         self._capture = capture
         self._runs: Recent[Runs] = Recent(MOST_SHAPES)
@@ -140,9 +147,11 @@ class Runner:
                     self._give_up(error)
                     return actions
                 self.how = "graph"
-                runs.buffers.fill(seen, self._rows(seen), state, noise)
-                runs.encode.replay()
-                return self._follow(runs, len(noise)) if step is None else self._steered(runs, state, noise, step)
+                with self.watch("encode"):
+                    runs.buffers.fill(seen, self._rows(seen), state, noise)
+                    runs.encode.replay()
+                with self.watch("denoise"):
+                    return self._follow(runs, len(noise)) if step is None else self._steered(runs, state, noise, step)
             self.how = f"eager ({reason})"
             return eagerly()
 

@@ -17,7 +17,7 @@ from vlapack.policy.inputs import Inputs
 from vlapack.policy.prompt import PromptTokenizer
 from vlapack.robots.arrays import keys_of
 from vlapack.robots.fields import PROMPT_KEY
-from vlapack.robots.images import to_network
+from vlapack.robots.images import to_network, to_pixels
 from vlapack.robots.keys import RobotInputs
 from vlapack.robots.layouts import layout_of
 
@@ -50,8 +50,8 @@ class Adapter:
         )
         _require_fitting(self._layout.inputs({**self.example(), PROMPT_KEY: "x"}), config)
 
-    def inputs(self, observation: Mapping[str, Any], config: PolicyConfig) -> Inputs:
-        """Do `Policy.observe`."""
+    def inputs(self, observation: Mapping[str, Any], config: PolicyConfig, *, pixels: bool = False) -> Inputs:
+        """Do `Policy.observe`; with `pixels`, pictures stay uint8 and the network scales them."""
         robot = self._layout.inputs(observation)
         self._say_missing(robot.image_masks, config)
         architecture = config.architecture
@@ -64,9 +64,9 @@ class Adapter:
         padded = np.pad(state, (0, architecture.action_dim - len(state)))
         if not (np.abs(padded) <= FARTHEST).all():
             raise InputError(f"the state {robot.state.tolist()} is too far from the statistics to be normalized")
-        size = architecture.vision.image_size
+        size, prepare = architecture.vision.image_size, to_pixels if pixels else to_network
         return Inputs(
-            images=torch.stack([to_network(image, size) for image in robot.images])[None],
+            images=torch.stack([prepare(image, size) for image in robot.images])[None],
             image_masks=torch.tensor([robot.image_masks]),
             tokens=torch.from_numpy(tokens)[None],
             token_masks=torch.from_numpy(token_masks)[None],

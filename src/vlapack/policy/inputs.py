@@ -15,7 +15,7 @@ class Inputs:
     """What the network reads, for B observations.
 
     Attributes:
-        images: float32 [B, cameras, 3, H, W] in [-1, 1].
+        images: [B, cameras, 3, H, W], float32 in [-1, 1], or uint8 where a GPU is to scale them.
         image_masks: bool [B, cameras].
         tokens: int64 [B, L].
         token_masks: bool [B, L].

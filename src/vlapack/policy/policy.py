@@ -27,9 +27,10 @@ from vlapack.checkpoints.write import copy_checkpoint
 from vlapack.errors import InputError
 from vlapack.machine.gpu import CPU
 from vlapack.pi0.compiled import make_ready
-from vlapack.pi0.flow import Pi0
+from vlapack.pi0.flow import Pi0, Step
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.savings import Savings
+from vlapack.policy.acting import Acting
 from vlapack.policy.adapter import Adapter
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.noise import Noise, NoiseGenerator, start_noise
@@ -48,6 +49,7 @@ class Policy:
         config: what the weights do not say: robot layout, normalization, delta actions, default prompt
         checkpoint: the folder it was loaded from; None if it was made in memory
         normalization: statistics of state and actions
+        acting: how the network runs, by graphs or eagerly
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Policy:
         self.checkpoint = checkpoint
         self.normalization = normalization
         self._adapter = Adapter(config, normalization, tokenizer)
+        self.acting = Acting(model)
         self._generator = NoiseGenerator()
         self.reset()
 
@@ -208,6 +211,11 @@ class Policy:
         return self.model.device
 
     @property
+    def how(self) -> str:
+        """How the network ran its last chunk: `eager`, `compiled`, or on a GPU `graph`, or `eager` and why."""
+        return self.acting.how
+
+    @property
     def noise_shape(self) -> tuple[int, int]:
         """The shape of one observation's noise: horizon and action_dim."""
         return self.config.architecture.action_horizon, self.config.architecture.action_dim
@@ -236,7 +244,7 @@ class Policy:
         Raises:
             InputError: a key is missing, or a value has the wrong type, shape or range
         """
-        return self._adapter.inputs(observation, self.config)
+        return self._adapter.inputs(observation, self.config, pixels=self.acting.takes_pixels)
 
     def infer(
         self, observation: Mapping[str, Any], *, noise: Noise | None = None, generator: torch.Generator | None = None
@@ -298,10 +306,25 @@ class Policy:
         Returns:
             float64 [B, horizon, robot dimensions].
         """
-        chunks = self.model.sample_actions(*inputs.network, noise)
-        return self.robot_actions(chunks.cpu().numpy(), inputs.robot_state)
+        return self.robot_actions(self.sample(inputs, noise).numpy(), inputs.robot_state)
 
-    @torch.no_grad()
+    def sample(
+        self, inputs: Inputs, noise: Tensor, *, num_steps: int | None = None, step: Step | None = None
+    ) -> Tensor:
+        """Run the network as `act` does, for actions as it gives them: normalized, and of all its dimensions.
+
+        Args:
+            inputs: B observations (`Inputs.stack`)
+            noise: [B, *noise_shape]
+            num_steps: denoise steps; None: the configuration's
+            step: `step(denoise, x_t, t)` makes each step's velocity, with as many calls of `denoise` as it likes:
+                real-time chunking steers the flow here
+
+        Returns:
+            float32 [B, *noise_shape], on the CPU.
+        """
+        return self.acting.sample(inputs, noise, num_steps=num_steps, step=step)
+
     def infer_noises(self, observation: Mapping[str, Any], noise: Tensor) -> np.ndarray:
         """Compute one action chunk per noise, all for the same observation; pictures and prompt are encoded once.
 
@@ -317,9 +340,18 @@ class Policy:
         """
         first = start_noise(self.noise_shape, len(noise), list(noise), self._generator)
         inputs = self.observe(observation)
-        prefix = self.model.embed_prefix(inputs.images, inputs.image_masks, inputs.tokens, inputs.token_masks)
-        chunks = self.model.integrate(prefix.repeat(len(noise)), inputs.state.repeat(len(noise), 1), first)
-        return self.robot_actions(chunks.cpu().numpy(), inputs.robot_state.repeat(len(noise), axis=0))
+        chunks = self.acting.sample_noises(inputs, first)
+        return self.robot_actions(chunks.numpy(), inputs.robot_state.repeat(len(noise), axis=0))
+
+    def prepare(self, batches: Sequence[int] = (1,)) -> None:
+        """Capture the graphs of chunks of so many observations, so that no first one waits for that.
+
+        Without a GPU there is nothing to prepare.
+
+        Args:
+            batches: how many observations at a time, each as `example` has them
+        """
+        self.acting.prepare(self.observe(self.example()), batches)
 
     def robot_actions(self, chunks: np.ndarray, robot_state: np.ndarray) -> np.ndarray:
         """Turn the network's output into actions: unnormalize, add the state to delta dimensions, cut the padding.

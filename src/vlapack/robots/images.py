@@ -62,7 +62,12 @@ def resize_with_pad(image: np.ndarray, size: int) -> np.ndarray:
     return canvas
 
 
+def to_pixels(image: np.ndarray, size: int) -> torch.Tensor:
+    """Resize uint8 [H, W, 3] to uint8 [3, size, size]."""
+    pixels = torch.from_numpy(np.array(resize_with_pad(image, size)))  # a copy: the caller may hold read-only memory
+    return pixels.permute(2, 0, 1)
+
+
 def to_network(image: np.ndarray, size: int) -> torch.Tensor:
     """Resize uint8 [H, W, 3] and scale it to float32 [3, size, size] in [-1, 1]."""
-    pixels = torch.from_numpy(np.array(resize_with_pad(image, size)))  # a copy: the caller may hold read-only memory
-    return pixels.permute(2, 0, 1).to(torch.float32) / 255.0 * 2.0 - 1.0
+    return to_pixels(image, size).to(torch.float32) / 255.0 * 2.0 - 1.0

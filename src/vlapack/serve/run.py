@@ -81,12 +81,13 @@ def serve_policy(
     recorder = _recorder(policy, settings)
     # The first chunk costs more than the others (threads start, memory is laid out): no robot shall wait for that.
     example = policy.example()
+    policy.prepare(range(1, settings.max_batch + 1))
     first = policy.infer(example)
     if settings.compile and settings.max_batch > 1:
         # What several robots ask is compiled apart, with prompts of one length and with others.
         for prompt in (example["prompt"], f"{example['prompt']} again"):
             policy.infer_batch([example, {**example, "prompt": prompt}])
-    say(f"ready; the first chunk took {first['policy_timing']['infer_ms']:.0f} ms")
+    say(f"ready; the first chunk took {first['policy_timing']['infer_ms']:.0f} ms; the network runs as {policy.how}")
     # What is loaded stays. Looking through it for garbage would stop every connection for 0.2 s now and then.
     gc.collect()
     gc.freeze()
