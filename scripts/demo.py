@@ -16,7 +16,7 @@ import tyro
 
 from vlapack.commands.quantize import quantize
 from vlapack.commands.spelling import with_flags
-from vlapack.console import exit_code, say, stdout
+from vlapack.console import exit_code, say, spelled, stdout
 from vlapack.evaluate.contender import contender
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, evaluate
@@ -65,7 +65,7 @@ def main(out: Path = Path("runs/demo"), episodes: int = 12, workers: int = 2) ->
     rows = {f"{PARENT} {preset} W4A8": summary for preset, summary in summaries.items()}
     print_table(f"{len(plan.cases())} paired episodes on {len(tasks)} LIBERO tasks", rows)
     for label, summary in rows.items():
-        stdout.print(f"{label}: {sentence(summary)}", markup=False, soft_wrap=True)
+        stdout.print(f"{label}: {spelled(sentence(summary))}", markup=False, soft_wrap=True)
     stdout.print(
         f"{(time.monotonic() - start) / 60:.1f} minutes; videos, packs and summary.json: {out}/",
         markup=False,

@@ -26,7 +26,7 @@ from vlapack.ops import engine, layouts
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.names import canonical_name
 from vlapack.pi0.savings import Savings
-from vlapack.policy import packed, placing, policy
+from vlapack.policy import loading, packed, placing
 from vlapack.policy.placing import device_bytes, usable
 
 META = torch.device("meta")
@@ -163,7 +163,7 @@ def test_a_tensor_that_moves_does_not_wait_for_its_check(
             asked.append(at_once)
             super().__init__(source, at_once=at_once)
 
-    for module in (packed, policy):
+    for module in (packed, loading):
         monkeypatch.setattr(module, "FiniteReader", Reader)
     for path in (pack, random_checkpoint):
         Policy.from_pretrained(path, device=torch.device(device), savings=Savings(time_table=False))
@@ -174,7 +174,7 @@ def test_a_tensor_that_moves_does_not_wait_for_its_check(
 def test_the_embedding_stays_in_its_file_or_goes_along(
     pack: Path, random_checkpoint: Path, saved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy, "usable", torch.device)
+    monkeypatch.setattr(loading, "usable", torch.device)
     savings = Savings(embedding_rows=saved, time_table=False)
     for path in (pack, random_checkpoint):
         loaded = Policy.from_pretrained(path, device="meta", savings=savings)

@@ -24,6 +24,7 @@ RENAMED: Mapping[str, tuple[str, ...]] = {
     "layers": ("only_layers",),
     "overrides": ("weight_overrides",),
     "count": ("calib_steps", "observations"),
+    "trials": ("episodes",),
 }
 """A name in the library → the parameters of commands that mean the same. The first that the command has goes before a
 parameter of the name itself: the `layers` of `inspect` are rows of a table, not a field of the recipe."""

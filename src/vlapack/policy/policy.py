@@ -18,24 +18,19 @@ from torch import Tensor
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.assets import missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.base import Checkpoint
-from vlapack.checkpoints.finite import FiniteReader
 from vlapack.checkpoints.hub import push_to_hub
 from vlapack.checkpoints.normalization import Normalization
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.write import copy_checkpoint
 from vlapack.errors import InputError
-from vlapack.machine.gpu import CPU
-from vlapack.pi0.compiled import make_ready
 from vlapack.pi0.flow import Pi0, Step
-from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.savings import Savings
 from vlapack.policy.acting import Acting
 from vlapack.policy.adapter import Adapter
 from vlapack.policy.inputs import Inputs
+from vlapack.policy.loading import load_network
 from vlapack.policy.noise import Noise, NoiseGenerator, start_noise
-from vlapack.policy.packed import load_packed_model
-from vlapack.policy.placing import default_dtype, require_room, usable
 from vlapack.policy.summary import held_bytes, mapped_bytes, summary
 
 
@@ -150,16 +145,7 @@ class Policy:
             raise missing_norm_stats(checkpoint.path, config.asset_id)
         if checkpoint.tokenizer is None:
             raise missing_tokenizer(checkpoint.path)
-        place = usable(device)
-        dtype = default_dtype(place) if dtype is None else dtype
-        require_room(checkpoint, place, dtype, savings)
-        if isinstance(checkpoint, PackedCheckpoint):
-            model = load_packed_model(checkpoint, dtype, savings, place)
-        else:
-            model = build(config.architecture, savings)
-            with FiniteReader(checkpoint, at_once=place != CPU) as reader:
-                load_weights(model, reader.read, checkpoint.names(), dtype, rows=reader.mapped, device=place)
-        make_ready(model, compile=compile)
+        model = load_network(checkpoint, dtype=dtype, savings=savings, compile=compile, device=device)
         return cls(
             model,
             config,
