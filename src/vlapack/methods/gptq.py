@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vlapack.errors import InputError
+from vlapack.methods.precision import full_precision
 from vlapack.methods.round import choose_scale, integer_range
 from vlapack.methods.threads import threads
 
@@ -36,6 +37,8 @@ changes the speed, and the result only by rounding.
 ROWS_AT_ONCE = 4096
 """Output channels in work at a time. They do not depend on one another. For 2048 inputs their copy is 32 MiB, and a
 block of columns 2 MiB."""
+ROWS_AT_ONCE_ON_GPUS = 16384
+"""There a column takes as long as it takes to start its kernels, however many rows it has."""
 TOKENS_AT_ONCE = 1024
 """Inputs added to H at a time: the copy in the columns' order is 1024 x K."""
 COLUMNS_OF_TRIANGLE = 1024
@@ -53,6 +56,7 @@ class HessianFactor:
     """U [K, K], lower triangular, ones on its diagonal."""
 
 
+@full_precision()
 def hessian_factor(inputs: Tensor) -> HessianFactor:
     """Factor H = Σ xᵀx, damped.
 
@@ -102,6 +106,7 @@ def hessian_factor(inputs: Tensor) -> HessianFactor:
     raise AssertionError(f"H plus {DAMPING[-1]} of its mean diagonal is not positive definite")
 
 
+@full_precision()
 def gptq_weight(
     weight: Tensor, factor: HessianFactor, bits: int, clip: str = "mse", group_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -112,12 +117,14 @@ def gptq_weight(
     becomes w_i + Σ_{j>i} e_j U_ji with the errors e_j = w_j - s q_j of those that are rounded already: nothing that is
     done to it can lower the loss further. That is rounded to q_i.
 
+    On a GPU nothing here waits for a column: the loop reads no value of a tensor.
+
     With H = U D Uᵀ the loss of a row of errors e is Σ_i D_i (e_i + Σ_{j>i} e_j U_ji)². When column i is reached, from
     the last down, all e_j in its term are known; the term is zero if e_i = -Σ e_j U_ji, and rounding is what is left.
 
     Args:
         weight: [N, K], floating.
-        factor: of the layer's inputs; the work is done in its dtype.
+        factor: of the layer's inputs, on the weight's device; the work is done in its dtype.
         bits: 4 or 8.
         clip: `mse` or `absmax`; see `round_weight`.
         group_size: Input channels per scale, or None: one scale per output channel.
@@ -133,7 +140,8 @@ def gptq_weight(
     channels, place_of = len(order), torch.argsort(order)
     groups = [0] * channels if group_size is None else (order // group_size).tolist()
     quantized = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
-    pieces = (torch.split(part, ROWS_AT_ONCE) for part in (weight, scale, quantized))
+    at_once = ROWS_AT_ONCE if weight.device.type == "cpu" else ROWS_AT_ONCE_ON_GPUS
+    pieces = (torch.split(part, at_once) for part in (weight, scale, quantized))
     for rows, steps, q_out in zip(*pieces, strict=True):
         # [K, rows]: row i is the weight's column i until that is rounded, from then on its error. Columns are rows
         # here, so that each step reads neighbours.

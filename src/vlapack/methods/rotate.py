@@ -59,7 +59,9 @@ def svd_blocks(weight: Tensor, block: int, *, shared: bool) -> Tensor:
 
     They are the eigenvectors of the B x B Gram matrix W[:, blk]ᵀ W[:, blk]; shared, those of the mean Gram matrix. A
     vector's sign is arbitrary: the entry of largest magnitude is made positive, so that the same weights give the same
-    block everywhere. Alone, this gathers energy in few channels and *raises* the 4-bit error; see `svd_hadamard`.
+    block everywhere. For the same reason the CPU computes the eigenvectors wherever the weight is: for equal
+    eigenvalues, another library may choose others. Alone, this gathers energy in few channels and *raises* the 4-bit
+    error; see `svd_hadamard`.
 
     Args:
         weight: [N, K].
@@ -69,9 +71,9 @@ def svd_blocks(weight: Tensor, block: int, *, shared: bool) -> Tensor:
     gram = _gram(weight, block)
     if shared:
         gram = gram.mean(0, keepdim=True)
-    vectors = torch.linalg.eigh(gram).eigenvectors.flip(-1)
+    vectors = torch.linalg.eigh(gram.cpu()).eigenvectors.flip(-1)
     peaks = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
-    return torch.where(peaks < 0, -vectors, vectors)
+    return torch.where(peaks < 0, -vectors, vectors).to(weight.device)
 
 
 def svd_hadamard(weight: Tensor, block: int, *, shared: bool) -> Tensor:
@@ -92,7 +94,7 @@ def greedy(activations: Tensor, block: int, seed: int, steps: int = GREEDY_STEPS
         activations: [..., K], already scaled (and permuted). Of their rows of B channels the `GREEDY_ROWS` with the
             largest norms count, since a rotation can make no element larger than its row's norm.
         block: B; must divide K.
-        seed: Of Q'.
+        seed: Of Q', drawn on the CPU wherever the activations are.
         steps: The largest n.
 
     Returns:
@@ -113,15 +115,14 @@ def greedy(activations: Tensor, block: int, seed: int, steps: int = GREEDY_STEPS
     spread = _spreading(block, seed).to(x.device)
     product = best = torch.eye(block, dtype=torch.float64, device=x.device)
     least = x.max() - x.min()
-    for _ in range(steps):
-        swap = torch.arange(block, device=x.device)
-        column = int(x.abs().amax(0).argmax())
-        swap[0], swap[column] = column, 0
+    numbers = torch.arange(block, device=x.device)
+    for _ in range(steps):  # nothing in here is read by the host, which a GPU would have to wait for
+        column = x.abs().amax(0).argmax()
+        swap = torch.where(numbers == 0, column, torch.where(numbers == column, 0, numbers))
         step = spread[swap][:, swap]
         x, product = x @ step, product @ step
         width = x.max() - x.min()
-        if width < least:
-            best, least = product, width
+        best, least = torch.where(width < least, product, best), torch.minimum(width, least)
     return best.unsqueeze(0)
 
 
