@@ -8,7 +8,7 @@ padding and masked cameras before its layers run, so such tokens are never seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +31,10 @@ class LayerInputs:
     tokens: int
     """How many tokens there were."""
 
+    def to(self, device: torch.device) -> LayerInputs:
+        """Return the same on a device."""
+        return replace(self, absmax=self.absmax.to(device), sample=self.sample.to(device))
+
 
 class Observer(Protocol):
     """Sees every input of one layer."""
@@ -43,19 +47,24 @@ class InputCollector:
     """Collects the `LayerInputs` of one layer, whatever the number and the size of its calls.
 
     Every token has the same chance to be in the sample (reservoir sampling: Vitter, ACM TOMS 1985, algorithm R), and
-    the seed and the tokens' order alone decide which are: layers that see the same tokens keep the same ones.
+    the seed and the tokens' order alone decide which are: layers that see the same tokens keep the same ones, on any
+    device.
 
     Args:
         layer: its name, for messages.
         seed: of the draw.
         max_tokens: rows that the sample holds at most.
+        device: where the sample is kept; None: where the inputs are. Rows are picked before they are moved.
     """
 
-    def __init__(self, layer: str, *, seed: int = 0, max_tokens: int = MAX_TOKENS) -> None:
+    def __init__(
+        self, layer: str, *, seed: int = 0, max_tokens: int = MAX_TOKENS, device: torch.device | None = None
+    ) -> None:
         """Start with no token seen."""
         self._layer = layer
         self._draw = torch.Generator().manual_seed(seed)
         self._max_tokens = max_tokens
+        self._device = device
         self._absmax = self._sample = torch.empty(0)
         self._tokens = 0
 
@@ -78,7 +87,6 @@ class InputCollector:
             )
         if not self._tokens:
             self._absmax = torch.zeros_like(absmax)
-            self._sample = rows.new_empty(self._max_tokens, rows.shape[1])  # takes memory only as it fills up
         self._absmax = torch.maximum(self._absmax, absmax)
         self._keep(rows)
 
@@ -89,8 +97,22 @@ class InputCollector:
         places = torch.where(seen < self._max_tokens, seen, places)
         latest = {place: row for row, place in enumerate(places.tolist()) if place < self._max_tokens}
         if latest:
-            self._sample[list(latest)] = rows[list(latest.values())]
+            self._make_room(rows)
+            self._sample[list(latest)] = rows[list(latest.values())].to(self._sample.device)
         self._tokens += len(rows)
+
+    def _make_room(self, rows: Tensor) -> None:
+        """Let the sample have places for `rows`, as far as it may grow."""
+        needed = min(self._tokens + len(rows), self._max_tokens)
+        if needed <= len(self._sample):
+            return
+        device = self._device or rows.device
+        # A CPU's memory is only taken as it fills up, a GPU's at once.
+        size = self._max_tokens if device.type == "cpu" else min(2 * needed, self._max_tokens)
+        grown = rows.new_empty(size, rows.shape[1], device=device)
+        if self._tokens:
+            grown[: self._tokens] = self._sample[: self._tokens]
+        self._sample = grown
 
     @property
     def nbytes(self) -> int:
@@ -108,7 +130,7 @@ class InputCollector:
                 f"calibration never reached {self._layer}: give observations that use it, `exclude` it, or quantize "
                 "without any (`weights_only=True`) and with `rounding='rtn'`"
             )
-        return LayerInputs(self._absmax, self._sample[: self._tokens], self._tokens)
+        return LayerInputs(self._absmax.to(self._sample.device), self._sample[: self._tokens], self._tokens)
 
 
 def watch(

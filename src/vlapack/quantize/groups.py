@@ -50,6 +50,10 @@ class QuantizedGroup:
     folded_steps: Transform
     """The first steps of the group's transform, which the tensors `folded_into` are to do."""
 
+    def to(self, device: torch.device) -> QuantizedGroup:
+        """Return the same with its tensors on a device; the steps, which are done by then, stay."""
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -73,9 +77,9 @@ def quantize(
     """Pack the layers of every block, in the order in which they are given.
 
     Args:
-        read: returns a parameter by its dotted name, floating.
+        read: returns a parameter by its dotted name, floating, on the device that the work is to be done on.
         write: takes one finished group; it decides what becomes of the tensors.
-        blocks: the groups with their inputs; see `weights_only` and `policy.streaming.stream`.
+        blocks: the groups with their inputs, on the same device; see `weights_only` and `policy.streaming.stream`.
         recipe: how they are quantized.
         finished: tells the groups that an earlier run has written already; one whose chain is not finished is written
             again, since nothing in a pack tells the steps that were folded.
@@ -212,7 +216,7 @@ def _static_scale(layer: Selected, transform: Transform, recipe: Recipe, inputs:
         return None
     seen = required(inputs, "a static activation scale", "`act_scale='per_token'`")
     step = static_scale(transform.inputs(seen.sample.float()), recipe.act_percentile, layer.act_bits)
-    return torch.tensor([step])
+    return torch.tensor([step], device=seen.sample.device)
 
 
 def _hessian_factor(
@@ -222,7 +226,7 @@ def _hessian_factor(
     if recipe.rounding != "gptq" or not layer.executed:
         return None
     seen = required(inputs, "GPTQ", "`rounding='rtn'`")
-    rounded = torch.empty(seen.sample.shape)
+    rounded = torch.empty(seen.sample.shape, device=seen.sample.device)
     for rows, out in zip(*(torch.split(part, TOKENS_AT_ONCE) for part in (seen.sample, rounded)), strict=True):
         x = transform.inputs(rows.float())
         if layer.act_bits == 16:

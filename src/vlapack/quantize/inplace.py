@@ -30,6 +30,7 @@ from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import quantize_group
 from vlapack.quantize.guarding import guard_saving
 from vlapack.quantize.quantized_linear import QuantizedLinear
+from vlapack.quantize.room import group_bytes, require_free
 from vlapack.quantize.watching import Watch
 from vlapack.recipe.needs import inputs_needed, needs_activations
 from vlapack.recipe.presets import preset
@@ -51,7 +52,8 @@ def quantize_(
 
         vlapack.quantize_(model, "llm", calib=observations)
 
-    Save the result with `vlapack.save`; a Transformers model (5 or newer) also with its own `save_pretrained`.
+    Each layer is quantized on its own device and stays there, laid out for that device's engine. Save the result with
+    `vlapack.save`; a Transformers model (5 or newer) also with its own `save_pretrained`.
 
     Args:
         model: openpi's `PI0Pytorch`, a LeRobot policy, or any module; layer names start below the module that holds
@@ -67,7 +69,8 @@ def quantize_(
             the layers that are left: less memory, more time, the same result
 
     Raises:
-        InputError: the recipe selects no layer, needs data or a pack, or calibration never reached a layer
+        InputError: the recipe selects no layer, needs data or a pack, calibration never reached a layer, or a GPU that
+            the model is on has no engine or too little memory for the work on one layer
     """
     conversion = Conversion(model, preset(recipe) if isinstance(recipe, str) else recipe, filter_fn)
     if calib is not None and conversion.needs_inputs:
@@ -109,8 +112,13 @@ class Conversion:
         if not linears:
             raise InputError("the model has no linear that filter_fn lets through; it is called with (module, name)")
         self.selected: list[Selected] = select(linears, self.recipe)
-        for device in {self.root.get_parameter(f"{layer.name}.weight").device for layer in self.selected}:
-            active(device)  # a device without an engine is said now, not after calibration
+        placed: dict[torch.device, list[Selected]] = {}
+        for layer in self.selected:
+            placed.setdefault(self.root.get_parameter(f"{layer.name}.weight").device, []).append(layer)
+        for device, layers in placed.items():  # what is missing on a device is said now, not after calibration
+            active(device)
+            work = max(group_bytes((layer,), self.recipe) for layer in layers)
+            require_free(device, work, "quantizing its largest layer", "or move the model to the CPU")
         self._watch: Watch | None = None
         self._quantized: dict[str, QuantizedLinear] = {}
 
@@ -193,9 +201,8 @@ class Conversion:
         linear = self.root.get_submodule(layer.name)
         assert isinstance(linear, nn.Linear)
         device = linear.weight.device
-        packed = quantize_group(
-            lambda name: self.root.get_parameter(name).detach().cpu(), (layer,), self.recipe, inputs
-        )
+        seen = None if inputs is None else inputs.to(device)
+        packed = quantize_group(lambda name: self.root.get_parameter(name).detach(), (layer,), self.recipe, seen)
         tensors = {name.removeprefix(f"{layer.name}."): tensor.to(device) for name, tensor in packed.tensors.items()}
         if linear.bias is not None:
             tensors["bias"] = linear.bias.detach().clone()

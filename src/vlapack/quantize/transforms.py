@@ -70,7 +70,7 @@ def _rotation(
     if recipe.rotation != "greedy":
         blocks = rotation(recipe.rotation, steps.weight(weight), layer.block, shared=not recipe.distinct_blocks)
     elif not layer.executed:
-        blocks = hadamard(layer.block)
+        blocks = hadamard(layer.block).to(weight.device)
     else:
         seen = required(inputs, "a greedy rotation", "`rotation='hadamard'`")
         blocks = greedy(steps.inputs(seen.sample.float()), layer.block, recipe.seed)

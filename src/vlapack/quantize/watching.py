@@ -3,7 +3,8 @@
 A sample of 8192 tokens per layer comes to several times a model's own size. So a watch has a budget: when what it holds
 exceeds that, the layers furthest back are `deferred`, and their inputs come from another run of the same data. That
 trades time for memory: n times the budget takes about n runs. The result is the same to the bit, since every layer
-draws its own sample, and the model stays float until the last run is over.
+draws its own sample, and the model stays float until the last run is over. Samples are kept on the CPU wherever the
+model is: a GPU that holds the model has no room for those of all its layers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vlapack.machine.gpu import CPU
 from vlapack.quantize.calibration import InputCollector, LayerInputs
 
 
@@ -36,7 +38,7 @@ class Watch:
         self._layers = layers
         self._memory = memory
         self._held = 0
-        self._collectors = {key: InputCollector(layer, **options) for key, layer in layers.items()}
+        self._collectors = {key: InputCollector(layer, device=CPU, **options) for key, layer in layers.items()}
         self._modules = {key: model.get_submodule(layer) for key, layer in layers.items()}
         self._handles: dict[str, Any] = {}
 
@@ -71,7 +73,7 @@ class Watch:
     def _see(self, key: str, x: Tensor) -> None:
         collector = self._collectors[key]
         self._held -= collector.nbytes
-        collector.update(x.cpu())
+        collector.update(x)
         self._held += collector.nbytes
         while self._memory is not None and self._held > self._memory and len(self._collectors) > 1:
             last = next(reversed(self._collectors))
