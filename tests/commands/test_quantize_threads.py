@@ -52,7 +52,7 @@ def test_what_cannot_be_used_again_is_refused_by_name(shop: Shop, field: str) ->
     shop.interrupt((PackWriter, "write", die_after(3)), "pack", *CALIBRATED)
     held = shop.contents("pack.partial/pack")
     here = make.arithmetic()
-    shop.monkeypatch.setattr(make, "arithmetic", lambda: {**here, field: "another"})
+    shop.monkeypatch.setattr(make, "arithmetic", lambda device: {**here, field: "another"})
     assert shop.quantize("pack", *CALIBRATED) == 2
     assert f"{field}: {here[field]!r} there, 'another' here" in shop.said()
     assert shop.contents("pack.partial/pack") == held

@@ -11,12 +11,11 @@ import tyro
 from vlapack.commands.shared_flags import (
     CalibFlag,
     CheckpointFlags,
-    CpuFlag,
     Flat,
     PresetFlag,
     RecipeFlag,
     RenameMapFlag,
-    require_cpu,
+    WorkDeviceFlag,
 )
 from vlapack.console import emit_json, say, stdout
 from vlapack.errors import InputError
@@ -39,7 +38,7 @@ def quantize(
     rename_map: RenameMapFlag = None,
     weights_only: bool = False,
     json: bool = False,
-    device: CpuFlag = "cpu",
+    device: WorkDeviceFlag = "cpu",
     flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
     fields: tyro.conf.OmitArgPrefixes[RecipeFlags] = RecipeFlags(),  # noqa: B008  (frozen)
 ) -> int:
@@ -59,7 +58,9 @@ def quantize(
         flags: What the checkpoint does not say.
         fields: Single fields of the recipe; each goes before preset and variables.
     """
-    require_cpu(device, "quantize")
+    from vlapack.policy.placing import usable
+
+    place = usable(device)
     resolved = resolve(preset, recipe, fields, os.environ)
     for note in resolved.unused:
         say(note)
@@ -82,9 +83,8 @@ def quantize(
     target = settled(target)  # before a checkpoint of gigabytes is fetched, hashed, or run
     parent = flags.open_parent(checkpoint, "quantize")
     observations = None if weights_only else calibration_set(parent, resolved.recipe, calib, rename_map)
-    report = make_pack(
-        parent, resolved.recipe, target, observations, on_layer=_describe if resolved.options.debug else _nothing
-    )
+    on_layer = _describe if resolved.options.debug else _nothing
+    report = make_pack(parent, resolved.recipe, target, observations, on_layer=on_layer, device=place)
     if json:
         emit_json(report.to_dict())
         return 0

@@ -48,6 +48,15 @@ RenameMapFlag = Annotated[
 ]
 
 
+WorkDeviceFlag = Annotated[
+    str,
+    tyro.conf.arg(
+        help="Where calibration and rounding compute: cpu, cuda, or cuda:1 for the second card. What is made runs on "
+        "both.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class CheckpointFlags:
     """What a float policy's folder does not say itself; a pack says all of it.
@@ -122,24 +131,3 @@ class PolicyFlags(CheckpointFlags):
         device = usable(self.device)
         dtype = self.dtype or str(default_dtype(device)).removeprefix("torch.")
         return {"dtype": dtype, "compile": compile_wanted(self.compile), "device": str(device)}
-
-
-CpuFlag = Annotated[
-    str,
-    tyro.conf.arg(help="Only cpu: this command computes on the CPU. What it makes also runs on GPUs."),
-]
-
-
-def require_cpu(device: str, command: str) -> None:
-    """Refuse a GPU for a command that does not use one.
-
-    Raises:
-        InputError: the device is another than the CPU, or none.
-    """
-    from vlapack.machine.gpu import parse_device
-
-    if parse_device(device).type != "cpu":
-        raise InputError(
-            f"`device={device!r}`: {command} computes on the CPU; leave `device` out. eval, compare, serve and "
-            "bench run policies on GPUs"
-        )

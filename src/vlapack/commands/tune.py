@@ -15,7 +15,7 @@ import tyro
 from rich.table import Table
 
 from vlapack.commands.quantize import calibration_folder
-from vlapack.commands.shared_flags import CalibFlag, CheckpointFlags, CpuFlag, Flat, RenameMapFlag, require_cpu
+from vlapack.commands.shared_flags import CalibFlag, CheckpointFlags, Flat, RenameMapFlag, WorkDeviceFlag
 from vlapack.console import emit_json, emit_table, stdout
 from vlapack.errors import InputError
 from vlapack.recipe.presets import preset as named_preset
@@ -38,7 +38,7 @@ def tune(
     seed: int = 0,
     work: Path | None = None,
     json: bool = False,
-    device: CpuFlag = "cpu",
+    device: WorkDeviceFlag = "cpu",
     flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Choose 4, 8 or 16 bits for every layer so that the pack fits a budget and the actions change least.
@@ -62,7 +62,9 @@ def tune(
         json: Write one JSON document to stdout instead of text.
         flags: What the checkpoint does not say.
     """
-    require_cpu(device, "tune")
+    from vlapack.policy.placing import usable
+
+    computes = usable(device)
     start = time.monotonic()
     limit = parse_bytes(budget)
     if out.exists():
@@ -90,7 +92,7 @@ def tune(
     calibrates = calibration_folder(checkpoint, calib)
     found = load_observations(calibrates, observations, config=checkpoint.config, rename_map=rename_map)
     try:
-        tuned = run(Parent(checkpoint), base, limit, found, folder, done=write)
+        tuned = run(Parent(checkpoint), base, limit, found, folder, done=write, device=computes)
     finally:
         if work is None and out.exists():
             sweep(folder)

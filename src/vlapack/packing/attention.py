@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vlapack.errors import InputError
+from vlapack.machine.gpu import CPU
 from vlapack.methods.balance import attention_logits
 from vlapack.packing.stages import passages, stages
 from vlapack.packing.streaming import Forecast
@@ -46,6 +47,7 @@ def attention_strengths(
     *,
     title: str,
     read: Callable[[str], Tensor] | None = None,
+    device: torch.device = CPU,
 ) -> Strengths:
     """Run one action chunk per observation and return the strengths of the expert's attention.
 
@@ -56,11 +58,12 @@ def attention_strengths(
         dtype: of the arithmetic, as in `pi0.load.load_weights`.
         title: what is shown beside the bar.
         read: a parameter's name → tensor, for a network on meta: it then has the weights of one block at a time.
+        device: where the network is, or where `read` puts its weights.
 
     Raises:
         InputError: an observation that the policy cannot use, or attention that holds a NaN or an infinity.
     """
-    abreast = passages(policy, observations, seed)
+    abreast = passages(policy, observations, seed, device)
     way = stages(policy.model, dtype)
     with meter(title) as show, watched(policy.model) as probes:
         turns = InterleavedProgress(show, {title: 0.0})
@@ -132,7 +135,7 @@ class AttentionProbe:
         query = rotate(self._query.view(*x.shape[:2], -1, key.shape[-1]), rope)
         keys = key if past is None else torch.cat((past.prefix[0], key), dim=2)
         logits = attention_logits(query, keys).transpose(0, 1)
-        seen = torch.ones(logits.shape[1:], dtype=torch.bool)
+        seen = torch.ones(logits.shape[1:], dtype=torch.bool, device=logits.device)
         if mask is not None:
             # [B, 1, T · heads or 1, S]: true where a query sees a key; the heads of a token see the same.
             seen = mask[:, 0, :: -(-mask.shape[2] // x.shape[1])].expand(logits.shape[1:])

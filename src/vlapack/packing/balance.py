@@ -21,6 +21,7 @@ from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.files import write_atomically
+from vlapack.machine.gpu import CPU
 from vlapack.methods.balance import matching_factor, scale_rows
 from vlapack.packing.attention import Strengths, attention_name, attention_strengths
 from vlapack.packing.parent import Parent
@@ -53,7 +54,13 @@ def require_foldable(selected: Iterable[Selected], recipe: Recipe, architecture:
 
 
 def measure_factors(
-    parent: Parent, pack: PackedCheckpoint, recipe: Recipe, observations: Sequence[Mapping[str, Any]], keep: Path
+    parent: Parent,
+    pack: PackedCheckpoint,
+    recipe: Recipe,
+    observations: Sequence[Mapping[str, Any]],
+    *,
+    keep: Path,
+    device: torch.device = CPU,
 ) -> Factors:
     """Run parent and pack, and return the factors that bring the pack's attention to the parent's.
 
@@ -63,20 +70,25 @@ def measure_factors(
         recipe: says which factors, and its seed draws the noise.
         observations: each is one chunk with its ten denoise steps.
         keep: a folder for what each of the two runs finds; a run that is there already is not made again.
+        device: where both run.
 
     Raises:
         InputError: an observation that the policy cannot use, or logits or outputs that are NaN or infinite.
     """
-    dtype = compute_dtype(parent)
+    dtype = compute_dtype(parent, device)
+    seed = recipe.seed
 
     def in_float() -> Strengths:
         model = build(parent.config.architecture)
         policy = Policy(model, parent.config, normalization=parent.normalization, tokenizer=parent.tokenizer)
-        return attention_strengths(policy, observations, recipe.seed, dtype, title="attention, float", read=parent.read)
+        read = parent.reader(device)
+        return attention_strengths(
+            policy, observations, seed, dtype, title="attention, float", read=read, device=device
+        )
 
     def packed() -> Strengths:
-        policy = Policy.from_checkpoint(pack, dtype=dtype)
-        return attention_strengths(policy, observations, recipe.seed, dtype, title="attention, packed")
+        policy = Policy.from_checkpoint(pack, dtype=dtype, device=device)
+        return attention_strengths(policy, observations, seed, dtype, title="attention, packed", device=device)
 
     both = match_strengths(
         _kept(keep / "attention-float.json", in_float), _kept(keep / "attention-packed.json", packed)

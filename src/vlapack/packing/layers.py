@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from vlapack.checkpoints.pack.writer import PackWriter
 from vlapack.console import say
+from vlapack.machine import gpu
+from vlapack.machine.gpu import CPU
 from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import compute_dtype, stream
 from vlapack.plan.folding import chains
@@ -38,6 +42,7 @@ def pack_layers(
     observations: Sequence[Mapping[str, Any]] | None,
     *,
     on_layer: Callable[[Selected, QuantizedGroup], None],
+    device: torch.device = CPU,
 ) -> PackedLayers:
     """Pack every group that `writer` does not have yet, or whose chain it does not have.
 
@@ -48,6 +53,7 @@ def pack_layers(
         recipe: how.
         observations: calibrate; None: the recipe does without.
         on_layer: is told of every layer that is packed now.
+        device: where the network runs and the layers are packed.
 
     Raises:
         InputError: as in `quantize.quantize` and `policy.streaming.stream`.
@@ -71,6 +77,7 @@ def pack_layers(
 
         def write(group: Group, packed: QuantizedGroup) -> None:
             nonlocal packed_size
+            packed = packed.to(CPU)
             writer.write(group[0].name, packed.tensors, packed.errors)
             packed_size += weights_in(group)
             for layer in group:
@@ -83,10 +90,11 @@ def pack_layers(
 
         blocks: Iterable[Block] = weights_only(todo)
         if observations is not None:
-            dtype = compute_dtype(parent)
-            say(f"calibrating on {len(observations)} observations in {str(dtype).removeprefix('torch.')}")
-            blocks = stream(parent, todo, recipe, observations, dtype=dtype, tick=tick)
-        quantize(parent.read, write, blocks, recipe)
+            dtype = compute_dtype(parent, device)
+            where = f" on {gpu.card(device)}" if device.type == "cuda" else ""
+            say(f"calibrating on {len(observations)} observations in {str(dtype).removeprefix('torch.')}{where}")
+            blocks = stream(parent, todo, recipe, observations, dtype=dtype, device=device, tick=tick)
+        quantize(parent.reader(device), write, blocks, recipe)
     return PackedLayers(errors(), turns.seconds(CALIBRATING))
 
 

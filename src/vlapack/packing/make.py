@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlapack import __version__
 from vlapack.checkpoints.assets import CONFIG_FILE, repository_of
 from vlapack.checkpoints.base import Checkpoint
@@ -20,14 +22,17 @@ from vlapack.checkpoints.pack.writer import PackWriter, settled, sweep_partial
 from vlapack.checkpoints.tensorlayout import TensorSpec
 from vlapack.errors import InputError
 from vlapack.fingerprint import THREADS, Fingerprint, differences
+from vlapack.machine.gpu import CPU
 from vlapack.ops.arithmetic import arithmetic, on_threads
 from vlapack.packing.balance import balanced_reader, measure_factors, require_foldable
 from vlapack.packing.layers import pack_layers
 from vlapack.packing.parent import Parent
+from vlapack.packing.room import require_room
 from vlapack.packing.streaming import compute_dtype
 from vlapack.pi0.names import EMBEDDING, linears
 from vlapack.plan.selected import Selected, groups, part_of
 from vlapack.plan.sizes import Tensors
+from vlapack.policy.placing import usable
 from vlapack.quantize.groups import QuantizedGroup, pack_embedding
 from vlapack.recipe.needs import inputs_needed, needs_activations
 from vlapack.recipe.presets import preset
@@ -78,6 +83,7 @@ def make_pack(
     observations: Sequence[Mapping[str, Any]] | None,
     *,
     on_layer: Callable[[Selected, QuantizedGroup], None] = lambda layer, packed: None,
+    device: str | torch.device = "cpu",
 ) -> Report:
     """Quantize a float checkpoint into a pack: one folder that loads without its parent.
 
@@ -90,19 +96,23 @@ def make_pack(
         observations: calibration data in the keys of the robot's layout, one action chunk each; None: weights only,
             which not every recipe allows
         on_layer: called with every layer as it is packed
+        device: where the network runs and the layers are packed: `cpu`, `cuda`, `cuda:1`, or torch's own object. It
+            decides roundings, so a run that was begun elsewhere is not taken up
 
     Returns:
         What was made and measured.
 
     Raises:
         InputError: the recipe selects nothing or needs calibration data, the parent lacks statistics or tokenizer,
-            `out` holds something else, or the disk is too small
+            `out` holds something else, the disk is too small, or the device is not there, cannot be used or has too
+            little memory
         WorkError: the disk filled up meanwhile
     """
     recipe = preset(recipe) if isinstance(recipe, str) else recipe
     if observations is None:
         require_weights_only(recipe)
-    return _make_pack(Parent(checkpoint), recipe, settled(Path(out)), observations, on_layer)
+    place = usable(device)
+    return _make_pack(Parent(checkpoint), recipe, settled(Path(out)), observations, on_layer=on_layer, device=place)
 
 
 def _make_pack(
@@ -110,15 +120,19 @@ def _make_pack(
     recipe: Recipe,
     out: Path,
     observations: Sequence[Mapping[str, Any]] | None,
+    *,
     on_layer: Callable[[Selected, QuantizedGroup], None],
+    device: torch.device,
 ) -> Report:
     start = time.monotonic()
     architecture = parent.config.architecture
     every = linears(architecture)
     selected = layers_of(architecture, recipe)
     require_foldable(selected, recipe, architecture)
-    fingerprint = parent.fingerprint(recipe, observations)
     seen = observations if needs_activations(recipe) else None
+    together = groups(selected, recipe)
+    require_room(parent, together, recipe, seen or (), device)
+    fingerprint = parent.fingerprint(recipe, observations)
 
     def report(measured: Mapping[str, Any], calibration_seconds: float, *, already_there: bool) -> Report:
         return Report(
@@ -138,8 +152,8 @@ def _make_pack(
 
     specs = pack_specs(parent.tensors, selected, recipe)
     # What one machine began another must not end in its own way: the pack would be neither's.
-    made_with = arithmetic()
-    made_with["calibrates_in"] = None if seen is None else str(compute_dtype(parent)).removeprefix("torch.")
+    made_with = {**arithmetic(device), "device": device.type}
+    made_with["calibrates_in"] = None if seen is None else str(compute_dtype(parent, device)).removeprefix("torch.")
     plan = {**fingerprint.to_dict(), "vlapack": __version__, **made_with}
     after = sum(spec.nbytes for spec in specs)
     with (
@@ -152,10 +166,10 @@ def _make_pack(
             return report(there["measured"], 0.0, already_there=True)
         if recipe.balances:
             assert seen is not None
-            calibration_seconds, measured = _balance(writer, parent, recipe, seen, on_layer)
+            calibration_seconds, measured = _balance(writer, parent, recipe, seen, on_layer=on_layer, device=device)
         else:
-            packed = pack_layers(writer, parent, groups(selected, recipe), recipe, seen, on_layer=on_layer)
-            _copy_rest(writer, parent, selected, recipe)
+            packed = pack_layers(writer, parent, together, recipe, seen, on_layer=on_layer, device=device)
+            _copy_rest(writer, parent, selected, recipe, device)
             calibration_seconds = packed.calibration_seconds
             measured = {"bytes": {"before": parent.nbytes, "after": after}, "weight_error": _summary(packed.errors)}
         config = config_document(
@@ -179,7 +193,9 @@ def _balance(
     parent: Parent,
     recipe: Recipe,
     observations: Sequence[Mapping[str, Any]],
+    *,
     on_layer: Callable[[Selected, QuantizedGroup], None],
+    device: torch.device,
 ) -> tuple[float, dict[str, Any]]:
     """Make the pack without balancing, measure it against the parent, and write it with the factors folded in.
 
@@ -187,9 +203,11 @@ def _balance(
         How long calibration took, and what was measured.
     """
     plain = writer.partial / "plain"
-    report = _make_pack(parent, replace(recipe, atm=False, ohb=False), plain, observations, on_layer)
+    report = _make_pack(
+        parent, replace(recipe, atm=False, ohb=False), plain, observations, on_layer=on_layer, device=device
+    )
     pack = PackedCheckpoint.open(plain)
-    factors = measure_factors(parent, pack, recipe, observations, keep=writer.partial)
+    factors = measure_factors(parent, pack, recipe, observations, keep=writer.partial, device=device)
     read = balanced_reader(pack, factors)
     for name in pack.names():
         if writer.note(name) is None:
@@ -232,11 +250,13 @@ def existing_pack(out: Path, fingerprint: Fingerprint, recipe: Recipe) -> dict[s
     )
 
 
-def _copy_rest(writer: PackWriter, parent: Parent, selected: Sequence[Selected], recipe: Recipe) -> None:
+def _copy_rest(
+    writer: PackWriter, parent: Parent, selected: Sequence[Selected], recipe: Recipe, device: torch.device
+) -> None:
     """Store what the recipe does not touch as the parent holds it, and the embedding as it asks."""
     if recipe.embedding_bits == 8 and writer.note(EMBEDDING) is None:
-        rows, scale = pack_embedding(parent.read(EMBEDDING))
-        writer.write(EMBEDDING, {EMBEDDING: rows, f"{EMBEDDING}_scale": scale}, {})
+        rows, scale = pack_embedding(parent.read(EMBEDDING).to(device))
+        writer.write(EMBEDDING, {EMBEDDING: rows.to(CPU), f"{EMBEDDING}_scale": scale.to(CPU)}, {})
     for name in untouched(parent.tensors, selected, recipe):
         if writer.note(name) is None:
             writer.write(name, {name: parent.read(name)}, {})

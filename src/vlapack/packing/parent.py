@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE, missing_norm_stats, missing_tokenizer
@@ -58,6 +59,10 @@ class Parent:
     def read(self, name: str) -> Tensor:
         """One tensor, by its canonical name, in memory of its own."""
         return self.checkpoint.read(self._names[name])
+
+    def reader(self, device: torch.device) -> Callable[[str], Tensor]:
+        """Return what reads a tensor onto a device; the embedding, of which a prompt needs some rows, stays behind."""
+        return lambda name: self.read(name) if name == EMBEDDING else self.read(name).to(device)
 
     def fingerprint(self, recipe: Recipe, observations: Sequence[Mapping[str, Any]] | None) -> Fingerprint:
         """Hash what decides the pack; the first time this reads every weight once.

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlapack.machine.gpu import CPU
 from vlapack.methods.threads import threads
 from vlapack.pi0.cache import Past
 from vlapack.pi0.config import Pi0Config
@@ -29,7 +30,7 @@ FEWEST_ROWS = 24
 
 @dataclass
 class Passage:
-    """One observation on its way through the network.
+    """One observation on its way through the network; masks and tokens, which decide shapes, are on the CPU.
 
     Attributes:
         image_masks: [1, cameras].
@@ -73,8 +74,10 @@ class Stage:
         return self.weights * max(self.rows(passage), FEWEST_ROWS)
 
 
-def passages(policy: Policy, observations: Sequence[Mapping[str, Any]], seed: int) -> list[Passage]:
-    """Prepare every observation, each with noise of its own from `seed`.
+def passages(
+    policy: Policy, observations: Sequence[Mapping[str, Any]], seed: int, device: torch.device = CPU
+) -> list[Passage]:
+    """Prepare every observation on a device, each with noise of its own, drawn on the CPU from `seed`.
 
     Raises:
         InputError: an observation that the policy cannot use.
@@ -85,7 +88,7 @@ def passages(policy: Policy, observations: Sequence[Mapping[str, Any]], seed: in
     for observation in observations:
         images, image_masks, tokens, token_masks, state = policy.observe(observation).network
         noise = torch.randn((1, architecture.action_horizon, architecture.action_dim), generator=generator)
-        prepared.append(Passage(image_masks, tokens, token_masks, state, noise, x=images[image_masks]))
+        prepared.append(Passage(image_masks, tokens, token_masks, state, noise, x=images[image_masks].to(device)))
     return prepared
 
 
@@ -127,7 +130,7 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
 
     def understand(index: int) -> Callable[[Passage], None]:
         def run(passage: Passage) -> None:
-            positions = torch.arange(passage.x.shape[1])[None]
+            positions = torch.arange(passage.x.shape[1], device=passage.x.device)[None]
             rope = rotary_table(positions, config.llm.head_dim, passage.x.dtype)
             passage.x, own = llm.advance(index, passage.x, rope, mask=None)
             passage.past.append(Past(*own))

@@ -2,7 +2,8 @@
 
 A full π0.5 has 14 GB of weights in fp32. So the observations move through it abreast: all of them through one layer,
 whose weights are then freed, then through the next. Between layers only their hidden states are kept, and their
-keys and values. The action expert is the exception: its ten denoise steps feed back, so it is held whole.
+keys and values. The action expert is the exception: its ten denoise steps feed back, so it is held whole. All of this
+may be on a GPU; the token embedding, of which prompts need some rows, is on the CPU even then.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from vlapack.machine.cpu import fast_bf16
+from vlapack.machine.gpu import CPU
 from vlapack.packing.parent import Parent
 from vlapack.packing.stages import Passage, Stage, passages, stages
 from vlapack.pi0.load import build, check_names, filled
@@ -26,10 +28,11 @@ Tick = Callable[[float, str], None]
 """Told after every observation: how much of the calibration is done, from 0 to 1, and in which block it was."""
 
 
-def compute_dtype(parent: Parent) -> torch.dtype:
-    """bf16 where the parent stores its layers so and this CPU multiplies it fast; else fp32."""
+def compute_dtype(parent: Parent, device: torch.device = CPU) -> torch.dtype:
+    """bf16 where the parent stores its layers so and the device multiplies it fast, as GPUs do; else fp32."""
     stored = {dtype for name, (_, dtype) in parent.tensors.items() if name.endswith("_proj.weight")}
-    return torch.bfloat16 if fast_bf16() and torch.bfloat16 in stored else torch.float32
+    fast = device.type != "cpu" or fast_bf16()
+    return torch.bfloat16 if fast and torch.bfloat16 in stored else torch.float32
 
 
 def stream(
@@ -40,6 +43,7 @@ def stream(
     *,
     finished: Callable[[Group], bool] = lambda group: False,
     dtype: torch.dtype | None = None,
+    device: torch.device = CPU,
     tick: Tick = lambda done, place: None,
 ) -> Iterator[Block]:
     """Run one float action chunk per observation, block by block, and yield each block's groups with their inputs.
@@ -53,7 +57,8 @@ def stream(
         recipe: its seed draws the noise, and which tokens are kept.
         observations: in the layout's keys; each is one chunk.
         finished: tells the groups that an earlier run has packed.
-        dtype: of the arithmetic; None: `compute_dtype(parent)`.
+        dtype: of the arithmetic; None: `compute_dtype(parent, device)`.
+        device: where the network runs, and where the inputs are that are yielded.
         tick: is told how far it is.
 
     Raises:
@@ -63,8 +68,9 @@ def stream(
     model = build(parent.config.architecture)
     check_names(model, parent.tensors)
     policy = Policy(model, parent.config, normalization=parent.normalization, tokenizer=parent.tokenizer)
-    dtype = dtype or compute_dtype(parent)
-    abreast = passages(policy, observations, recipe.seed)
+    dtype = dtype or compute_dtype(parent, device)
+    abreast = passages(policy, observations, recipe.seed, device)
+    read = parent.reader(device)
     way = stages(model, dtype)
     todo = [[group for group in groups if stage.holds(group[0].name) and not finished(group)] for stage in way]
     running = [[group[0].name for group in part if group[0].executed] for part in todo]
@@ -73,7 +79,7 @@ def stream(
     for number, (stage, part, names) in enumerate(zip(way, todo, running, strict=True)):
         inputs: Mapping[str, LayerInputs] = {}
         if number < end:
-            with filled(model, stage.modules, parent.read, dtype):
+            with filled(model, stage.modules, read, dtype):
                 inputs = collect(model, names, stage.run, forecast.through(stage), seed=recipe.seed)
         if part:
             yield part, inputs

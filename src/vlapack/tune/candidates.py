@@ -13,9 +13,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from vlapack.linear import PackedLinear
+from vlapack.machine.gpu import CPU
 from vlapack.ops.activation import ActivationStep
 from vlapack.packing.layers import CALIBRATING, PACKING, weights_in
 from vlapack.packing.parent import Parent
@@ -25,15 +27,29 @@ from vlapack.pi0.stored import StoredEmbedding
 from vlapack.plan.selected import Group
 from vlapack.progress import InterleavedProgress, meter
 from vlapack.quantize.calibration import LayerInputs
-from vlapack.quantize.groups import QuantizedGroup, pack_embedding, pack_group, prepare, read_weights
+from vlapack.quantize.groups import QuantizedGroup, Read, pack_embedding, pack_group, prepare, read_weights
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.folder import TuningFolder
 from vlapack.tune.sensitivity import Choices
 from vlapack.tune.space import EMBEDDING_BITS, PACKED_BITS, Space
 
+SHAPE = "weight_shape"
 
-def pack_candidates(work: TuningFolder, space: Space, observations: Sequence[Mapping[str, Any]]) -> None:
-    """Pack every layer that runs, from what it sees of the observations; what is packed already is left out."""
+
+def pack_candidates(
+    work: TuningFolder, space: Space, observations: Sequence[Mapping[str, Any]], device: torch.device = CPU
+) -> None:
+    """Pack every layer that runs, from what it sees of the observations; what is packed already is left out.
+
+    Args:
+        work: where the layers are kept.
+        space: which they are.
+        observations: in the layout's keys.
+        device: where the network runs and the layers are packed.
+
+    Raises:
+        InputError: as in `streaming.stream`.
+    """
     running = [group for group in space.groups if group[0].executed]
 
     def has(group: Group) -> bool:
@@ -47,7 +63,7 @@ def pack_candidates(work: TuningFolder, space: Space, observations: Sequence[Map
 
     def write(group: Group, packed: QuantizedGroup) -> None:
         nonlocal done
-        work.keep(_piece(group), packed.tensors)
+        work.keep(_piece(group), packed.to(CPU).tensors)
         done += weights_in(group)
         turns.reach(PACKING, done / total, group[0].name)
 
@@ -55,24 +71,27 @@ def pack_candidates(work: TuningFolder, space: Space, observations: Sequence[Map
         with meter("packing at 4 and 8 bits") as show:
             turns = InterleavedProgress(show, {CALIBRATING: 0.0, PACKING: done / total})
             tick = partial(turns.reach, CALIBRATING)
-            blocks = stream(space.parent, running, space.base, observations, finished=finished, tick=tick)
+            read = space.parent.reader(device)
+            blocks = stream(
+                space.parent, running, space.base, observations, finished=finished, device=device, tick=tick
+            )
             for groups, inputs in blocks:
                 for group in groups:
-                    _pack(group, inputs[group[0].name], space, has, write)
+                    _pack(group, inputs[group[0].name], space.base, read=read, has=has, write=write)
                 del groups, inputs  # before the next block is computed
     if space.embedding and not work.has(EMBEDDING_MODULE):
-        rows, scale = pack_embedding(space.parent.read(EMBEDDING))
-        work.keep(EMBEDDING_MODULE, {"weight": rows, "scale": scale})
+        rows, scale = pack_embedding(space.parent.read(EMBEDDING).to(device))
+        work.keep(EMBEDDING_MODULE, {"weight": rows.to(CPU), "scale": scale.to(CPU)})
 
 
-def load_candidates(work: TuningFolder, space: Space) -> Choices:
-    """Return what `pack_candidates` packed, as modules."""
+def load_candidates(work: TuningFolder, space: Space, device: torch.device = CPU) -> Choices:
+    """Return what `pack_candidates` packed, as modules on a device, laid out for its engine."""
     choices: dict[str, Mapping[int, nn.Module]] = {}
     for group in space.groups:
         if group[0].executed:
-            choices |= _modules(work, group, space.parent, space.base)
+            choices |= _modules(work, group, space.parent, space.base, device)
     if space.embedding:
-        rows = work.load(EMBEDDING_MODULE)
+        rows = {name: tensor.to(device) for name, tensor in work.load(EMBEDDING_MODULE).items()}
         choices[EMBEDDING_MODULE] = {EMBEDDING_BITS: StoredEmbedding(rows["weight"], rows["scale"])}
     return choices
 
@@ -84,12 +103,13 @@ def _at_all_bits(group: Group) -> list[Group]:
 def _pack(
     group: Group,
     inputs: LayerInputs,
-    space: Space,
+    base: Recipe,
+    *,
+    read: Read,
     has: Callable[[Group], bool],
     write: Callable[[Group, QuantizedGroup], None],
 ) -> None:
     """Pack one group at each choice that it does not have yet."""
-    read, base = space.parent.read, space.base
     weights = read_weights(read, group)
     prepared = prepare(read, group, weights, base, inputs)
     for same in _at_all_bits(group):
@@ -101,7 +121,9 @@ def _piece(group: Group) -> str:
     return f"layers/{group[0].name}-W{group[0].weight_bits}"
 
 
-def _modules(work: TuningFolder, group: Group, parent: Parent, recipe: Recipe) -> dict[str, dict[int, nn.Module]]:
+def _modules(
+    work: TuningFolder, group: Group, parent: Parent, recipe: Recipe, device: torch.device
+) -> dict[str, dict[int, nn.Module]]:
     """Build the layers of one group around the one activation step that all of them share, whatever their bits."""
     modules: dict[str, dict[int, nn.Module]] = {layer.name: {} for layer in group}
     inputs = None
@@ -112,6 +134,8 @@ def _modules(work: TuningFolder, group: Group, parent: Parent, recipe: Recipe) -
             tensors = {name.removeprefix(prefix): packed[name] for name in packed if name.startswith(prefix)}
             if bias in parent.tensors:
                 tensors["bias"] = parent.read(bias).float()
+            # All but the shape, which is read and not computed with.
+            tensors = {name: value if name == SHAPE else value.to(device) for name, value in tensors.items()}
             if inputs is None:
                 inputs = ActivationStep(tensors, act_bits=recipe.act_bits, act_scale=recipe.act_scale)
             modules[layer.name][layer.weight_bits] = PackedLinear.from_tensors(

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from vlapack.linear import project
+from vlapack.machine.gpu import CPU
 from vlapack.pi0.flow import Pi0
 from vlapack.policy.inputs import Inputs
 
@@ -42,12 +43,12 @@ class Probe(nn.Module):
             output, so that the gradient with respect to it is Σ gᵀδ.
     """
 
-    def __init__(self, inner: nn.Module, choices: Mapping[int, nn.Module]) -> None:
-        """Watch `inner`; `choices` are compared with it."""
+    def __init__(self, inner: nn.Module, choices: Mapping[int, nn.Module], device: torch.device | None = None) -> None:
+        """Watch `inner`; `choices` are compared with it, on the device that all of them are on."""
         super().__init__()
         self.inner = inner
         self.choices = nn.ModuleList(choices.values())
-        self.amounts = torch.zeros(len(choices), requires_grad=True)
+        self.amounts = torch.zeros(len(choices), requires_grad=True, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `inner(x)`, or rows of a table if x are their numbers."""
@@ -77,10 +78,16 @@ class _Note(torch.autograd.Function):
 
 
 @contextmanager
-def probing(model: nn.Module, choices: Choices) -> Iterator[list[Probe]]:
-    """Put a probe in the place of every module that `choices` names, in its order; at the end all is as it was."""
+def probing(model: nn.Module, choices: Choices, device: torch.device | None = None) -> Iterator[list[Probe]]:
+    """Put a probe in the place of every module that `choices` names, in its order; at the end all is as it was.
+
+    Args:
+        model: the float network.
+        choices: of its modules.
+        device: of both.
+    """
     originals = {name: model.get_submodule(name) for name in choices}
-    probes = [Probe(originals[name], of_module) for name, of_module in choices.items()]
+    probes = [Probe(originals[name], of_module, device) for name, of_module in choices.items()]
     try:
         for name, probe in zip(choices, probes, strict=True):
             model.set_submodule(name, probe)
@@ -101,8 +108,9 @@ def sample(model: Pi0, probes: list[Probe], inputs: Inputs, noise: Tensor, direc
         directions: [R, H, action_dim]: each v, times what one unit of the network's action is to the robot.
 
     Returns:
-        The float chunk [1, H, action_dim]; and Σ gᵀδ, float64 [R, choices], probe by probe in the order of its choices:
-        the mean of its squares over many observations and directions is the mean of ‖Δ‖².
+        On the CPU, as all that is given: the float chunk [1, H, action_dim]; and Σ gᵀδ, float64 [R, choices], probe by
+        probe in the order of its choices: the mean of its squares over many observations and directions is the mean of
+        ‖Δ‖².
     """
     images, image_masks, tokens, token_masks, state = inputs.network
     chunk = model.integrate(model.embed_prefix(images, image_masks, tokens, token_masks), state, noise)
@@ -110,5 +118,7 @@ def sample(model: Pi0, probes: list[Probe], inputs: Inputs, noise: Tensor, direc
     # The directions go back side by side: every weight is widened, and every error read, once for all of them.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop")  # fused attention takes them one by one
-        sums = torch.func.vmap(lambda direction: torch.autograd.grad(chunk, amounts, direction[None]))(directions)
-    return chunk.detach(), torch.cat(sums, dim=1).double()
+        sums = torch.func.vmap(lambda direction: torch.autograd.grad(chunk, amounts, direction[None]))(
+            directions.to(chunk.device)
+        )
+    return chunk.detach().to(CPU), torch.cat(sums, dim=1).double().to(CPU)

@@ -12,6 +12,7 @@ from torch import Tensor
 from vlapack.fingerprint import digest
 from vlapack.machine.allocator import map_large_blocks
 from vlapack.machine.cpu import fast_bf16
+from vlapack.machine.gpu import CPU
 from vlapack.packing.parent import Parent
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE
@@ -34,20 +35,29 @@ class Trial:
         choices: of `load_candidates`.
         observations: in the layout's keys.
         work: where what is finished is kept.
-        seed: of noise and directions.
+        seed: of noise and directions, which are drawn on the CPU.
+        device: where the policy runs, and where the choices are.
 
     Raises:
         InputError: an observation that the policy cannot use.
     """
 
     def __init__(
-        self, parent: Parent, choices: Choices, observations: Sequence[Mapping[str, Any]], work: TuningFolder, seed: int
+        self,
+        parent: Parent,
+        choices: Choices,
+        observations: Sequence[Mapping[str, Any]],
+        work: TuningFolder,
+        *,
+        seed: int,
+        device: torch.device = CPU,
     ) -> None:
         """Load the float policy."""
         map_large_blocks()
         self._choices = choices
         self._work = work
-        self._policy = _float_policy(parent)
+        self._device = device
+        self._policy = _float_policy(parent, device)
         self._inputs = [self._policy.observe(observation) for observation in observations]
         self._originals = {name: self._policy.model.get_submodule(name) for name in choices}
         architecture = parent.config.architecture
@@ -69,7 +79,7 @@ class Trial:
         pieces = [f"samples/{number:04d}" for number in numbers]
         done = sum(map(self._work.has, pieces))
         with (
-            probing(self._policy.model, self._choices) as probes,
+            probing(self._policy.model, self._choices, self._device) as probes,
             progress("measuring", len(numbers), done=done) as advance,
         ):
             for number, piece in zip(numbers, pieces, strict=True):
@@ -98,7 +108,7 @@ class Trial:
             for name, of_module in self._choices.items():
                 chosen = bits.get(name, FLOAT_BITS)
                 model.set_submodule(name, self._originals[name] if chosen == FLOAT_BITS else of_module[chosen])
-            self._work.keep(piece, {"chunk": model.sample_actions(*inputs.network, self._noise[number])})
+            self._work.keep(piece, {"chunk": model.sample_actions(*inputs.network, self._noise[number]).to(CPU)})
             for name, original in self._originals.items():
                 model.set_submodule(name, original)
         return self._robot(number, self._work.load(piece)["chunk"])
@@ -117,18 +127,18 @@ class Trial:
         return unit
 
 
-def _float_policy(parent: Parent) -> Policy:
-    """Load the parent, every linear and the embedding as narrow as its file holds them.
+def _float_policy(parent: Parent, device: torch.device) -> Policy:
+    """Load the parent onto a device, every linear and the embedding as narrow as its file holds them.
 
     A sample of ‖Δ‖² is worth one digit, so the ways back multiply in bf16 where that is fast. All other products
     widen their weight, 20 times an observation in the expert: in one place, as fresh pages took a quarter of the time.
     """
     model = build(parent.config.architecture)
-    model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(parent.read(EMBEDDING)))
-    load_weights(model, parent.read, [name for name in parent.tensors if name != EMBEDDING])
+    model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(parent.read(EMBEDDING).to(device)))
+    load_weights(model, parent.read, [name for name in parent.tensors if name != EMBEDDING], device=device)
     stored = [module for module in model.modules() if isinstance(module, StoredLinear)]
-    workspace = torch.empty(max((module.weight.numel() for module in stored), default=0))
+    workspace = torch.empty(max((module.weight.numel() for module in stored), default=0), device=device)
     for module in stored:
-        module.narrow_gradient = fast_bf16()
+        module.narrow_gradient = device.type != "cpu" or fast_bf16()
         module.workspace = workspace
     return Policy(model, parent.config, normalization=parent.normalization, tokenizer=parent.tokenizer)

@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlapack import __version__
 from vlapack.errors import InputError
 from vlapack.fingerprint import THREADS, digest_observations
+from vlapack.machine.gpu import CPU
 from vlapack.ops.arithmetic import arithmetic, on_threads
 from vlapack.packing.parent import Parent
 from vlapack.progress import progress
@@ -23,6 +26,7 @@ from vlapack.recipe.recipe import Recipe
 from vlapack.tune.allocate import Bits, Problem, allocate
 from vlapack.tune.candidates import load_candidates, pack_candidates
 from vlapack.tune.folder import TuningFolder
+from vlapack.tune.room import require_room
 from vlapack.tune.space import PACKED_BITS, Space
 from vlapack.tune.trial import DIRECTIONS, Trial
 
@@ -73,6 +77,7 @@ def tune(
     folder: Path,
     *,
     done: Callable[[Tuned], None] = lambda tuned: None,
+    device: torch.device = CPU,
 ) -> Tuned:
     """Choose the bits of every layer that `base` touches.
 
@@ -83,9 +88,11 @@ def tune(
         observations: in the layout's keys.
         folder: for the work; see `TuningFolder`.
         done: is told the result while other processes are still kept out of the folder.
+        device: where everything runs; it decides roundings, so that a tuning goes on where it was begun.
 
     Raises:
-        InputError: an impossible budget, too few observations, or whatever cannot be used.
+        InputError: an impossible budget, too few observations, a GPU with too little memory, or whatever cannot be
+            used.
         WorkError: the disk is full.
     """
     if len(observations) < FEWEST_OBSERVATIONS:
@@ -96,9 +103,12 @@ def tune(
     space = Space.of(parent, base)
     allocate(space.problem({}), budget)  # an impossible budget is said now, not in an hour
     measured, kept = parted(len(observations))
-    with TuningFolder(folder, _plan(space, observations)) as work, on_threads(work.plan[THREADS]):
-        pack_candidates(work, space, [observations[number] for number in measured])
-        trial = Trial(parent, load_candidates(work, space), observations, work, space.base.seed)
+    require_room(space, observations, device)
+    with TuningFolder(folder, _plan(space, observations, device)) as work, on_threads(work.plan[THREADS]):
+        pack_candidates(work, space, [observations[number] for number in measured], device)
+        trial = Trial(
+            parent, load_candidates(work, space, device), observations, work, seed=space.base.seed, device=device
+        )
         errors = trial.sensitivity(measured)
         problem = space.problem(errors)
         best = _candidate("allocation", allocate(problem, budget), space, problem)
@@ -147,11 +157,12 @@ def _candidate(name: str, bits: Bits, space: Space, problem: Problem) -> Candida
     return Candidate(name, bits, space.pack_bytes(space.recipe(bits)), problem.error(bits) ** 0.5)
 
 
-def _plan(space: Space, observations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _plan(space: Space, observations: Sequence[Mapping[str, Any]], device: torch.device) -> dict[str, Any]:
     return {
         **space.parent.fingerprint(space.base, observations).to_dict(),
         "observations": digest_observations(observations),
         "directions": DIRECTIONS,
         "vlapack": __version__,
-        **arithmetic(),
+        **arithmetic(device),
+        "device": device.type,
     }
