@@ -5,6 +5,9 @@ from typing import Any
 
 from lerobot.configs import PreTrainedConfig
 
+from vlapack.errors import InputError
+from vlapack.machine.gpu import DEVICES, find_device
+
 
 @PreTrainedConfig.register_subclass("vlapack")
 @dataclass
@@ -33,14 +36,28 @@ class VlapackConfig(PreTrainedConfig):
     vlapack: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    made_with: dict[str, Any] = field(default_factory=dict)
     quantization_config: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)
     checksum: str = ""
 
     def __post_init__(self) -> None:
-        """Keep the device at the CPU, where packs run, unless told otherwise; take no more steps than a chunk has."""
+        """Check the device, the CPU unless told otherwise, and that no more steps are taken than a chunk has.
+
+        LeRobot would exchange a device that is not there for another one and warn. The one that was asked for is used,
+        or none.
+
+        Raises:
+            InputError: packs do not run on this kind of device, or it is not there.
+            ValueError: `n_action_steps` is too large.
+        """
         self.device = self.device or "cpu"
+        if self.device.partition(":")[0] not in DEVICES:
+            raise InputError(
+                f"`device={self.device!r}`: packs run on {' and '.join(DEVICES)}; give --policy.device=cpu or cuda"
+            )
+        find_device(self.device)
         super().__post_init__()
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise ValueError(f"n_action_steps is {self.n_action_steps}; a chunk of this pack has {self.chunk_size}")

@@ -39,7 +39,10 @@ class VlapackPolicy(PreTrainedPolicy):
         self.reset()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Stay as it was loaded: LeRobot's `make_policy` moves every policy, and layers that never run have no data."""
+        """Stay as it was loaded, on its configuration's device.
+
+        LeRobot's `make_policy` moves every policy, and layers that never run have no data.
+        """
         return self
 
     @classmethod
@@ -50,18 +53,18 @@ class VlapackPolicy(PreTrainedPolicy):
 
         Args:
             pretrained_name_or_path: the pack's folder, or a repository of Hugging Face's.
-            config: LeRobot's, with what the command line overrides.
+            config: LeRobot's, with what the command line overrides: the pack is loaded onto its `device`.
             kwargs: of LeRobot's loaders; nothing in them concerns a pack.
 
         Raises:
-            InputError: no pack, or a damaged one.
+            InputError: no pack, a damaged one, or a GPU that has no engine or too little memory.
         """
         checkpoint = open_checkpoint(pretrained_name_or_path)
         if not isinstance(checkpoint, PackedCheckpoint):
             raise InputError(f"{pretrained_name_or_path}: no pack; LeRobot runs float policies by itself")
         if config is None:
             config = PreTrainedConfig.from_pretrained(checkpoint.path)
-        return cls(config, Policy.from_checkpoint(checkpoint)).eval()
+        return cls(config, Policy.from_checkpoint(checkpoint, device=config.device or "cpu")).eval()
 
     def reset(self) -> None:
         """Begin an episode: no actions are waiting, and the noise starts again from the seed."""
