@@ -19,7 +19,7 @@ from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.pack.contents import layers_of
 from vlapack.checkpoints.pack.writer import PackWriter
 from vlapack.checkpoints.write import write_folder
-from vlapack.errors import InputError
+from vlapack.errors import InputError, WorkError
 from vlapack.packing.make import make_pack
 from vlapack.packing.parent import Parent
 from vlapack.packing.room import Load, packing_bytes, state_bytes
@@ -146,6 +146,25 @@ def test_a_pack_that_was_begun_on_the_cpu_is_not_finished_on_a_card(
     with pytest.raises(InputError, match="device: 'cpu' there, 'cuda' here"):
         make_pack(parent, FULL, tmp_path / "pack", OBSERVATIONS, device="cuda")
     make_pack(parent, FULL, tmp_path / "pack", OBSERVATIONS)
+
+
+def test_memory_that_runs_out_after_all_is_one_line_and_loses_nothing(
+    parent: Checkpoint, tmp_path: Path, card: TaggedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(3))
+    write = PackWriter.write
+
+    def short(*arguments: Any) -> None:
+        if next(calls, None) is None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has")
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackWriter, "write", short)
+        with pytest.raises(WorkError, match=r"`device='cuda:0'`: its memory ran out \(CUDA out of memory") as said:
+            make_pack(parent, FULL, tmp_path / "pack", OBSERVATIONS, device="cuda")
+    assert "\n" not in str(said.value)
+    assert len((tmp_path / "pack.partial/journal.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize("observations", [OBSERVATIONS, None])

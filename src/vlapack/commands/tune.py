@@ -75,6 +75,7 @@ def tune(
     from vlapack.files import require_writable, sweep, write_atomically
     from vlapack.observations.folder import load_observations
     from vlapack.packing.parent import Parent
+    from vlapack.quantize.room import peak_bytes, shortage_explained
     from vlapack.tune.tuning import tune as run
 
     folder = work or partial_path(out)
@@ -92,11 +93,12 @@ def tune(
     calibrates = calibration_folder(checkpoint, calib)
     found = load_observations(calibrates, observations, config=checkpoint.config, rename_map=rename_map)
     try:
-        tuned = run(Parent(checkpoint), base, limit, found, folder, done=write, device=computes)
+        with shortage_explained(computes):
+            tuned = run(Parent(checkpoint), base, limit, found, folder, done=write, device=computes)
     finally:
         if work is None and out.exists():
             sweep(folder)
-    document = _document(tuned, out, limit, time.monotonic() - start)
+    document = _document(tuned, out, limit, time.monotonic() - start) | {"peak_device_bytes": peak_bytes(computes)}
     if json:
         emit_json(document)
     else:

@@ -34,6 +34,7 @@ from vlapack.plan.selected import Selected, groups, part_of
 from vlapack.plan.sizes import Tensors
 from vlapack.policy.placing import usable
 from vlapack.quantize.groups import QuantizedGroup, pack_embedding
+from vlapack.quantize.room import peak_bytes, shortage_explained
 from vlapack.recipe.needs import inputs_needed, needs_activations
 from vlapack.recipe.presets import preset
 from vlapack.recipe.recipe import Recipe
@@ -60,6 +61,8 @@ class Report:
     """Layers packed without calibration although the recipe calibrates, because inference never calls them."""
     already_there: bool
     """Whether the folder held this very pack before, so that nothing was done."""
+    peak_device_bytes: int | None = None
+    """Bytes of this process's tensors on the GPU that packed, at most; None for a CPU."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON document of a run, with this process's peak memory."""
@@ -70,6 +73,7 @@ class Report:
             "seconds": self.seconds,
             "calibration_seconds": self.calibration_seconds,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_device_bytes": self.peak_device_bytes,
             "without_inputs": list(self.without_inputs),
             "already_there": self.already_there,
             **self.measured,
@@ -106,13 +110,14 @@ def make_pack(
         InputError: the recipe selects nothing or needs calibration data, the parent lacks statistics or tokenizer,
             `out` holds something else, the disk is too small, or the device is not there, cannot be used or has too
             little memory
-        WorkError: the disk filled up meanwhile
+        WorkError: the disk or the GPU's memory filled up meanwhile
     """
     recipe = preset(recipe) if isinstance(recipe, str) else recipe
     if observations is None:
         require_weights_only(recipe)
     place = usable(device)
-    return _make_pack(Parent(checkpoint), recipe, settled(Path(out)), observations, on_layer=on_layer, device=place)
+    with shortage_explained(place):
+        return _make_pack(Parent(checkpoint), recipe, settled(Path(out)), observations, on_layer=on_layer, device=place)
 
 
 def _make_pack(
@@ -144,6 +149,7 @@ def _make_pack(
             measured=measured,
             without_inputs=[layer.name for layer in selected if seen is not None and not layer.executed],
             already_there=already_there,
+            peak_device_bytes=peak_bytes(device),
         )
 
     if (there := existing_pack(out, fingerprint, recipe)) is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
-from vlapack.errors import InputError
+from vlapack.errors import InputError, WorkError
 from vlapack.machine import gpu
 from vlapack.methods.gptq import TOKENS_AT_ONCE
 from vlapack.plan.selected import Group
@@ -54,3 +57,24 @@ def require_free(device: torch.device, needed: int, what: str, remedy: str) -> N
             f"`device={str(device)!r}`: {what} needs about {needed / 1e9:.2f} GB, and {gpu.card(device)} has "
             f"{free / 1e9:.2f} GB free; end what else uses it, {remedy}"
         )
+
+
+@contextmanager
+def shortage_explained(device: torch.device) -> Iterator[None]:
+    """Say in one line that a GPU's memory ran out after all, of which what finished is not lost.
+
+    Raises:
+        WorkError: it did in the block.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise WorkError(
+            f"`device={str(device)!r}`: its memory ran out ({str(error).splitlines()[0]}); end what else uses it and "
+            "give the same command again: what is finished stays"
+        ) from error
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """Return the bytes of this process's tensors on a GPU, at most so far; None for a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
