@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fake_gpu import FakeCard, install_gpu
-from small import SMALL, TOKENIZER, random_observations, random_tensors, small_policy
+from small import SMALL, TOKENIZER, random_observations, random_tensors, small_policy, write_random_checkpoint
 from tagged_device import CARD, TaggedDevice
 
 from vlapack.checkpoints import open_checkpoint
@@ -121,6 +121,17 @@ def test_what_is_on_the_card_at_once_is_what_room_is_asked_for(
         peaks.append(card.peak)
         states.append(len(OBSERVATIONS) * state_bytes(architecture, load, torch.float32))
     assert peaks[1] - peaks[0] <= states[1] - states[0]
+
+
+def test_pi0_in_bf16_stays_on_the_card(tmp_path: Path, card: TaggedDevice) -> None:
+    """Its state token has a mask, and bf16 a way of its own through attention, so that the pack is not the CPU's."""
+    architecture = replace(SMALL, variant="pi0", num_steps=STEPS)
+    config = small_policy(architecture=architecture, discrete_state_input=False)
+    made = open_checkpoint(write_random_checkpoint(tmp_path / "pi0", config))
+    make_pack(made, RECIPES["balanced"], tmp_path / "pack", OBSERVATIONS, device=CARD)
+    document = json.loads((tmp_path / "pack" / "config.json").read_text())
+    assert document["made_with"]["calibrates_in"] == "bfloat16"
+    assert document["measured"]["balance"]["alpha"]
 
 
 def test_the_embedding_stays_behind(parent: Checkpoint, card: TaggedDevice) -> None:
