@@ -10,13 +10,17 @@ import json
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from vlapack.errors import InputError, WorkError
 from vlapack.machine.encoding import is_utf8, write_any_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    stderr: Console
+    stdout: Console
 
 OFF_TERMINAL = 400
 """Columns that a table may take where no terminal says how many there are: more than any of ours, for none is to be
@@ -25,12 +29,23 @@ folded there. rich would fold into 80."""
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 """What the system says of a disk, whatever the file."""
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-stdout = Console(highlight=False)
-
 Spelling = Callable[[str], str]
 """Rewrites the settings in a text, which the library names as Python does, for the reader at hand."""
 _spelling: ContextVar[Spelling] = ContextVar("spelling", default=str)
+
+
+def __getattr__(name: str) -> Any:
+    """Make `stderr` and `stdout` when they are first asked for.
+
+    The kernels and the network say something at most, and run where there is no rich (`scripts/device_check.sh`).
+    """
+    if name not in ("stderr", "stdout"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rich.console import Console
+
+    globals()["stderr"] = Console(stderr=True, highlight=False, soft_wrap=True)
+    globals()["stdout"] = Console(highlight=False)
+    return globals()[name]
 
 
 def spelled(text: str) -> str:
@@ -40,7 +55,12 @@ def spelled(text: str) -> str:
 
 def say(message: str) -> None:
     """Write one line of commentary to stderr, without markup, in the running command's spelling."""
-    stderr.print(spelled(message), markup=False)
+    try:
+        console: Console = sys.modules[__name__].stderr
+    except ModuleNotFoundError:
+        sys.stderr.write(f"{spelled(message)}\n")
+    else:
+        console.print(spelled(message), markup=False)
 
 
 def exit_code(command: Callable[[], int], spelling: Spelling = str) -> int:
@@ -87,7 +107,10 @@ def emit_json(document: Any, *, indent: int | None = 2) -> None:
 
 def emit_table(table: Table) -> None:
     """Write a table to stdout, and its title above it in a line that is not folded, nor read as markup."""
+    from rich.console import Console
+
+    terminal: Console = sys.modules[__name__].stdout
     if table.title is not None:
-        stdout.print(table.title, markup=False, soft_wrap=True)
+        terminal.print(table.title, markup=False, soft_wrap=True)
         table.title = None
-    (stdout if stdout.is_terminal else Console(width=OFF_TERMINAL, highlight=False)).print(table)
+    (terminal if terminal.is_terminal else Console(width=OFF_TERMINAL, highlight=False)).print(table)
