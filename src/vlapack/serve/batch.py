@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vlapack.policy.inputs import Inputs
 from vlapack.serve.metrics import Metrics
+from vlapack.serve.trouble import DeviceLostError, device_trouble_named
 
 
 class Acts(Protocol):
@@ -67,6 +68,7 @@ class Batcher:
         self._metrics = metrics
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
+        self._lost: DeviceLostError | None = None
         self._thread: Executor = ThreadPoolExecutor(1, thread_name_prefix="infer")
 
     async def act(self, inputs: Inputs, noise: Tensor) -> Chunk:
@@ -78,8 +80,11 @@ class Batcher:
 
         Raises:
             Exception: whatever the network raised on the batch that this request was in.
+            DeviceLostError: the GPU failed, in this batch or in one before.
             CancelledError: the caller gave up; the request is computed only if its batch had begun.
         """
+        if self._lost is not None:
+            raise self._lost
         request = _Waiting(inputs, noise, tuple(inputs.image_masks[0].tolist()))
         self._waiting.append(request)
         self._arrived.set()
@@ -90,7 +95,11 @@ class Batcher:
                 self._waiting.remove(request)
 
     async def run(self) -> None:
-        """Answer requests until cancelled."""
+        """Answer requests until cancelled.
+
+        Raises:
+            DeviceLostError: the GPU failed; everyone who waits was told.
+        """
         loop = asyncio.get_running_loop()
         while True:
             while not self._waiting:
@@ -103,6 +112,9 @@ class Batcher:
             running = loop.run_in_executor(self._thread, self._infer, batch)
             await asyncio.wait([running])
             error = running.exception()
+            if isinstance(error, DeviceLostError):
+                self._lost = error
+                batch += self._waiting
             for row, request in enumerate(batch):
                 if request.answer.cancelled():  # its client left while the network ran
                     continue
@@ -110,6 +122,8 @@ class Batcher:
                     request.answer.set_result(running.result()[row])
                 else:  # each client is told, and the server goes on
                     request.answer.set_exception(error)
+            if self._lost is not None:
+                raise self._lost
 
     def close(self) -> None:
         """Let go of the thread."""
@@ -136,7 +150,9 @@ class Batcher:
     def _infer(self, batch: Sequence[_Waiting]) -> list[Chunk]:
         start = time.perf_counter()
         inputs = Inputs.stack([request.inputs for request in batch])
-        actions = self._policy.act(inputs, torch.stack([request.noise for request in batch]))
+        noise = torch.stack([request.noise for request in batch])
+        with device_trouble_named():
+            actions = self._policy.act(inputs, noise)
         seconds = time.perf_counter() - start
         self._metrics.infer_seconds.observe(seconds)
         self._metrics.batch.observe(len(batch))

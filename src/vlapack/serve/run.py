@@ -25,6 +25,7 @@ from vlapack.serve.metrics import Metrics
 from vlapack.serve.record import BackgroundRecorder
 from vlapack.serve.server import Door, Server
 from vlapack.serve.service import Service
+from vlapack.serve.trouble import device_trouble_named
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Settings:
     """Where the policy is: `cpu`, `cuda`, `cuda:1`."""
 
 
+@device_trouble_named()
 def serve_policy(
     target: str,
     door: Door,
@@ -67,6 +69,8 @@ def serve_policy(
 
     Raises:
         InputError: the policy cannot be loaded, the recording not continued, or the address not listened on.
+        MemoryShortError: the GPU has too little memory for the policy or its first chunk.
+        DeviceLostError: the GPU failed; every client was told.
     """
     check_address(door.host, door.port)
     device = usable(settings.device)

@@ -28,6 +28,7 @@ from vlapack.serve.access import cannot_listen, is_called_here
 from vlapack.serve.connection import Connection, has_left, peer
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.service import BusyError, Service
+from vlapack.serve.trouble import DeviceLostError
 
 NOISE_HEADER = "X-Vlapack-Noise"
 """Response header of the handshake: horizon and action_dim, so that a client can send noise. openpi's ignore it."""
@@ -100,6 +101,7 @@ class Server:
 
         Raises:
             InputError: the address cannot be listened on.
+            DeviceLostError: the GPU failed; every client was told.
         """
         self._stop = stop
         door = self._door
@@ -129,10 +131,14 @@ class Server:
         try:
             ready(door.host, next(iter(server.sockets)).getsockname()[1])
             await asyncio.wait([stop, work], return_when=asyncio.FIRST_COMPLETED)
-            if work.done():  # it runs until it is cancelled: a bug ends the server aloud, not with robots that wait
-                work.result()
+            if work.done() and not isinstance(work.exception(), DeviceLostError):
+                work.result()  # it runs until it is cancelled: a bug ends the server aloud, not with robots that wait
+            if not stop.done():  # the device is lost: who asked is told, and nobody is asked for more
+                stop.set_result(None)
             server.close(close_connections=False)
             await server.wait_closed()
+            if work.done():
+                work.result()
         finally:
             work.cancel()
         return self._answered
