@@ -8,6 +8,7 @@
 #   make test-triton the GPU kernels with the oldest Triton
 #   make test-py312  the quick tests on Python 3.12 with LeRobot's distribution of LIBERO, in .venv312
 #   make gate        compile every GPU kernel for every card, without one, and read the machine code
+#   make bench-gpu   measure the GPU of this machine (BENCH_GPU_ARGS=--all for everything; docs/gpu.md)
 #   make fuzz        20,000 hostile inputs (CASES=…), and what they cost
 #
 # PYTHON=…        an interpreter of version 3.11 that is not called python3.11
@@ -17,6 +18,7 @@
 PYTHON ?= python3.11
 TORCH_INDEX ?=
 CASES ?= 20000
+BENCH_GPU_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/py311.txt
@@ -38,7 +40,7 @@ export MUJOCO_GL ?= egl
 # Every extra is installed here: a test that lacks one fails instead of being skipped.
 export VLAPACK_REQUIRE_EXTRAS := 1
 
-.PHONY: setup demo test test-slow test-triton test-py312 fuzz fuzz-slice gate gate-slice bench docs lint clean
+.PHONY: setup demo test test-slow test-triton test-py312 fuzz fuzz-slice gate gate-slice bench bench-gpu docs lint clean
 
 setup: $(VENV)/.installed $(VENV)/.renders
 
@@ -108,6 +110,10 @@ gate-slice: $(VENV)/.installed $(NEWEST)/.installed
 
 bench: setup
 	@for question in $(filter-out $(APART),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
+
+# VLAPACK_BENCH_DRY=1 runs all of it without a card, and interprets the kernels by our own Triton.
+bench-gpu: $(VENV)/.installed $(if $(VLAPACK_BENCH_DRY),$(NEWEST)/.installed)
+	PYTHONPATH=benchmarks$(if $(VLAPACK_BENCH_DRY),:$(NEWEST)) $(BIN)/python -m gpu $(BENCH_GPU_ARGS)
 
 # Tables between markers come from benchmarks/results; the tests compare the other lists and figures with the code.
 docs: $(VENV)/.installed

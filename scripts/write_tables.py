@@ -16,8 +16,9 @@ import closed_loop
 import fidelity
 import spectra
 import tuning
-from gate import table
+from gate import table as gate_table
+from gpu import table as gpu_table
 
 if __name__ == "__main__":
-    for benchmark in (closed_loop, fidelity, spectra, tuning, table):
+    for benchmark in (closed_loop, fidelity, spectra, tuning, gate_table, gpu_table):
         benchmark.write_tables()

@@ -66,12 +66,12 @@ def recipes() -> dict[str, Recipe | None]:
     return {"bf16": None, "full at 8 bits": replace(full, weight_bits=8), "full": full}
 
 
-def calls(config: Pi0Config, recipe: Recipe | None) -> Iterator[Call]:
+def calls(config: Pi0Config, recipe: Recipe | None, *, cameras: int = CAMERAS) -> Iterator[Call]:
     """Yield every product that a chunk cannot leave out."""
     packed = {}
     if recipe is not None:
         packed = {layer.name: layer.weight_bits for layer in select(linears(config), recipe)}
-    pictures = CAMERAS * config.vision.num_patches
+    pictures = cameras * config.vision.num_patches
     prefix = pictures + PROMPT
     unread = never_executed(config) | time_table(config)[0]
     rows_of = {VISION: pictures, PROJECTOR: pictures, LLM: prefix, EXPERT: config.suffix_length}
@@ -85,7 +85,7 @@ def calls(config: Pi0Config, recipe: Recipe | None) -> Iterator[Call]:
         times = config.num_steps if part in (None, EXPERT) else 1
         yield Call(2 * rows * outputs * inputs, outputs * inputs * bits / 8 + scales, bits < 16, times)
     vision, llm, expert = config.vision, config.llm, config.expert
-    yield _attention(vision.num_patches, vision.num_patches, vision.width, CAMERAS * vision.depth)
+    yield _attention(vision.num_patches, vision.num_patches, vision.width, cameras * vision.depth)
     # The last layer's queries of the prefix feed nothing that is read.
     yield _attention(prefix, prefix, llm.num_heads * llm.head_dim, llm.depth - 1)
     suffix = config.suffix_length

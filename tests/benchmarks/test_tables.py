@@ -14,11 +14,14 @@ import closed_loop
 import fidelity
 import spectra
 import tuning
-from gate import table
+from gate import table as gate_table
+from gpu import table as gpu_table
 
 
 @pytest.mark.parametrize(
-    "benchmark", [closed_loop, fidelity, spectra, tuning, table], ids=lambda module: module.__name__
+    "benchmark",
+    [closed_loop, fidelity, spectra, tuning, gate_table, gpu_table],
+    ids=lambda module: module.__name__,
 )
 def test_writing_the_tables_again_changes_nothing(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
