@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
-from gpu.checks import Integers, Place, WrongError, near, plain, rounded_alike, same
+from gpu.checks import FLOATS, Integers, Place, WrongError, near, plain, rounded_alike, same
 from vlapack.methods.rotate import hadamard
 from vlapack.ops import reference
 from vlapack.ops.triton.activation import Steps, quantize_activation
@@ -37,12 +37,13 @@ def unrotated(place: Place) -> None:
             x[row + 1, -1] = value
         smooth, order = place.positive(k), place.order(k)
         static = torch.tensor([0.01], device=place.device)
-        for steps in (Steps(), Steps(smooth, order), Steps(None, order, bits=4), Steps(smooth, order, scale=static)):
-            for dtype in place.floats:
-                what = f"{m}x{k} {dtype}, {_said(steps)}"
-                (q, s), (expected_q, expected_s) = _quantized(x.to(dtype), steps), plain(x.to(dtype), steps)
-                same(q, expected_q, what)
-                same(s, expected_s, f"{what}: scales")
+        kinds = (Steps(), Steps(smooth, order), Steps(None, order, bits=4), Steps(smooth, order, scale=static))
+        for number, steps in enumerate(kinds):
+            dtype = place.dtype(number + m)
+            what = f"{m}x{k} {dtype}, {_said(steps)}"
+            (q, s), (expected_q, expected_s) = _quantized(x.to(dtype), steps), plain(x.to(dtype), steps)
+            same(q, expected_q, what)
+            same(s, expected_s, f"{what}: scales")
 
 
 def rotated(place: Place) -> None:
@@ -67,37 +68,37 @@ def norm(place: Place, kind: str) -> None:
     batch, tokens, k = (2, 3, 80) if place.small else (1, 544, 2048) if kind == "rms" else (2, 10, 1024)
     if kind == "layer":
         k = 144 if place.small else 1152
-    for dtype in place.floats:
+    for number, steps in enumerate(_steps(place, k)):
+        dtype = place.dtype(number + 1)  # the network's own first
         x, update = place.normal(batch * tokens, k, dtype=dtype) * 5, place.normal(batch * tokens, k, dtype=dtype)
-        for steps in _steps(place, k):
-            what = f"{batch * tokens}x{k} {dtype}, {_said(steps)}"
-            if kind == "adaptive":
-                before, after = place.normal(batch, 2, 3, k).unbind(1)
-                stream, *found = norm_quantize(x, Norm.adaptive(after), steps, update, before[:, 2], tokens=tokens)
-                summed = torch.addcmul(_by_sample(x, batch), _by_sample(update, batch), before[:, None, 2].to(dtype))
-                bound = 2 * torch.finfo(dtype).eps * summed.abs().flatten(0, 1).double() + 1e-5
-                near(stream, summed.flatten(0, 1), bound, f"{what}: the stream")
-                factor, shift, gate = after[:, :, None].unbind(1)
-                normed = RMSNorm(k, cond_dim=8)(_by_sample(stream, batch), (factor, shift, gate.to(dtype)))[0]
-            else:
-                weight, bias = (place.normal(k, dtype=dtype) * 0.3 for _ in range(2))
-                ours = Norm.rms(weight) if kind == "rms" else Norm.layer(weight, bias)
-                stream, *found = norm_quantize(x, ours, steps, update)
-                same(stream, x + update, f"{what}: the stream")
-                normed = _rms(stream, weight) if kind == "rms" else layer_norm(stream, (k,), weight, bias, 1e-6)
-            rounded_alike((found[0], found[1]), plain(normed.reshape(-1, k), steps), dtype, FEW, what)
+        what = f"{batch * tokens}x{k} {dtype}, {_said(steps)}"
+        if kind == "adaptive":
+            before, after = place.normal(batch, 2, 3, k).unbind(1)
+            stream, *found = norm_quantize(x, Norm.adaptive(after), steps, update, before[:, 2], tokens=tokens)
+            summed = torch.addcmul(_by_sample(x, batch), _by_sample(update, batch), before[:, None, 2].to(dtype))
+            bound = 2 * torch.finfo(dtype).eps * summed.abs().flatten(0, 1).double() + 1e-5
+            near(stream, summed.flatten(0, 1), bound, f"{what}: the stream")
+            factor, shift, gate = after[:, :, None].unbind(1)
+            normed = RMSNorm(k, cond_dim=8)(_by_sample(stream, batch), (factor, shift, gate.to(dtype)))[0]
+        else:
+            weight, bias = (place.normal(k, dtype=dtype) * 0.3 for _ in range(2))
+            ours = Norm.rms(weight) if kind == "rms" else Norm.layer(weight, bias)
+            stream, *found = norm_quantize(x, ours, steps, update)
+            same(stream, x + update, f"{what}: the stream")
+            normed = _rms(stream, weight) if kind == "rms" else layer_norm(stream, (k,), weight, bias, 1e-6)
+        rounded_alike((found[0], found[1]), plain(normed.reshape(-1, k), steps), dtype, FEW, what)
 
 
 def activation_of_mlp(place: Place) -> None:
     """GELU, with and without up, before the step."""
     for m, k in ((5, 80),) if place.small else ((10, 4096), (544, 16384), (64, 4304)):
-        for dtype in place.floats:
+        for number, steps in enumerate(_steps(place, k)):
+            dtype = place.dtype(number + 1)
             gate, up = place.normal(m, k, dtype=dtype) * 2, place.normal(m, k, dtype=dtype) * 2
             activated = gelu(gate, approximate="tanh")
-            for steps in _steps(place, k):
-                what = f"{m}x{k} {dtype}, {_said(steps)}"
-                rounded_alike(gated_quantize(gate, steps, up), plain(activated * up, steps), dtype, FEW, what)
-                rounded_alike(gated_quantize(gate, steps), plain(activated, steps), dtype, FEW, f"{what}, alone")
+            what = f"{m}x{k} {dtype}, {_said(steps)}"
+            rounded_alike(gated_quantize(gate, steps, up), plain(activated * up, steps), dtype, FEW, what)
+            rounded_alike(gated_quantize(gate, steps), plain(activated, steps), dtype, FEW, f"{what}, alone")
 
 
 def attention(place: Place, *, state: bool) -> None:
@@ -105,7 +106,7 @@ def attention(place: Place, *, state: bool) -> None:
     shared, width, prefix, suffix = (4, 16, 40, 2) if place.small else (8, 256, 544, 11 if state else 10)
     batch, k = 2, shared * width
     exists = (torch.rand(batch, prefix, generator=place.draw) < 0.8).to(place.device)
-    for dtype in place.floats:
+    for dtype in FLOATS[1:2] if place.small else FLOATS:
         query = place.normal(batch, 1, shared * suffix, width, dtype=dtype)
         key, value = (place.normal(batch, 1, prefix + suffix, width, dtype=dtype) for _ in range(2))
         for mask in (None, exists):
@@ -115,7 +116,7 @@ def attention(place: Place, *, state: bool) -> None:
             what = f"{dtype}{', masked' if mask is not None else ''}"
             near(found, attend(query.double(), key.double(), value.double(), seen), TOLERANCE[dtype], what)
             rows = found.view(batch, 1, suffix, shared, width).transpose(1, 2).reshape(-1, k)
-            for steps in _steps(place, k)[:3]:
+            for steps in _steps(place, k)[: 3 if dtype == torch.bfloat16 else 0]:
                 integers = attend_quantize(query, key, value, steps, mask, **options)
                 rounded_alike(integers, plain(rows, steps), dtype, FEW, f"{what}, {_said(steps)}")
 

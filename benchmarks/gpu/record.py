@@ -50,7 +50,9 @@ CELL: Mapping[tuple[str, str], Mapping[str, tuple[type, ...]]] = {
     ("correct", "failed"): {"reason": TEXT},
     ("correct", "not measured"): {"reason": TEXT},
     ("product", "not measured"): {"reason": TEXT},
+    ("product", "failed"): {"reason": TEXT},
     ("chunk", "not measured"): {"reason": TEXT},
+    ("chunk", "failed"): {"reason": TEXT},
     ("product", "measured"): {"sizes": (dict,), "contenders": (dict,), "floor_ms": (dict,)},
     ("chunk", "measured"): {"how": TEXT, "warm_up": (int,), "samples": (int,), "wall": (dict,), "memory": (dict,)},
 }

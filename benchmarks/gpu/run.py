@@ -12,11 +12,11 @@ import torch
 
 from gpu import ceilings, chunks, peer, products, record
 from gpu.card import Card
-from gpu.correct import checks, verdict
+from gpu.correct import checks, said, verdicts
 from gpu.inputs import GRID, SHORT, Chunk, NotMeasuredError
 from vlapack.console import say
 from vlapack.errors import InputError, WorkError
-from vlapack.serve.trouble import DeviceLostError, named
+from vlapack.serve.trouble import DeviceLostError, MemoryShortError, named
 
 PARTS = ("correct", "products", "chunks")
 
@@ -72,6 +72,8 @@ class Bench:
         if "chunks" in self._options.parts:
             for chunk in (*SHORT, *GRID) if self._options.everything else SHORT:
                 self._cell("chunk", chunk.name, lambda chunk=chunk: self._chunk(chunk))
+        for kind in ("product", "chunk"):
+            self._refuse(kind, f"{kind}s that did not run")
         if self._out_of_time:
             say(f"{self._out_of_time} cells were not begun: the time was up; the same command goes on with them")
         return 0
@@ -89,35 +91,46 @@ class Bench:
                 raise InputError(f"the kernels need Triton: {error}; torch's builds for CUDA bring it") from error
             self.record.put("correct", "all", {"status": "not measured", "reason": str(error)})
             return
-        for name, check in found.items():
-            if not self.record.kept("correct", name):
-                told = verdict(self._card, check)
-                say(f"{name}: {told['status']}{': ' + told['reason'] if 'reason' in told else ''}")
-                self.record.put("correct", name, told)
-        bad = [cell for cell in self.record.document["cells"] if cell["status"] in ("wrong", "failed")]
-        if bad:
-            listed = "; ".join(f"{cell['name']}: {cell['reason']}" for cell in bad)
-            raise WorkError(f"nothing was measured, for {len(bad)} of {len(found)} checks are not right: {listed}")
+        for name, told in verdicts(self._card, found, [one for one in found if not self.record.kept("correct", one)]):
+            say(f"{name}: {told['status']}{': ' + told['reason'] if 'reason' in told else ''}")
+            self.record.put("correct", name, told)
+        self._refuse("correct", f"nothing was measured, for of {len(found)} checks these are not right")
+
+    def _refuse(self, kind: str, what: str) -> None:
+        """End the run where a cell of this kind is not right.
+
+        Raises:
+            WorkError: with each of them, and why.
+        """
+        cells = [cell for cell in self.record.document["cells"] if cell["kind"] == kind]
+        if bad := [cell for cell in cells if cell["status"] in ("wrong", "failed")]:
+            raise WorkError(f"{what}: " + "; ".join(f"{cell['name']}: {cell['reason']}" for cell in bad))
 
     def _cell(self, kind: str, name: str, measure: Callable[[], dict[str, Any]]) -> None:
+        """Measure one cell, unless it is there already.
+
+        Raises:
+            WorkError: the card failed, and this process cannot use it any more.
+        """
         if self.record.kept(kind, name):
             return
         if time.monotonic() - self._start > self._options.seconds:
             self._out_of_time += 1
             return
+        lost = False
         try:
             cell = {"status": "measured", **measure()}
         except NotMeasuredError as error:
             cell = {"status": "not measured", "reason": str(error)}
-        except RuntimeError as error:
+        except Exception as error:  # whatever a compiler or a driver says: other cells may run
             trouble = named(error)
-            first = str(error).strip().partition("\n")[0]
-            cell = {"status": "not measured", "reason": f"{type(error).__name__}: {first:.300}"}
-            if isinstance(trouble, DeviceLostError):
-                self.record.put(kind, name, cell)
-                raise WorkError(f"{kind} {name}: the card failed ({first:.200})") from error
+            lost = isinstance(trouble, DeviceLostError)
+            short = isinstance(trouble, MemoryShortError)
+            cell = {"status": "not measured" if short else "failed", "reason": said(error)}
         self.record.put(kind, name, cell)
         say(f"{kind} {name}: {summary(cell)}")
+        if lost:
+            raise WorkError(f"{kind} {name}: the card failed: {cell['reason']}")
 
     def _chunk(self, chunk: Chunk) -> dict[str, Any]:
         if chunk.contender == "openpi":
@@ -128,7 +141,7 @@ class Bench:
 def summary(cell: dict[str, Any]) -> str:
     """Say a cell in a line."""
     if cell["status"] != "measured":
-        return f"not measured ({cell['reason']})"
+        return f"{cell['status']} ({cell['reason']})"
     if "contenders" in cell:
         return ", ".join(
             f"{name} {1e3 * times['cold']['p50']:.1f} µs cold, {1e3 * times['warm']['p50']:.1f} warm"

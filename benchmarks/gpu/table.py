@@ -65,7 +65,8 @@ def read(file: Path) -> dict[str, Any]:
     document = record.read(file)
     if document["dry"]:
         raise InputError(f"{file}: a dry run, whose figures mean nothing; remove it")
-    if wrong := [cell["name"] for cell in document["cells"] if cell["status"] in ("wrong", "failed")]:
+    cells = (cell for cell in document["cells"] if cell["kind"] == "correct")
+    if wrong := [cell["name"] for cell in cells if cell["status"] in ("wrong", "failed")]:
         raise InputError(f"{file}: {', '.join(wrong)}: not right on this card; figures of it are not published")
     return document
 

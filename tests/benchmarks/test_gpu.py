@@ -80,6 +80,7 @@ def test_every_module_of_checks_had_its_turn(checked: tuple[int, str, dict[str, 
         ({"correct": 124}, 3, 1),
         ({"products": 124}, 3, 3),
         ({"products": 137, "chunks": 1}, 1, 3),
+        ({"products": 1, "chunks": 124}, 1, 3),
     ],
 )
 def test_the_script_ends_with_the_code_of_what_happened(
@@ -202,11 +203,21 @@ def test_a_wrong_integer_ends_the_run_before_anything_is_measured(
         same(torch.tensor([1, 2, 4]), torch.tensor([1, 2, 3]), "a product")
 
     checks = {"bad": wrong, "broken": lambda place: 1 / 0, "good": lambda place: None}
-    with pytest.raises(WorkError, match="2 of 3 checks are not right") as error:
+    with pytest.raises(WorkError, match="of 3 checks these are not right") as error:
         bench(tmp_path, monkeypatch, checks).run()
     assert "bad: a product: 1 of 3 differ; at [2] it is 4 instead of 3" in str(error.value)
     cells = record.read(tmp_path / "gpu.json")["cells"]
     assert {cell["name"]: cell["status"] for cell in cells} == {"bad": "wrong", "broken": "failed", "good": "right"}
+
+
+def test_checks_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("triton", remedy="pip install '.[gpu]', on Linux")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(correct, "workers_for", lambda card, count: 2)
+    names = ["product, NaN", "product, strides", "no such check"]
+    told = dict(correct.verdicts(DryCard(), {}, names))
+    assert [told[name]["status"] for name in names] == ["right", "right", "failed"]
+    assert "no such check" in told["no such check"]["reason"]
 
 
 def test_a_cell_without_room_is_not_measured_and_the_next_one_is(
@@ -230,6 +241,15 @@ def test_a_card_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(WorkError, match="the card failed"):
         bench(tmp_path, monkeypatch, {}, parts=("products",)).run()
     assert len([cell for cell in record.read(tmp_path / "gpu.json")["cells"] if cell["kind"] == "product"]) == 1
+
+
+def test_a_cell_that_fails_is_told_when_the_others_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(card: Any, chunk: Any, ceilings: Any) -> dict[str, Any]:
+        raise TypeError(f"no kernel for {chunk.contender}")
+
+    monkeypatch.setattr(run.chunks, "measure", measure)
+    with pytest.raises(WorkError, match=r"chunks that did not run: .*no kernel for bf16.*no kernel for full"):
+        bench(tmp_path, monkeypatch, {}, parts=("chunks",)).run()
 
 
 def test_no_cell_is_begun_when_the_time_is_up(
