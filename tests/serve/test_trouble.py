@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 import torch
 from running import Client, Echo, running
+from small import random_observations, small_policy
 from websockets.sync.client import connect
 
+from vlapack.bench.synthetic import synthetic_policy
 from vlapack.console import exit_code
+from vlapack.pi0.graphs import Runner
+from vlapack.pi0.recorder import Recorder
 from vlapack.policy.policy import Policy
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.run import Settings, serve_policy
@@ -153,3 +157,24 @@ def test_a_policy_that_finds_no_room_when_it_is_loaded_is_one_line(
     monkeypatch.setattr(Policy, "infer", infer)
     assert exit_code(lambda: serve_policy("tiny-libero", Door(), Settings(), announce=print)) == 1
     assert "failed: the GPU is out of memory" in capsys.readouterr().err
+
+
+def test_a_chunk_that_fails_in_the_middle_leaves_nothing_to_the_next() -> None:
+    """Captured runs write into buffers that stay; what a failed chunk left there must not be anybody's actions."""
+    steps = iter([*range(1, 5), None])
+
+    class Fails(Recorder):
+        def replay(self) -> None:
+            if next(steps, 0) is None:
+                raise LOST[0]
+            super().replay()
+
+    policy = synthetic_policy(small_policy())
+    asked = [policy.observe(observation).network for observation in random_observations(2)]
+    noise = torch.randn(2, 1, *policy.noise_shape, generator=torch.Generator().manual_seed(0))
+    acting = Runner(policy.model, Fails)
+    with pytest.raises(DeviceLostError), device_trouble_named():
+        acting.sample_actions(*asked[0], noise[0])
+    whole = Runner(policy.model, Recorder)
+    assert torch.equal(acting.sample_actions(*asked[1], noise[1]), whole.sample_actions(*asked[1], noise[1]))
+    assert acting.how == "graph"
