@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlapack.bench.measurement import chunk
 from vlapack.bench.synthetic import synthetic_policy
+from vlapack.packing.stages import passages
 from vlapack.pi0.flow import Denoise
 from vlapack.pi0.graphs import Runner
 from vlapack.pi0.recorder import Recorder
@@ -59,6 +60,12 @@ def test_many_noises_of_one_observation_read_raw_pixels_too(pair: tuple[Policy, 
     observation = random_observations(1)[0]
     found = [policy.infer_noises(observation, noises(policy, 3)) for policy in pair]
     assert_close(*found)
+
+
+def test_calibration_scales_the_raw_pixels_of_a_policy_that_captures(pair: tuple[Policy, Policy]) -> None:
+    observations = random_observations(2)
+    captured, eager = (passages(policy, observations, seed=0) for policy in pair)
+    assert all(torch.equal(ours.x, theirs.x) for ours, theirs in zip(captured, eager, strict=True))
 
 
 def test_a_steered_flow_replays_and_is_the_eager_one(pair: tuple[Policy, Policy]) -> None:

@@ -39,8 +39,8 @@ class CudaCapture:
     """Captures CUDA graphs that share one pool of memory: those of a chunk, and of one chunk at a time."""
 
     def __init__(self) -> None:
-        """Open the pool."""
-        self._pool = torch.cuda.graph_pool_handle()
+        """Ask nothing of the card before something is captured."""
+        self._pool: Any = None
 
     def __call__(self, run: Callable[[], Outputs]) -> CudaGraph[Outputs]:
         """Warm up and capture.
@@ -48,6 +48,8 @@ class CudaCapture:
         Raises:
             RuntimeError: the run does what cannot be captured, or memory is short.
         """
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
