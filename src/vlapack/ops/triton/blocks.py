@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from vlapack.ops.triton.numeric import div_rn, dot
+from vlapack.ops.triton.numeric import div_rn, dot, narrowed
 from vlapack.ops.triton.specimen import Specimen
 
 ROWS = 32
@@ -57,6 +57,7 @@ def blocks_kernel(
             blocks_ptr + inner[:, None] * block + column[None, :], mask=inside[:, None] & wanted, other=0.0
         )
         y = dot(x, factors, y)
+    y = narrowed(y, y_ptr.dtype.element_ty)
     tl.store(y_ptr + row * channels + group * block + column[None, :], y, mask=exists & wanted)
 
 

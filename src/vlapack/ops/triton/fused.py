@@ -1,130 +1,228 @@
 """What stands before an activation step, in the same launch: norm, residual sum and gate, or an MLP's activation.
 
 A graph of a whole chunk is bound by its number of launches, more than by arithmetic. These are plain torch's operations
-between two products as one launch each (with dense blocks two more), rounded where plain torch would store a result, so
-that integers differ from the unfused path's only where the order of a norm's sum or a last bit of exp shows.
+between two products as one launch each (with dense blocks two or three), rounded where plain torch would store a
+result. Integers differ from `fused_reference`'s only where the order of a norm's sum or a last bit of exp shows.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vlapack.errors import InputError
-from vlapack.ops.triton.activation import FLOATS, Source, Steps, matrix, quantized
+from vlapack.ops.fused_reference import NORMS
+from vlapack.ops.triton.activation import quantized, transformed
+from vlapack.ops.triton.source import Source
+from vlapack.ops.triton.steps import Steps
+from vlapack.ops.triton.sums import Ending, ending
+from vlapack.ops.triton.tensors import FLOATS, check_width, described, matrix
 
 
-@dataclass(frozen=True)
-class Norm:
-    """The norm before a product; build it by one of the three class methods.
-
-    Attributes:
-        kind: `rms`, `adaptive` or `layer`, as `rows` knows them.
-        weight: [K] or [B or 1, K].
-        shift: Like `weight`; None for `rms`.
-        eps: Added to the mean square, or to the variance.
-    """
-
-    kind: str
-    weight: Tensor
-    shift: Tensor | None
-    eps: float
-
-    @classmethod
-    def rms(cls, weight: Tensor, eps: float = 1e-6) -> Norm:
-        """Gemma's: x / rms(x) times 1 + `weight` [K]."""
-        return cls("rms", weight, None, eps)
-
-    @classmethod
-    def adaptive(cls, modulation: Tensor, eps: float = 1e-6) -> Norm:
-        """adaRMS: x / rms(x) times the factor, plus the shift, of `modulation` [B or 1, 3, K]; its gate comes later."""
-        return cls("adaptive", modulation[:, 0], modulation[:, 1], eps)
-
-    @classmethod
-    def layer(cls, weight: Tensor, bias: Tensor, eps: float = 1e-6) -> Norm:
-        """LayerNorm with `weight` and `bias` [K]."""
-        return cls("layer", weight, bias, eps)
-
-
-def norm_quantize(
+def norm_quantize(  # noqa: PLR0917 - torch's ops take tensors by position
     x: Tensor,
-    norm: Norm,
-    steps: Steps,
+    kind: str,
+    weight: Tensor,
+    shift: Tensor | None,
+    eps: float,
+    tokens: int,
     update: Tensor | None = None,
+    s: Tensor | None = None,
+    weight_scale: Tensor | None = None,
+    bias: Tensor | None = None,
     gate: Tensor | None = None,
-    *,
-    tokens: int | None = None,
+    smooth: Tensor | None = None,
+    permutation: Tensor | None = None,
+    rotation: Tensor | None = None,
+    scale: Tensor | None = None,
+    bits: int = 8,
+    pre_rotation: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add to the residual stream, normalize it, and round it for the products that follow.
+    """See `fused_reference.norm_quantize`."""
+    source = _norm(x, kind, weight, shift, eps, tokens, update, s, weight_scale, bias, gate)
+    q, step = quantized(source, Steps(smooth, permutation, rotation, scale, bits, pre_rotation))
+    return _stream(source), q, step
 
-    Args:
-        x: The stream [M, K] floating; its dtype is that of every rounding.
-        norm: What reads the new stream.
-        steps: Of the products' input.
-        update: [M, K] like x, what attention or the MLP gave; None leaves the stream as it is.
-        gate: [B or 1, K] floating, what multiplies the update: the third row of the modulation of the norm *before* it.
-        tokens: M / B, rows of one sample; needed where B is not 1.
 
-    Returns:
-        The new stream [M, K] (x itself without an update), q [M, K] int8 and s [M, 1] fp32.
+def norm_transform(  # noqa: PLR0917
+    x: Tensor,
+    kind: str,
+    weight: Tensor,
+    shift: Tensor | None,
+    eps: float,
+    tokens: int,
+    update: Tensor | None = None,
+    s: Tensor | None = None,
+    weight_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    gate: Tensor | None = None,
+    smooth: Tensor | None = None,
+    permutation: Tensor | None = None,
+    rotation: Tensor | None = None,
+    pre_rotation: Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """See `fused_reference.norm_transform`."""
+    _check_dtype("dtype", dtype)
+    source = _norm(x, kind, weight, shift, eps, tokens, update, s, weight_scale, bias, gate)
+    y = transformed(source, Steps(smooth, permutation, rotation, pre_rotation=pre_rotation), dtype)
+    return _stream(source), y
 
-    Raises:
-        InputError: A tensor does not fit.
-    """
+
+def gelu_quantize(  # noqa: PLR0917
+    gate: Tensor,
+    up: Tensor | None = None,
+    s: Tensor | None = None,
+    weight_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    smooth: Tensor | None = None,
+    permutation: Tensor | None = None,
+    rotation: Tensor | None = None,
+    scale: Tensor | None = None,
+    bits: int = 8,
+    pre_rotation: Tensor | None = None,
+    *,
+    gated: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """See `fused_reference.gelu_quantize`."""
+    source = _activation(gate, up, s, weight_scale, bias, gated, dtype)
+    return quantized(source, Steps(smooth, permutation, rotation, scale, bits, pre_rotation))
+
+
+def gelu_transform(  # noqa: PLR0917
+    gate: Tensor,
+    up: Tensor | None = None,
+    s: Tensor | None = None,
+    weight_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    smooth: Tensor | None = None,
+    permutation: Tensor | None = None,
+    rotation: Tensor | None = None,
+    pre_rotation: Tensor | None = None,
+    *,
+    gated: bool,
+    dtype: torch.dtype,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """See `fused_reference.gelu_transform`."""
+    _check_dtype("out_dtype", out_dtype)
+    source = _activation(gate, up, s, weight_scale, bias, gated, dtype)
+    return transformed(source, Steps(smooth, permutation, rotation, pre_rotation=pre_rotation), out_dtype)
+
+
+def _norm(
+    x: Tensor,
+    kind: str,
+    weight: Tensor,
+    shift: Tensor | None,
+    eps: float,
+    tokens: int,
+    update: Tensor | None,
+    s: Tensor | None,
+    weight_scale: Tensor | None,
+    bias: Tensor | None,
+    gate: Tensor | None,
+) -> Source:
+    """Check what a norm reads. Its new stream, if there is an update, is written with its rows."""
+    if kind not in NORMS:
+        raise InputError(f"a norm of the kind {kind!r}: there are {', '.join(NORMS)}")
+    _check_dtype("x", x.dtype)
     x = matrix("x", x)
     count, channels = x.shape
-    update = None if update is None else matrix("update", update, like=x)
-    if gate is not None and update is None:
-        raise InputError("a gate multiplies the update, and there is none")
-    tokens = max(count, 1) if tokens is None else tokens
     if tokens < 1 or count % tokens:
         raise InputError(f"tokens={tokens} of {count} rows: it must divide them")
-    batch = count // tokens
-    weight, shift = _of_samples("weight", norm.weight, batch, channels), None
-    if norm.shift is not None:
-        shift = _of_samples("shift", norm.shift, batch, channels)
-        if shift.shape != weight.shape or shift.stride() != weight.stride():
-            weight, shift = weight.contiguous(), shift.contiguous()
-        if shift.shape != weight.shape:
-            raise InputError(f"the norm's shift {list(shift.shape)} must have its weight's shape {list(weight.shape)}")
-    source = Source(
-        norm.kind,
+    if gate is not None and update is None:
+        raise InputError("a gate multiplies the update, and there is none")
+    weight, shift = _affine(kind, weight, shift, count // tokens, channels, x.device)
+    product = None
+    if update is not None:
+        product = ending("update", update, s, weight_scale, bias, (count, channels), x.dtype, x.device)
+    return Source(
+        kind,
+        (count, channels),
+        x.dtype,
         x,
-        second=update,
-        gate=None if gate is None else _of_samples("gate", gate, batch, channels),
-        weight=weight,
-        shift=shift,
-        stream=None if update is None else torch.empty(x.shape, dtype=x.dtype, device=x.device),
-        tokens=tokens,
-        eps=norm.eps,
+        product,
+        None if gate is None else _of_samples("gate", gate, count // tokens, channels, x.device),
+        weight,
+        shift,
+        None if update is None else torch.empty(x.shape, dtype=x.dtype, device=x.device),
+        tokens,
+        eps,
     )
-    q, s = quantized(source, steps.checked(channels, x.device))
-    return x if source.stream is None else source.stream, q, s
 
 
-def gated_quantize(gate: Tensor, steps: Steps, up: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Round what enters an MLP's last product: gelu(gate) * up, or GELU alone (by its tanh approximation).
+def _affine(
+    kind: str, weight: Tensor, shift: Tensor | None, batch: int, channels: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Check a norm's factors and shifts, and give them the same strides."""
+    if kind == "rms" and shift is not None:
+        raise InputError("the norm rms has no shift")
+    if kind == "adaptive" and shift is None:
+        raise InputError("the norm adaptive needs a shift")
+    weight = _of_samples("weight", weight, batch, channels, device)
+    if shift is None:
+        return weight, None
+    shift = _of_samples("shift", shift, batch, channels, device)
+    if shift.shape != weight.shape:
+        raise InputError(f"the norm's shift {list(shift.shape)} must have its weight's shape {list(weight.shape)}")
+    if shift.stride() != weight.stride():
+        return weight.contiguous(), shift.contiguous()
+    return weight, shift
 
-    Args:
-        gate: [M, K] floating; its dtype is that of every rounding.
-        steps: Of the product's input.
-        up: [M, K] like `gate`, or None: there is no product (the vision tower's MLP).
 
-    Returns:
-        q [M, K] int8 and s [M, 1] fp32.
-    """
+def _stream(source: Source) -> Tensor:
+    """The new stream, or [0, K]: torch's ops must not return their argument."""
+    if source.stream is not None:
+        return source.stream
+    return torch.empty(0, source.shape[1], dtype=source.dtype, device=source.device)
+
+
+def _activation(
+    gate: Tensor,
+    up: Tensor | None,
+    s: Tensor | None,
+    weight_scale: Tensor | None,
+    bias: Tensor | None,
+    gated: bool,
+    dtype: torch.dtype,
+) -> Source:
+    """Check what an MLP's activation reads."""
+    _check_dtype("dtype", dtype)
+    kind, sums = "geglu" if gated else "gelu", gate.dim() == 3
+    if (up is not None) != (gated and not sums):
+        found = "sums of a product" if sums else "a product that is ended"
+        raise InputError(f"gated={gated} and {found} {'with' if up is not None else 'without'} `up`: it is the second "
+                         "factor where gate is ended and gated, and else None")
+    if sums:
+        count, outputs = gate.shape[1:]
+        if gated and outputs % 2:
+            raise InputError(f"{outputs} outputs of gate and up in turns: their number must be even")
+        shape = (count, outputs // 2 if gated else outputs)
+        check_width("gate", shape[1])
+        product = ending("gate", gate, s, weight_scale, bias, (count, outputs), dtype, gate.device)
+        return Source(kind, shape, dtype, second=product)
+    if gate.dtype != dtype:
+        raise InputError(f"gate must be {dtype} [M, F], or int32 sums of it, not {described(gate)}")
     gate = matrix("gate", gate)
-    up = None if up is None else matrix("up", up, like=gate)
-    source = Source("gelu" if up is None else "geglu", gate, second=up)
-    return quantized(source, steps.checked(gate.shape[1], gate.device))
+    shape = (gate.shape[0], gate.shape[1])
+    second: Ending | None = None
+    if up is not None:
+        second = ending("up", up, None, None, None, shape, dtype, gate.device)
+    return Source(kind, shape, dtype, gate, second)
 
 
-def _of_samples(name: str, tensor: Tensor, batch: int, channels: int) -> Tensor:
-    """Return a norm's or gate's [K] or [B or 1, K] with neighbouring channels side by side."""
+def _of_samples(name: str, tensor: Tensor, batch: int, channels: int, device: torch.device) -> Tensor:
+    """Return a norm's or gate's [K] or [B or 1, K] with neighboring channels side by side."""
     fits = tensor.dim() in (1, 2) and tensor.shape[-1] == channels and (tensor.dim() == 1 or len(tensor) in (1, batch))
-    if not fits or tensor.dtype not in FLOATS:
-        found = f"{tensor.dtype} {list(tensor.shape)}"
-        raise InputError(f"{name} must be floating [{channels}] or [1 or {batch}, {channels}], not {found}")
+    if not fits or tensor.dtype not in FLOATS or tensor.device != device:
+        wanted = f"floating [{channels}] or [1 or {batch}, {channels}] on {device}"
+        raise InputError(f"{name} must be {wanted}, not {described(tensor)}")
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _check_dtype(name: str, dtype: torch.dtype) -> None:
+    if dtype not in FLOATS:
+        raise InputError(f"{name} is {dtype}: the triton engine's are {', '.join(map(str, FLOATS))}")

@@ -3,13 +3,14 @@
 Where the row comes from is a `SOURCE`:
 
 - `plain`: it is x.
-- `gelu`, `geglu`: GELU of x, times `second` in `geglu`.
+- `gelu`, `geglu`: GELU of x, times `second` in `geglu`. Both may instead be sums of the product that makes them
+  (`sums`), those of `geglu` in turns.
 - `rms`, `adaptive`, `layer`: the norm of the residual stream. That is x, or x plus `second`, times a gate where there
-  is one; the kernel then also writes the new stream.
+  is one; the kernel then also writes the new stream. `second` may be sums, too.
 
 Each value is rounded where plain torch would store it. Then come the steps: divide by `smooth`, permute, Hadamard
-blocks, integers (or fp32 where there is no `q_ptr`). A permutation is a gather from memory: the values at the permuted
-places are computed again from what the caches hold, which needs no room for a second row.
+blocks, integers (or floats where there is no `q_ptr`). Each channel is made once; a permutation goes through shared
+memory.
 
 The whole row is in registers, so its width is padded to a power of two, `SIZE`.
 """
@@ -27,60 +28,83 @@ from vlapack.ops.triton.numeric import (
     gelu_tanh,
     hadamard,
     magnitude_bits,
+    narrowed,
     rint,
     rounded,
 )
 from vlapack.ops.triton.specimen import Specimen
-
-WIDEST = 16384
-"""Channels of the widest row: 32 registers for each thread of 16 warps."""
+from vlapack.ops.triton.sums import ended_at
 
 
 @triton.jit
-def _stream_at(x_ptr, second_ptr, gate_ptr, channel, inside, DTYPE: tl.constexpr):
-    """The residual stream at these channels, after the sum, as it is stored."""
-    x = tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-    if second_ptr is not None:
-        update = tl.load(second_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-        if gate_ptr is not None:
-            gate = tl.load(gate_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-            update = update * rounded(gate, DTYPE)
-        x = rounded(x + update, DTYPE)
-    return x
-
-
-@triton.jit
-def _value_at(
-    x_ptr, second_ptr, gate_ptr, weight_ptr, shift_ptr, channel, inside, mean, scale,
-    SOURCE: tl.constexpr, DTYPE: tl.constexpr,
+def _activated(
+    x_ptr, second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside,
+    SOURCE: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """What enters the steps at these channels; `mean` and `scale` are the norm's."""
-    # One return: Triton also compiles what comes after a return in a branch that is taken.
-    if SOURCE == "plain":
+    """GELU at these channels, times the other factor if there is one."""
+    if PARTS == 0:
         value = tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-    elif SOURCE == "gelu" or SOURCE == "geglu":  # noqa: PLR1714 - Triton has no sets
-        value = rounded(gelu_tanh(tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)), DTYPE)
-        if SOURCE == "geglu":
-            up = tl.load(second_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-            value = rounded(value * up, DTYPE)
+    elif SOURCE == "gelu":
+        value = ended_at(
+            second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside, PARTS, DTYPE
+        )
     else:
-        value = (_stream_at(x_ptr, second_ptr, gate_ptr, channel, inside, DTYPE) - mean) * scale
-        weight = tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-        if SOURCE == "rms":
-            value = value * (1.0 + weight)
-        else:
-            value = value * weight + tl.load(shift_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-        value = rounded(value, DTYPE)
+        both = 2 * channel[:, None] + tl.arange(0, 2)[None, :]
+        pairs = ended_at(
+            second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, both, inside[:, None], PARTS, DTYPE
+        )
+        value, up = tl.split(pairs)
+    value = rounded(gelu_tanh(value), DTYPE)
+    if SOURCE == "geglu":
+        if PARTS == 0:
+            up = tl.load(second_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+        value = rounded(value * up, DTYPE)
     return value
 
 
 @triton.jit
-def stepped(
-    y, source, inside, smooth_ptr, SIZE: tl.constexpr, LEVELS: tl.constexpr, NORMALIZER: tl.constexpr
+def _normalized(
+    x_ptr, second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, gate_ptr, weight_ptr, shift_ptr, stream_ptr,
+    channel, inside, channels, SOURCE: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
-    """A row [SIZE] of channels `source`, already permuted, after the other steps."""
+    """The norm of the residual stream, which is stored if it is a new one."""
+    x = tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    if second_ptr is not None:
+        update = ended_at(
+            second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside, PARTS, DTYPE
+        )
+        if gate_ptr is not None:
+            gate = tl.load(gate_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+            update = update * rounded(gate, DTYPE)
+        x = rounded(x + update, DTYPE)
+        tl.store(stream_ptr + channel, x.to(DTYPE), mask=inside)  # rounded already
+    width = channels.to(tl.float32)
+    if SOURCE == "layer":
+        mean = div_rn(tl.sum(x, 0), width)
+        x = tl.where(inside, x - mean, 0.0)
+    value = x * div_rn(1.0, tl.sqrt_rn(div_rn(tl.sum(x * x, 0), width) + EPS))
+    weight = tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    if SOURCE == "rms":
+        value = value * (1.0 + weight)
+    elif SOURCE == "adaptive":
+        value = value * weight + tl.load(shift_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    else:
+        value = value * rounded(weight, DTYPE)
+        if shift_ptr is not None:
+            value += rounded(tl.load(shift_ptr + channel, mask=inside, other=0.0).to(tl.float32), DTYPE)
+    return rounded(value, DTYPE)
+
+
+@triton.jit
+def stepped(
+    y, channel, inside, smooth_ptr, permutation_ptr,
+    SIZE: tl.constexpr, LEVELS: tl.constexpr, NORMALIZER: tl.constexpr,
+):  # fmt: skip
+    """A row [SIZE] after the steps before its integers."""
     if smooth_ptr is not None:
-        y = div_rn(y, tl.load(smooth_ptr + source, mask=inside, other=1.0))
+        y = div_rn(y, tl.load(smooth_ptr + channel, mask=inside, other=1.0))
+    if permutation_ptr is not None:
+        y = tl.gather(y, tl.load(permutation_ptr + channel, mask=inside, other=0).to(tl.int32), 0)
     # Norms move what is beyond the row, and there is nothing that the peak may see.
     y = tl.where(inside, y, 0.0)
     if LEVELS > 0:
@@ -107,20 +131,24 @@ def store_integers(y, channel, inside, start, scale_ptr, q_ptr, s_ptr, LARGEST: 
 
 @triton.jit(do_not_specialize=["tokens"])
 def rows_kernel(
-    x_ptr, x_stride, second_ptr, second_stride, gate_ptr, gate_stride, weight_ptr, shift_ptr, weight_stride, stream_ptr,
-    smooth_ptr, permutation_ptr, scale_ptr, q_ptr, s_ptr, y_ptr, channels, tokens,
-    SOURCE: tl.constexpr, SIZE: tl.constexpr, LEVELS: tl.constexpr, NORMALIZER: tl.constexpr, LARGEST: tl.constexpr,
-    EPS: tl.constexpr,
+    x_ptr, x_stride, second_ptr, second_stride, second_part, step_ptr, end_scale_ptr, bias_ptr, gate_ptr, gate_stride,
+    weight_ptr, shift_ptr, weight_stride, stream_ptr, smooth_ptr, permutation_ptr, scale_ptr, q_ptr, s_ptr, y_ptr,
+    channels, tokens, SOURCE: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr, SIZE: tl.constexpr,
+    LEVELS: tl.constexpr, NORMALIZER: tl.constexpr, LARGEST: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
-    """Rows of x [M, K], each in its program.
+    """Rows [M, K], each in its program.
 
     Args:
-        x_ptr: [M, K] floating, and its row stride; its dtype is that of every rounding.
-        second_ptr: the product's other factor, or the update of the residual stream, or None
+        x_ptr: [M, K] of DTYPE, and its row stride; None where sums are all there is
+        second_ptr: the product's other factor, or the update of the residual stream, or None; this and the next five
+            are what `sums.ended_at` reads: the product, its strides of tokens and of shares
+        step_ptr: [M] fp32
+        end_scale_ptr: [N] fp32
+        bias_ptr: [N] floating or None
         gate_ptr: [M / tokens or 1, K] floating, what multiplies the update, or None; a stride of 0 is for all
         weight_ptr: the norm's weight [K], or the factors [M / tokens or 1, K] if it is adaptive
-        shift_ptr: the norm's bias [K], or the shifts, of the same stride as the factors
-        stream_ptr: [M, K] like x, where the sum goes, or None
+        shift_ptr: the norm's bias [K] or None, or the shifts, of the same stride as the factors
+        stream_ptr: [M, K] of DTYPE, where the sum goes
         smooth_ptr: [K] fp32 or None
         permutation_ptr: [K] integers or None
         scale_ptr: [1] fp32, the static step, or None
@@ -129,41 +157,40 @@ def rows_kernel(
         y_ptr: [M, K] floating
         channels: K
         tokens: rows that share a gate, factors and shifts
+        PARTS: S of the sums; 0: the product is ended
+        DTYPE: of every rounding
     """
-    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
-    sample = row // tokens
-    x_ptr += row * x_stride
-    if second_ptr is not None:
-        second_ptr += row * second_stride
-    if gate_ptr is not None:
-        gate_ptr += sample * gate_stride
-    if weight_ptr is not None:
-        weight_ptr += sample * weight_stride
-    if shift_ptr is not None:
-        shift_ptr += sample * weight_stride
-
     channel = tl.arange(0, SIZE)
     inside = channel < channels
-    mean = 0.0
-    scale = 1.0
-    if SOURCE == "rms" or SOURCE == "adaptive" or SOURCE == "layer":  # noqa: PLR1714 - Triton has no sets
-        stream = _stream_at(x_ptr, second_ptr, gate_ptr, channel, inside, DTYPE)
+    if x_ptr is not None:
+        x_ptr += row * x_stride
+    if second_ptr is not None:
+        second_ptr += row * second_stride
+    if step_ptr is not None:
+        step_ptr += row
+    if SOURCE == "plain":
+        y = tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    elif SOURCE == "gelu" or SOURCE == "geglu":  # noqa: PLR1714 - Triton has no sets
+        y = _activated(
+            x_ptr, second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside, SOURCE, PARTS, DTYPE
+        )
+    else:
+        sample = row // tokens
+        weight_ptr += sample * weight_stride
+        if shift_ptr is not None:
+            shift_ptr += sample * weight_stride
+        if gate_ptr is not None:
+            gate_ptr += sample * gate_stride
         if stream_ptr is not None:
-            tl.store(stream_ptr + row * channels + channel, stream.to(DTYPE), mask=inside)  # rounded already
-        width = channels.to(tl.float32)
-        if SOURCE == "layer":
-            mean = div_rn(tl.sum(stream, 0), width)
-            stream = tl.where(inside, stream - mean, 0.0)
-        scale = div_rn(1.0, tl.sqrt_rn(div_rn(tl.sum(stream * stream, 0), width) + EPS))
-
-    source = channel
-    if permutation_ptr is not None:
-        source = tl.load(permutation_ptr + channel, mask=inside, other=0).to(tl.int32)
-    y = _value_at(x_ptr, second_ptr, gate_ptr, weight_ptr, shift_ptr, source, inside, mean, scale, SOURCE, DTYPE)
-    y = stepped(y, source, inside, smooth_ptr, SIZE, LEVELS, NORMALIZER)
+            stream_ptr += row * channels
+        y = _normalized(
+            x_ptr, second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, gate_ptr, weight_ptr, shift_ptr,
+            stream_ptr, channel, inside, channels, SOURCE, PARTS, DTYPE, EPS,
+        )  # fmt: skip
+    y = stepped(y, channel, inside, smooth_ptr, permutation_ptr, SIZE, LEVELS, NORMALIZER)
     if q_ptr is None:
-        tl.store(y_ptr + row * channels + channel, rounded(y, y_ptr.dtype.element_ty), mask=inside)
+        tl.store(y_ptr + row * channels + channel, narrowed(y, y_ptr.dtype.element_ty), mask=inside)
     else:
         store_integers(y, channel, inside, row * channels, scale_ptr, q_ptr, s_ptr + row, LARGEST)
 
