@@ -11,7 +11,7 @@ from vlapack.methods.rotate import hadamard
 from vlapack.ops import reference
 from vlapack.ops.int4 import pack_int4
 from vlapack.ops.triton import layout, tiles
-from vlapack.ops.triton.product import gated_product, int_linear
+from vlapack.ops.triton.product import gated_product, int_linear, int_sums
 
 SHAPES = [(1, 1, 1), (3, 5, 7), (0, 4, 16), (17, 33, 300), (2, 20, 640)]
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -173,12 +173,23 @@ def test_a_row_without_a_finite_scale_is_nan_and_spoils_no_other():
     assert not found[[0, 2]].isnan().any()
 
 
-def test_a_weight_in_the_packs_layout_is_the_references():
-    stored, prepared, scale = layer(8, 64, 4)
-    q, s = activations(3, 64)
-    assert torch.equal(
-        int_linear(q, s, stored, scale, dtype=torch.float32), int_linear(q, s, prepared, scale, dtype=torch.float32)
-    )
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("m", "n", "k"), [*SHAPES, (3, 20, 1200), (80, 33, 1100)])
+def test_sums_that_another_kernel_ends_are_exact(m, n, k, bits):
+    stored, prepared, _ = layer(n, k, bits)
+    q, _ = activations(m, k)
+    sums = int_sums(q, prepared, n)
+    tile, split = tiles.choose(q.device, max(m, 1), n, k)
+    assert sums.shape == (split if m else 1, m, n)
+    assert torch.equal(sums.sum(0), reference.integer_product(q, stored).long())
+
+
+def test_sums_of_the_longest_rows_are_exact():
+    _, prepared, _ = layer(2, 16384, 4)
+    q, _ = activations(2, 16384)
+    sums = int_sums(torch.stack((q, q), 2)[..., 1], prepared, 2)
+    assert len(sums) > 1
+    assert sums.sum(0)[0, 0] == 16384 * 128 * 8
 
 
 @pytest.mark.parametrize(
@@ -187,6 +198,7 @@ def test_a_weight_in_the_packs_layout_is_the_references():
         ({"q": torch.zeros(3, 64)}, r"q must be torch.int8 \[M, K\], not torch.float32"),
         ({"q": torch.zeros(3, 129, dtype=torch.int8)}, r"weight must be torch.uint8 \[8, 2, 1, 64\]"),
         ({"s": torch.ones(3)}, r"s must be torch.float32 \[3, 1\] on cpu, not torch.float32 \[3\]"),
+        ({"weight": torch.zeros(8, 8, dtype=torch.int32)}, "a weight prepared for the triton engine is uint8"),
         ({"weight": torch.zeros(8, 64, dtype=torch.uint8)}, "a weight prepared for the triton engine is uint8"),
         ({"weight_scale": torch.ones(4, 1)}, r"weight_scale must be torch.float32 \[8, 1\]"),
         ({"weight_scale": torch.ones(8, 1, device="meta")}, "on cpu, not torch.float32 .* on meta"),
@@ -203,3 +215,9 @@ def test_what_no_kernel_may_read_is_refused(changed, message):
     given = {"q": q, "s": s, "weight": prepared, "weight_scale": scale, "dtype": torch.float32}
     with pytest.raises(InputError, match=message):
         int_linear(**given | changed)
+
+
+def test_sums_for_other_outputs_than_the_weights_are_refused():
+    _, prepared, _ = layer(8, 64, 4)
+    with pytest.raises(InputError, match="outputs=9 of a weight with 8 rows"):
+        int_sums(activations(3, 64)[0], prepared, 9)

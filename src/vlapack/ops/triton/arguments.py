@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -12,11 +12,9 @@ from vlapack.errors import InputError
 from vlapack.methods.rotate import restore_rows
 from vlapack.methods.round import group_count
 from vlapack.ops.triton import layout
+from vlapack.ops.triton.tensors import FLOATS, checked
 
 GROUPS = (32, 64, 128)
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-T = TypeVar("T", Tensor, Tensor | None)
 
 
 @dataclass(frozen=True)
@@ -24,20 +22,34 @@ class Product:
     """One product's tensors as the kernels read them: the last dimension contiguous, weights and scales wholly so."""
 
     inputs: Tensor
-    s: Tensor | None
     weight: Tensor
-    weight_scale: Tensor
-    bias: Tensor | None
-    residual: Tensor | None
     bits: int
+    s: Tensor | None = None
+    weight_scale: Tensor | None = None
+    bias: Tensor | None = None
+    residual: Tensor | None = None
 
     @property
     def sizes(self) -> tuple[int, int, int]:
         """M, N and K."""
         return self.inputs.shape[0], self.weight.shape[0], self.inputs.shape[1]
 
+    @property
+    def scales_of_a_row(self) -> int:
+        """How many scales an output's weights have."""
+        return 1 if self.weight_scale is None else self.weight_scale.shape[1]
 
-def checked(
+
+def of_sums(q: Tensor, weight: Tensor) -> Product:
+    """Return the tensors of a product that stays unscaled: q [M, K] int8 and what `layout.prepare` returned.
+
+    Raises:
+        InputError: a tensor has another dtype, shape or device, or K is too large for 32 bits
+    """
+    return _multiplied("q", q, weight, torch.int8)
+
+
+def of_product(
     inputs: Tensor,
     s: Tensor | None,
     weight: Tensor,
@@ -46,12 +58,11 @@ def checked(
     residual: Tensor | None,
     dtype: torch.dtype,
     group_size: int | None,
-    inputs_dtype: torch.dtype,
 ) -> Product:
     """Return the tensors ready for a kernel.
 
     Args:
-        inputs: q or x, [M, K] of `inputs_dtype`
+        inputs: q [M, K] int8, or x [M, K] fp32 if `s` is None
         s: [M, 1] fp32, or None where activations are not quantized
         weight: what `layout.prepare` returned
         weight_scale: [N, 1] fp32, or with groups [N, ceil(K / group_size)] bf16
@@ -59,37 +70,42 @@ def checked(
         residual: [M, N] of `dtype`, or None
         dtype: of the result
         group_size: channels per weight scale, or None
-        inputs_dtype: int8 or fp32
 
     Raises:
-        InputError: A tensor has another dtype, shape or device, or a setting that no kernel has.
+        InputError: a tensor has another dtype, shape or device, or a setting that no kernel has
     """
     if group_size not in (None, *GROUPS):
         refuse(f"groups of {group_size} channels: the triton engine takes {', '.join(map(str, GROUPS))}")
-    if dtype not in DTYPES:
-        refuse(f"a product in {dtype}: the triton engine returns {', '.join(map(str, DTYPES))}")
-    name = "x" if s is None else "q"
-    if inputs.dim() != 2 or inputs.dtype != inputs_dtype:
-        refuse(f"{name} must be {inputs_dtype} [M, K], not {inputs.dtype} {list(inputs.shape)}")
-    tokens, channels = inputs.shape
+    if dtype not in FLOATS:
+        refuse(f"a product in {dtype}: the triton engine returns {', '.join(map(str, FLOATS))}")
+    unscaled = _multiplied("x", inputs, weight, torch.float32) if s is None else of_sums(inputs, weight)
+    device, (tokens, outputs, channels) = inputs.device, unscaled.sizes
+    scale_dtype = torch.float32 if group_size is None else torch.bfloat16
+    if bias is not None and not bias.is_floating_point():
+        refuse(f"bias must be floating, not {bias.dtype}")
+    return replace(
+        unscaled,
+        s=checked("s", s, torch.float32, (tokens, 1), device),
+        weight_scale=checked(
+            "weight_scale", weight_scale, scale_dtype, (outputs, group_count(channels, group_size)), device
+        ),
+        bias=None if bias is None else checked("bias", bias, bias.dtype, (outputs,), device),
+        residual=checked("residual", residual, dtype, (tokens, outputs), device),
+    )
+
+
+def _multiplied(name: str, inputs: Tensor, weight: Tensor, dtype: torch.dtype) -> Product:
+    """Check what a product multiplies."""
+    if inputs.dim() != 2 or inputs.dtype != dtype:
+        refuse(f"{name} must be {dtype} [M, K], not {inputs.dtype} {list(inputs.shape)}")
+    channels = inputs.shape[1]
     if channels > layout.CHANNELS:
         refuse(f"{channels} input channels: the triton engine's sums hold {layout.CHANNELS}")
     bits, outputs = layout.bits_of(weight), len(weight)
     if channels == 0 or inputs.stride(1) != 1 or inputs.stride(0) < 0:
         inputs = inputs.contiguous()
-    device = inputs.device
-    scale_dtype = torch.float32 if group_size is None else torch.bfloat16
-    if bias is not None and not bias.is_floating_point():
-        refuse(f"bias must be floating, not {bias.dtype}")
-    return Product(
-        inputs,
-        _checked("s", s, torch.float32, (tokens, 1), device),
-        _checked("weight", weight, torch.uint8, layout.prepared_shape(bits, outputs, channels), device),
-        _checked("weight_scale", weight_scale, scale_dtype, (outputs, group_count(channels, group_size)), device),
-        None if bias is None else _checked("bias", bias, bias.dtype, (outputs,), device),
-        _checked("residual", residual, dtype, (tokens, outputs), device),
-        bits,
-    )
+    shape = layout.prepared_shape(bits, outputs, channels)
+    return Product(inputs, checked("weight", weight, torch.uint8, shape, inputs.device), bits)
 
 
 def restored(
@@ -110,13 +126,3 @@ def restored(
 def refuse(message: str) -> NoReturn:
     """Raise the `InputError` of a product that cannot run."""
     raise InputError(f"{message}; set VLAPACK_ENGINE=reference for anything else")
-
-
-def _checked(name: str, tensor: T, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> T:
-    """Return `tensor` contiguous, if it has that dtype, shape and device; None stays None."""
-    if tensor is None:
-        return tensor
-    if tensor.dtype != dtype or tensor.shape != shape or tensor.device != device:
-        found = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
-        raise InputError(f"{name} must be {dtype} {list(shape)} on {device}, not {found}")
-    return tensor.contiguous()

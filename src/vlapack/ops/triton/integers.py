@@ -1,7 +1,7 @@
 """The kernels of the integer product; `product` checks tensors and launches them.
 
 Every program computes the sums of one tile in int32, exactly, and scales them in the reference's order. Split among
-programs, they store sums that a second kernel adds. Scales per group are added in the groups' order, in fp32, which no
+programs, or where the kernel that reads the product ends it, they store the sums. Scales per group are added in the groups' order, in fp32, which no
 split could keep.
 """
 
@@ -20,7 +20,6 @@ from vlapack.ops.triton.specimen import Specimen
 @triton.jit(do_not_specialize=["M"])
 def product_kernel(
     q_ptr,
-    s_ptr,
     weight_ptr,
     scale_ptr,
     bias_ptr,
@@ -32,9 +31,11 @@ def product_kernel(
     q_stride,
     weight_stride,
     groups,
+    s_ptr,
     BITS: tl.constexpr,
     GROUP: tl.constexpr,
     SPLIT: tl.constexpr,
+    SUMS: tl.constexpr,
     GATED: tl.constexpr,
     EVEN: tl.constexpr,
     ASM: tl.constexpr,
@@ -42,7 +43,7 @@ def product_kernel(
     BN: tl.constexpr,
     BAND: tl.constexpr,
 ):
-    """y [M, N] = s * scale * (q Wᵀ) + bias + residual; for SPLIT > 1 its int32 sums, [SPLIT, M, N]."""
+    """y [M, N] = s * scale * (q Wᵀ) + bias + residual; for SUMS its int32 sums alone, [SPLIT, M, N]."""
     token, output = place(M, N, BM, BN, BAND)
     tokens = token + tl.arange(0, BM)
     outputs = output + tl.arange(0, BN)
@@ -59,7 +60,7 @@ def product_kernel(
             total = _dot(high, inputs(column, have_tokens, block * 128 + 64, K, 64, EVEN), total)
         if BITS == 4:
             total = total >> 4
-        if SPLIT > 1:
+        if SUMS:
             places = (tl.program_id(1).to(tl.int64) * M + tokens)[None, :] * N + outputs[:, None]
             tl.store(y_ptr + places, total, mask=have_tokens & have_outputs)
         else:
@@ -147,15 +148,20 @@ def finish_kernel(
     GATED: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """Add SPLIT int32 sums and end the product as `product_kernel` does; one program for BN outputs of a token."""
+    """Add SPLIT sums, int32 or fp32, and end a product as its kernel does; one program for BN outputs of a token.
+
+    `s_ptr` is None where activations are not quantized.
+    """
     token = tl.program_id(0)
     output = tl.program_id(1) * BN
     outputs = output + tl.arange(0, BN)
     inside = outputs < N
-    total = tl.zeros((BN,), tl.int32)
+    total = tl.zeros((BN,), sums_ptr.dtype.element_ty)
     for split in tl.static_range(SPLIT):
         total += tl.load(sums_ptr + ((split * M + token).to(tl.int64) * N + outputs), mask=inside, other=0)
-    y = total.to(tl.float32) * tl.load(scale_ptr + outputs, mask=inside, other=0.0) * tl.load(s_ptr + token)
+    y = total.to(tl.float32) * tl.load(scale_ptr + outputs, mask=inside, other=0.0)
+    if s_ptr is not None:
+        y = y * tl.load(s_ptr + token)
     finish(y[:, None], bias_ptr, residual_ptr, y_ptr, token, output, M, N, 1, BN, GATED)
 
 
@@ -182,10 +188,10 @@ _KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "8-bit": {"bits": 8, "bound": 1.0},
     },
     "decode": {
-        "4-bit split": {"split": 4, "bound": 6.0},
+        "4-bit sums": {"split": 4, "sums": True, "bound": 6.0},
         "4-bit gated": {"gated": True, "bound": 6.0},
         "4-bit groups of 128": {"group_size": 128},
-        "8-bit split": {"bits": 8, "split": 4},
+        "8-bit sums": {"bits": 8, "split": 4, "sums": True},
     },
     "grouped": {
         "4-bit groups of 32": {"group_size": 32},
@@ -204,28 +210,22 @@ def _specimen(
     bits: int = 4,
     group_size: int | None = None,
     split: int = 1,
+    sums: bool = False,
     gated: bool = False,
     even: bool = True,
     bound: float | None = None,
 ) -> Specimen:
+    ending = {"s_ptr": "*fp32", "scale_ptr": "*fp32" if group_size is None else "*bf16", "bias_ptr": "*bf16"}
     signature = {
-        "q_ptr": "*i8",
-        "s_ptr": "*fp32",
-        "weight_ptr": "*u8",
-        "scale_ptr": "*fp32" if group_size is None else "*bf16",
-        "bias_ptr": "*bf16",
-        "y_ptr": "*bf16" if split == 1 else "*i32",
+        **{"q_ptr": "*i8", "weight_ptr": "*u8", "y_ptr": "*i32" if sums else "*bf16"},
         **dict.fromkeys(("M", "N", "K", "q_stride", "weight_stride", "groups"), "i32"),
+        **({} if sums else ending),
     }
     fixed = {
-        "residual_ptr": None,
-        "ASM": True,
-        "GATED": gated,
+        **(dict.fromkeys(ending) if sums else {}),
+        **{"residual_ptr": None, "ASM": True, "SUMS": sums, "GATED": gated},
         **tiles.constants(tile, bits, group_size, split, even=even),
     }
-    if split > 1:
-        del signature["bias_ptr"]
-        fixed["bias_ptr"] = None
     return Specimen(
         product_kernel,
         f"{name} {tile}",

@@ -5,18 +5,17 @@ shifted back. fp32 results are the reference's bit for bit: the scalings keep it
 multiply-adds. A row rotation is undone after the kernel, in the reference's float64.
 
 Few tokens leave most of a card without work, so several programs then share the channels of one tile
-(`tiles.choose`), and a second kernel adds what they found.
+(`tiles.choose`), and a second kernel adds what they found: here, or in the kernel that reads the product (`int_sums`).
 """
 
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
-from vlapack.ops import reference
-from vlapack.ops.triton import arguments, layout, tiles
-from vlapack.ops.triton.integers import finish_kernel, product_kernel
+from vlapack.ops.triton import arguments, tiles
+from vlapack.ops.triton.integers import product_kernel
+from vlapack.ops.triton.multiply import multiplied, multiply
 
 
 def int_linear(
@@ -32,8 +31,6 @@ def int_linear(
     residual: Tensor | None = None,
 ) -> Tensor:
     """See `reference.int_linear`; `weight` is what `layout.prepare` returned.
-
-    A weight in a pack's own layout is the reference's.
 
     Args:
         q: [M, K] int8, any strides
@@ -52,12 +49,9 @@ def int_linear(
     Raises:
         InputError: a tensor has another dtype, shape or device than the others ask for, or K is too large for 32 bits.
     """
-    if weight.dtype != torch.uint8:
-        y = reference.int_linear(q, s, weight, weight_scale, row_rotation, bias, dtype=dtype, group_size=group_size)
-        return y if residual is None else y + residual
     if row_rotation is None:
-        return _launch(q, s, weight, weight_scale, bias, residual, dtype, group_size)
-    y = _launch(q, s, weight, weight_scale, None, None, torch.float32, group_size)
+        return _ended(q, s, weight, weight_scale, bias, residual, dtype, group_size)
+    y = _ended(q, s, weight, weight_scale, None, None, torch.float32, group_size)
     return arguments.restored(y, row_rotation, bias, residual, dtype)
 
 
@@ -79,10 +73,27 @@ def gated_product(
     """
     if len(weight) % 2:
         arguments.refuse(f"{len(weight)} rows of gate and up in turns: their number must be even (`layout.interleave`)")
-    return _launch(q, s, weight, weight_scale, bias, None, dtype, group_size, gated=True)
+    return _ended(q, s, weight, weight_scale, bias, None, dtype, group_size, gated=True)
 
 
-def _launch(
+def int_sums(q: Tensor, weight: Tensor, outputs: int) -> Tensor:
+    """See `fused_reference.int_sums`: [S, M, N] int32, where S programs share the channels of a tile.
+
+    S follows from the shapes and the card, and is 1 for many tokens.
+    """
+    layer = arguments.of_sums(q, weight)
+    M, N, K = layer.sizes
+    if outputs != N:
+        arguments.refuse(f"outputs={outputs} of a weight with {N} rows")
+    if not M * N:
+        return torch.empty(1, M, N, dtype=torch.int32, device=q.device)
+    tile, split = tiles.choose(q.device, M, N, K)
+    sums = torch.empty(split, M, N, dtype=torch.int32, device=q.device)
+    multiply(product_kernel, layer, sums, tile, None, s_ptr=None, GATED=False)
+    return sums
+
+
+def _ended(
     q: Tensor,
     s: Tensor,
     weight: Tensor,
@@ -94,47 +105,7 @@ def _launch(
     *,
     gated: bool = False,
 ) -> Tensor:
-    layer = arguments.checked(q, s, weight, weight_scale, bias, residual, dtype, group_size, torch.int8)
-    M, N, K = layer.sizes
-    y = torch.empty(M, N // 2 if gated else N, dtype=dtype, device=q.device)
-    if not y.numel():
-        return y
-    tile, split = tiles.choose(q.device, M, N, K, grouped=group_size is not None)
-    out = y if split == 1 else torch.empty(split, M, N, dtype=torch.int32, device=q.device)
-    tail = (layer.bias, layer.residual)
-    with tiles.on(q.device):
-        product_kernel[(tiles.programs(tile, M, N), split)](
-            layer.inputs,
-            layer.s,
-            layer.weight,
-            layer.weight_scale,
-            *(tail if split == 1 else (None, None)),
-            out,
-            M,
-            N,
-            K,
-            layer.inputs.stride(0),
-            layer.weight.stride(0),
-            layer.weight_scale.shape[1],
-            **tiles.constants(tile, layer.bits, group_size, split, even=K % layout.BLOCK == 0),
-            GATED=gated,
-            ASM=tiles.has_assembly(q.device),
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-            enable_fp_fusion=False,
-        )
-        if split > 1:
-            finish_kernel[(M, triton.cdiv(N, tiles.FINISHED_AT_ONCE))](
-                out,
-                layer.s,
-                layer.weight_scale,
-                *tail,
-                y,
-                M,
-                N,
-                SPLIT=split,
-                GATED=gated,
-                BN=tiles.FINISHED_AT_ONCE,
-                enable_fp_fusion=False,
-            )
-    return y
+    layer = arguments.of_product(q, s, weight, weight_scale, bias, residual, dtype, group_size)
+    return multiplied(
+        product_kernel, layer, dtype, group_size, parts=torch.int32, gated=gated, s_ptr=layer.s, GATED=gated
+    )

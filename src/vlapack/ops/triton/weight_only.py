@@ -18,9 +18,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vlapack.ops import reference
-from vlapack.ops.triton import arguments, layout, tiles
+from vlapack.ops.triton import arguments, tiles
+from vlapack.ops.triton.integers import finish_kernel
 from vlapack.ops.triton.matmul import finish, group_scale, halves, inputs, place, share
+from vlapack.ops.triton.multiply import multiplied
 from vlapack.ops.triton.numeric import INTERPRETED, rounded
 from vlapack.ops.triton.specimen import Specimen
 
@@ -43,13 +44,14 @@ def weight_only_kernel(
     GROUP: tl.constexpr,
     TERMS: tl.constexpr,
     SPLIT: tl.constexpr,
+    SUMS: tl.constexpr,
     EVEN: tl.constexpr,
     ASM: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BAND: tl.constexpr,
 ):
-    """y [M, N] = scale * (x Wᵀ) + bias + residual; for SPLIT > 1 its fp32 sums without scale, [SPLIT, M, N]."""
+    """y [M, N] = scale * (x Wᵀ) + bias + residual; for SUMS its fp32 sums without scale, [SPLIT, M, N]."""
     token, output = place(M, N, BM, BN, BAND)
     tokens = token + tl.arange(0, BM)
     outputs = output + tl.arange(0, BN)
@@ -78,7 +80,7 @@ def weight_only_kernel(
                 y += _add_terms(high, high_x, nothing, TERMS) * scale
     if BITS == 4:
         y = y * 0.0625  # weights came as 16 times their value
-    if SPLIT > 1:
+    if SUMS:
         places = (tl.program_id(1).to(tl.int64) * M + tokens)[None, :] * N + outputs[:, None]
         tl.store(y_ptr + places, y, mask=have_tokens & have_outputs)
     else:
@@ -102,20 +104,6 @@ def _add_terms(weights, x, total, TERMS: tl.constexpr):
     return total
 
 
-@triton.jit(do_not_specialize=["M"])
-def finish_sums_kernel(sums_ptr, scale_ptr, bias_ptr, residual_ptr, y_ptr, M, N, SPLIT: tl.constexpr, BN: tl.constexpr):
-    """Add SPLIT fp32 sums and end the product as `weight_only_kernel` does; one program for BN outputs of a token."""
-    token = tl.program_id(0)
-    output = tl.program_id(1) * BN
-    outputs = output + tl.arange(0, BN)
-    inside = outputs < N
-    total = tl.zeros((BN,), tl.float32)
-    for split in tl.static_range(SPLIT):
-        total += tl.load(sums_ptr + ((token.to(tl.int64) + split * M) * N + outputs), mask=inside, other=0.0)
-    y = total * tl.load(scale_ptr + outputs, mask=inside, other=0.0)
-    finish(y[:, None], bias_ptr, residual_ptr, y_ptr, token, output, M, N, 1, BN, False)
-
-
 def float_linear(
     x: Tensor,
     weight: Tensor,
@@ -129,7 +117,7 @@ def float_linear(
 ) -> Tensor:
     """See `reference.float_linear`; `weight` is what `layout.prepare` returned.
 
-    A weight in a pack's own layout is the reference's. A token that holds infinity comes out as NaN.
+    A token that holds infinity comes out as NaN.
 
     Args:
         x: [M, K] fp32, any strides
@@ -147,17 +135,14 @@ def float_linear(
     Raises:
         InputError: a tensor has another dtype, shape or device than the others ask for.
     """
-    if weight.dtype != torch.uint8:
-        y = reference.float_linear(x, weight, weight_scale, row_rotation, bias, dtype=dtype, group_size=group_size)
-        return y if residual is None else y + residual
     terms = 3 if dtype == torch.float32 else 2
     if row_rotation is None:
-        return _launch(x, weight, weight_scale, bias, residual, dtype, group_size, terms)
-    y = _launch(x, weight, weight_scale, None, None, torch.float32, group_size, terms)
+        return _ended(x, weight, weight_scale, bias, residual, dtype, group_size, terms)
+    y = _ended(x, weight, weight_scale, None, None, torch.float32, group_size, terms)
     return arguments.restored(y, row_rotation, bias, residual, dtype)
 
 
-def _launch(
+def _ended(
     x: Tensor,
     weight: Tensor,
     weight_scale: Tensor,
@@ -167,47 +152,8 @@ def _launch(
     group_size: int | None,
     terms: int,
 ) -> Tensor:
-    layer = arguments.checked(x, None, weight, weight_scale, bias, residual, dtype, group_size, torch.float32)
-    M, N, K = layer.sizes
-    y = torch.empty(M, N, dtype=dtype, device=x.device)
-    if not y.numel():
-        return y
-    tile, split = tiles.choose(x.device, M, N, K, grouped=group_size is not None, floats=True)
-    out = y if split == 1 else torch.empty(split, M, N, dtype=torch.float32, device=x.device)
-    tail = (layer.bias, layer.residual)
-    with tiles.on(x.device):
-        weight_only_kernel[(tiles.programs(tile, M, N), split)](
-            layer.inputs,
-            layer.weight,
-            layer.weight_scale,
-            *(tail if split == 1 else (None, None)),
-            out,
-            M,
-            N,
-            K,
-            layer.inputs.stride(0),
-            layer.weight.stride(0),
-            layer.weight_scale.shape[1],
-            **tiles.constants(tile, layer.bits, group_size, split, even=K % layout.BLOCK == 0),
-            TERMS=terms,
-            ASM=tiles.has_assembly(x.device),
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-            enable_fp_fusion=False,
-        )
-        if split > 1:
-            finish_sums_kernel[(M, triton.cdiv(N, tiles.FINISHED_AT_ONCE))](
-                out,
-                layer.weight_scale,
-                *tail,
-                y,
-                M,
-                N,
-                SPLIT=split,
-                BN=tiles.FINISHED_AT_ONCE,
-                enable_fp_fusion=False,
-            )
-    return y
+    layer = arguments.of_product(x, None, weight, weight_scale, bias, residual, dtype, group_size)
+    return multiplied(weight_only_kernel, layer, dtype, group_size, parts=torch.float32, TERMS=terms)
 
 
 def specimens() -> list[Specimen]:
@@ -218,14 +164,15 @@ def specimens() -> list[Specimen]:
         if kind == "floats"
         for label, options in _KINDS.items()
     ]
-    constants = {"bias_ptr": None, "residual_ptr": None, "SPLIT": 4, "BN": tiles.FINISHED_AT_ONCE}
+    constants = {"s_ptr": None, "bias_ptr": None, "residual_ptr": None, "SPLIT": 4, "GATED": False}
     signature = {"sums_ptr": "*fp32", "scale_ptr": "*fp32", "y_ptr": "*bf16", "M": "i32", "N": "i32"}
-    return [*found, Specimen(finish_sums_kernel, "weights only sums", signature, constants)]
+    ended = Specimen(finish_kernel, "weights only sums", signature, {**constants, "BN": tiles.FINISHED_AT_ONCE})
+    return [*found, ended]
 
 
 _KINDS: dict[str, dict[str, Any]] = {
     "4-bit": {},
-    "4-bit split": {"split": 4},
+    "4-bit sums": {"split": 4},
     "8-bit fp32": {"bits": 8, "terms": 3},
     "4-bit groups of 32": {"group_size": 32},
     "4-bit groups of 128": {"group_size": 128},
@@ -251,8 +198,7 @@ def _specimen(
     }
     constants = {
         **dict.fromkeys(("bias_ptr", "residual_ptr")),
-        "ASM": True,
-        "TERMS": terms,
+        **{"ASM": True, "TERMS": terms, "SUMS": split > 1},
         **tiles.constants(tile, bits, group_size, split, even=True),
     }
     return Specimen(
