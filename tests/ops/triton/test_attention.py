@@ -8,15 +8,23 @@ from torch.nn.functional import pad
 
 from vlapack.errors import InputError
 from vlapack.methods.rotate import hadamard
-from vlapack.ops import reference
-from vlapack.ops.triton.activation import Steps
-from vlapack.ops.triton.attention import attend_few
+from vlapack.ops import fused_reference as reference
+from vlapack.ops.triton import attention
 from vlapack.ops.triton.attention_step import attend_quantize
+from vlapack.ops.reference import quantize_activation
 from vlapack.pi0.attention import attend
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 """Of outputs up to 2 (a query that sees one key). Measured on 542 keys, outputs up to 0.3: 2.3e-7, 1.1e-3 and 1.2e-4;
 torch's own attention on a CPU: 1.7e-7, 4e-3 and 1.4e-4."""
+
+
+def attend_few(query, key, value, prefix_mask=None, shared=1, prefix=None, state_token=False):
+    """The op, and the prefix that a mask has if it has one."""
+    prefix = prefix if prefix is not None else 0 if prefix_mask is None else prefix_mask.shape[1]
+    return attention.attend_few(
+        query, key, value, prefix_mask, shared=shared, prefix=prefix, state_token=state_token
+    )
 
 
 def exact(query, key, value, mask=None):
@@ -100,8 +108,18 @@ def test_strided_inputs_are_read_where_they_lie():
         assert (found - exact(query, keys, value)).abs().max() < TOLERANCE[torch.float32]
 
 
+def test_a_mask_that_is_part_of_a_larger_one_is_read_where_it_lies():
+    query, key, value = inputs((3, 1, 4, 80, 16))
+    larger = torch.rand(3, 90) < 0.5
+    for mask in (larger[:, 7:77], larger[:1, :70].expand(3, 70), torch.rand(70, 3).T < 0.5):
+        assert torch.equal(attend_few(query, key, value, mask), attend_few(query, key, value, mask.contiguous()))
+
+
+@pytest.mark.parametrize("has_kernel", [True, False])
 @pytest.mark.parametrize(("groups", "dtype"), [(1, torch.bfloat16), (2, torch.float32), (1, torch.float16)])
-def test_the_output_products_step_takes_the_same_row(groups, dtype):
+def test_the_output_products_step_takes_the_same_row(groups, dtype, has_kernel, monkeypatch):
+    """Cards without the kernel take torch's attention, and the step after it."""
+    monkeypatch.setattr(attention, "has_kernel", lambda device: has_kernel)
     batch, shared, suffix, prefix, width = 2, 2, 2, 70, 16
     query, key, value = inputs((batch, groups, shared * suffix, prefix + suffix, width), dtype)
     k = groups * shared * width
@@ -109,26 +127,36 @@ def test_the_output_products_step_takes_the_same_row(groups, dtype):
     exists = torch.rand(batch, prefix) < 0.5
     mixed = attend_few(query, key, value, exists, **options)
     rows = mixed.view(batch, groups, suffix, shared, width).transpose(1, 2).reshape(-1, k)
-    permutation, dense = torch.randperm(k), torch.linalg.qr(torch.randn(1, 16, 16))[0]
+    permutation, dense = torch.randperm(k), torch.linalg.qr(torch.randn(1, 16, 16))[0].contiguous()
     for steps in (
-        Steps(),
-        Steps(torch.rand(k) + 0.5, permutation, hadamard(32).float(), bits=4),
-        Steps(None, permutation, dense),
+        {},
+        {"smooth": torch.rand(k) + 0.5, "permutation": permutation, "rotation": hadamard(32).float(), "bits": 4},
+        {"permutation": permutation, "rotation": dense, "scale": torch.tensor([0.01])},
+        {"permutation": permutation, "pre_rotation": dense},
     ):
-        q, s = attend_quantize(query, key, value, steps, exists, **options)
-        expected, scale = reference.quantize_activation(
-            rows, steps.smooth, steps.permutation, steps.rotation, bits=steps.bits
-        )
+        q, s = attend_quantize(query, key, value, exists, **steps, **options)
+        expected, scale = quantize_activation(rows, **steps)
         differs = (q.int() - expected.int()).abs()
         assert differs.amax() <= 1
         assert differs.sum() <= 1
         assert torch.allclose(s, scale, rtol=max(1e-5, torch.finfo(dtype).eps))
 
 
+def test_turned_queries_are_read_as_the_heads_of_their_tokens():
+    """As `turn_and_keep` returns them: [B, T, heads, D] is [B, 1, T * heads, D] without a copy."""
+    turned, (_, key, value) = torch.randn(2, 3, 4, 16), inputs((2, 1, 1, 9, 16))
+    options = {"shared": 4, "prefix": 6, "state_token": True}
+    query = turned.view(2, 1, 12, 16)
+    expected = reference.attend_quantize(query, key, value, **options)
+    q, s = attend_quantize(query, key, value, **options)
+    assert (q.int() - expected[0].int()).abs().sum() <= 1
+    assert torch.allclose(s, expected[1], rtol=1e-5)
+
+
 def test_a_query_that_is_no_row_of_heads_is_refused():
     query, key, value = inputs((1, 1, 9, 20, 16))
     with pytest.raises(InputError, match=r"\[1, 1, 9, 16\] is not .* shared=4"):
-        attend_quantize(query, key, value, Steps(), shared=4)
+        attend_quantize(query, key, value, shared=4, prefix=10, state_token=False)
 
 
 GOOD = dict(zip(("query", "key", "value"), inputs((2, 1, 8, 20, 16)), strict=True))
@@ -142,11 +170,11 @@ GOOD = dict(zip(("query", "key", "value"), inputs((2, 1, 8, 20, 16)), strict=Tru
         ({"query": torch.zeros(2, 2, 8, 16)}, "must agree"),
         ({"query": torch.zeros(2, 1, 8, 16).double()}, "one dtype of"),
         ({"value": torch.zeros(2, 1, 20, 16).half()}, "one dtype and one device"),
-        ({"prefix_mask": torch.ones(2, 12)}, r"bool \[2, P\] on cpu, not torch.float32 \[2, 12\]"),
+        ({"prefix_mask": torch.ones(2, 12)}, r"bool \[2, 12\] on cpu, not torch.float32 \[2, 12\]"),
         ({"prefix_mask": torch.ones(1, 12, dtype=torch.bool)}, r"not torch.bool \[1, 12\]"),
-        ({"prefix_mask": torch.ones(2, 21, dtype=torch.bool)}, "21 tokens: there are 20 keys"),
-        ({"prefix_mask": torch.ones(2, 12, dtype=torch.bool), "prefix": 13}, "`prefix` is 13"),
-        ({"state_token": True}, "`state_token` needs `prefix`"),
+        ({"prefix_mask": torch.ones(2, 21, dtype=torch.bool)}, "prefix=21 of 20 keys"),
+        ({"prefix_mask": torch.ones(2, 12, dtype=torch.bool), "prefix": 13}, r"bool \[2, 13\]"),
+        ({"prefix": 20, "state_token": True}, "prefix=20 of 20 keys: it must be from 0 to one less"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_shapes(change, said):

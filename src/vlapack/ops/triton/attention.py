@@ -3,11 +3,13 @@
 Ten tokens of eight heads are 80 rows on one key-value head, too little for a kernel that splits its work by queries:
 one or two multiprocessors would read all the keys. Here programs also share the keys (as FlashDecoding does): each
 makes its part of the softmax in fp32, with its own maximum and sum, and a second kernel puts the parts together.
+
+Cards that are not in `CARDS` take torch's own attention instead: their code would keep its sums in memory.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -15,8 +17,11 @@ import triton.language as tl
 from torch import Tensor
 
 from vlapack.errors import InputError
+from vlapack.machine import gpu
+from vlapack.ops import fused_reference as reference
 from vlapack.ops.triton.numeric import div_rn, dot, narrowed
 from vlapack.ops.triton.specimen import Specimen
+from vlapack.ops.triton.tensors import FLOATS, described
 
 ROWS = 16
 """Queries of one program: the least that a tensor core takes."""
@@ -25,14 +30,14 @@ KEYS = 64
 PARTS = 16
 """Most parts into which the keys are divided: the second kernel has one row's parts in registers."""
 CARDS = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_110", "sm_120", "gfx942", "gfx950")
-"""Where the code has no spills. On gfx1151 it has five hundred, whatever the sizes: take torch's attention there."""
+"""Where the code has no spills. On gfx1151 it has five hundred, whatever the sizes."""
 LOG2_E = 1.4426950408889634
 
 
 @triton.jit(do_not_specialize=["rows", "tokens", "prefix", "per_part"])
 def parts_kernel(
     query_ptr, query_batch, query_group, query_row, key_ptr, key_batch, key_group, key_row,
-    value_ptr, value_batch, value_group, value_row, mask_ptr, mask_batch, mixed_ptr, largest_ptr, sum_ptr,
+    value_ptr, value_batch, value_group, value_row, mask_ptr, mask_batch, mask_token, mixed_ptr, largest_ptr, sum_ptr,
     groups, rows, tokens, prefix, per_part, scale,
     SHARED: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr,
@@ -43,7 +48,7 @@ def parts_kernel(
         query_ptr: [B, G, R, D] floating, and its strides
         key_ptr: [B, G, S, D] of the same dtype
         value_ptr: the same
-        mask_ptr: [B, P] bytes, whether a key of the prefix is seen, or None: all are
+        mask_ptr: [B, P] bytes, whether a key of the prefix is seen, and its strides, or None: all are
         mixed_ptr: [B * G, parts, R, D] fp32
         largest_ptr: [B * G, parts, R] fp32, as logarithms to base 2
         sum_ptr: the same
@@ -79,7 +84,7 @@ def parts_kernel(
         value = tl.load(value_ptr + token[:, None] * value_row + channel[None, :], mask=wanted, other=0.0)
         seen = there
         if mask_ptr is not None:
-            of_prefix = tl.load(mask_ptr + batch * mask_batch + token, mask=token < prefix, other=1)
+            of_prefix = tl.load(mask_ptr + batch * mask_batch + token * mask_token, mask=token < prefix, other=1)
             seen = seen & (of_prefix != 0)
         visible = seen[None, :]
         if STATE:
@@ -132,34 +137,30 @@ def attend_few(
     value: Tensor,
     prefix_mask: Tensor | None = None,
     *,
-    shared: int = 1,
-    prefix: int | None = None,
-    state_token: bool = False,
+    shared: int,
+    prefix: int,
+    state_token: bool,
 ) -> Tensor:
-    """Attention softmax(q kᵀ / √D) v like `pi0.attention.attend`, for few queries.
-
-    Args:
-        query: [B, G, R, D] floating: `shared` neighbouring rows are the heads of one token.
-        key: [B, G, S, D] of the same dtype: the prefix's tokens and then those of the queries.
-        value: Like `key`.
-        prefix_mask: Boolean [B, P]: which tokens of the prefix exist. None: all.
-        shared: Query heads that share a key-value head.
-        prefix: P; needed where `state_token` is set and there is no mask.
-        state_token: Whether the first queries are those of π0's state token, which sees the prefix and itself only.
-
-    Returns:
-        [B, G, R, D] in the dtype of `value`. A query that sees no key gets zeros.
+    """See `fused_reference.attend_few`. Where the kernel runs, a query that sees no key gets zeros.
 
     Raises:
-        InputError: Shapes, dtypes or devices that do not fit together.
+        InputError: shapes, dtypes or devices that do not fit together
     """
-    parts = attend_in_parts(query, key, value, prefix_mask, shared=shared, prefix=prefix, state_token=state_token)
+    options: dict[str, Any] = {"shared": shared, "prefix": prefix, "state_token": state_token}
+    if not has_kernel(query.device):
+        return reference.attend_few(query, key, value, prefix_mask, **options)
+    parts = attend_in_parts(query, key, value, prefix_mask, **options)
     out = torch.empty(query.shape, dtype=value.dtype, device=value.device)
     if out.numel():
         pairs, count, rows, width = parts.mixed.shape
         sizes = {"WIDTH": width, "SIZE": padded(width), "PARTS": PARTS}
         combine_kernel[(rows, pairs)](*parts, out, rows, count, **sizes, num_warps=4, enable_fp_fusion=True)
     return out
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether attention is a kernel of ours on this card, and under the interpreter; elsewhere it is torch's."""
+    return device.type == "cpu" or gpu.card(device).architecture in CARDS
 
 
 class Parts(NamedTuple):
@@ -177,15 +178,15 @@ def attend_in_parts(
     prefix_mask: Tensor | None,
     *,
     shared: int,
-    prefix: int | None,
+    prefix: int,
     state_token: bool,
 ) -> Parts:
     """Return the parts of an attention, which is not yet put together; arguments as in `attend_few`."""
     batch, groups, rows, width = _sizes(query, key, value)
     tokens = key.shape[2]
-    prefix = _prefix(prefix_mask, prefix, batch, tokens, state_token, query.device)
+    _check_prefix(prefix_mask, prefix, batch, tokens, state_token, query.device)
     query, key, value = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (query, key, value))
-    mask = None if prefix_mask is None else prefix_mask.contiguous().view(torch.uint8)
+    mask = None if prefix_mask is None else prefix_mask.view(torch.uint8)
     at_once = KEYS if value.itemsize < 4 else KEYS // 2
     per_part = at_once * triton.cdiv(tokens, at_once * PARTS)
     pairs, count = batch * groups, triton.cdiv(tokens, per_part)
@@ -200,7 +201,7 @@ def attend_in_parts(
             value,
             *value.stride()[:3],
             mask,
-            prefix if mask is not None else 0,
+            *((0, 0) if mask is None else mask.stride()),
             mixed,
             largest,
             total,
@@ -230,35 +231,28 @@ def padded(width: int) -> int:
 
 def _sizes(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
     """Check that the three fit together; return the sizes of `query`."""
-    found = ", ".join(f"{one.dtype} {list(one.shape)} on {one.device}" for one in (query, key, value))
+    found = ", ".join(described(one) for one in (query, key, value))
     if query.dim() != 4 or key.dim() != 4 or key.shape != value.shape:
         raise InputError(f"attention takes a query [B, G, R, D] and keys and values [B, G, S, D], not {found}")
     if query.shape[:2] != key.shape[:2] or query.shape[3] != key.shape[3] or not key.shape[2]:
         raise InputError(f"attention's B, G and D must agree and S be at least 1: {found}")
-    if query.dtype not in (torch.float32, torch.bfloat16, torch.float16) or key.dtype != query.dtype:
+    if query.dtype not in FLOATS or key.dtype != query.dtype:
         raise InputError(f"attention takes one dtype of float32, bfloat16 and float16, not {found}")
     if value.dtype != query.dtype or key.device != query.device or value.device != query.device:
         raise InputError(f"attention's tensors must have one dtype and one device, not {found}")
     return query.shape
 
 
-def _prefix(
-    mask: Tensor | None, prefix: int | None, batch: int, tokens: int, state_token: bool, device: torch.device
-) -> int:
-    """Return P, from the mask where there is one."""
+def _check_prefix(
+    mask: Tensor | None, prefix: int, batch: int, tokens: int, state_token: bool, device: torch.device
+) -> None:
+    if not 0 <= prefix <= tokens - state_token:
+        rule = "from 0 to one less, for the state token" if state_token else "from 0 to as many"
+        raise InputError(f"prefix={prefix} of {tokens} keys: it must be {rule}")
     if mask is None:
-        if state_token and (prefix is None or not 0 <= prefix < tokens):
-            raise InputError(
-                f"`state_token` needs `prefix`, the tokens before it, from 0 to {tokens - 1}, not {prefix}"
-            )
-        return prefix or 0
-    if mask.dtype != torch.bool or mask.dim() != 2 or len(mask) != batch or mask.device != device:
-        raise InputError(
-            f"prefix_mask must be bool [{batch}, P] on {device}, not {mask.dtype} {list(mask.shape)} on {mask.device}"
-        )
-    if mask.shape[1] > tokens or prefix not in (None, mask.shape[1]):
-        raise InputError(f"prefix_mask has {mask.shape[1]} tokens: there are {tokens} keys, and `prefix` is {prefix}")
-    return mask.shape[1]
+        return
+    if mask.dtype != torch.bool or mask.shape != (batch, prefix) or mask.device != device:
+        raise InputError(f"prefix_mask must be bool [{batch}, {prefix}] on {device}, not {described(mask)}")
 
 
 def specimens() -> list[Specimen]:
@@ -279,7 +273,7 @@ def _parts(dtype: str, *, state: bool) -> Specimen:
             **dict.fromkeys(numbers, "i32"),
             "scale": "fp32",
         },
-        constexprs={"SHARED": 8, "STATE": state, "WIDTH": 256, "SIZE": 256, "ROWS": ROWS, "KEYS": KEYS},
+        constexprs={"SHARED": 8, "STATE": state, "WIDTH": 256, "SIZE": 256, "ROWS": ROWS, "KEYS": KEYS, "mask_token": 1},
         num_stages=1,
         expects="mma",
         targets=CARDS,

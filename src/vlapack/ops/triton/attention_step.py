@@ -15,12 +15,15 @@ from torch import Tensor
 
 from vlapack.errors import InputError
 from vlapack.methods.round import largest_activation
-from vlapack.ops.triton import rows
-from vlapack.ops.triton.activation import Source, Steps, one_launch, quantized
-from vlapack.ops.triton.attention import attend_few, attend_in_parts
+from vlapack.ops.triton import attention, rows
+from vlapack.ops.triton.activation import quantized
 from vlapack.ops.triton.numeric import div_rn, rounded
 from vlapack.ops.triton.rows import stepped, store_integers
+from vlapack.ops.triton.source import plain
 from vlapack.ops.triton.specimen import Specimen
+from vlapack.ops.triton.steps import Steps
+from vlapack.ops.triton.sums import STORED
+from vlapack.ops.triton.tensors import check_width
 
 
 @triton.jit(do_not_specialize=["tokens", "parts"])
@@ -37,10 +40,7 @@ def combine_row_kernel(
     row = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, SIZE)
     inside = channel < channels
-    source = channel
-    if permutation_ptr is not None:
-        source = tl.load(permutation_ptr + channel, mask=inside, other=0).to(tl.int32)
-    head = source // WIDTH
+    head = channel // WIDTH
     pair = (row // tokens) * groups + head // SHARED
     rows_of_part = tokens * SHARED
     first = pair * parts * rows_of_part + (row % tokens) * SHARED + head % SHARED
@@ -54,55 +54,51 @@ def combine_row_kernel(
         place = first + part * rows_of_part
         kept = tl.exp2(tl.load(largest_ptr + place, mask=inside, other=0.0) - base)
         total += kept * tl.load(sum_ptr + place, mask=inside, other=0.0)
-        y += kept * tl.load(mixed_ptr + place * WIDTH + source % WIDTH, mask=inside, other=0.0)
+        y += kept * tl.load(mixed_ptr + place * WIDTH + channel % WIDTH, mask=inside, other=0.0)
     y = rounded(div_rn(y, tl.where(total == 0.0, 1.0, total)), DTYPE)
-    y = stepped(y, source, inside, smooth_ptr, SIZE, LEVELS, NORMALIZER)
+    y = stepped(y, channel, inside, smooth_ptr, permutation_ptr, SIZE, LEVELS, NORMALIZER)
     store_integers(y, channel, inside, row * channels, scale_ptr, q_ptr, s_ptr + row, LARGEST)
 
 
-def attend_quantize(
+def attend_quantize(  # noqa: PLR0917 - torch's ops take tensors by position
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    steps: Steps,
     prefix_mask: Tensor | None = None,
+    smooth: Tensor | None = None,
+    permutation: Tensor | None = None,
+    rotation: Tensor | None = None,
+    scale: Tensor | None = None,
+    bits: int = 8,
+    pre_rotation: Tensor | None = None,
     *,
     shared: int,
-    prefix: int | None = None,
-    state_token: bool = False,
+    prefix: int,
+    state_token: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Attend as `attend_few` does, and round the result for the output product.
+    """See `fused_reference.attend_quantize`.
 
-    Args:
-        query: [B, G, T * shared, D]; the others as in `attend_few`.
-        key: [B, G, S, D].
-        value: [B, G, S, D].
-        steps: Of the output product's input, whose K is G * shared * D, head by head.
-        prefix_mask: Boolean [B, P] or None.
-        shared: Query heads that share a key-value head.
-        prefix: P.
-        state_token: π0's rule.
+    Where a dense block or a first rotation needs a row that is whole, or attention is torch's, its result is stored
+    first and the activation step reads it from there.
 
-    Returns:
-        q [B * T, K] int8 and s [B * T, 1] fp32.
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit together
     """
     if query.dim() != 4 or shared < 1 or query.shape[2] % shared:
         raise InputError(f"a query {list(query.shape)} is not [B, G, T * shared, D] for shared={shared}")
     batch, groups, count, width = query.shape
     tokens, channels = count // shared, groups * shared * width
-    if channels > rows.WIDEST:
-        raise InputError(f"{channels} channels of all heads: this engine takes 1 to {rows.WIDEST}")
-    steps = steps.checked(channels, query.device)
+    check_width("all heads' attention", channels)
+    steps = Steps(smooth, permutation, rotation, scale, bits, pre_rotation).checked(channels, query.device)
     options: dict[str, Any] = {"shared": shared, "prefix": prefix, "state_token": state_token}
-    if not one_launch(steps):
-        mixed = attend_few(query, key, value, prefix_mask, **options)
+    if not (steps.one_launch and attention.has_kernel(query.device)):
+        mixed = attention.attend_few(query, key, value, prefix_mask, **options)
         by_token = mixed.view(batch, groups, tokens, shared, width).transpose(1, 2)
-        return quantized(Source("plain", by_token.reshape(batch * tokens, channels)), steps)
-    parts = attend_in_parts(query, key, value, prefix_mask, **options)
+        return quantized(plain(by_token.reshape(batch * tokens, channels)), steps)
+    parts = attention.attend_in_parts(query, key, value, prefix_mask, **options)
     q = torch.empty(batch * tokens, channels, dtype=torch.int8, device=query.device)
     s = torch.empty(len(q), 1, dtype=torch.float32, device=query.device)
     size = triton.next_power_of_2(channels)
-    block = 1 if steps.rotation is None else steps.rotation.shape[1]
     if len(q):
         combine_row_kernel[(len(q),)](
             *parts,
@@ -118,17 +114,14 @@ def attend_quantize(
             WIDTH=width,
             SHARED=shared,
             SIZE=size,
-            LEVELS=block.bit_length() - 1,
-            NORMALIZER=block**-0.5,
+            LEVELS=steps.block.bit_length() - 1,
+            NORMALIZER=steps.block**-0.5,
             LARGEST=float(largest_activation(steps.bits)),
-            DTYPE=_STORED[value.dtype],
+            DTYPE=STORED[value.dtype],
             num_warps=rows.warps(size),
             enable_fp_fusion=False,
         )
     return q, s
-
-
-_STORED = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 def specimens() -> list[Specimen]:
