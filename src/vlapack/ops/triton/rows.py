@@ -8,6 +8,8 @@ Where the row comes from is a `SOURCE`:
 - `rms`, `adaptive`, `layer`: the norm of the residual stream. That is x, or x plus `second`, times a gate where there
   is one; the kernel then also writes the new stream. `second` may be sums, too.
 
+Sums of gate and up spill a few registers at 16384 channels, not at 8192: `product.gated_product` is for wide layers.
+
 Each value is rounded where plain torch would store it. Then come the steps: divide by `smooth`, permute, Hadamard
 blocks, integers (or floats where there is no `q_ptr`). Each channel is made once; a permutation goes through shared
 memory.
@@ -18,6 +20,7 @@ The whole row is in registers, so its width is padded to a power of two, `SIZE`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -35,29 +38,27 @@ from vlapack.ops.triton.numeric import (
 from vlapack.ops.triton.specimen import Specimen
 from vlapack.ops.triton.sums import ended_at
 
-
 @triton.jit
 def _activated(
-    x_ptr, second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside,
-    SOURCE: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr,
+    x_ptr, second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside, channels,
+    SOURCE: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """GELU at these channels, times the other factor if there is one."""
     if PARTS == 0:
         value = tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+        if SOURCE == "geglu":
+            up = tl.load(second_ptr + channel, mask=inside, other=0.0).to(tl.float32)
     elif SOURCE == "gelu":
-        value = ended_at(
-            second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside, PARTS, DTYPE
-        )
+        value = ended_at(second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside, PARTS, DTYPE)
     else:
-        both = 2 * channel[:, None] + tl.arange(0, 2)[None, :]
-        pairs = ended_at(
-            second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, both, inside[:, None], PARTS, DTYPE
+        # Neighbors side by side: reading every other output would cost twice the accesses.
+        both = tl.arange(0, 2 * SIZE)
+        value = ended_at(
+            second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, both, both < 2 * channels, PARTS, DTYPE
         )
-        value, up = tl.split(pairs)
+        value, up = tl.split(tl.reshape(value, (SIZE, 2)))
     value = rounded(gelu_tanh(value), DTYPE)
     if SOURCE == "geglu":
-        if PARTS == 0:
-            up = tl.load(second_ptr + channel, mask=inside, other=0.0).to(tl.float32)
         value = rounded(value * up, DTYPE)
     return value
 
@@ -173,8 +174,9 @@ def rows_kernel(
         y = tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)
     elif SOURCE == "gelu" or SOURCE == "geglu":  # noqa: PLR1714 - Triton has no sets
         y = _activated(
-            x_ptr, second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside, SOURCE, PARTS, DTYPE
-        )
+            x_ptr, second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside, channels,
+            SOURCE, PARTS, DTYPE, SIZE,
+        )  # fmt: skip
     else:
         sample = row // tokens
         weight_ptr += sample * weight_stride
@@ -200,46 +202,88 @@ def warps(size: int) -> int:
     return min(16, max(4, size // 256))
 
 
+_HADAMARD64 = {"LEVELS": 6, "NORMALIZER": 0.125}
+_PERMUTED = {"permutation_ptr": "*u16"}
+_SUMS = {"second_ptr": "*i32", "step_ptr": "*fp32", "end_scale_ptr": "*fp32"}
+_MODULATED = {"gate_ptr": "*fp32", "weight_ptr": "*fp32", "shift_ptr": "*fp32", "stream_ptr": "*bf16"}
+_FP16 = {"x_ptr": "*fp16", "stream_ptr": "*fp16", "DTYPE": tl.float16}
+_FLOATING = {"q_ptr": None, "s_ptr": None}
+
+
 def specimens() -> list[Specimen]:
     """The rows of π0.5 with presets' steps, each source once, and what other recipes do to a row."""
-    hadamard64 = {"LEVELS": 6, "NORMALIZER": 0.125}
-    permuted = {"permutation_ptr": "*u16"}
     update = {"second_ptr": "*bf16", "stream_ptr": "*bf16"}
-    adaptive = {**update, "gate_ptr": "*fp32", "weight_ptr": "*fp32", "shift_ptr": "*fp32"}
-    layer = {**update, "weight_ptr": "*bf16", "shift_ptr": "*bf16"}
+    layer = {"stream_ptr": "*bf16", "weight_ptr": "*bf16", "shift_ptr": "*bf16", **_PERMUTED}
+    fp32 = {"x_ptr": "*fp32", "DTYPE": tl.float32}
     return [
-        _specimen("plain 1024", 1024, {}, hadamard64),
-        _specimen("plain 2048", 2048, permuted, hadamard64),
-        _specimen("plain 16384", 16384, permuted, hadamard64),
-        _specimen("plain 2048, smooth and static", 2048, {"smooth_ptr": "*fp32", "scale_ptr": "*fp32", **permuted}, {}),
-        _specimen("plain 2048 after blocks", 2048, {"x_ptr": "*fp32"}, {}),
-        _specimen("plain 2048 to fp32", 2048, {"q_ptr": None, "s_ptr": None, "y_ptr": "*fp32", **permuted}, hadamard64),
-        _specimen("rms 2048", 2048, {**update, **permuted, "weight_ptr": "*bf16"}, {**hadamard64, "SOURCE": "rms"}),
-        _specimen("adaptive 1024", 1024, {**adaptive, **permuted}, {**hadamard64, "SOURCE": "adaptive"}),
-        _specimen("layer 1152", 2048, {**layer, **permuted}, {**hadamard64, "SOURCE": "layer"}),
-        _specimen("geglu 4096", 4096, {"second_ptr": "*bf16", **permuted}, {**hadamard64, "SOURCE": "geglu"}),
-        _specimen("geglu 16384", 16384, {"second_ptr": "*bf16", **permuted}, {**hadamard64, "SOURCE": "geglu"}),
-        _specimen("gelu 4304", 8192, permuted, {"LEVELS": 4, "NORMALIZER": 0.25, "SOURCE": "gelu"}),
+        _specimen("plain 1024", 1024, _HADAMARD64),
+        _specimen("plain 2048", 2048, _PERMUTED, _HADAMARD64),
+        _specimen("plain 16384", 16384, _PERMUTED, _HADAMARD64),
+        _specimen("plain 2048, smooth and static", 2048, {"smooth_ptr": "*fp32", "scale_ptr": "*fp32", **_PERMUTED}),
+        _specimen("plain 2048 after blocks", 2048, fp32),
+        _specimen("plain 2048 to fp32", 2048, _FLOATING, {"y_ptr": "*fp32", **_PERMUTED}, _HADAMARD64),
+        _specimen("rms 2048", 2048, update, {"SOURCE": "rms", "weight_ptr": "*bf16", **_PERMUTED}, _HADAMARD64),
+        _specimen("adaptive 1024", 1024, {"SOURCE": "adaptive", **_MODULATED, **update, **_PERMUTED}, _HADAMARD64),
+        _specimen("layer 1152", 2048, {"SOURCE": "layer", **update, **layer}, _HADAMARD64),
+        _specimen("geglu 4096", 4096, {"SOURCE": "geglu", "second_ptr": "*bf16", **_PERMUTED}, _HADAMARD64),
+        _specimen("geglu 16384", 16384, {"SOURCE": "geglu", "second_ptr": "*bf16", **_PERMUTED}, _HADAMARD64),
+        _specimen("gelu 4304", 8192, {"SOURCE": "gelu", **_PERMUTED, "LEVELS": 4, "NORMALIZER": 0.25}),
+        *_of_sums(),
+        *_floating(),
     ]
 
 
-def _specimen(name: str, size: int, pointers: Mapping[str, str | None], constants: Mapping[str, object]) -> Specimen:
-    strides = ("x_stride", "second_stride", "gate_stride", "weight_stride", "channels", "tokens")
-    optional = ("second", "gate", "weight", "shift", "stream", "smooth", "permutation", "scale", "y")
-    arguments: dict[str, str | None] = {
+def _of_sums() -> list[Specimen]:
+    """Sums of the expert's products at the splits of cards large and small, and those of many tokens."""
+    adaptive = {"SOURCE": "adaptive", **_MODULATED, **_SUMS, **_PERMUTED}
+    geglu, gelu = ({"SOURCE": kind, "x_ptr": None, **_SUMS} for kind in ("geglu", "gelu"))
+    rms = {"SOURCE": "rms", "weight_ptr": "*bf16", "stream_ptr": "*bf16", **_SUMS, **_PERMUTED}
+    layer = {"SOURCE": "layer", "stream_ptr": "*bf16", "weight_ptr": "*bf16", "shift_ptr": "*bf16", **_SUMS}
+    bias = {"bias_ptr": "*bf16"}
+    return [
+        _specimen("adaptive 1024 of 16 sums", 1024, adaptive, _HADAMARD64, {"PARTS": 16}),
+        _specimen("adaptive 1024 of 8 sums", 1024, adaptive, _HADAMARD64, {"PARTS": 8}),
+        _specimen("adaptive 1024 of 2 sums, bias, fp16", 1024, adaptive, _HADAMARD64, bias, {"PARTS": 2}, _FP16),
+        _specimen("geglu 4096 of 4 sums", 4096, geglu, _HADAMARD64, {"PARTS": 4}),
+        _specimen("geglu 4096 of 2 sums", 4096, geglu, _HADAMARD64, _PERMUTED, {"PARTS": 2}),
+        _specimen("geglu 8192 of 4 sums", 8192, geglu, _HADAMARD64, _PERMUTED, {"PARTS": 4}),
+        _specimen("gelu 4304 of 1 sum", 8192, gelu, bias, {"PARTS": 1, "LEVELS": 4, "NORMALIZER": 0.25}),
+        _specimen("rms 2048 of 1 sum", 2048, rms, _HADAMARD64, {"PARTS": 1}),
+        _specimen("layer 1152 of 1 sum", 2048, layer, bias, _HADAMARD64, {"PARTS": 1}),
+    ]
+
+
+def _floating() -> list[Specimen]:
+    """Rows that stay floating: of a float policy, which has no steps, and of 16-bit activations."""
+    adaptive = {"SOURCE": "adaptive", **_MODULATED, "second_ptr": "*bf16", **_FLOATING}
+    geglu = {"SOURCE": "geglu", "second_ptr": "*bf16", **_FLOATING}
+    return [
+        _specimen("adaptive 1024 to bf16", 1024, adaptive, {"y_ptr": "*bf16"}),
+        _specimen("geglu 4096 to bf16", 4096, geglu, {"y_ptr": "*bf16"}),
+        _specimen("geglu 16384 to bf16", 16384, geglu, {"y_ptr": "*bf16"}),
+        _specimen("adaptive 1024 to fp32", 1024, adaptive, _PERMUTED, _HADAMARD64, {"y_ptr": "*fp32"}),
+    ]
+
+
+def _specimen(name: str, size: int, *choices: Mapping[str, Any]) -> Specimen:
+    """`choices` are pointers' types, where they differ from what most have, and constants."""
+    numbers = ("x_stride", "second_stride", "second_part", "gate_stride", "weight_stride", "channels", "tokens")
+    products = ("second", "step", "end_scale", "bias")
+    optional = (*products, "gate", "weight", "shift", "stream", "smooth", "permutation", "scale", "y")
+    arguments: dict[str, Any] = {
         **{"x_ptr": "*bf16", "q_ptr": "*i8", "s_ptr": "*fp32"},
         **{f"{argument}_ptr": None for argument in optional},
-        **dict.fromkeys(strides, "i32"),
-        **pointers,
+        **{"SOURCE": "plain", "PARTS": 0, "DTYPE": tl.bfloat16, "SIZE": size},
+        **{"LEVELS": 0, "NORMALIZER": 1.0, "LARGEST": 127.0, "EPS": 1e-6},
     }
-    signature = {argument: kind for argument, kind in arguments.items() if kind is not None}
-    absent = {argument: None for argument, kind in arguments.items() if kind is None}
-    options = {"SOURCE": "plain", "LEVELS": 0, "NORMALIZER": 1.0, "LARGEST": 127.0, "EPS": 1e-6, **constants}
+    for choice in choices:
+        arguments |= choice
+    types = {name for name, kind in arguments.items() if name.endswith("_ptr") and kind is not None}
     return Specimen(
         kernel=rows_kernel,
         name=f"activation {name}",
-        signature=signature,
-        constexprs={**absent, **options, "SIZE": size},
+        signature={**{name: arguments[name] for name in types}, **dict.fromkeys(numbers, "i32")},
+        constexprs={name: value for name, value in arguments.items() if name not in types},
         num_warps=warps(size),
         divides_exactly=arguments["q_ptr"] is not None,
     )
