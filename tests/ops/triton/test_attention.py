@@ -9,9 +9,9 @@ from torch.nn.functional import pad
 from vlapack.errors import InputError
 from vlapack.methods.rotate import hadamard
 from vlapack.ops import fused_reference as reference
+from vlapack.ops.reference import quantize_activation
 from vlapack.ops.triton import attention
 from vlapack.ops.triton.attention_step import attend_quantize
-from vlapack.ops.reference import quantize_activation
 from vlapack.pi0.attention import attend
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
@@ -19,12 +19,10 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 torch's own attention on a CPU: 1.7e-7, 4e-3 and 1.4e-4."""
 
 
-def attend_few(query, key, value, prefix_mask=None, shared=1, prefix=None, state_token=False):
+def attend_few(query, key, value, prefix_mask=None, *, shared=1, prefix=None, state_token=False):
     """The op, and the prefix that a mask has if it has one."""
     prefix = prefix if prefix is not None else 0 if prefix_mask is None else prefix_mask.shape[1]
-    return attention.attend_few(
-        query, key, value, prefix_mask, shared=shared, prefix=prefix, state_token=state_token
-    )
+    return attention.attend_few(query, key, value, prefix_mask, shared=shared, prefix=prefix, state_token=state_token)
 
 
 def exact(query, key, value, mask=None):

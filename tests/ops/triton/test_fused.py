@@ -90,7 +90,7 @@ def test_a_sum_comes_before_every_norm(kind, steps, dtype):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("parts", [0, 1, 3, 16])
+@pytest.mark.parametrize("parts", [0, 1, 8])
 def test_an_adaptive_norm_reads_a_gated_product_before_it_is_ended(parts, batch, dtype):
     """The values before the norm differ by one rounding where torch fuses the gate's product with the sum."""
     tokens, k = 4, 80
@@ -124,8 +124,7 @@ def test_the_largest_sums_are_added_as_integers():
     assert stream.tolist() == [[1.0, 1.0]]
 
 
-@pytest.mark.parametrize("out", FLOATS)
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("dtype", "out"), [*zip(FLOATS, FLOATS, strict=True), (torch.bfloat16, torch.float32)])
 @pytest.mark.parametrize("steps", range(4))
 def test_rows_that_stay_floating_are_those_before_their_integers(steps, dtype, out):
     k = 80
@@ -148,7 +147,7 @@ def test_rows_that_stay_floating_are_those_before_their_integers(steps, dtype, o
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("steps", range(4))
-@pytest.mark.parametrize("parts", [0, 1, 3, 8])
+@pytest.mark.parametrize("parts", [0, 3])
 @pytest.mark.parametrize("gated", [False, True])
 def test_an_mlps_activation_is_rounded_as_plain_torch_rounds_it(gated, parts, steps, dtype):
     m, f = 5, 80
@@ -174,8 +173,8 @@ def test_a_row_that_is_not_finite_stays_so():
     x[1, 5] = torch.nan
     ending, sums = sums_of(2, 3, 64)
     ending["s"][1] = torch.nan
-    for stream, update in ((x, {"update": torch.ones(3, 64)}), (torch.zeros(3, 64), {"update": sums, **ending})):
-        stream, q, s = fused.norm_quantize(stream, **norm, **update)
+    for before, update in ((x, {"update": torch.ones(3, 64)}), (torch.zeros(3, 64), {"update": sums, **ending})):
+        stream, q, s = fused.norm_quantize(before, **norm, **update)
         assert stream.isnan().any(1).tolist() == s.isnan().flatten().tolist() == [False, True, False]
         assert not q[1].any()
     for gate in ({"gate": x, "up": torch.ones(3, 64)}, {"gate": sums, **ending}):
@@ -193,7 +192,9 @@ def test_views_are_read_where_they_lie():
         given = {**views, **update}
         same = {name: tensor.contiguous() for name, tensor in given.items()}
         options = {"kind": "adaptive", "eps": 1e-6, "tokens": 3}
-        for one, other in zip(fused.norm_quantize(**given, **options), fused.norm_quantize(**same, **options), strict=True):
+        for one, other in zip(
+            fused.norm_quantize(**given, **options), fused.norm_quantize(**same, **options), strict=True
+        ):
             assert torch.equal(one, other)
 
 
@@ -215,14 +216,20 @@ ENDING = {"s": torch.ones(6, 1), "weight_scale": torch.ones(8, 1)}
     [
         ({"x": torch.zeros(6, 8).double()}, "x is torch.float64"),
         ({"kind": "batch"}, "kind 'batch': there are rms, adaptive, layer"),
-        ({"update": torch.zeros(6, 9)}, r"torch.float32 \[6, 8\] on cpu, or int32 sums of it, not torch.float32 \[6, 9\]"),
+        (
+            {"update": torch.zeros(6, 9)},
+            r"\[6, 8\] on cpu, or int32 sums of it, not torch.float32 \[6, 9\]",
+        ),
         ({"update": torch.zeros(6, 8).half()}, "not torch.float16"),
         ({"update": SUMS[:, :5], **ENDING}, r"int32 sums \[S, 6, 8\] on cpu, not torch.int32 \[2, 5, 8\]"),
         ({"update": SUMS, "s": torch.ones(6, 1)}, "`weight_scale` ends: it is None"),
         ({"update": SUMS, **ENDING, "s": torch.ones(6)}, r"s must be torch.float32 \[6, 1\]"),
         ({"update": SUMS, **ENDING, "bias": torch.ones(8).int()}, "bias must be floating"),
         ({"update": None, "gate": torch.zeros(1, 8)}, "there is none"),
-        ({"gate": torch.zeros(3, 8)}, r"gate must be floating \[8\] or \[1 or 2, 8\] on cpu, not torch.float32 \[3, 8\]"),
+        (
+            {"gate": torch.zeros(3, 8)},
+            r"gate must be floating \[8\] or \[1 or 2, 8\] on cpu, not .* \[3, 8\]",
+        ),
         ({"tokens": 4}, "tokens=4 of 6 rows"),
         ({"weight": torch.zeros(7)}, r"weight must be floating \[8\]"),
         ({"shift": torch.zeros(8)}, "rms has no shift"),

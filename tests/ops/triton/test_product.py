@@ -179,7 +179,7 @@ def test_sums_that_another_kernel_ends_are_exact(m, n, k, bits):
     stored, prepared, _ = layer(n, k, bits)
     q, _ = activations(m, k)
     sums = int_sums(q, prepared, n)
-    tile, split = tiles.choose(q.device, max(m, 1), n, k)
+    _, split = tiles.choose(q.device, max(m, 1), n, k)
     assert sums.shape == (split if m else 1, m, n)
     assert torch.equal(sums.sum(0), reference.integer_product(q, stored).long())
 

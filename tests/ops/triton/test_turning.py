@@ -13,8 +13,9 @@ from vlapack.pi0.positions import rotary_table
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def case(batch, tokens, heads, groups, width, dtype, *, parts=0, tables=1):
+def case(size, dtype=torch.float32, *, parts=0, tables=1):
     """A product, tables of positions up to a prefix's, and a cache with room around the tokens."""
+    batch, tokens, heads, groups, width = size
     m, n = batch * tokens, (heads + 2 * groups) * width
     table = rotary_table(torch.randint(0, 900, (tables, tokens)), width, dtype)
     given = dict(zip(("cos", "sin"), table, strict=True)) | {"heads": heads, "first": 3}
@@ -36,20 +37,20 @@ def assert_equal(given):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("parts", [0, 1, 3, 8])
-@pytest.mark.parametrize("size", [(1, 10, 8, 1, 256), (2, 3, 4, 2, 24), (3, 1, 0, 1, 6), (1, 2, 1, 3, 2)])
+@pytest.mark.parametrize("parts", [0, 1, 3])
+@pytest.mark.parametrize("size", [(1, 5, 8, 1, 256), (2, 3, 4, 2, 24), (3, 1, 0, 1, 6), (1, 2, 1, 3, 2)])
 def test_heads_are_turned_and_kept_bit_for_bit(size, parts, dtype):
-    assert_equal(case(*size, dtype, parts=parts))
+    assert_equal(case(size, dtype, parts=parts))
 
 
 @pytest.mark.parametrize("parts", [0, 2])
 def test_every_sample_may_have_its_own_positions_and_a_bias(parts):
-    given = case(3, 4, 2, 1, 16, torch.bfloat16, parts=parts, tables=3)
+    given = case((3, 4, 2, 1, 16), torch.bfloat16, parts=parts, tables=3)
     assert_equal(given | {"bias": torch.randn(64).bfloat16() if parts else None})
 
 
 def test_views_are_read_and_written_where_they_lie():
-    given = case(2, 3, 2, 1, 16, torch.float32)
+    given = case((2, 3, 2, 1, 16))
     wide = torch.randn(2, 1, 9, 3, 16)
     views = {
         "product": torch.randn(6, 80)[:, 8:72],
@@ -67,7 +68,7 @@ def test_views_are_read_and_written_where_they_lie():
 
 
 def test_a_token_that_is_nan_spoils_no_other():
-    given = case(1, 3, 2, 1, 16, torch.float32, parts=2)
+    given = case((1, 3, 2, 1, 16), parts=2)
     given["s"][1] = torch.nan
     assert_equal(given)
     assert turn_and_keep(**given).isnan().flatten(1).any(1).tolist() == [True]
@@ -75,7 +76,7 @@ def test_a_token_that_is_nan_spoils_no_other():
 
 
 def test_a_cache_that_is_full_is_filled_to_its_end():
-    assert_equal(case(1, 3, 2, 1, 16, torch.float32) | {"first": 5})
+    assert_equal(case((1, 3, 2, 1, 16)) | {"first": 5})
 
 
 @pytest.mark.parametrize(
@@ -96,4 +97,4 @@ def test_a_cache_that_is_full_is_filled_to_its_end():
 )
 def test_what_does_not_fit_is_refused_with_the_shapes(change, said):
     with pytest.raises(InputError, match=said):
-        turn_and_keep(**case(1, 3, 2, 1, 16, torch.float32) | change)
+        turn_and_keep(**case((1, 3, 2, 1, 16)) | change)

@@ -60,7 +60,7 @@ def combine_row_kernel(
     store_integers(y, channel, inside, row * channels, scale_ptr, q_ptr, s_ptr + row, LARGEST)
 
 
-def attend_quantize(  # noqa: PLR0917 - torch's ops take tensors by position
+def attend_quantize(
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -19,7 +19,7 @@ from vlapack.ops.triton.sums import Ending, ending
 from vlapack.ops.triton.tensors import FLOATS, check_width, described, matrix
 
 
-def norm_quantize(  # noqa: PLR0917 - torch's ops take tensors by position
+def norm_quantize(
     x: Tensor,
     kind: str,
     weight: Tensor,
@@ -44,7 +44,7 @@ def norm_quantize(  # noqa: PLR0917 - torch's ops take tensors by position
     return _stream(source), q, step
 
 
-def norm_transform(  # noqa: PLR0917
+def norm_transform(
     x: Tensor,
     kind: str,
     weight: Tensor,
@@ -70,7 +70,7 @@ def norm_transform(  # noqa: PLR0917
     return _stream(source), y
 
 
-def gelu_quantize(  # noqa: PLR0917
+def gelu_quantize(
     gate: Tensor,
     up: Tensor | None = None,
     s: Tensor | None = None,
@@ -91,7 +91,7 @@ def gelu_quantize(  # noqa: PLR0917
     return quantized(source, Steps(smooth, permutation, rotation, scale, bits, pre_rotation))
 
 
-def gelu_transform(  # noqa: PLR0917
+def gelu_transform(
     gate: Tensor,
     up: Tensor | None = None,
     s: Tensor | None = None,
@@ -194,8 +194,10 @@ def _activation(
     kind, sums = "geglu" if gated else "gelu", gate.dim() == 3
     if (up is not None) != (gated and not sums):
         found = "sums of a product" if sums else "a product that is ended"
-        raise InputError(f"gated={gated} and {found} {'with' if up is not None else 'without'} `up`: it is the second "
-                         "factor where gate is ended and gated, and else None")
+        raise InputError(
+            f"gated={gated} and {found} {'with' if up is not None else 'without'} `up`: it is the second "
+            "factor where gate is ended and gated, and else None"
+        )
     if sums:
         count, outputs = gate.shape[1:]
         if gated and outputs % 2:

@@ -1,8 +1,8 @@
-"""The kernels of the integer product; `product` checks tensors and launches them.
+"""The kernels of the integer product; `multiply` launches them.
 
 Every program computes the sums of one tile in int32, exactly, and scales them in the reference's order. Split among
-programs, or where the kernel that reads the product ends it, they store the sums. Scales per group are added in the groups' order, in fp32, which no
-split could keep.
+programs, or where the kernel that reads the product ends it, they store the sums. Scales per group are added in the
+groups' order, in fp32, which no split could keep.
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ def specimens() -> list[Specimen]:
 _KINDS: dict[str, dict[str, dict[str, Any]]] = {
     "prefill": {
         "4-bit": {"bound": 2.5},
+        "4-bit sums": {"sums": True, "bound": 2.5},
         "4-bit ragged": {"even": False},
         "4-bit gated": {"gated": True, "bound": 2.5},
         "8-bit": {"bits": 8, "bound": 1.0},

@@ -38,6 +38,7 @@ from vlapack.ops.triton.numeric import (
 from vlapack.ops.triton.specimen import Specimen
 from vlapack.ops.triton.sums import ended_at
 
+
 @triton.jit
 def _activated(
     x_ptr, second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside, channels,
@@ -71,9 +72,7 @@ def _normalized(
     """The norm of the residual stream, which is stored if it is a new one."""
     x = tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)
     if second_ptr is not None:
-        update = ended_at(
-            second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside, PARTS, DTYPE
-        )
+        update = ended_at(second_ptr, second_part, step_ptr, end_scale_ptr, bias_ptr, channel, inside, PARTS, DTYPE)
         if gate_ptr is not None:
             gate = tl.load(gate_ptr + channel, mask=inside, other=0.0).to(tl.float32)
             update = update * rounded(gate, DTYPE)

@@ -71,7 +71,7 @@ def turn_kernel(
     tl.store(place + channel, y.to(DTYPE), mask=inside)  # rounded already
 
 
-def turn_and_keep(  # noqa: PLR0917 - torch's ops take tensors by position
+def turn_and_keep(
     product: Tensor,
     cos: Tensor,
     sin: Tensor,
@@ -90,8 +90,8 @@ def turn_and_keep(  # noqa: PLR0917 - torch's ops take tensors by position
     tokens = cos.shape[1]
     if sin.shape[1] != tokens or heads < 0 or not 0 <= first <= room - tokens:
         raise InputError(
-            f"{tokens} cosines, {sin.shape[1]} sines, heads={heads}, and first={first} of {room} tokens: heads are 0 or "
-            "more, and the tokens must fit"
+            f"{tokens} cosines, {sin.shape[1]} sines, heads={heads}, and first={first} of {room} tokens: heads are 0 "
+            "or more, and the tokens must fit"
         )
     shape = (batch * tokens, (heads + 2 * groups) * width)
     given = ending("product", product, s, weight_scale, bias, shape, keys.dtype, keys.device)
