@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vlapack.machine import gpu
-from vlapack.ops.triton import integers, tiles, weight_only
+from vlapack.ops.triton import integers, rows, tiles, turning, weight_only
 
 CPU = torch.device("cpu")
 CARD = torch.device("cuda", 0)
@@ -65,7 +65,9 @@ def test_the_interpreter_takes_no_inline_assembly():
     assert not tiles.has_assembly(CPU)
 
 
-@pytest.mark.parametrize("specimen", KERNELS, ids=lambda specimen: specimen.name)
+@pytest.mark.parametrize(
+    "specimen", [*KERNELS, *rows.specimens(), *turning.specimens()], ids=lambda specimen: specimen.name
+)
 def test_a_specimen_gives_each_argument_of_its_kernel_once(specimen):
     given = [*specimen.signature, *specimen.constexprs]
     assert sorted(given) == sorted(specimen.kernel.arg_names)
