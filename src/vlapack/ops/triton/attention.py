@@ -249,9 +249,7 @@ def _check_prefix(
     if not 0 <= prefix <= tokens - state_token:
         rule = "from 0 to one less, for the state token" if state_token else "from 0 to as many"
         raise InputError(f"prefix={prefix} of {tokens} keys: it must be {rule}")
-    if mask is None:
-        return
-    if mask.dtype != torch.bool or mask.shape != (batch, prefix) or mask.device != device:
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != (batch, prefix) or mask.device != device):
         raise InputError(f"prefix_mask must be bool [{batch}, {prefix}] on {device}, not {described(mask)}")
 
 
