@@ -277,7 +277,7 @@ def _specimen(name: str, size: int, *choices: Mapping[str, Any]) -> Specimen:
     }
     for choice in choices:
         arguments |= choice
-    types = {name for name, kind in arguments.items() if name.endswith("_ptr") and kind is not None}
+    types = [name for name, kind in arguments.items() if name.endswith("_ptr") and kind is not None]
     return Specimen(
         kernel=rows_kernel,
         name=f"activation {name}",
