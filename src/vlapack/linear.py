@@ -35,7 +35,8 @@ class PackedLinear(ExactBuffers):
     stored, `weight_shape`, and those of the `inputs` without that prefix.
     """
 
-    NAMES = ("weight_packed", "weight", "weight_prepared", "weight_scale", "row_rotation", "bias")
+    WEIGHTS = ("weight_packed", "weight", "weight_prepared")
+    NAMES = (*WEIGHTS, "weight_scale", "row_rotation", "bias")
     weight_packed: Tensor | None
     weight: Tensor | None
     weight_prepared: Tensor | None
@@ -58,6 +59,7 @@ class PackedLinear(ExactBuffers):
         self.out_features = len(tensors["weight_scale"])
         self.inputs = inputs
         self.group_size = group_size
+        self._merged = False
         self.hold(self.NAMES, tensors)
         self.register_state_dict_post_hook(_in_the_packs_names)  # type: ignore[no-untyped-call]
 
@@ -113,6 +115,18 @@ class PackedLinear(ExactBuffers):
         layer._prepare()
         return layer
 
+    def lie_in(self, name: str, view: Tensor) -> None:
+        """Hold one tensor as a view of a larger one, in which other layers have their rows, too.
+
+        What leaves the process, and a layer that moves, has tensors of its own again.
+
+        Args:
+            name: of `NAMES`.
+            view: its values, as they were.
+        """
+        self._buffers[name] = view
+        self._merged = True
+
     def _prepare(self) -> None:
         """Lay the weight out as the engine of its device reads it, in place of the pack's layout."""
         weight = self._buffers[self.stored_name]
@@ -133,6 +147,7 @@ class PackedLinear(ExactBuffers):
             self._buffers[self.stored_name] = self._restored(self.weight_prepared, after)
             self.weight_prepared = None
         super()._apply(fn, recurse)
+        self._merged = False
         self._prepare()
         return self
 
@@ -156,7 +171,7 @@ class PackedLinear(ExactBuffers):
         if prepared is not None:
             buffers["weight_prepared"] = None
             buffers[self.stored_name] = layouts.restore(prepared, self.out_features, self.in_features)
-        return buffers
+        return _by_themselves(buffers) if self._merged else buffers
 
     def _shape(self) -> Tensor:
         return torch.tensor([self.out_features, self.in_features], dtype=torch.int64)
@@ -208,6 +223,9 @@ class PackedLinear(ExactBuffers):
             weight = layouts.restore(self.weight_prepared, self.out_features, self.in_features)
             state["_buffers"] |= {"weight_prepared": None, self.stored_name: None}
             state["weight_array"] = weight.cpu().numpy()
+        if self._merged:
+            state["_buffers"] = _by_themselves(state["_buffers"])
+            state["_merged"] = False
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -249,6 +267,14 @@ class PackedLinear(ExactBuffers):
     def extra_repr(self) -> str:
         """Say shape and bits in `print(model)`, as `nn.Linear` does."""
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.bits}"
+
+
+def _by_themselves(buffers: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """Copy tensors that are views of larger ones."""
+    return {
+        name: None if tensor is None else tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in buffers.items()
+    }
 
 
 def _in_the_packs_names(layer: nn.Module, tensors: dict[str, Tensor], prefix: str, _metadata: object) -> None:

@@ -179,7 +179,8 @@ class Pi0(Network):
                 # A step may ask for another time than its own; the table has only its own.
                 return velocity(x, known if known is not None and at is t else self._told(at))
 
-            x_t = x_t + (denoise(x_t, t) if step is None else step(denoise, x_t, t)) * (-1.0 / num_steps)
+            velocity_t = denoise(x_t, t) if step is None else step(denoise, x_t, t)
+            x_t = self.moved(x_t, velocity_t, -1.0 / num_steps)
         return x_t
 
     def flow_matching_loss(  # noqa: PLR0917 - as above, and the samples

@@ -9,8 +9,10 @@ nothing leaves the network's device, so that `torch.compile` takes each as one g
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from torch.nn.functional import silu
 
 from vlapack.pi0.attention import backend
 from vlapack.pi0.config import Pi0Config
+from vlapack.pi0.fused.form import FusedForm
 from vlapack.pi0.gemma import GemmaModel
 from vlapack.pi0.positions import number_tokens, rotary_table, sinusoidal_embedding
 from vlapack.pi0.prefix import Prefix, suffix_mask
@@ -36,13 +39,18 @@ class Holder(nn.Module):
 
 
 class Network(nn.Module):
-    """The parts and how data goes through each. `flow.Pi0` makes a policy's network of it."""
+    """The parts and how data goes through each. `flow.Pi0` makes a policy's network of it.
+
+    Its modules define what it computes. `fuse` adds a second form of their stacks with far fewer kernels, which runs
+    wherever nobody differentiates, watches or compiles the modules.
+    """
 
     def __init__(self, config: Pi0Config, savings: Savings = Savings()) -> None:  # noqa: B008 - it is frozen
         """Allocate every parameter on the current default device; `load` or `init` give them their values."""
         super().__init__()
         self.config = config
         self.savings = savings
+        self._fused: FusedForm | None = None
         llm, expert = config.llm.width, config.expert.width
         adaptive = config.adaptive_norms
         self.paligemma_with_expert = Holder(
@@ -90,6 +98,44 @@ class Network(nn.Module):
         """Where the network computes; a token embedding that is read by row stays where its file is."""
         return self.vision.post_layernorm.weight.device  # a norm, since linears may be packed
 
+    def fuse(self) -> None:
+        """Build the fused form of the weights that are loaded; the linears' tensors become views of merged ones.
+
+        It is dropped when the network is moved, pickled or copied, or when a module of it is replaced. Where a saving
+        that it is built on is off, there is none.
+        """
+        self._fused = None
+        if self.savings.static_cache and self.savings.fused_attention:
+            self._fused = FusedForm(self.vision, self.llm, self.expert, stop_early=self.savings.last_layer)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether there is a fused form."""
+        return self._fused is not None
+
+    def reserve(self, tokens: int, dtype: torch.dtype) -> None:
+        """Prepare the fused form for as many tokens of pictures and prompt: a captured run allocates nothing."""
+        if self._fused is not None:
+            self._fused.rope.reserve(tokens + self.config.suffix_length, dtype, self.device)
+
+    def _fused_now(self) -> FusedForm | None:
+        """The fused form, if there is one and it may run."""
+        if self._fused is None or torch.is_grad_enabled() or _under_autocast(self.device):
+            return None
+        state = self._fused.state
+        if state == "stale":
+            self._fused = None
+        return self._fused if state == "fits" else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        self._fused = None
+        module: nn.Module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return module
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickle and `copy` take: the modules alone."""
+        return self.__dict__ | {"_fused": None}
+
     @property
     def time_modules(self) -> list[str]:
         """Names of the modules that read nothing but the flow time: π0.5's time MLP and its adaptive norms' linears."""
@@ -99,6 +145,8 @@ class Network(nn.Module):
 
     def see(self, images: Tensor) -> Tensor:
         """Encode pictures [N, 3, image_size, image_size]: [N, patches, vision width]."""
+        if (fused := self._fused_now()) is not None:
+            return fused.vision(images)
         with backend(fused=self.savings.fused_attention):
             features: Tensor = self.vision(images)
         return features
@@ -124,6 +172,9 @@ class Network(nn.Module):
         """
         x = self.join(features, prompt)
         length, suffix = x.shape[1], self.config.suffix_length
+        if (fused := self._fused_now()) is not None:
+            rope, behind = fused.rope.look_up(length, suffix, exists, x.dtype, x.device)
+            return Prefix(fused.llm.keys_values(x, rope, exists, suffix), behind, None, exists)
         # The expert's tokens come next: one table has both.
         positions = number_tokens(length, suffix, exists, x.device)
         cos, sin = rotary_table(positions, self.config.llm.head_dim, x.dtype)
@@ -137,7 +188,7 @@ class Network(nn.Module):
                 stop_early=self.savings.last_layer,
             )
         mask = suffix_mask(len(x), length, exists, config=self.config, device=x.device)
-        return Prefix(layers, (cos[:, length:], sin[:, length:]), mask)
+        return Prefix(layers, (cos[:, length:], sin[:, length:]), mask, exists)
 
     def condition(self, t: Tensor) -> Tensor:
         """What the expert is told of the flow times [B], and depends on nothing else.
@@ -157,12 +208,26 @@ class Network(nn.Module):
         with _full_precision(x_t.device):
             x = self._embed_suffix(state, x_t, condition)
         stream = x.to(prefix.layers[0].keys.dtype)
-        modulations = condition if self.config.adaptive_norms else None
-        with backend(fused=self.savings.fused_attention):
-            out = self.expert(stream, prefix.rope, prefix.mask, prefix.layers, modulations)
+        out = self._expert_output(prefix, stream, condition if self.config.adaptive_norms else None)
         with _full_precision(x_t.device):
             velocity: Tensor = self.action_out_proj(out[:, -self.config.action_horizon :].float())
         return velocity
+
+    def _expert_output(self, prefix: Prefix, stream: Tensor, modulations: Tensor | None) -> Tensor:
+        fused = self._fused_now() if prefix.layers[0].room == stream.shape[1] else None
+        if fused is not None:
+            state_token = not self.config.adaptive_norms
+            return fused.expert.forward(
+                stream, prefix.rope, prefix.exists, prefix.layers, modulations, state_token=state_token
+            )
+        with backend(fused=self.savings.fused_attention):
+            out: Tensor = self.expert(stream, prefix.rope, prefix.seen(self.config), prefix.layers, modulations)
+        return out
+
+    def moved(self, x_t: Tensor, velocity: Tensor, dt: float) -> Tensor:
+        """Take an Euler step: x_t + velocity · dt."""
+        # As one kernel it rounds once less, which would change what the plain network has always given.
+        return x_t + velocity * dt if self._fused is None else torch.add(x_t, velocity, alpha=dt)
 
     def _embed_suffix(self, state: Tensor, x_t: Tensor, condition: Tensor) -> Tensor:
         """Return the expert's input tokens [B, suffix_length, width]."""
@@ -180,3 +245,7 @@ def _full_precision(device: torch.device) -> AbstractContextManager[None]:
     if not torch.amp.is_autocast_available(device.type):  # meta
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def _under_autocast(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)

@@ -46,6 +46,44 @@ def rotary_table(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[
     return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
+class RotaryTables:
+    """`rotary_table` of all positions up to some length, computed once: looking rows up takes few kernels.
+
+    Args:
+        head_dim: D, even.
+    """
+
+    def __init__(self, head_dim: int) -> None:
+        """Begin with no positions."""
+        self._head_dim = head_dim
+        self._kept: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def reserve(self, count: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the cosines and sines [≥ count + 1, 1, D] of the positions from -1 on, which are kept."""
+        kept = self._kept.get((dtype, device))
+        if kept is None or len(kept[0]) <= count:
+            cos, sin = rotary_table(torch.arange(-1, count, device=device)[None], self._head_dim, dtype)
+            kept = self._kept[dtype, device] = cos[0], sin[0]
+        return kept
+
+    def look_up(
+        self, length: int, following: int, exists: Tensor | None, dtype: torch.dtype, device: torch.device
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return the rows of a prefix's tokens and of those behind it, each [B or 1, T, 1, D].
+
+        Arguments as in `number_tokens`, and those of `reserve`, which must have been called for as many positions
+        where this is captured.
+        """
+        tables = self.reserve(length + following, dtype, device)
+        if exists is None:
+            cos, sin = (table[None, 1 : 1 + length + following] for table in tables)
+            return (cos[:, :length], sin[:, :length]), (cos[:, length:], sin[:, length:])
+        counted = exists.cumsum(dim=1)  # one more than the position, as the tables' rows are numbered
+        behind = counted[:, -1:] + torch.arange(1, following + 1, device=device)
+        (cos, sin), (cos_behind, sin_behind) = ([table[rows] for table in tables] for rows in (counted, behind))
+        return (cos, sin), (cos_behind, sin_behind)
+
+
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each pair (x_i, x_{i+D/2}) of [B, T, heads, D] by its position's angle."""
     cos, sin = table

@@ -65,12 +65,21 @@ class Prefix:
     Attributes:
         layers: Per layer the keys after RoPE and the values.
         rope: The rotary table of the expert's tokens, each [B or 1, suffix length, 1, D].
-        mask: What the expert's tokens see, as `suffix_mask` has it.
+        mask: What the expert's tokens see, as `suffix_mask` has it; None where `seen` has yet to make it.
+        exists: [B, P] boolean, which tokens of the prefix exist; None when all do.
     """
 
     layers: list[Past]
     rope: tuple[Tensor, Tensor]
     mask: Tensor | None
+    exists: Tensor | None = None
+
+    def seen(self, config: Pi0Config) -> Tensor | None:
+        """Return the mask for the plain expert; the fused one reads `exists`, and its prefix has none."""
+        if self.mask is not None:
+            return self.mask
+        past = self.layers[0]
+        return suffix_mask(len(past.keys), past.length, self.exists, config=config, device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +94,7 @@ class Prefix:
             layers=[Past(past.keys[:count], past.values[:count], past.room) for past in self.layers],
             rope=(cos, sin),
             mask=None if self.mask is None else self.mask[:count],
+            exists=None if self.exists is None else self.exists[:count],
         )
 
     def repeat(self, times: int) -> Prefix:
@@ -97,6 +107,7 @@ class Prefix:
             layers=[past.repeat(times) for past in self.layers],
             rope=(cos, sin),
             mask=None if self.mask is None else self.mask.repeat(times, 1, 1, 1),
+            exists=None if self.exists is None else self.exists.repeat(times, 1),
         )
 
 

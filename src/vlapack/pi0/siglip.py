@@ -27,9 +27,13 @@ class Embeddings(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] → [B, patches, width], in the patch kernel's dtype."""
-        patches = self.patch_embedding(images.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
-        tokens: Tensor = patches + self.position_embedding.weight
+        tokens: Tensor = self.patches(images) + self.position_embedding.weight
         return tokens
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Do the same without positions."""
+        embedded: Tensor = self.patch_embedding(images.to(self.patch_embedding.weight.dtype))
+        return embedded.flatten(2).transpose(1, 2)
 
 
 class Attention(nn.Module):

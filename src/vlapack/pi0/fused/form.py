@@ -1,0 +1,82 @@
+"""The fused form of a network: three stacks, made of the plain modules, and whether it still says what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from torch import nn
+
+from vlapack.pi0.fused.gemma import FusedGemma
+from vlapack.pi0.fused.products import Product
+from vlapack.pi0.fused.siglip import FusedSiglip
+from vlapack.pi0.gemma import GemmaModel
+from vlapack.pi0.positions import RotaryTables
+from vlapack.pi0.siglip import SiglipTransformer
+
+EMBEDDING = "embed_tokens"
+State = Literal["fits", "watched", "stale"]
+
+
+class FusedForm:
+    """The fused stacks.
+
+    Args:
+        vision: the tower, with its weights, as the next two.
+        llm: the language model.
+        expert: the action expert.
+        stop_early: see `GemmaModel.keys_values`.
+
+    Attributes:
+        vision: fused.
+        llm: fused.
+        expert: fused.
+        rope: positions of both stacks.
+    """
+
+    def __init__(self, vision: SiglipTransformer, llm: GemmaModel, expert: GemmaModel, *, stop_early: bool) -> None:
+        """Merge their products, one group of linears at a time."""
+        self.vision = FusedSiglip(vision)
+        self.llm = FusedGemma(llm, stop_early=stop_early)
+        self.expert = FusedGemma(expert)
+        self.rope = RotaryTables(llm.config.head_dim)
+        products = [
+            product
+            for stack in (self.vision, self.llm, self.expert)
+            for layer in stack.layers  # type: ignore[attr-defined]
+            for product in layer.products
+        ]
+        self._plain = _Plain((vision, llm, expert), products)
+
+    @property
+    def state(self) -> State:
+        """Whether it says what the plain modules say."""
+        return self._plain.state
+
+
+class _Plain:
+    """What the plain modules were when they were fused."""
+
+    def __init__(self, stacks: Iterable[nn.Module], products: Iterable[Product]) -> None:
+        """Note their children, and where their merged tensors lie."""
+        # The token embedding is read before all of this, and may be watched or replaced.
+        self._modules = [
+            module for stack in stacks for name, module in stack.named_modules() if not name.startswith(EMBEDDING)
+        ]
+        self._children: list[tuple[Mapping[str, nn.Module | None], str, nn.Module | None]] = [
+            (module._modules, name, child)
+            for module in self._modules
+            for name, child in module._modules.items()
+            if name != EMBEDDING
+        ]
+        self._places = [place for product in products if product.merged for place in product.merged.places]
+
+    @property
+    def state(self) -> State:
+        """`stale` after a module was replaced or moved, `watched` while a hook hangs on one."""
+        if any(children.get(name) is not child for children, name, child in self._children):
+            return "stale"
+        if not all(place.holds() for place in self._places):
+            return "stale"
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self._modules)
+        return "watched" if hooked else "fits"
