@@ -151,6 +151,16 @@ class PackedLinear(ExactBuffers):
         self._prepare()
         return self
 
+    def on_meta(self) -> dict[str, Tensor | None]:
+        """Return the buffers as they would be on meta, where every weight is as a pack stores it."""
+        buffers = {name: None if tensor is None else tensor.to("meta") for name, tensor in self._buffers.items()}
+        if self.weight_prepared is not None:
+            buffers |= {
+                "weight_prepared": None,
+                self.stored_name: self._restored(self.weight_prepared, torch.device("meta")),
+            }
+        return buffers
+
     def _restored(self, prepared: Tensor, after: torch.device) -> Tensor:
         """The weight as a pack stores it; of one that goes to meta, nothing but the shape is needed."""
         if after.type != "meta":

@@ -38,11 +38,14 @@ def test_prompts_are_padded_to_steps_of_16() -> None:
     assert prompt_slots(210, 200) == 210  # an observation longer than the network's most keeps its length
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("cameras", [1, 2, 3])
 @pytest.mark.parametrize("variant", ["pi0", "pi05"])
-def test_the_float_network_is_capturable_for_every_prompt(variant: str, cameras: int) -> None:
+def test_the_float_network_is_capturable_for_every_prompt(variant: str, cameras: int, fused: bool) -> None:
     model = build(shallow(variant))
     model.tabulate()
+    if fused:
+        model.fuse()
     assert {slots: found for slots in PROMPTS if (found := capturable(model, cameras=cameras, prompt=slots))} == {}
 
 
@@ -57,13 +60,20 @@ def test_a_pack_is_capturable_for_every_prompt(variant: str) -> None:
 @pytest.mark.parametrize("name", ["everything", "quantvla"])
 @pytest.mark.parametrize("variant", ["pi0", "pi05"])
 def test_every_kind_of_layer_is_capturable_in_batches_of_raw_pictures(variant: str, name: str) -> None:
-    assert capturable(packed(variant, name), batch=4, pixels=torch.uint8) == []
+    model = packed(variant, name)
+    assert capturable(model, batch=4, pixels=torch.uint8) == []
+    model.fuse()
+    assert capturable(model, batch=4, pixels=torch.uint8) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pi0", "pi05_libero"])
 def test_the_full_size_networks_are_capturable(name: str) -> None:
-    assert capturable(build(CONFIGS[name]).to(torch.bfloat16)) == []
+    model = build(CONFIGS[name]).to(torch.bfloat16)
+    assert capturable(model) == []
+    model.tabulate()
+    model.fuse()
+    assert capturable(model) == []
 
 
 def read(x: Tensor) -> Tensor:

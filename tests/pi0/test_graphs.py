@@ -115,7 +115,7 @@ def test_runs_are_captured_once_for_each_shape_and_replayed(pi05: Golden) -> Non
     for numbers, words, count in (((0,), 5, 2), ((1,), 3, 2), ((0, 1), 5, 4), ((0, 1, 0), 5, 6), ((0, 1, 1, 0), 2, 6)):
         acting.sample_actions(**rows(batch, *numbers, words=words))
         assert len(captured.runs) == count, (numbers, words)
-    assert [run.replays for run in captured.runs] == [2, 20, 1, 10, 2, 20]
+    assert [run.replays for run in captured.runs] == [2, 2, 1, 1, 2, 2]
 
 
 def test_runs_can_be_captured_before_they_are_needed(pi05: Golden) -> None:
@@ -123,7 +123,16 @@ def test_runs_can_be_captured_before_they_are_needed(pi05: Golden) -> None:
     acting, batch = Runner(pi05.load(), captured), rows(pi05.batches["libero"], 0)
     acting.prepare(Shape(batch=1, cameras=2, prompt=12, pixels=torch.float32))
     acting.sample_actions(**batch)
-    assert [run.replays for run in captured.runs] == [1, 10]
+    assert [run.replays for run in captured.runs] == [1, 1]
+
+
+def test_single_steps_are_captured_only_where_somebody_steers(pi05: Golden) -> None:
+    captured = Recorded()
+    acting, batch = Runner(pi05.load(), captured), rows(pi05.batches["libero"], 0)
+    acting.sample_actions(**batch)
+    acting.sample_actions(**batch, step=doubled)
+    acting.sample_actions(**batch)
+    assert [run.replays for run in captured.runs] == [3, 2, 20]
 
 
 def test_the_shapes_not_used_for_longest_go_first() -> None:

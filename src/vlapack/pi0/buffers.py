@@ -1,4 +1,4 @@
-"""The memory that a captured chunk reads and writes, and the two runs on it that are captured.
+"""The memory that a captured chunk reads and writes, and the runs on it that are captured.
 
 One `Buffers` is for one shape of work: so many observations, cameras and prompt slots. Smaller work is padded up to it.
 A prompt's padding is masked, and an observation that pads the batch is the first one again.
@@ -54,21 +54,29 @@ def prompt_slots(length: int, most: int) -> int:
     return max(length, min(-(-max(length, 1) // PROMPT_STEP) * PROMPT_STEP, most))
 
 
-def scaled(images: Tensor) -> Tensor:
-    """Return pictures from -1 to 1 in fp32; those of uint8 to the bit as `robots.images` scales them."""
-    if images.dtype != torch.uint8:
-        return images
-    # By a tensor, since CUDA multiplies by the reciprocal of a number, which rounds otherwise.
-    return images.float() / torch.full((), 255.0, device=images.device) * 2.0 - 1.0
+class Scaling:
+    """How pictures of uint8 become numbers from -1 to 1, to the bit as `robots.images` makes them."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Make the two numbers that it needs as tensors on the device."""
+        # CUDA multiplies by the reciprocal of a number, which rounds otherwise; and a sum begins with a tensor.
+        self._largest = torch.full((), 255.0, device=device)
+        self._least = torch.full((), -1.0, device=device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return fp32 pictures; those that are not uint8 are taken as scaled."""
+        if images.dtype != torch.uint8:
+            return images
+        return torch.add(self._least, images / self._largest, alpha=2)  # 2 x is exact
 
 
 class Buffers:
     """Static inputs of one shape, and what runs on them.
 
     Attributes:
-        prefix: What `encode` returned when it was captured; `step` reads it.
-        x_t: [B, H, action_dim], the flow's state, which `step` moves.
-        condition: [1, …], what the expert is told of the time of the step.
+        prefix: What `encode` returned when it was captured; the others read it.
+        x_t: [B, H, action_dim], the flow's state: noise for `follow`, any for `step`.
+        condition: [1, …], what the expert is told of the time of a `step`.
     """
 
     prefix: Prefix
@@ -88,18 +96,26 @@ class Buffers:
         self._state = torch.zeros(shape.batch, config.action_dim, device=device)
         self.x_t = torch.zeros(shape.batch, *suffix, device=device)
         self.condition = model.time_table[:1].clone()
-        self._dt = -1.0 / len(model.time_table)
+        self._times = model.time_table
+        self._scaled = Scaling(device)
+        model.reserve(tokens, prompt.dtype)
 
     def encode(self) -> Prefix:
         """Run pictures and prompt through the network; to be captured."""
-        images = scaled(self._images).flatten(0, 1)
+        images = self._scaled(self._images).flatten(0, 1)
         return self._model.understand(self._model.see(images), self._prompt, self._exists)
 
+    def follow(self) -> Tensor:
+        """Take all Euler steps from `x_t` and return the actions; to be captured, after `encode`."""
+        x_t = self.x_t
+        for condition in self._times.split(1):
+            velocity = self._model.velocity(self.prefix, self._state, x_t, condition)
+            x_t = self._model.moved(x_t, velocity, -1.0 / len(self._times))
+        return x_t
+
     def step(self) -> Tensor:
-        """Take one Euler step and return its velocity; to be captured, after `encode`."""
-        velocity = self._model.velocity(self.prefix, self._state, self.x_t, self.condition)
-        self.x_t.add_(velocity * self._dt)
-        return velocity
+        """Return the velocity at `x_t` and `condition`; to be captured, after `encode`."""
+        return self._model.velocity(self.prefix, self._state, self.x_t, self.condition)
 
     def fill(self, seen: Seen, prompts: Sequence[Tensor], state: Tensor, noise: Tensor) -> None:
         """Copy a batch of B observations in.

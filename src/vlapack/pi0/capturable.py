@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vlapack.linear import PackedLinear
 from vlapack.pi0.buffers import Buffers, Shape
 from vlapack.pi0.flow import Pi0
 
@@ -65,7 +66,8 @@ def capturable(
     """Run what `graphs.Runner` captures, and return what stands in the way.
 
     Args:
-        model: Float or packed, on any device; it is not changed, and no weight is read. Not under `torch.compile`.
+        model: Float or packed, fused or not, on any device; it is not changed, and no weight is read. Not under
+            `torch.compile`.
         batch: Observations.
         cameras: That they have; None: all of the network's.
         prompt: Slots; None: the most.
@@ -84,7 +86,8 @@ def capturable(
         found, prefix = watch(buffers.encode)
         if prefix is not None:
             buffers.prefix = prefix
-            found += watch(buffers.step)[0]
+            for run in (buffers.follow, buffers.step):
+                found += watch(run)[0]
     return list(dict.fromkeys(found))
 
 
@@ -191,8 +194,13 @@ def _place() -> str:
     return "?"
 
 
-def on_meta(model: Pi0) -> Pi0:
-    """Return a network of the same modules whose tensors are on `meta`; those of `model` are not touched."""
+def on_meta(model: Pi0, *, fused: bool | None = None) -> Pi0:
+    """Return a network of the same modules whose tensors are on `meta`; those of `model` are not touched.
+
+    Args:
+        model: Float or packed.
+        fused: Whether it has the fused form; None: if `model` has.
+    """
     twins: dict[int, nn.Module] = {}
 
     def twin(module: nn.Module) -> nn.Module:
@@ -205,12 +213,19 @@ def on_meta(model: Pi0) -> Pi0:
                 name: None if value is None else nn.Parameter(value.detach().to(META), requires_grad=False)
                 for name, value in module._parameters.items()
             }
-            copy.__dict__["_buffers"] = {
-                name: None if value is None else value.to(META) for name, value in module._buffers.items()
-            }
+            copy.__dict__["_buffers"] = (
+                module.on_meta()
+                if isinstance(module, PackedLinear)
+                else {name: None if value is None else value.to(META) for name, value in module._buffers.items()}
+            )
             copy.__dict__["_modules"] = {
                 name: None if child is None else twin(child) for name, child in module._modules.items()
             }
         return twins[id(module)]
 
-    return twin(model)  # type: ignore[return-value]
+    made: Pi0 = twin(model)  # type: ignore[assignment]
+    if model.is_fused if fused is None else fused:
+        made.fuse()
+    else:
+        made.unfuse()
+    return made

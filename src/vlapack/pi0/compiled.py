@@ -1,4 +1,4 @@
-"""The network under `torch.compile`: three graphs, without a break, and none compiled again from chunk to chunk."""
+"""A network made ready to act; under `torch.compile`: three graphs, no break, none compiled again from chunk to chunk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vlapack.machine import allocator
+from vlapack.ops import engine
 from vlapack.pi0.flow import Pi0
 
 # Prompts differ in length, and everything behind them with it: those graphs take any. Pictures are all of one size.
@@ -16,13 +17,18 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def make_ready(model: Pi0, *, compile: bool = False) -> None:
-    """Do what is done once, when a network has its weights: tabulate flow times, settle memory, compile if asked to."""
+    """Do what is done once, when a network has its weights.
+
+    Flow times are tabulated, memory is settled. For Triton's engine the network is fused, unless it is to be compiled.
+    """
     if model.savings.time_table:
         model.tabulate()
     allocator.settle()
     if compile:
         keep_compiled()
         compile_network(model)
+    elif engine.active(model.device) == "triton":
+        model.fuse()
 
 
 def compile_network(model: Pi0) -> None:

@@ -1,7 +1,10 @@
-"""Acting with captured runs: one for pictures and prompt, one for a denoise step, replayed for every chunk.
+"""Acting with captured runs: one for pictures and prompt, one for all denoise steps, replayed for every chunk.
 
 Eagerly a chunk of π0.5 is thousands of launches, which take the CPU longer than the GPU needs for the work. A captured
 run is one launch. The runs are captured when a batch of their shape first comes, and the most recently used are kept.
+
+Each step's flow time is a constant of the run that takes them all. Where a caller steers the flow step by step, it gets
+a run of one step instead, whose time is copied in.
 """
 
 from __future__ import annotations
@@ -10,14 +13,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vlapack.console import say
-from vlapack.pi0.buffers import BATCHES, Buffers, Shape, scaled
+from vlapack.pi0.buffers import BATCHES, Buffers, Scaling, Shape
 from vlapack.pi0.capture import Capture, Captured, CudaCapture
 from vlapack.pi0.flow import Pi0, Step
 from vlapack.pi0.prefix import Seen, look
@@ -53,14 +56,29 @@ class Recent(OrderedDict[Hashable, Value]):
 
 
 class Runs:
-    """The captured runs of one shape."""
+    """The captured runs of one shape; of the last two, those that are used."""
 
     def __init__(self, model: Pi0, shape: Shape, capture: Capture) -> None:
-        """Capture both."""
+        """Capture the first."""
+        self._capture = capture
         self.buffers = Buffers(model, shape)
         self.encode: Captured = capture(self.buffers.encode)
         self.buffers.prefix = self.encode.outputs
-        self.step: Captured = capture(self.buffers.step)
+
+    @cached_property
+    def follow(self) -> Captured:
+        """All steps."""
+        return self._capture(self.buffers.follow)
+
+    @cached_property
+    def step(self) -> Captured:
+        """One step's velocity."""
+        return self._capture(self.buffers.step)
+
+    def captured(self, *, steered: bool) -> Runs:
+        """Capture what a chunk needs besides."""
+        _ = self.step if steered else self.follow
+        return self
 
 
 class Runner:
@@ -92,7 +110,7 @@ class Runner:
                 self.how = f"eager ({reason})"
                 return
             try:
-                self._runs_of(shape)
+                self._runs_of(shape).captured(steered=False)
             except Exception as error:
                 self._give_up(error)
 
@@ -131,7 +149,7 @@ class Runner:
 
         def eagerly() -> Tensor:
             return model.sample_actions(
-                scaled(images), image_masks, tokens, token_masks, state, noise, num_steps=num_steps, step=step
+                Scaling(images.device)(images), image_masks, tokens, token_masks, state, noise, num_steps=num_steps, step=step
             )
 
         with self._lock:
@@ -140,7 +158,7 @@ class Runner:
                 seen = look(images, image_masks, tokens, token_masks, config=model.config, savings=model.savings)
                 shape = Shape.around(seen, model.config.max_token_len)
                 try:
-                    runs = self._runs_of(shape)
+                    runs = self._runs_of(shape).captured(steered=step is not None)
                 except Exception as error:
                     # If the observation is to blame, this raises, and says why.
                     actions = eagerly()
@@ -151,7 +169,11 @@ class Runner:
                     runs.buffers.fill(seen, self._rows(seen), state, noise)
                     runs.encode.replay()
                 with self.watch("denoise"):
-                    return self._follow(runs, len(noise)) if step is None else self._steered(runs, state, noise, step)
+                    if step is not None:
+                        return self._steered(runs, state, noise, step)
+                    runs.follow.replay()
+                    actions: Tensor = runs.follow.outputs[: len(noise)].clone()  # the next replay writes over it
+                    return actions
             self.how = f"eager ({reason})"
             return eagerly()
 
@@ -185,14 +207,6 @@ class Runner:
             found.append(self._prompts.get_or_make((tokens.dtype, tokens.numpy().tobytes()), look_up)[0])
         return found
 
-    def _follow(self, runs: Runs, count: int) -> Tensor:
-        """Take all steps."""
-        assert self._model.time_table is not None
-        for number in range(len(self._model.time_table)):
-            runs.buffers.condition.copy_(self._model.time_table[number])
-            runs.step.replay()
-        return runs.buffers.x_t[:count].clone()
-
     def _steered(self, runs: Runs, state: Tensor, noise: Tensor, step: Step) -> Tensor:
         """Take the steps that `step` makes of them, each of which may replay the run as often as it likes."""
         model, buffers, count = self._model, runs.buffers, len(noise)
@@ -205,7 +219,7 @@ class Runner:
             buffers.x_t[:count].copy_(x_t)
             buffers.condition.copy_(condition)
             runs.step.replay()
-            found: Tensor = runs.step.outputs[:count].clone()  # the next replay writes over it
+            found: Tensor = runs.step.outputs[:count].clone()
             return found
 
         return model.follow(velocity, noise.to(device), step=step)

@@ -1,7 +1,7 @@
 """How many kernels a captured chunk launches, counted without a GPU: one for each operator that is not a view.
 
 On fast GPUs launches take longer than the arithmetic, so their number is a figure of its own. It is a lower bound: what
-torch launches for one operator, a mask that attention converts among them, is up to torch.
+torch launches for one operator is up to torch, and a rotation that is no Hadamard's takes kernels of its own.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vlapack.pi0.buffers import Buffers, Shape
 from vlapack.pi0.capturable import on_meta
 from vlapack.pi0.flow import Pi0
+from vlapack.pi0.fused.products import DECODE_TOKENS
 
 ONE_KERNEL = (rms_norm, scaled_dot_product_attention)
 """What CUDA has one kernel for, and `meta` takes apart."""
+TWO_KERNELS = ("attend_few", "attend_quantize")
+"""Ops that share the keys among programs, and need a second kernel to put the parts together."""
+PRODUCTS = ("int_linear", "float_linear")
+"""Ops that do so with the channels where there are few tokens and no groups."""
 NO_KERNEL = ("empty", "empty_like", "new_empty", "empty_strided", "lift_fresh", "_unsafe_view", "alias", "detach")
 """Operators that are no views and launch nothing."""
 
@@ -31,37 +36,40 @@ class Launches:
     """Kernels by operator.
 
     Attributes:
-        encode: Of pictures and prompt, once a chunk.
-        step: Of each denoise step.
+        encode: Of pictures and prompt.
+        follow: Of all denoise steps together.
         steps: Denoise steps.
     """
 
     encode: Counter[str]
-    step: Counter[str]
+    follow: Counter[str]
     steps: int
 
     @property
     def chunk(self) -> int:
         """Of a whole chunk."""
-        return self.encode.total() + self.steps * self.step.total()
+        return self.encode.total() + self.follow.total()
 
 
-def launches(model: Pi0, shape: Shape) -> Launches:
-    """Count the kernels of the runs that `graphs.Runner` captures.
+def launches(model: Pi0, shape: Shape, *, fused: bool = True) -> Launches:
+    """Count the kernels of the runs that `graphs.Runner` captures for a chunk.
 
     Args:
         model: Float or packed, on any device; no weight is read.
         shape: Of the work.
+        fused: Whether the network has its fused form, as on GPUs.
     """
-    twin = on_meta(model)
+    twin = on_meta(model, fused=fused)
     if twin.time_table is None:
         twin.tabulate()
+        if fused:
+            twin.fuse()
     assert twin.time_table is not None
     with torch.no_grad():
         buffers = Buffers(twin, shape)
         buffers.prefix, encode = _counted(buffers.encode)
-        _, step = _counted(buffers.step)
-    return Launches(encode, step, len(twin.time_table))
+        _, follow = _counted(buffers.follow)
+    return Launches(encode, follow, len(twin.time_table))
 
 
 def _counted(run: Callable[[], Any]) -> tuple[Any, Counter[str]]:
@@ -83,7 +91,8 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         name = function.overloadpacket.__name__
         if not (self.inside or function.is_view or name in NO_KERNEL):
-            self.found[name] += 1
+            split = name in PRODUCTS and len(args[0]) <= DECODE_TOKENS and (kwargs or {}).get("group_size") is None
+            self.found[name] += 2 if split or name in TWO_KERNELS else 1
         return function(*args, **(kwargs or {}))
 
 
@@ -102,6 +111,8 @@ class _Whole(TorchFunctionMode):
         self._operators.found[function.__name__] += 1
         self._operators.inside = True
         try:
-            return function(*args, **(kwargs or {}))
+            result = function(*args, **(kwargs or {}))
+            # CUDA's attention writes token by token, as the next product reads it.
+            return result if function is rms_norm else result.transpose(1, 2).contiguous().transpose(1, 2)
         finally:
             self._operators.inside = False

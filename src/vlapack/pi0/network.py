@@ -104,9 +104,13 @@ class Network(nn.Module):
         It is dropped when the network is moved, pickled or copied, or when a module of it is replaced. Where a saving
         that it is built on is off, there is none.
         """
-        self._fused = None
+        self.unfuse()
         if self.savings.static_cache and self.savings.fused_attention:
             self._fused = FusedForm(self.vision, self.llm, self.expert, stop_early=self.savings.last_layer)
+
+    def unfuse(self) -> None:
+        """Run the modules themselves again."""
+        self._fused = None
 
     @property
     def is_fused(self) -> bool:
@@ -124,11 +128,11 @@ class Network(nn.Module):
             return None
         state = self._fused.state
         if state == "stale":
-            self._fused = None
+            self.unfuse()
         return self._fused if state == "fits" else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        self._fused = None
+        self.unfuse()
         module: nn.Module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return module
 
