@@ -108,7 +108,7 @@ class Buffers:
     def follow(self) -> Tensor:
         """Take all Euler steps from `x_t` and return the actions; to be captured, after `encode`."""
         x_t = self.x_t
-        for condition in self._times.split(1):
+        for condition in torch.split(self._times, 1):
             velocity = self._model.velocity(self.prefix, self._state, x_t, condition)
             x_t = self._model.moved(x_t, velocity, -1.0 / len(self._times))
         return x_t

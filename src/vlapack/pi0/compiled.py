@@ -1,4 +1,4 @@
-"""A network made ready to act; under `torch.compile`: three graphs, no break, none compiled again from chunk to chunk."""
+"""A network made ready to act; compiled: three graphs, without a break, and none compiled again from chunk to chunk."""
 
 from __future__ import annotations
 

@@ -149,7 +149,14 @@ class Runner:
 
         def eagerly() -> Tensor:
             return model.sample_actions(
-                Scaling(images.device)(images), image_masks, tokens, token_masks, state, noise, num_steps=num_steps, step=step
+                Scaling(images.device)(images),
+                image_masks,
+                tokens,
+                token_masks,
+                state,
+                noise,
+                num_steps=num_steps,
+                step=step,
             )
 
         with self._lock:
@@ -172,8 +179,8 @@ class Runner:
                     if step is not None:
                         return self._steered(runs, state, noise, step)
                     runs.follow.replay()
-                    actions: Tensor = runs.follow.outputs[: len(noise)].clone()  # the next replay writes over it
-                    return actions
+                    followed: Tensor = runs.follow.outputs[: len(noise)].clone()  # the next replay writes over it
+                    return followed
             self.how = f"eager ({reason})"
             return eagerly()
 

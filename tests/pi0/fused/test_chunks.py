@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 class Integers(TorchDispatchMode):
     """Keeps what enters each integer product, whichever op rounds it."""
 
-    NAMES = {"quantize_activation": 0, "gelu_quantize": 0, "attend_quantize": 0, "norm_quantize": 1}
+    PLACES: ClassVar = {"quantize_activation": 0, "gelu_quantize": 0, "attend_quantize": 0, "norm_quantize": 1}
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Integers(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if (place := self.NAMES.get(function.overloadpacket.__name__)) is not None:
+        if (place := self.PLACES.get(function.overloadpacket.__name__)) is not None:
             self.found.append(result[place])
         return result
 

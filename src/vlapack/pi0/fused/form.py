@@ -43,7 +43,7 @@ class FusedForm:
         products = [
             product
             for stack in (self.vision, self.llm, self.expert)
-            for layer in stack.layers  # type: ignore[attr-defined]
+            for layer in stack.layers
             for product in layer.products
         ]
         self._plain = _Plain((vision, llm, expert), products)

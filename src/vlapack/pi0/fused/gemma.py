@@ -53,7 +53,7 @@ class FusedLayer:
         query = self._turned(stream, Norm.of_gemma(self._norms[0], None), rope, past, 0)
         if self.keeps_only:
             return
-        batch, tokens = query.shape[:2]
+        tokens = query.shape[1]
         key, value = past.prefix
         mixed = scaled_dot_product_attention(self._rows(query), key, value, attn_mask=bias)
         self._finish(stream, self._mixing.ready(self._by_token(mixed, tokens)), (None, None))

@@ -125,7 +125,7 @@ def _joined(parts: Sequence[Tensor], *, in_turns: bool) -> tuple[Tensor, Sequenc
     """Return the merged tensor, and the parts as views of it."""
     if not in_turns:
         whole = torch.cat(tuple(parts))
-        return whole, whole.split([len(part) for part in parts])
+        return whole, torch.split(whole, [len(part) for part in parts])
     gate, up = parts
     whole = interleave(gate, up)
     return whole, (whole[0::2], whole[1::2])

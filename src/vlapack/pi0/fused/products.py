@@ -75,7 +75,9 @@ class Product:
     @property
     def entering(self) -> tuple[Tensor | None, ...]:
         """The transform of the input, in the order of the fused ops' arguments: smooth, permutation, rotation."""
-        return (None, None, None) if self.step is None else (self.step.smooth, self.step.permutation, self.step.rotation)
+        return (
+            (None, None, None) if self.step is None else (self.step.smooth, self.step.permutation, self.step.rotation)
+        )
 
     @property
     def rounding(self) -> tuple[Tensor | int | None, ...]:
@@ -111,7 +113,7 @@ class Product:
         """Multiply: [M, N] of each linear."""
         if self.merged is not None:
             assert not self.merged.in_turns
-            return self._multiplied(self.merged, x).split(self.merged.sizes, dim=1)
+            return torch.split(self._multiplied(self.merged, x), list(self.merged.sizes), dim=1)
         if isinstance(x, Tensor):
             return project(x, *self._linears)
         return tuple(linear(x) for linear in self._linears)
