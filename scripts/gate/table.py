@@ -12,6 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from common.results import ROOT, write_between, write_result
 
+from gate import chunk
 from gate.dialects import UNIT
 from gate.floors import floor, recipes
 from gate.machine_code import MachineCode
@@ -80,6 +81,7 @@ def write_tables(result: Path = RESULT) -> None:
     write_between(DOCS, "gate", kernels(rows) if rows else "Not compiled yet: `make gate`.")
     write_between(DOCS, "peaks", peaks())
     write_between(DOCS, "floors", floors())
+    write_between(DOCS, "launches", chunk.table())
 
 
 def kernels(rows: Sequence[dict[str, Any]]) -> str:
