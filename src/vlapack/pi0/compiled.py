@@ -37,6 +37,7 @@ def compile_network(model: Pi0) -> None:
     What they call is compiled with them; packed layers stay the operators that they are. Whoever needs a gradient gets
     a graph of its own. Modules must not be replaced afterwards.
     """
+    model.unfuse()
     for name, dynamic in GRAPHS.items():
         setattr(model, name, torch.compile(getattr(model, name), fullgraph=True, dynamic=dynamic))
 

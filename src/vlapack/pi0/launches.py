@@ -62,8 +62,6 @@ def launches(model: Pi0, shape: Shape, *, fused: bool = True) -> Launches:
     twin = on_meta(model, fused=fused)
     if twin.time_table is None:
         twin.tabulate()
-        if fused:
-            twin.fuse()
     assert twin.time_table is not None
     with torch.no_grad():
         buffers = Buffers(twin, shape)

@@ -20,7 +20,7 @@ from torch.nn.functional import silu
 
 from vlapack.pi0.attention import backend
 from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.fused.form import FusedForm
+from vlapack.pi0.fused.form import FusedForm, Stack
 from vlapack.pi0.gemma import GemmaModel
 from vlapack.pi0.positions import number_tokens, rotary_table, sinusoidal_embedding
 from vlapack.pi0.prefix import Prefix, suffix_mask
@@ -122,11 +122,11 @@ class Network(nn.Module):
         if self._fused is not None:
             self._fused.rope.reserve(tokens + self.config.suffix_length, dtype, self.device)
 
-    def _fused_now(self) -> FusedForm | None:
-        """The fused form, if there is one and it may run."""
+    def _fused_now(self, stack: Stack) -> FusedForm | None:
+        """The fused form, if there is one and that stack of it may run."""
         if self._fused is None or torch.is_grad_enabled() or _under_autocast(self.device):
             return None
-        state = self._fused.state
+        state = self._fused.state(stack)
         if state == "stale":
             self.unfuse()
         return self._fused if state == "fits" else None
@@ -135,6 +135,11 @@ class Network(nn.Module):
         self.unfuse()
         module: nn.Module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return module
+
+    def set_submodule(self, target: str, module: nn.Module, strict: bool = False) -> None:
+        """Replace a module, whose memory the fused form would keep."""
+        self.unfuse()
+        super().set_submodule(target, module, strict)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and `copy` take: the modules alone."""
@@ -149,7 +154,7 @@ class Network(nn.Module):
 
     def see(self, images: Tensor) -> Tensor:
         """Encode pictures [N, 3, image_size, image_size]: [N, patches, vision width]."""
-        if (fused := self._fused_now()) is not None:
+        if (fused := self._fused_now("vision")) is not None:
             return fused.vision(images)
         with backend(fused=self.savings.fused_attention):
             features: Tensor = self.vision(images)
@@ -176,7 +181,7 @@ class Network(nn.Module):
         """
         x = self.join(features, prompt)
         length, suffix = x.shape[1], self.config.suffix_length
-        if (fused := self._fused_now()) is not None:
+        if (fused := self._fused_now("llm")) is not None:
             rope, behind = fused.rope.look_up(length, suffix, exists, x.dtype, x.device)
             return Prefix(fused.llm.keys_values(x, rope, exists, suffix), behind, None, exists)
         # The expert's tokens come next: one table has both.
@@ -218,7 +223,7 @@ class Network(nn.Module):
         return velocity
 
     def _expert_output(self, prefix: Prefix, stream: Tensor, modulations: Tensor | None) -> Tensor:
-        fused = self._fused_now() if prefix.layers[0].room == stream.shape[1] else None
+        fused = self._fused_now("expert") if prefix.layers[0].room == stream.shape[1] else None
         if fused is not None:
             state_token = not self.config.adaptive_norms
             return fused.expert.forward(

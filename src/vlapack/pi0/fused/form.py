@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import nn
 
@@ -16,6 +16,13 @@ from vlapack.pi0.siglip import SiglipTransformer
 
 EMBEDDING = "embed_tokens"
 State = Literal["fits", "watched", "stale"]
+Stack = Literal["vision", "llm", "expert"]
+
+
+class Fused(Protocol):
+    """A fused layer."""
+
+    products: list[Product]
 
 
 class FusedForm:
@@ -40,35 +47,31 @@ class FusedForm:
         self.llm = FusedGemma(llm, stop_early=stop_early)
         self.expert = FusedGemma(expert)
         self.rope = RotaryTables(llm.config.head_dim)
-        products = [
-            product
-            for stack in (self.vision, self.llm, self.expert)
-            for layer in stack.layers
-            for product in layer.products
-        ]
-        self._plain = _Plain((vision, llm, expert), products)
+        self._plain: dict[Stack, _Plain] = {
+            "vision": _Plain(vision, self.vision.layers),
+            "llm": _Plain(llm, self.llm.layers),
+            "expert": _Plain(expert, self.expert.layers),
+        }
 
-    @property
-    def state(self) -> State:
-        """Whether it says what the plain modules say."""
-        return self._plain.state
+    def state(self, stack: Stack) -> State:
+        """Whether one of the stacks says what the plain modules say."""
+        return self._plain[stack].state
 
 
 class _Plain:
-    """What the plain modules were when they were fused."""
+    """What the plain modules of a stack were when they were fused."""
 
-    def __init__(self, stacks: Iterable[nn.Module], products: Iterable[Product]) -> None:
-        """Note their children, and where their merged tensors lie."""
+    def __init__(self, stack: nn.Module, layers: Iterable[Fused]) -> None:
+        """Note the modules, and where their merged tensors lie."""
         # The token embedding is read before all of this, and may be watched or replaced.
-        self._modules = [
-            module for stack in stacks for name, module in stack.named_modules() if not name.startswith(EMBEDDING)
-        ]
+        self._modules = [module for name, module in stack.named_modules() if not name.startswith(EMBEDDING)]
         self._children: list[tuple[Mapping[str, nn.Module | None], str, nn.Module | None]] = [
             (module._modules, name, child)
             for module in self._modules
             for name, child in module._modules.items()
             if name != EMBEDDING
         ]
+        products = [product for layer in layers for product in layer.products]
         self._places = [place for product in products if product.merged for place in product.merged.places]
 
     @property
