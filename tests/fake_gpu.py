@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlapack.machine import gpu
-from vlapack.ops import engine, reference
+from vlapack.ops import engine, fused_reference, reference
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120")
 
@@ -84,6 +85,15 @@ def install_triton(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None
     monkeypatch.setattr(engine, "triton_version", found)
 
 
+FUSED = {
+    "fused": ("norm_quantize", "norm_transform", "gelu_quantize", "gelu_transform"),
+    "turning": ("turn_and_keep",),
+    "attention": ("attend_few",),
+    "attention_step": ("attend_quantize",),
+}
+"""Where the fused ops' kernels are."""
+
+
 def install_kernels(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Put the reference in the place of Triton's kernels, with a form of its own for weights; return what was called.
 
@@ -120,11 +130,27 @@ def install_kernels(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         calls["quantize_activation"] += 1
         return reference.quantize_activation(*arguments)  # type: ignore[arg-type]
 
+    def int_sums(q: Tensor, weight: Tensor, outputs: int) -> Tensor:
+        calls["int_sums"] += 1
+        return fused_reference.int_sums(q, stored_of(weight), outputs)
+
+    def gated_product(q: Tensor, s: Tensor, weight: Tensor, *rest: Tensor | None, **options: object) -> Tensor:
+        calls["gated_product"] += 1
+        return fused_reference.gated_product(q, s, stored_of(weight), *rest, **options)  # type: ignore[arg-type]
+
+    def counting(name: str) -> Callable[..., object]:
+        def run(*arguments: object, **options: object) -> object:
+            calls[name] += 1
+            return getattr(fused_reference, name)(*arguments, **options)
+
+        return run
+
     package = {
         "layout": {"prepare": prepare, "restore": restore},
-        "product": {"int_linear": int_linear},
+        "product": {"int_linear": int_linear, "int_sums": int_sums, "gated_product": gated_product},
         "weight_only": {"float_linear": float_linear},
         "activation": {"transform_activation": transform_activation, "quantize_activation": quantize_activation},
+        **{module: {name: counting(name) for name in names} for module, names in FUSED.items()},
     }
     for name, functions in package.items():
         module = ModuleType(f"vlapack.ops.triton.{name}")

@@ -5,21 +5,19 @@ There is no card here. torch's answers about one are faked, and where tensors mu
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fake_gpu import FakeCard, install_gpu, interpret
+from live_bytes import LiveBytes
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from vlapack import Policy, Recipe, make_pack, open_checkpoint
 from vlapack.checkpoints.finite import FiniteReader
-from vlapack.checkpoints.tensorfile import is_mapped
 from vlapack.errors import InputError
 from vlapack.linear import PackedLinear
 from vlapack.ops import engine, layouts
@@ -45,38 +43,6 @@ def pack(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """4 bits and some layers 8; the embedding 8."""
     recipe = Recipe(rounding="rtn", overrides=(("up_proj", 8),), embedding_bits=8, block=8)
     return make_pack(open_checkpoint(random_checkpoint), recipe, tmp_path_factory.mktemp("packs") / "all", None).pack
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages that operators made and nobody has freed, by kind of device; none that is mapped."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: Counter[str] = Counter()
-        self.peak: Counter[str] = Counter()
-        self._seen: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and not is_mapped(tensor):
-                self._count(tensor)
-        return result
-
-    def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, kind, nbytes = storage._cdata, tensor.device.type, storage.nbytes()
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self.live[kind] += nbytes
-        self.peak[kind] = max(self.peak[kind], self.live[kind])
-        self.peak["both"] = max(self.peak["both"], self.live["cpu"] + self.live["meta"])
-        weakref.finalize(storage, self._free, key, kind, nbytes)
-
-    def _free(self, key: int, kind: str, nbytes: int) -> None:
-        self._seen.discard(key)
-        self.live[kind] -= nbytes
 
 
 def largest(path: Path) -> int:
@@ -256,7 +222,10 @@ def test_a_whole_policy_runs_on_the_kernels_that_its_device_has(pack: Path, monk
     calls = interpret(monkeypatch)
     loaded = Policy.from_pretrained(pack)
     found = loaded.infer(loaded.example(), noise=noise)["actions"]
-    assert found.tolist() == expected.tolist()
-    assert calls["quantize_activation"]
-    assert calls["int_linear"] > calls["quantize_activation"]
+    # Fused: merged products and the cache's attention may round otherwise.
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    config = loaded.config.architecture
+    assert calls["turn_and_keep"] == config.llm.depth + config.num_steps * config.expert.depth
+    assert calls["norm_quantize"]
+    assert calls["int_linear"]
     assert "engine   triton 3.6.0 (interpreted)" in repr(loaded)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import torch
+from live_bytes import LiveBytes
 from openpi_golden import PREFIX_INPUTS, Golden, read_golden
 from safetensors.torch import save
 from small import SMALL, small_policy
@@ -18,7 +18,7 @@ from vlapack.bench.synthetic import synthetic_policy
 from vlapack.linear import PackedLinear
 from vlapack.pi0.compiled import make_ready
 from vlapack.pi0.flow import Pi0
-from vlapack.pi0.fused.merging import merge
+from vlapack.pi0.fused.merging import Merged, merge
 from vlapack.pi0.fused.products import Product
 from vlapack.pi0.names import EXPERT
 from vlapack.pi0.savings import Savings
@@ -41,54 +41,56 @@ def packed(name: str = "full") -> Pi0:
     return synthetic_policy(small_policy(), preset(name)).model
 
 
-def tensors(model: nn.Module) -> Iterator[Tensor]:
-    for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and not tensor.is_meta:
-                yield tensor
+def held(model: nn.Module) -> dict[int, int]:
+    """Bytes of every storage that the modules hold, by its address."""
+    return {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for module in model.modules()
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+        if tensor is not None and not tensor.is_meta
+    }
 
 
-def held(model: nn.Module) -> int:
-    """Bytes of all storages, each counted once."""
-    return sum({tensor.data_ptr(): tensor.nbytes for tensor in map(_storage, tensors(model))}.values())
-
-
-def _storage(tensor: Tensor) -> Any:
-    storage = tensor.untyped_storage()
-    return _Storage(storage.data_ptr(), storage.nbytes())
-
-
-class _Storage:
-    def __init__(self, address: int, nbytes: int) -> None:
-        self.address, self.nbytes = address, nbytes
-
-    def data_ptr(self) -> int:
-        return self.address
-
-
-def merged_bytes(model: Pi0) -> int:
-    """Bytes of the merged tensors: all of them are storages of the modules' own tensors."""
+def merged(model: Pi0) -> Iterator[Merged]:
     form = model._fused
     assert form is not None
-    known = {_storage(tensor).address for tensor in tensors(model)}
-    outside = 0
     for stack in (form.vision, form.llm, form.expert):
-        for layer in stack.layers:  # type: ignore[attr-defined]
+        for layer in stack.layers:
             for product in layer.products:
-                for tensor in (product.merged.weight, product.merged.weight_scale, product.merged.bias):
-                    if tensor is not None and _storage(tensor).address not in known:
-                        outside += tensor.nbytes
-    return outside
+                assert product.merged is not None
+                yield product.merged
 
 
-@pytest.mark.parametrize("make", [packed, lambda: read_golden("pi05").load()], ids=["packed", "float"])
+def stack_group(parts: Merged) -> int:
+    return sum(tensor.nbytes for tensor in (parts.weight, parts.weight_scale, parts.bias) if tensor is not None)
+
+
+def floating() -> Pi0:
+    return read_golden("pi05").load()
+
+
+@pytest.mark.parametrize("make", [packed, floating])
 def test_nothing_is_held_twice(make: Callable[[], Pi0]) -> None:
     model = make()
-    model.llm.embed_tokens = nn.Identity()  # a table that is mapped from a file
-    before = held(model)
+    before = sum(held(model).values())
     model.fuse()
-    assert held(model) <= before
-    assert merged_bytes(model) == 0
+    after = held(model)
+    assert sum(after.values()) <= before
+    for parts in merged(model):
+        for tensor in (parts.weight, parts.weight_scale, parts.bias):
+            assert tensor is None or tensor.untyped_storage().data_ptr() in after
+
+
+@pytest.mark.parametrize("make", [packed, floating])
+def test_merging_needs_one_group_of_linears_besides(make: Callable[[], Pi0]) -> None:
+    with LiveBytes() as bytes_of:
+        model = make()
+        before = bytes_of.peak["cpu"] = bytes_of.live["cpu"]
+        model.fuse()
+    largest = max(stack_group(parts) for parts in merged(model))
+    assert bytes_of.peak["cpu"] <= before + largest
+    assert bytes_of.live["cpu"] <= before
+    assert before > 3 * largest  # else this would say nothing
 
 
 def test_the_state_dict_of_a_fused_pack_is_the_packs() -> None:
