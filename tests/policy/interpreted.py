@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -17,7 +18,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 
 from vlapack import Policy
-from vlapack.ops import layouts, reference
+from vlapack.ops import fused_reference, layouts, reference
 from vlapack.pi0.savings import Savings
 
 SAVINGS = Savings(time_table=False)  # which would refuse another number of steps
@@ -33,15 +34,15 @@ def chunk(folder: str, engine: str) -> torch.Tensor:
 
 def watched() -> None:
     """Compare what every call of the kernels returns with what the reference makes of the same input."""
-    activation = import_module("vlapack.ops.triton.activation")
+    for module, name, definition, place in (
+        ("activation", "quantize_activation", reference.quantize_activation, 0),
+        ("fused", "norm_quantize", fused_reference.norm_quantize, 1),
+        ("fused", "gelu_quantize", fused_reference.gelu_quantize, 0),
+        ("attention_step", "attend_quantize", fused_reference.attend_quantize, 0),
+    ):
+        watch_integers(import_module(f"vlapack.ops.triton.{module}"), name, definition, place)
     product = import_module("vlapack.ops.triton.product")
-    quantize, linear = activation.quantize_activation, product.int_linear
-
-    def quantize_activation(*arguments: Any) -> Any:
-        found, expected = quantize(*arguments), reference.quantize_activation(*arguments)
-        counted["integers"] += found[0].numel()
-        counted["flipped"] += int((found[0] != expected[0]).sum())
-        return found
+    linear, sums = product.int_linear, product.int_sums
 
     def int_linear(q: Any, s: Any, weight: Any, scale: Any, *rest: Any, **options: Any) -> Any:
         found = linear(q, s, weight, scale, *rest, **options)
@@ -50,7 +51,26 @@ def watched() -> None:
         counted["wrong"] += not torch.equal(found, reference.int_linear(q, s, stored, scale, *rest, **options))
         return found
 
-    activation.quantize_activation, product.int_linear = quantize_activation, int_linear
+    def int_sums(q: Any, weight: Any, outputs: int) -> Any:
+        found = sums(q, weight, outputs)
+        expected = fused_reference.int_sums(q, layouts.restore(weight, outputs, q.shape[1]), outputs)
+        counted["products"] += 1
+        counted["wrong"] += not torch.equal(found.sum(0), expected.sum(0))
+        return found
+
+    product.int_linear, product.int_sums = int_linear, int_sums
+
+
+def watch_integers(module: Any, name: str, definition: Callable[..., Any], place: int) -> None:
+    kernel = getattr(module, name)
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        found, expected = kernel(*arguments, **options), definition(*arguments, **options)
+        counted["integers"] += found[place].numel()
+        counted["flipped"] += int((found[place] != expected[place]).sum())
+        return found
+
+    setattr(module, name, run)
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:

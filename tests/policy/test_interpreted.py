@@ -33,7 +33,7 @@ def test_a_pack_acts_on_the_gpus_kernels(random_checkpoint: Path, tmp_path: Path
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
     assert found["integers"] > 10_000
-    assert found["products"] > 30
+    assert found["products"] > 20  # of merged linears
     # Dense rotations are float64 in the reference: at a tie, a value may fall on the other side.
     assert found.get("flipped", 0) <= found["integers"] / 10_000
     assert not found.get("wrong", 0)
