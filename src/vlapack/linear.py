@@ -118,7 +118,7 @@ class PackedLinear(ExactBuffers):
     def lie_in(self, name: str, view: Tensor) -> None:
         """Hold one tensor as a view of a larger one, in which other layers have their rows, too.
 
-        What leaves the process, and a layer that moves, has tensors of its own again.
+        A `state_dict`, and a layer that moves, has tensors of its own again.
 
         Args:
             name: of `NAMES`.
@@ -176,12 +176,13 @@ class PackedLinear(ExactBuffers):
 
     def _pack_layout(self) -> dict[str, Tensor | None]:
         """Return the buffers with the weight as a pack stores it; a weight that an engine laid out is copied."""
-        buffers = dict(self._buffers)
-        prepared = buffers["weight_prepared"]
-        if prepared is not None:
-            buffers["weight_prepared"] = None
-            buffers[self.stored_name] = layouts.restore(prepared, self.out_features, self.in_features)
-        return _by_themselves(buffers) if self._merged else buffers
+        buffers = self._buffers | {"weight_prepared": None}
+        if self._merged:
+            buffers = _by_themselves(buffers)
+        if self.weight_prepared is not None:
+            weight = layouts.restore(self.weight_prepared, self.out_features, self.in_features)
+            buffers[self.stored_name] = weight
+        return buffers
 
     def _shape(self) -> Tensor:
         return torch.tensor([self.out_features, self.in_features], dtype=torch.int64)
@@ -233,9 +234,6 @@ class PackedLinear(ExactBuffers):
             weight = layouts.restore(self.weight_prepared, self.out_features, self.in_features)
             state["_buffers"] |= {"weight_prepared": None, self.stored_name: None}
             state["weight_array"] = weight.cpu().numpy()
-        if self._merged:
-            state["_buffers"] = _by_themselves(state["_buffers"])
-            state["_merged"] = False
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

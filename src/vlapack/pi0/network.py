@@ -136,10 +136,10 @@ class Network(nn.Module):
         module: nn.Module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return module
 
-    def set_submodule(self, target: str, module: nn.Module, strict: bool = False) -> None:
+    def set_submodule(self, *arguments: Any, **options: Any) -> None:
         """Replace a module, whose memory the fused form would keep."""
         self.unfuse()
-        super().set_submodule(target, module, strict)
+        super().set_submodule(*arguments, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and `copy` take: the modules alone."""

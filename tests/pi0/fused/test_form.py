@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -135,11 +136,13 @@ def test_what_leaves_is_plain_and_gives_the_same_actions(copied: Callable[[Pi0],
     assert torch.equal(other.sample_actions(*inputs), expected)
 
 
-def test_a_pickle_of_a_fused_pack_is_no_larger() -> None:
-    model = packed()
-    before = len(pickle.dumps(model.expert))
-    model.fuse()
-    assert len(pickle.dumps(model.expert)) <= 1.02 * before
+def test_a_fused_policy_goes_to_a_spawned_process() -> None:
+    policy = synthetic_policy(small_policy(), preset("full"))
+    policy.model.fuse()
+    process = get_context("spawn").Process(target=policy.infer, args=(policy.example(),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def _inputs() -> list[Tensor]:
