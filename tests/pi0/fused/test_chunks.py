@@ -202,7 +202,7 @@ def test_a_replayed_fused_pack_is_the_eager_one_to_the_bit() -> None:
 
 
 def test_a_network_in_bf16_is_as_near_to_fp32_as_the_plain_one(golden: Golden) -> None:
-    batch = [golden.batches["libero"][name] for name in INPUTS]
+    batch = [golden.batches["mixed"][name] for name in INPUTS]
     exact = golden.load().sample_actions(*batch)
     plain = golden.load(torch.bfloat16).sample_actions(*batch)
     ours = fused(golden.load(torch.bfloat16)).sample_actions(*batch)
