@@ -308,3 +308,36 @@ def test_prefix_first_takes_some_observations(golden: Golden) -> None:
 
 def _velocity(model: Pi0, prefix: Any, batch: dict[str, Tensor]) -> Tensor:
     return model.denoise_step(prefix, batch["state"], batch["noise"], torch.ones(len(batch["noise"])))
+
+
+@pytest.mark.parametrize("change", ["moved", "replaced"])
+def test_a_network_that_changed_is_captured_anew(pi05: Golden, change: str) -> None:
+    model, captured, batch = pi05.load(), Recorded(), rows(pi05.batches["libero"], 0)
+    model.fuse()
+    acting = Runner(model, captured)
+    before = acting.sample_actions(**batch)
+    if change == "moved":
+        model.to(torch.float64).to(torch.float32)
+        expected = before
+    else:
+        linear = model.expert.layers[0].get_submodule("mlp.down_proj")
+        model.expert.layers[0].mlp.down_proj = torch.nn.Sequential(linear, torch.nn.Hardtanh(-0.01, 0.01))  # type: ignore[union-attr, assignment]
+        expected = model.sample_actions(**batch)
+        assert not torch.allclose(expected, before, atol=1e-3)
+    count = len(captured.runs)
+    torch.testing.assert_close(acting.sample_actions(**batch), expected, rtol=1e-5, atol=1e-5)
+    assert acting.how == "graph"
+    assert len(captured.runs) == count + 2
+
+
+def test_a_hook_sees_the_network_run_eagerly(pi05: Golden) -> None:
+    model, seen, batch = pi05.load(), [], rows(pi05.batches["libero"], 0)
+    model.fuse()
+    acting = Runner(model, Recorder)
+    before = acting.sample_actions(**batch)
+    handle = model.expert.layers[0].register_forward_pre_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(acting.sample_actions(**batch), before, rtol=1e-5, atol=1e-5)
+    assert (len(seen), acting.how) == (model.config.num_steps, "eager (a hook watches the network)")
+    handle.remove()
+    assert torch.equal(acting.sample_actions(**batch), before)
+    assert acting.how == "graph"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vlapack.machine.gpu import CPU
 from vlapack.methods.threads import threads
-from vlapack.pi0.buffers import scaled
+from vlapack.pi0.buffers import Scaling
 from vlapack.pi0.cache import Past
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import Pi0
@@ -85,13 +85,12 @@ def passages(
     """
     architecture = policy.config.architecture
     generator = torch.Generator().manual_seed(seed)
-    prepared = []
+    prepared, scaling = [], Scaling(device)
     for observation in observations:
         images, image_masks, tokens, token_masks, state = policy.observe(observation).network
         noise = torch.randn((1, architecture.action_horizon, architecture.action_dim), generator=generator)
-        prepared.append(
-            Passage(image_masks, tokens, token_masks, state, noise, x=scaled(images[image_masks].to(device)))
-        )
+        shown = scaling(images[image_masks].to(device))
+        prepared.append(Passage(image_masks, tokens, token_masks, state, noise, x=shown))
     return prepared
 
 

@@ -92,7 +92,10 @@ class Runner:
     """
 
     def __init__(self, model: Pi0, capture: Capture) -> None:
-        """Capture nothing yet; the model must have its weights and its `time_table`, and keep them where they are."""
+        """Capture nothing yet; the model must have its weights and its `time_table`.
+
+        Where it is moved or a module of it replaced, what was captured is forgotten. Nobody may write over its weights.
+        """
         self.how = "eager (no chunk yet)"
         self.watch: Callable[[str], AbstractContextManager[None]] = _unwatched
         self._model = model
@@ -101,6 +104,7 @@ class Runner:
         self._prompts: Recent[Tensor] = Recent(MOST_PROMPTS)
         self._failure: str | None = None
         self._lock = threading.Lock()
+        self._generation = model.generation
 
     @torch.no_grad()
     def prepare(self, shape: Shape) -> None:
@@ -190,8 +194,14 @@ class Runner:
     def _unfit(self, count: int, num_steps: int | None) -> str | None:
         """Say why a chunk cannot be captured, or None."""
         table = self._model.time_table
+        if (generation := self._model.generation) != self._generation:
+            self._runs.clear()
+            self._prompts.clear()
+            self._generation = generation
         if self._failure is not None:
             return self._failure
+        if self._model.is_watched:
+            return "a hook watches the network"
         if table is None or not self._model.savings.prefix_once:
             return "a saving that the captured runs need is off"
         if num_steps not in (None, len(table)):

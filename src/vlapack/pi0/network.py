@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.nn.functional import silu
 
 from vlapack.pi0.attention import backend
 from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.fused.form import FusedForm, Stack
+from vlapack.pi0.fused.form import FusedForm, Stack, State
 from vlapack.pi0.gemma import GemmaModel
 from vlapack.pi0.positions import number_tokens, rotary_table, sinusoidal_embedding
 from vlapack.pi0.prefix import Prefix, suffix_mask
@@ -51,6 +51,7 @@ class Network(nn.Module):
         self.config = config
         self.savings = savings
         self._fused: FusedForm | None = None
+        self._generation = 0
         llm, expert = config.llm.width, config.expert.width
         adaptive = config.adaptive_norms
         self.paligemma_with_expert = Holder(
@@ -111,6 +112,26 @@ class Network(nn.Module):
     def unfuse(self) -> None:
         """Run the modules themselves again."""
         self._fused = None
+        self._generation += 1
+
+    @property
+    def generation(self) -> int:
+        """A number that changes when the network was moved or fused, or a module of a fused one replaced.
+
+        What was captured of another generation reads memory that is no longer the network's.
+        """
+        if self._fused is not None and "stale" in self._states(self._fused):
+            self.unfuse()
+        return self._generation
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a hook hangs on a module of a fused network; a captured run would not call it."""
+        return self._fused is not None and "watched" in self._states(self._fused)
+
+    @staticmethod
+    def _states(form: FusedForm) -> set[State]:
+        return {form.state(stack) for stack in get_args(Stack)}
 
     @property
     def is_fused(self) -> bool:
