@@ -9,6 +9,7 @@
 #   make test-py312  the quick tests on Python 3.12 with LeRobot's distribution of LIBERO, in .venv312
 #   make gate        compile every GPU kernel for every card, without one, and read the machine code
 #   make bench-gpu   measure the GPU of this machine (BENCH_GPU_ARGS=--all for everything; docs/gpu.md)
+#   make cubins      compile the GPU kernels that ship for robots without Triton
 #   make fuzz        20,000 hostile inputs (CASES=…), and what they cost
 #
 # PYTHON=…        an interpreter of version 3.11 that is not called python3.11
@@ -40,7 +41,7 @@ export MUJOCO_GL ?= egl
 # Every extra is installed here: a test that lacks one fails instead of being skipped.
 export VLAPACK_REQUIRE_EXTRAS := 1
 
-.PHONY: setup demo test test-slow test-triton test-py312 fuzz fuzz-slice gate gate-slice bench bench-gpu docs lint clean
+.PHONY: setup demo test test-slow test-triton test-py312 fuzz fuzz-slice gate gate-slice cubins bench bench-gpu docs lint clean
 
 setup: $(VENV)/.installed $(VENV)/.renders
 
@@ -107,6 +108,10 @@ gate: $(VENV)/.installed $(NEWEST)/.installed
 # Three cards, and what changed.
 gate-slice: $(VENV)/.installed $(NEWEST)/.installed
 	PYTHONPATH=$(NEWEST) $(BIN)/python scripts/compile_kernels.py
+
+# What a wheel then has for Orin and Thor (docs/gpu.md, "Robots without Triton").
+cubins: $(VENV)/.installed $(NEWEST)/.installed
+	PYTHONPATH=$(NEWEST) $(BIN)/python scripts/build_cubins.py
 
 bench: setup
 	@for question in $(filter-out $(APART),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done

@@ -11,7 +11,7 @@ from vlapack.ops import engine
 
 
 def card() -> Finding:
-    """Look for a GPU, its driver, a torch that has code for it, and Triton."""
+    """Look for a GPU, its driver, a torch that has code for it, and kernels: Triton's or shipped ones."""
     on_the_bus = gpu.nvidia_cards()
     if not gpu.built_for_gpus():
         if not on_the_bus:
@@ -32,10 +32,11 @@ def card() -> Finding:
         return _good(f"none that vlapack supports: {gpu.unsupported(devices[0])}", "vlapack runs on the CPU here")
     try:
         gpu.find_device(fit[0])
-        engine.require_triton()
+        engine.start_kernels(fit[0])
+        kernels = engine.kernels_of_gpus()
     except InputError as error:
         return Finding("gpu", False, named, str(error))
-    return _good(f"{named}; triton {engine.triton_version()}")
+    return _good(f"{named}; {kernels}")
 
 
 def _good(found: str, remedy: str | None = None) -> Finding:

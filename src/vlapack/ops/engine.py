@@ -3,6 +3,8 @@
 `cpu` is the compiled engine (csrc/): integer instructions, the best set of them that the CPU has, or that `VLAPACK_ISA`
 names. `triton` runs on GPUs, NVIDIA's and AMD's. `reference` is torch alone, on any device: it defines the results, and
 is several times slower. Each device has its own engine: a process may hold one policy on the CPU and one on a card.
+On some NVIDIA cards the kernels of `triton` are also shipped compiled, for robots that have no Triton: `ops.cubin`,
+chosen by `VLAPACK_KERNELS`.
 
 Under `TRITON_INTERPRET=1`, `VLAPACK_ENGINE=triton` runs the GPU's kernels on the CPU, a thousand times slower: for
 tests and for those who develop them.
@@ -20,6 +22,7 @@ import torch
 from vlapack.console import say
 from vlapack.errors import InputError, install
 from vlapack.machine import gpu
+from vlapack.ops.cubin import choice
 
 try:
     from vlapack import _kernels
@@ -90,7 +93,7 @@ def described(device: torch.device = gpu.CPU) -> str:
     if name == "cpu":
         return f"cpu ({kernels.isa()})"
     if name == "triton":
-        name = f"triton {triton_version()}"
+        name = kernels_of_gpus()
         if device.type == "cpu":
             return f"{name} (interpreted)"
     return f"{name} ({gpu.card(_numbered(device))})" if device.type == "cuda" else name
@@ -115,8 +118,31 @@ def _start_triton(device: torch.device) -> str:
     """Check, once for each card, that the kernels run there."""
     if (reason := gpu.unsupported(_numbered(device))) is not None:
         raise InputError(f"`device={str(device)!r}`: unsupported card {reason}; give cpu, {WITHOUT}")
-    require_triton()
+    start_kernels(_numbered(device))
     return "triton"
+
+
+def start_kernels(device: torch.device) -> None:
+    """Make the kernels of a GPU with a number ready, shipped ones or Triton's.
+
+    Raises:
+        InputError: `VLAPACK_KERNELS` has an unknown value, what it names is missing or does not fit the card, or Triton
+            is unfit.
+    """
+    if (shipped := choice.shipped()) is None:
+        require_triton()
+    else:
+        importlib.import_module("vlapack.ops.cubin.launch").start(shipped, device)
+
+
+def kernels_of_gpus() -> str:
+    """Name what the kernels of GPUs are made by: `triton 3.6.0`, `cubin`.
+
+    Raises:
+        InputError: `VLAPACK_KERNELS` has an unknown value.
+    """
+    shipped = choice.shipped()
+    return f"triton {triton_version()}" if shipped is None else str(shipped)
 
 
 @cache
@@ -131,6 +157,8 @@ def start_interpreter() -> str:
             f"{ENGINE_VARIABLE}=triton runs on GPUs and the device is cpu: unset the variable, or give `device='cuda'` "
             f"({INTERPRET_VARIABLE}=1 interprets the kernels on the CPU, for those who develop them)"
         )
+    if (shipped := choice.shipped()) is not None:
+        raise InputError(f"{choice.KERNELS_VARIABLE}={shipped} runs on GPUs and the device is cpu: unset the variable")
     require_triton()
     say(f"engine triton, interpreted on the CPU because of {INTERPRET_VARIABLE}=1: a thousand times slower")
     return "triton"

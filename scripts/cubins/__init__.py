@@ -1,0 +1,1 @@
+"""The builder of shipped kernels: which launches there are, and their code."""
