@@ -22,7 +22,7 @@ import torch
 from vlapack.console import say
 from vlapack.errors import InputError, install
 from vlapack.machine import gpu
-from vlapack.ops.cubin import choice
+from vlapack.ops.cubin import archive, choice
 
 try:
     from vlapack import _kernels
@@ -129,10 +129,16 @@ def start_kernels(device: torch.device) -> None:
         InputError: `VLAPACK_KERNELS` has an unknown value, what it names is missing or does not fit the card, or Triton
             is unfit.
     """
-    if (shipped := choice.shipped()) is None:
-        require_triton()
-    else:
+    if (shipped := choice.shipped()) is not None:
         importlib.import_module("vlapack.ops.cubin.launch").start(shipped, device)
+        return
+    try:
+        require_triton()
+    except InputError as error:
+        if gpu.card(device).architecture not in archive.shipped_targets(archive.FOLDER):
+            raise
+        remedy = f"or set {choice.KERNELS_VARIABLE}={choice.Shipped()}: compiled kernels for this card are here"
+        raise InputError(f"{error}; {remedy}") from error
 
 
 def kernels_of_gpus() -> str:

@@ -126,7 +126,10 @@ def literal(value: Any) -> str:
     """Write a constant: a type by its name, anything else as JSON."""
     if isinstance(value, constexpr):
         value = value.value
-    return value.name if isinstance(value, Type) else json.dumps(value)
+    if isinstance(value, Type):
+        return value.name
+    # As JSON has numbers, without its encoder: this runs for every launch.
+    return repr(value) if type(value) in (int, float) else json.dumps(value)
 
 
 def best(variants: Iterable[Variant], launch: Variant) -> Variant | None:
