@@ -3,10 +3,10 @@
     make cubins
     python scripts/build_cubins.py --targets sm_87 --out /tmp/cubins
 
-π0 and π0.5 run on `meta` with every preset, and their launches are written down: no GPU is needed. Each is compiled
-with Triton's own tools for Orin (sm_87) and Thor (sm_110); integer products for Thor a second time, with tcgen05
-instructions (`VLAPACK_KERNELS=cubin:tcgen05`), by assembling sm_100's PTX for it. A folder `assets/cubins` goes into
-wheels that are built afterwards.
+π0, π0.5 and tiny-libero run on `meta` with every preset, and their launches are written down: no GPU is needed. Each is
+compiled with Triton's own tools for Orin (sm_87) and Thor (sm_110); integer products for Thor a second time, with
+tcgen05 instructions (`VLAPACK_KERNELS=cubin:tcgen05`), by assembling sm_100's PTX for it. A folder `assets/cubins` goes
+into wheels that are built afterwards.
 
 Exit code: 0, 1 if a kernel does not compile or is none that the loader could launch, 2 if an option is wrong.
 """
@@ -41,7 +41,7 @@ def main(
     workers: int = 2,
     cache: Path = Path(".gate/cubins"),
 ) -> int:
-    """Compile what π0 and π0.5 launch, and write an archive for each target.
+    """Compile what the networks launch, and write an archive for each target.
 
     Args:
         targets: Which: sm_87, sm_110.

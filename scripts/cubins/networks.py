@@ -1,6 +1,7 @@
 """The networks whose kernels are shipped, without memory: every tensor is on `meta`.
 
-They have π0's and π0.5's widths and few layers, since layers of one kind launch the same kernels.
+They have the widths of π0, of π0.5 and of tiny-libero, which comes with vlapack, and few layers, since layers of one
+kind launch the same kernels.
 """
 
 from __future__ import annotations
@@ -69,13 +70,13 @@ def recipes() -> dict[str, Recipe]:
 
 def works() -> Iterator[Work]:
     """Every network and its work."""
-    for variant in ("pi0", "pi05"):
-        for horizon in HORIZONS:
-            architecture = shortened(replace(CONFIGS[variant], action_horizon=horizon))
+    for network, horizons in (("pi0", HORIZONS), ("pi05", HORIZONS), ("tiny", (CONFIGS["tiny"].action_horizon,))):
+        for horizon in horizons:
+            architecture = shortened(replace(CONFIGS[network], action_horizon=horizon))
             prompts = [slots for slots in PROMPTS if slots <= architecture.max_token_len]
             shapes = [Shape(1, cameras, prompt, torch.uint8) for cameras in CAMERAS for prompt in prompts]
             for name, recipe in recipes().items():
-                yield Work(f"{variant}, {name}, horizon {horizon}", architecture, recipe, tuple(shapes))
+                yield Work(f"{network}, {name}, horizon {horizon}", architecture, recipe, tuple(shapes))
 
 
 def shortened(architecture: Pi0Config) -> Pi0Config:
