@@ -15,7 +15,7 @@ from vlapack.methods.round import group_count
 from vlapack.ops import reference
 from vlapack.ops.int4 import unpack_int4
 from vlapack.ops.triton import layout, tiles
-from vlapack.ops.triton.product import gated_product, int_linear
+from vlapack.ops.triton.product import gated_product, int_linear, int_sums
 from vlapack.ops.triton.weight_only import float_linear
 
 SHAPES = ((10, 2048, 1024), (50, 256, 1024), (544, 2048, 2048), (768, 4304, 1152), (33, 1152, 4304), (17, 33, 300))
@@ -31,6 +31,15 @@ def exact_sums(place: Place, bits: int) -> None:
         q, ones = place.integers(m, k), torch.ones(m, 1, device=place.device)
         found = int_linear(q, ones, prepared, torch.ones(n, 1, device=place.device), dtype=torch.float32)
         same(found, reference.integer_product(q, stored).float(), f"{m}x{n}x{k}")
+
+
+def handed_on(place: Place, bits: int) -> None:
+    """Sums that the next kernel ends, of strided rows as in a merged weight."""
+    for m, n, k in SMALL if place.small else SHAPES[:2]:
+        stored, prepared = place.weight(2 * n, k, bits)
+        q = place.integers(m, k)
+        found = int_sums(q, prepared[::2], n).sum(0, dtype=torch.int32)
+        same(found, reference.integer_product(q, stored[::2]).to(torch.int32), f"{m}x{n}x{k}")
 
 
 def scaled(place: Place, bits: int, group_size: int | None) -> None:
@@ -153,6 +162,7 @@ CHECKS = {
         )
         for bits, group in ((4, None), (8, None), (4, 32), (4, 64), (4, 128), (8, 128))
     },
+    **{f"product {bits}-bit, handed on": partial(handed_on, bits=bits) for bits in (4, 8)},
     "product, row rotation": row_rotation,
     "product, every split": every_split,
     "product, strides": any_strides,

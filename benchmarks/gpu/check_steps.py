@@ -7,17 +7,18 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm
 
 from gpu.checks import FLOATS, Integers, Place, WrongError, near, plain, rounded_alike, same
 from vlapack.methods.rotate import hadamard
-from vlapack.ops import reference
-from vlapack.ops.triton.activation import Steps, quantize_activation
+from vlapack.ops import fused_reference, reference
+from vlapack.ops.triton import fused
+from vlapack.ops.triton.activation import quantize_activation
 from vlapack.ops.triton.attention import attend_few
 from vlapack.ops.triton.attention_step import attend_quantize
-from vlapack.ops.triton.fused import Norm, gated_quantize, norm_quantize
+from vlapack.ops.triton.steps import Steps
+from vlapack.ops.triton.tiles import DECODE_TOKENS
+from vlapack.ops.triton.turning import turn_and_keep
 from vlapack.pi0.attention import attend
-from vlapack.pi0.gemma import RMSNorm
 
 FEW = 1e-3
 """Of integers whose input comes from an exp or a norm's sum; a last bit of bf16 is half a step at most."""
@@ -25,6 +26,8 @@ ROTATED = 1e-4
 """Of integers after a rotation, which is float64 in the reference."""
 HALF = 1e-3
 """From a half, in steps: as near as the reference is where a rotation's integer differs."""
+WIDEST_SUMS = 8192
+"""Channels of gate and up in turns that the kernel of rows is meant for."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 """Of attention, whose outputs are at most some 2."""
 
@@ -64,41 +67,59 @@ def rotated(place: Place) -> None:
 
 
 def norm(place: Place, kind: str) -> None:
-    """A residual sum, a gate and a norm before the step."""
+    """A residual sum, of a product that is ended or not, a gate and a norm before the step."""
     batch, tokens, k = (2, 3, 80) if place.small else (1, 544, 2048) if kind == "rms" else (2, 10, 1024)
     if kind == "layer":
         k = 144 if place.small else 1152
     for number, steps in enumerate(_steps(place, k)):
         dtype = place.dtype(number + 1)  # the network's own first
-        x, update = place.normal(batch * tokens, k, dtype=dtype) * 5, place.normal(batch * tokens, k, dtype=dtype)
-        what = f"{batch * tokens}x{k} {dtype}, {_said(steps)}"
-        if kind == "adaptive":
-            before, after = place.normal(batch, 2, 3, k).unbind(1)
-            stream, *found = norm_quantize(x, Norm.adaptive(after), steps, update, before[:, 2], tokens=tokens)
-            summed = torch.addcmul(_by_sample(x, batch), _by_sample(update, batch), before[:, None, 2].to(dtype))
-            bound = 2 * torch.finfo(dtype).eps * summed.abs().flatten(0, 1).double() + 1e-5
-            near(stream, summed.flatten(0, 1), bound, f"{what}: the stream")
-            factor, shift, gate = after[:, :, None].unbind(1)
-            normed = RMSNorm(k, cond_dim=8)(_by_sample(stream, batch), (factor, shift, gate.to(dtype)))[0]
-        else:
-            weight, bias = (place.normal(k, dtype=dtype) * 0.3 for _ in range(2))
-            ours = Norm.rms(weight) if kind == "rms" else Norm.layer(weight, bias)
-            stream, *found = norm_quantize(x, ours, steps, update)
-            same(stream, x + update, f"{what}: the stream")
-            normed = _rms(stream, weight) if kind == "rms" else layer_norm(stream, (k,), weight, bias, 1e-6)
-        rounded_alike((found[0], found[1]), plain(normed.reshape(-1, k), steps), dtype, FEW, what)
+        for parts in (0, 3):
+            x = place.normal(batch * tokens, k, dtype=dtype) * 5
+            update, ending = _product(place, batch * tokens, k, parts, dtype)
+            affine, gate = _affine(place, kind, batch, k, dtype)
+            what = f"{batch * tokens}x{k} {dtype}, {parts or 'no'} sums, {_said(steps)}"
+            stream, *found = fused.norm_quantize(x, kind, *affine, tokens, update, *ending, gate, **vars(steps))
+            # A gate's product and the sum may be one operation here or there: what comes next is held to our stream.
+            summed, _ = fused_reference.normalized(x, kind, *affine, tokens, update, *ending, gate)
+            bound = 0.0 if gate is None else 2 * torch.finfo(dtype).eps * summed.abs().double() + 1e-5
+            near(stream, summed, bound, f"{what}: the stream")
+            _, *expected = fused_reference.norm_quantize(stream, kind, *affine, tokens, **vars(steps))
+            rounded_alike((found[0], found[1]), (expected[0], expected[1]), dtype, FEW, what)
 
 
 def activation_of_mlp(place: Place) -> None:
-    """GELU, with and without up, before the step."""
+    """GELU, with and without up, of products that are ended or not, before the step."""
     for m, k in ((5, 80),) if place.small else ((10, 4096), (544, 16384), (64, 4304)):
         for number, steps in enumerate(_steps(place, k)):
             dtype = place.dtype(number + 1)
             gate, up = place.normal(m, k, dtype=dtype) * 2, place.normal(m, k, dtype=dtype) * 2
-            activated = gelu(gate, approximate="tanh")
-            what = f"{m}x{k} {dtype}, {_said(steps)}"
-            rounded_alike(gated_quantize(gate, steps, up), plain(activated * up, steps), dtype, FEW, what)
-            rounded_alike(gated_quantize(gate, steps), plain(activated, steps), dtype, FEW, f"{what}, alone")
+            sums, ending = _product(place, m, 2 * k, 2, dtype)
+            options = {"dtype": dtype, **vars(steps)}
+            for said, arguments, gated in (
+                ("gate and up", (gate, up), True),
+                ("alone", (gate,), False),
+                # Wider ones are one product of both, whose GELU is in its own kernel.
+                *((("sums", (sums, None, *ending), True),) if m <= DECODE_TOKENS and k <= WIDEST_SUMS else ()),
+            ):
+                expected = fused_reference.gelu_quantize(*arguments, gated=gated, **options)
+                found = fused.gelu_quantize(*arguments, gated=gated, **options)
+                rounded_alike(found, expected, dtype, FEW, f"{m}x{k} {dtype}, {said}, {_said(steps)}")
+
+
+def turning(place: Place) -> None:
+    """Queries and keys turned by their positions, keys and values in the cache: to the bit."""
+    batch, tokens, heads, width, before = (2, 3, 2, 16, 5) if place.small else (2, 10, 8, 256, 544)
+    for number, parts in enumerate((0, 3)):
+        dtype = place.dtype(number + 1)
+        product, ending = _product(place, batch * tokens, (heads + 2) * width, parts, dtype)
+        cos, sin = (place.normal(batch, tokens, 1, width, dtype=dtype) for _ in range(2))
+        ours = [place.normal(batch, 1, before + tokens, width, dtype=dtype) for _ in range(2)]
+        theirs = [tensor.clone() for tensor in ours]
+        found = turn_and_keep(product, cos, sin, *ours, before, *ending, heads=heads)
+        expected = fused_reference.turn_and_keep(product, cos, sin, *theirs, before, *ending, heads=heads)
+        what = f"{batch * tokens} tokens {dtype}, {parts or 'no'} sums"
+        for said, one, other in zip(("queries", "keys", "values"), (found, *ours), (expected, *theirs), strict=True):
+            same(one, other, f"{what}: {said}")
 
 
 def attention(place: Place, *, state: bool) -> None:
@@ -117,7 +138,7 @@ def attention(place: Place, *, state: bool) -> None:
             near(found, attend(query.double(), key.double(), value.double(), seen), TOLERANCE[dtype], what)
             rows = found.view(batch, 1, suffix, shared, width).transpose(1, 2).reshape(-1, k)
             for steps in _steps(place, k)[: 3 if dtype == torch.bfloat16 else 0]:
-                integers = attend_quantize(query, key, value, steps, mask, **options)
+                integers = attend_quantize(query, key, value, mask, **vars(steps), **options)
                 rounded_alike(integers, plain(rows, steps), dtype, FEW, f"{what}, {_said(steps)}")
 
 
@@ -148,15 +169,23 @@ def _quantized(x: Tensor, steps: Steps) -> Integers:
     return q, s.expand(len(x), 1)
 
 
-def _by_sample(x: Tensor, batch: int) -> Tensor:
-    return x.view(batch, -1, x.shape[-1])
+def _product(place: Place, m: int, n: int, parts: int, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """A product [M, N] of a few units; or so many int32 sums of it, and the scales and bias that end them."""
+    if not parts:
+        return place.normal(m, n, dtype=dtype), (None, None, None)
+    sums = torch.randint(-(2**20), 2**20, (parts, m, n), generator=place.draw, dtype=torch.int32).to(place.device)
+    return sums, (place.positive(m, 1) / 2**20, place.positive(n, 1), place.normal(n, dtype=dtype))
 
 
-def _rms(x: Tensor, weight: Tensor) -> Tensor:
-    module = RMSNorm(len(weight)).to(x.device, x.dtype)
-    module.weight.data.copy_(weight)
-    normed: Tensor = module(x[None])[0][0]
-    return normed
+def _affine(
+    place: Place, kind: str, batch: int, k: int, dtype: torch.dtype
+) -> tuple[tuple[Tensor, Tensor | None, float], Tensor | None]:
+    """A norm's weight, shift and eps, and the gate of the sum before it."""
+    if kind == "adaptive":
+        factor, shift, gate = place.normal(batch, 3, k).unbind(1)
+        return (factor, shift, 1e-6), gate
+    weight, shift = (place.normal(k, dtype=dtype) * 0.3 for _ in range(2))
+    return (weight, shift if kind == "layer" else None, 1e-6), None
 
 
 def _mask(
@@ -181,6 +210,7 @@ CHECKS = {
     "step with rotation": rotated,
     **{f"step after a norm, {kind}": partial(norm, kind=kind) for kind in ("rms", "adaptive", "layer")},
     "step after GELU": activation_of_mlp,
+    "turned queries and keys": turning,
     "attention": partial(attention, state=False),
     "attention with a state token": partial(attention, state=True),
 }

@@ -14,7 +14,7 @@ from vlapack.ops.int4 import pack_int4
 from vlapack.ops.triton import layout
 
 if TYPE_CHECKING:
-    from vlapack.ops.triton.activation import Steps
+    from vlapack.ops.triton.steps import Steps
 
 Integers = tuple[Tensor, Tensor]
 """q [M, K] int8 and s [M, 1] fp32."""
