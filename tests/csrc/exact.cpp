@@ -139,6 +139,14 @@ int main() {
           test_linear(2, 70, 4304, bits, group, narrow);
           test_linear(70, 130, 2061, bits, group, narrow);  // on several threads, in several blocks of channels
         }
+    for (const int bits : {4, 8}) {
+      // Groups that are less than a matrix unit's depth of 64 channels, no multiple of it, and more than its block of
+      // 512; tiles of rows that are odd in number, or empty at the end; several chunks of 2048 channels.
+      for (const int64_t group : {8, 24, 72, 128, 200, 520, 1024, 3000}) test_linear(35, 40, 3100, bits, group, true);
+      for (const int64_t m : {15, 16, 17, 32, 33, 48, 49, 65, 161}) test_linear(m, 33, 136, bits, 0, false);
+      test_linear(3, 2, 16384, bits, 0, false);
+      test_linear(18, 300, 4200, bits, 0, true);
+    }
     for (const int64_t block : {0, 3, 16, 48, 64})
       for (const int64_t m : {1, 2, 3, 4, 5, 6, 7, 20}) test_activation(m, 192, block);
     for (const int64_t block : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}) test_activation(5, 1536, block, true);

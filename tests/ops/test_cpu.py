@@ -15,7 +15,17 @@ from vlapack.ops.int4 import pack_int4
 needs("vlapack._kernels", remedy="install vlapack where there is a C++17 compiler")
 
 ISAS = engine.kernels.available()
-SHAPES = [(1, 1, 1), (3, 5, 7), (0, 4, 16), (2, 1, 33), (17, 33, 4304), (1, 3, 1025), (13, 64, 256), (50, 100, 72)]
+SHAPES = [
+    (1, 1, 1),
+    (3, 5, 7),
+    (0, 4, 16),
+    (2, 1, 33),
+    (17, 33, 4304),
+    (1, 3, 1025),
+    (13, 64, 256),
+    (50, 100, 72),
+    (97, 65, 2312),
+]
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 
 

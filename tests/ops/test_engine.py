@@ -48,7 +48,8 @@ def describe(before="pass", **variables):
 
 def test_an_instruction_set_can_be_named():
     needs("vlapack._kernels", remedy="install vlapack where there is a C++17 compiler")
-    assert describe(VLAPACK_ISA="portable").stdout == "cpu (portable)\n"
+    for name in ("portable", "amx-emulated"):
+        assert describe(VLAPACK_ISA=name).stdout == f"cpu ({name})\n"
     found = describe(VLAPACK_ISA="mmx").stderr
     assert "VLAPACK_ISA=mmx: this CPU or this build does not have it; available: " in found
 

@@ -2,8 +2,14 @@
 
 #include <stdexcept>
 
+#include "matrix_unit.hpp"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__linux__) && defined(__aarch64__)
 #include <sys/auxv.h>
 #elif defined(__APPLE__) && defined(__aarch64__)
@@ -18,6 +24,19 @@ bool has_avx_vnni() {
   unsigned a, b, c, d;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4));
 }
+
+// Tiles are 8 KB of state for a thread, which Linux (5.16 and later) keeps for a process that asked to use them.
+bool may_use_amx() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kTile) && (d & kInt8) &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 #elif defined(__linux__) && defined(__aarch64__)
 bool has_dot_product() { return getauxval(AT_HWCAP) & 1ul << 20; }  // HWCAP_ASIMDDP
 bool has_i8mm() { return getauxval(AT_HWCAP2) & 1ul << 13; }        // HWCAP2_I8MM
@@ -30,6 +49,13 @@ bool has_i8mm() {
 }
 #endif
 
+Kernels with_unit(Kernels others, const char* name, const MatrixUnit& unit, int64_t (*peak)(int64_t)) {
+  others.name = name;
+  others.matrix_unit = &unit;
+  others.peak = peak;
+  return others;
+}
+
 std::vector<const Kernels*> found() {
   std::vector<const Kernels*> all;
 #if defined(__x86_64__)
@@ -37,8 +63,11 @@ std::vector<const Kernels*> found() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vnni"))
+      __builtin_cpu_supports("avx512vnni")) {
+    static const Kernels amx = with_unit(kAvx512Vnni, "amx", kAmx, amx_peak);
+    if (may_use_amx()) all.push_back(&amx);
     all.push_back(&kAvx512Vnni);
+  }
   if (avx2 && has_avx_vnni()) all.push_back(&kAvxVnni);
   if (avx2) all.push_back(&kAvx2);
 #elif defined(__aarch64__)
@@ -46,6 +75,8 @@ std::vector<const Kernels*> found() {
   if (has_dot_product()) all.push_back(&kNeon);
 #endif
   all.push_back(&kPortable);
+  static const Kernels emulated = with_unit(kPortable, "amx-emulated", kAmxEmulated, kPortable.peak);
+  all.push_back(&emulated);
   return all;
 }
 

@@ -12,6 +12,7 @@
 
 #include "hadamard.hpp"
 #include "kernels.hpp"
+#include "outputs.hpp"
 
 namespace vlapack {
 namespace {
@@ -20,21 +21,6 @@ constexpr int kRows = 6;  // of an activation's tile: with kColumns vectors each
 
 using Bits __attribute__((may_alias)) = int32_t;
 constexpr Bits kInfinity = 0x7f800000;
-
-inline float widen(float value) { return value; }
-inline float widen(uint16_t bf16) {
-  const uint32_t bits = static_cast<uint32_t>(bf16) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-inline uint16_t narrow(float value) {  // to bf16, half to even; NaN as torch writes it
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-  return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
-}
 
 // Half to even, for |value| < 2^22, in the default rounding mode.
 inline float round_even(float value) {
@@ -226,23 +212,6 @@ void scale(const int32_t* sums, const float* weight_scale, bool first, int rows,
     else
       for (int c = 0; c < kPanel; ++c) partial[c] += static_cast<float>(sums[c]) * weight_scale[c];
   }
-}
-
-template <class Out>
-inline Out rounded(float value) {
-  if constexpr (sizeof(Out) == 4)
-    return value;
-  else
-    return narrow(value);
-}
-
-template <class Out>
-inline void finish_row(const float* __restrict partial, float s, const float* __restrict bias, int columns,
-                       Out* __restrict out) {
-  if (bias)
-    for (int c = 0; c < columns; ++c) out[c] = rounded<Out>(partial[c] * s + bias[c]);
-  else
-    for (int c = 0; c < columns; ++c) out[c] = rounded<Out>(partial[c] * s);
 }
 
 template <class Out>

@@ -82,6 +82,8 @@ struct Outputs {
   int columns;
 };
 
+struct MatrixUnit;
+
 struct Kernels {
   const char* name;
   int tile_rows;        // the most rows of a product's tile
@@ -98,6 +100,7 @@ struct Kernels {
   void (*activation)(const Steps&, const Rows&);
   // Runs the product's instructions on registers alone; returns the operations (2 per product and sum) done.
   int64_t (*peak)(int64_t rounds);
+  const MatrixUnit* matrix_unit = nullptr;  // takes over where there are enough rows; see matrix_unit.hpp
 };
 
 #if defined(__x86_64__)

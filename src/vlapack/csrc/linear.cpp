@@ -34,10 +34,11 @@
 #include "linear.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 #include "buffer.hpp"
 #include "dispatch.hpp"
+#include "matrix_unit.hpp"
+#include "panels.hpp"
 #include "threads.hpp"
 
 namespace vlapack {
@@ -48,8 +49,6 @@ constexpr int64_t kBlockSteps = 256;     // 2048 channels
 constexpr int64_t kTogetherTiles = 16;   // most tiles of a task
 constexpr int64_t kTogether = 64;        // most tiles times panels of a task: its sums are 64 * 12 * 32
 constexpr double kSerialWork = 1 << 22;  // products, 20 us of one thread: waking another costs more than it saves
-
-int64_t pieces(int64_t whole, int64_t most) { return (whole + most - 1) / most; }
 
 // How the work is cut. `groups` are the channels that share a weight scale, 1 if all do; a group is whole steps.
 struct Plan {
@@ -88,28 +87,6 @@ void pack_tile(const Linear& job, const Plan& plan, int64_t first, int rows, int
     const int64_t end = std::min(job.inputs, begin + plan.group_steps * kDepth);
     for (int r = 0; r < rows; ++r) start[g * rows + r] = -offset * isa.sum(q + r * job.inputs + begin, end - begin);
   }
-}
-
-int panel_columns(const Linear& job, int64_t panel) {
-  return static_cast<int>(std::min<int64_t>(kPanel, job.outputs - panel * kPanel));
-}
-
-// The scales of a panel's outputs, [groups][kPanel] fp32; zero where there is no output. A pack stores groups as bf16
-// [outputs][groups]: they are widened (a bf16 is the upper half of an fp32) and turned around once per task, so that
-// the kernel reads 32 neighbours.
-void read_scales(const Linear& job, const Plan& plan, int64_t panel, float* scales) {
-  const int columns = panel_columns(job, panel);
-  std::memset(scales, 0, static_cast<size_t>(plan.groups * kPanel) * sizeof(float));
-  if (!job.group) {
-    std::memcpy(scales, static_cast<const float*>(job.weight_scale) + panel * kPanel, sizeof(float) * columns);
-    return;
-  }
-  const uint16_t* stored = static_cast<const uint16_t*>(job.weight_scale) + panel * kPanel * plan.groups;
-  for (int c = 0; c < columns; ++c)
-    for (int64_t g = 0; g < plan.groups; ++g) {
-      const uint32_t bits = static_cast<uint32_t>(stored[c * plan.groups + g]) << 16;
-      std::memcpy(&scales[g * kPanel + c], &bits, 4);
-    }
 }
 
 // Writes a tile's outputs, partial * s + bias; the outputs that fill up the last panel are dropped here.
@@ -152,7 +129,7 @@ void multiply(const Linear& job, const Plan& plan, const int8_t* packed, const i
   static thread_local Buffer scale_buffer, sum_buffer, partial_buffer;
   const int64_t panels = task.last_panel - task.first_panel, panel_scales = plan.groups * kPanel;
   float* scales = scale_buffer.hold<float>(panels * panel_scales);
-  for (int64_t p = 0; p < panels; ++p) read_scales(job, plan, task.first_panel + p, scales + p * panel_scales);
+  for (int64_t p = 0; p < panels; ++p) read_scales(job, plan.groups, task.first_panel + p, scales + p * panel_scales);
   const int64_t top = first_row(job, plan, task.first_tile), height = first_row(job, plan, task.last_tile) - top;
   int32_t* sums = sum_buffer.hold<int32_t>(panels * height * kPanel);
   float* partial = partial_buffer.hold<float>(panels * height * kPanel);
@@ -178,6 +155,8 @@ void multiply(const Linear& job, const Plan& plan, const int8_t* packed, const i
 
 void linear(const Linear& job) {
   if (job.rows == 0 || job.outputs == 0) return;
+  const MatrixUnit* unit = kernels().matrix_unit;
+  if (unit && job.inputs && job.rows >= unit->fewest_rows) return multiply_tiles(job, *unit);
   static thread_local Buffer packed_buffer, start_buffer;
   const Plan plan(job, kernels().tile_rows);
   const int64_t padded = plan.steps * kDepth;
