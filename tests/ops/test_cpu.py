@@ -81,6 +81,18 @@ def test_saturating_sums_of_the_longest_rows_are_exact(bits):
     assert torch.equal(found, reference.integer_product(q, stored).float())
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("s", [1e-40, 1e-44, 1e36, torch.inf, torch.nan])
+def test_results_at_the_edges_of_floats_are_the_references(s, dtype):
+    stored, prepared, scale = layer(40, 72, 4)
+    q, scales = activations(20, 72)
+    scales[3] = scales[17] = s
+    found = cpu.int_linear(q, scales, prepared, scale, dtype=dtype)
+    expected = reference.int_linear(q, scales, stored, scale, dtype=dtype)
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("shape", [(1, 1), (31, 7), (33, 8), (64, 4304)])
 def test_the_layout_loses_nothing(shape, bits):

@@ -14,6 +14,25 @@
 namespace vlapack {
 namespace {
 
+constexpr __mmask16 kEvery = 0xffff;  // without a mask, GCC warns of its own header
+
+// To bf16, half to even, as `narrow` in outputs.hpp. `vcvtne2ps2bf16` takes what is below 2^-126 for zero and keeps a
+// NaN's sign and bits, so these go another way.
+inline __m512i narrow_carefully(__m512 low, __m512 high) {
+  alignas(64) float values[32];
+  alignas(64) uint16_t narrowed[32];
+  _mm512_store_ps(values, low), _mm512_store_ps(values + 16, high);
+  for (int i = 0; i < 32; ++i) narrowed[i] = narrow(values[i]);
+  return _mm512_load_si512(narrowed);
+}
+
+inline __m512i narrow(__m512 low, __m512 high) {
+  constexpr int kOdd = 0x01 | 0x20 | 0x80;  // quiet NaN, denormal, signaling NaN
+  if (__builtin_expect(_mm512_fpclass_ps_mask(low, kOdd) | _mm512_fpclass_ps_mask(high, kOdd), 0))
+    return narrow_carefully(low, high);
+  return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
 struct Unit {
   static void begin(int height, bool alone) {
     struct alignas(64) {
@@ -47,6 +66,33 @@ struct Unit {
 
   static void fetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
   static void fetch_to_write(void* to) { asm volatile("prefetchw %0" : : "m"(*static_cast<char*>(to))); }
+
+  // As `settle_row`.
+  template <bool Earlier, bool First, bool Last, class Out>
+  static inline __attribute__((always_inline)) void settle(const Waiting& job, int row) {
+    const int32_t* sums = job.sums + row * kPanel;
+    float* partial = job.partial + row * kPanel;
+    const __m512i start = _mm512_set1_epi32(job.start[row * job.groups]);
+    const __m512 s = _mm512_set1_ps(job.s[row]);
+    __m512 values[2];
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      __m512i sum = _mm512_add_epi32(_mm512_load_si512(sums + 16 * h), start);
+      if (Earlier) sum = _mm512_add_epi32(sum, _mm512_load_si512(job.earlier + row * kPanel + 16 * h));
+      values[h] = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(kEvery, sum), _mm512_load_ps(job.scales + 16 * h));
+      if (!First) values[h] = _mm512_add_ps(_mm512_load_ps(partial + 16 * h), values[h]);
+      if (!Last)
+        _mm512_store_ps(partial + 16 * h, values[h]);
+      else
+        values[h] = _mm512_add_ps(_mm512_mul_ps(values[h], s), _mm512_load_ps(job.bias + 16 * h));
+    }
+    if (!Last) return;
+    char* out = job.out + row * job.pitch;
+    const uint32_t there = ~0u >> (kPanel - job.columns);
+    if (sizeof(Out) == 2) return _mm512_mask_storeu_epi16(out, there, narrow(values[0], values[1]));
+    _mm512_mask_storeu_ps(out, static_cast<__mmask16>(there), values[0]);
+    _mm512_mask_storeu_ps(out + 64, static_cast<__mmask16>(there >> 16), values[1]);
+  }
 
   static uint8_t* weights() {
     alignas(64) static thread_local uint8_t unpacked[kBlockDepths * kDepthBytes];
@@ -93,7 +139,7 @@ int32_t pack(const int8_t* q, int64_t channels, int64_t pitch, int8_t* packed) {
 
 }  // namespace
 
-const MatrixUnit kAmx = {1, pack, multiply<Unit>};
+const MatrixUnit kAmx = {2, pack, multiply<Unit>};
 
 int64_t amx_peak(int64_t rounds) {
   Unit::begin(kMostHeight, false);

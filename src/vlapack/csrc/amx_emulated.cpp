@@ -51,6 +51,11 @@ struct Unit {
   static void fetch(const void*) {}
   static void fetch_to_write(void*) {}
 
+  template <bool Earlier, bool First, bool Last, class Out>
+  static void settle(const Waiting& job, int row) {
+    settle_row<Earlier, First, Last, Out>(job, row);
+  }
+
   static uint8_t* weights() {
     static thread_local uint8_t unpacked[kBlockDepths * kDepthBytes];
     return unpacked;

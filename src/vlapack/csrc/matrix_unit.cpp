@@ -74,7 +74,7 @@ void multiply_tiles(const Linear& job, const MatrixUnit& unit) {
   const int64_t runs = pieces(plan.panels, together), pairs = pieces(plan.tiles, 2);
   const int64_t chunks = std::clamp(pieces(fair, runs), fewest, pairs);
   parallel(runs * chunks, threads, [&](int64_t index) {
-    static thread_local Buffer scale_buffer, sum_buffer, partial_buffer;
+    static thread_local Buffer scale_buffer, bias_buffer, sum_buffer, partial_buffer;
     const int64_t run = index % runs, chunk = index / runs;
     const int64_t first_tile = 2 * (chunk * pairs / chunks);
     const int64_t last_tile = std::min(2 * ((chunk + 1) * pairs / chunks), plan.tiles);
@@ -84,8 +84,12 @@ void multiply_tiles(const Linear& job, const MatrixUnit& unit) {
     float* scales = scale_buffer.hold<float>(panels * plan.groups * kPanel);
     for (int64_t p = 0; p < panels; ++p)
       read_scales(job, plan.groups, first_panel + p, scales + p * plan.groups * kPanel);
+    float* bias = bias_buffer.hold<float>(panels * kPanel);
+    const int64_t first_output = first_panel * kPanel, last_output = std::min(last_panel * kPanel, job.outputs);
+    std::fill(bias, bias + panels * kPanel, -0.0f);
+    if (job.bias) std::copy(job.bias + first_output, job.bias + last_output, bias);
     unit.multiply({job, plan, packed + first_tile * tile_bytes, start + first_tile * plan.height * plan.groups,
-                   first_tile, last_tile, first_panel, last_panel, scales, sum_buffer.hold<int32_t>(kept),
+                   first_tile, last_tile, first_panel, last_panel, scales, bias, sum_buffer.hold<int32_t>(kept),
                    partial_buffer.hold<float>(plan.groups > 1 ? kept : 0)});
   });
 }

@@ -42,6 +42,7 @@ struct TileTask {
   // Scratch: scales of the panels, [panels][groups][kPanel]; and where a task has more than one chunk of channels, or
   // groups, sums and results of [panels][rows][kPanel].
   float* scales;
+  const float* bias;  // [panels][kPanel]
   int32_t* sums;
   float* partial;
 };

@@ -10,7 +10,7 @@
 // well. A block of channels, 8 depths, is walked like this, for each panel:
 //
 //     unpack the block's weights, 16 KB, which stay in the first cache
-//     for each two tiles of rows:  multiply, 32 products;  meanwhile see to the results of the two tiles before
+//     for each two tiles of rows:  multiply, 32 products;  meanwhile settle the results of the two tiles before
 //
 // The sums of a block are stored and added to those of the blocks before by vectors (tile_results.hpp): a matrix unit
 // that loads them waits for memory first.
@@ -58,7 +58,7 @@ class TileProduct {
           multiply_block(panel, block, next);
         }
       }
-    results_.settle_all();
+    settle();
     T::end();
   }
 
@@ -112,23 +112,34 @@ class TileProduct {
       const int64_t place = (kept * rows_ + tile * plan_.height) * kPanel;
       const int8_t* a = top;
       const uint8_t* b = T::weights();
-      if (next.group == plan_.groups) write_later(panel, tile);
+      write_later(panel, tile, next.group == plan_.groups);
       for (int64_t g = block.group; g < groups_end(next); ++g) {
         const int64_t depths = part(block, next, g).count;
         const bool begins = g > block.group || block.depth == 0, ends = g < next.group;
         int32_t* sums = begins && !ends ? task_.sums + place : T::scratch(turn_ = !turn_);
-        plan_.tiles == 1 ? one(a, b, depths, sums) : two(a, a + pitch, b, depths, sums);
+        if (plan_.tiles == 1) {
+          settle();
+          one(a, b, depths, sums);
+        } else {
+          with_kind<T>(waiting_, job_.kind, [&](auto kind) { two(a, a + pitch, b, depths, sums, kind); });
+          waiting_.rows = 0;
+        }
         a += depths * line_, b += depths * kDepthBytes;
-        results_.settle_all();
-        if (sums != task_.sums + place) results_.wait(waiting(panel, g, tile, place, sums, begins, ends));
+        if (sums != task_.sums + place) wait(panel, g, tile, place, sums, begins, ends);
       }
     }
   }
 
-  void two(const int8_t* upper, const int8_t* lower, const uint8_t* b, int64_t depths, int32_t* sums) {
+  template <class Kind>
+  void two(const int8_t* upper, const int8_t* lower, const uint8_t* b, int64_t depths, int32_t* sums, Kind) {
+    const Waiting job = waiting_;  // local: what nothing else can write stays in registers
+    const Ahead ahead = ahead_;
+    const int64_t line = line_;
     const int share = static_cast<int>((2 * plan_.height + depths - 1) / depths);
+    const uint8_t* soon = ahead.weights;
+    int row = 0, written = 0;
     T::template zero<0>(), T::template zero<1>(), T::template zero<2>(), T::template zero<3>();
-    for (int64_t d = 0; d < depths; ++d, upper += line_, lower += line_, b += kDepthBytes) {
+    for (int64_t d = 0; d < depths; ++d, upper += line, lower += line, b += kDepthBytes) {
       T::template load<4>(upper, kDepthChannels);
       T::template load<6>(b, 64);
       T::template load<5>(lower, kDepthChannels);
@@ -137,9 +148,11 @@ class TileProduct {
       T::template multiply<2, 5, 6>();
       T::template multiply<1, 4, 7>();
       T::template multiply<3, 5, 7>();
-      fetch_some();
-      results_.settle_some(share);
+      for (int64_t i = 0; i < ahead.share; ++i, soon += 64) T::fetch(soon);
+      for (int i = 0; i < share && written < ahead.rows; ++i, ++written) T::fetch_to_write(ahead.out + written * ahead.pitch);
+      for (int i = 0; i < share && row < job.rows; ++i, ++row) Kind::row(job, row);
     }
+    ahead_.weights = soon;
     int32_t* below = sums + plan_.height * kPanel;
     T::template store<0>(sums, kSumsPitch), T::template store<2>(below, kSumsPitch);
     T::template store<1>(sums + 16, kSumsPitch), T::template store<3>(below + 16, kSumsPitch);
@@ -157,30 +170,35 @@ class TileProduct {
         T::template load<2>(b, 64), T::template load<3>(b + kHalfBytes, 64);
         T::template multiply<0, 5, 2>(), T::template multiply<1, 5, 3>();
       }
-      fetch_some();
+      for (int64_t i = 0; i < ahead_.share; ++i, ahead_.weights += 64) T::fetch(ahead_.weights);
     }
     T::template store<0>(sums, kSumsPitch), T::template store<1>(sums + 16, kSumsPitch);
   }
 
-  Waiting waiting(int64_t panel, int64_t group, int64_t tile, int64_t place, const int32_t* sums, bool begins,
-                  bool ends) const {
+  void wait(int64_t panel, int64_t group, int64_t tile, int64_t place, const int32_t* sums, bool begins, bool ends) {
     const int64_t top = (task_.first_tile + tile) * plan_.height, output = panel * kPanel;
-    Waiting job;
-    job.sums = sums;
-    job.earlier = begins ? nullptr : task_.sums + place;
-    job.group_ends = ends;
-    job.start = task_.start + tile * plan_.height * plan_.groups + group;
-    job.scales = task_.scales + ((panel - task_.first_panel) * plan_.groups + group) * kPanel;
-    job.first = group == 0, job.last = group + 1 == plan_.groups;
-    job.partial = task_.partial + place;
-    job.s = job_.s + top;
-    job.bias = job_.bias ? job_.bias + output : nullptr;
-    job.out = static_cast<char*>(job_.out) + (top * job_.outputs + output) * out_bytes();
-    job.kind = job_.kind;
-    job.groups = plan_.groups, job.pitch = job_.outputs;
-    job.columns = static_cast<int>(least(job_.outputs - output, kPanel));
-    job.rows = rows_from(top);
-    return job;
+    const int64_t local = panel - task_.first_panel;
+    waiting_.sums = sums;
+    waiting_.earlier = begins ? nullptr : task_.sums + place;
+    waiting_.start = task_.start + tile * plan_.height * plan_.groups + group;
+    waiting_.scales = task_.scales + (local * plan_.groups + group) * kPanel;
+    waiting_.partial = task_.partial + place;
+    waiting_.s = job_.s + top;
+    waiting_.bias = task_.bias + local * kPanel;
+    waiting_.out = static_cast<char*>(job_.out) + (top * job_.outputs + output) * out_bytes();
+    waiting_.groups = plan_.groups;
+    waiting_.pitch = job_.outputs * out_bytes();
+    waiting_.columns = static_cast<int>(least(job_.outputs - output, kPanel));
+    waiting_.rows = rows_from(top);
+    waiting_.group_ends = ends;
+    waiting_.first = group == 0, waiting_.last = group + 1 == plan_.groups;
+  }
+
+  void settle() {
+    with_kind<T>(waiting_, job_.kind, [&](auto kind) {
+      for (int r = 0; r < waiting_.rows; ++r) decltype(kind)::row(waiting_, r);
+    });
+    waiting_.rows = 0;
   }
 
   // Rows that there are of two tiles (or one).
@@ -192,33 +210,33 @@ class TileProduct {
 
   // The next block's weights, and the lines of memory that the results of these rows go to, are fetched bit by bit while
   // tiles are multiplied. All at once they would wait for each other.
+  struct Ahead {
+    const uint8_t* weights;
+    int64_t share;  // lines of weights in a depth
+    char* out;
+    int64_t pitch;
+    int rows;
+  };
   void fetch_later(const uint8_t* weights, bool any) {
     const int64_t lines = kBlockDepths * kDepthSteps * step_bytes(job_.bits) / 64;
     const int64_t turns = (tiles_ + 1) / 2 * kBlockDepths;
-    weights_ = weights, weights_end_ = weights + (any ? 64 * lines : 0);
-    share_ = 64 * ((lines + turns - 1) / turns);
+    ahead_.weights = weights;
+    ahead_.share = any ? (lines + turns - 1) / turns : 0;
   }
-  void write_later(int64_t panel, int64_t tile) {
+  void write_later(int64_t panel, int64_t tile, bool last) {
     const int64_t top = (task_.first_tile + tile) * plan_.height;
-    out_ = static_cast<char*>(job_.out) + (top * job_.outputs + panel * kPanel) * out_bytes();
-    out_rows_ = rows_from(top);
-  }
-  void fetch_some() {
-    for (int64_t i = 0; i < share_ && weights_ < weights_end_; i += 64, weights_ += 64) T::fetch(weights_);
-    for (int i = 0; i < 4 && out_rows_ > 0; ++i, --out_rows_, out_ += job_.outputs * out_bytes())
-      T::fetch_to_write(out_);
+    ahead_.pitch = job_.outputs * out_bytes();
+    ahead_.out = static_cast<char*>(job_.out) + (top * job_.outputs + panel * kPanel) * out_bytes();
+    ahead_.rows = last ? rows_from(top) : 0;
   }
 
   const TileTask& task_;
   const Linear& job_;
   const TilePlan& plan_;
   const int64_t tiles_, rows_, line_;
-  Results results_;
+  Waiting waiting_ = {};
+  Ahead ahead_ = {};
   bool turn_ = false;
-  const uint8_t *weights_ = nullptr, *weights_end_ = nullptr;
-  int64_t share_ = 0;
-  char* out_ = nullptr;
-  int out_rows_ = 0;
 };
 
 template <class T>
