@@ -5,8 +5,8 @@
 The contenders take turns on the same shape, so that whatever else the machine does meets all of them alike. Each takes
 the next of several weights, more than 64 MB of them, so that none is in a cache when its turn comes. The ceilings are
 of the same run and the best of several: the product's instructions on registers alone, and a read of memory. Otherwise
-medians count. The result also has the least processor time of a call: with one thread (`OMP_NUM_THREADS=1`) it says what
-a call takes on a machine that others use, too. The result goes into results/linear-<isa>.json.
+medians count. The result also has the least processor time of a call: with one thread (`OMP_NUM_THREADS=1`) it says
+what a call takes on a machine that others use, too. The result goes into results/linear-<isa>.json.
 """
 
 from __future__ import annotations
