@@ -49,13 +49,16 @@ RESULTS = Path(__file__).parent / "results"
 Run = Callable[[int], object]
 
 
-def main(rows: str = "1,10,50,256,544,968", seconds: float = 0.3, result: Path | None = None) -> None:
+def main(
+    rows: str = "1,10,50,256,544,968", seconds: float = 0.3, result: Path | None = None, against: str = ""
+) -> None:
     """Measure.
 
     Args:
         rows: The M's.
         seconds: For each contender at each shape; at least three times.
         result: The JSON file.
+        against: Another instruction set of this CPU that takes turns with the one in use, `avx512vnni`.
     """
     if engine.kernels is None:
         raise InputError(f"the compiled engine is not installed; {engine.REMEDY}")
@@ -65,7 +68,7 @@ def main(rows: str = "1,10,50,256,544,968", seconds: float = 0.3, result: Path |
     table = []
     for count in map(int, rows.split(",")):
         for inputs, outputs in SHAPES:
-            found = _product_rows(count, inputs, outputs, seconds=seconds, peak=peak, stream=stream)
+            found = _product_rows(count, inputs, outputs, seconds=seconds, peak=peak, stream=stream, against=against)
             table += found
             times = ", ".join(f"{row['engine']} {row['seconds'] * 1e3:.2f}" for row in found)
             ours = found[0]
@@ -100,13 +103,15 @@ def _stream(threads: int) -> float:
 
 
 def _product_rows(
-    rows: int, inputs: int, outputs: int, *, seconds: float, peak: float, stream: float
+    rows: int, inputs: int, outputs: int, *, seconds: float, peak: float, stream: float, against: str
 ) -> list[dict[str, Any]]:
     """One result per contender; the first is ours."""
     x = torch.randn(rows, inputs)
     runs = {"cpu": _ours(x, outputs)}
     floats = {f"torch {name}": _float(x.to(dtype), outputs) for name, dtype in DTYPES.items()}
     runs |= floats
+    if against:
+        runs[against] = _by(against, runs["cpu"])
     if rows > 16:  # torch refuses fewer
         runs["torch int8"] = _int8(rows, inputs, outputs)
     medians, processor = _take_turns(runs, seconds)
@@ -114,7 +119,7 @@ def _product_rows(
     operations = 2 * rows * inputs * outputs
     return [
         {
-            "op": "int_linear" if name == "cpu" else "linear",
+            "op": "int_linear" if name in ("cpu", against) else "linear",
             "M": rows,
             "K": inputs,
             "N": outputs,
@@ -179,6 +184,18 @@ def _ours(x: Tensor, outputs: int) -> Run:
     weights = _many(lambda: torch.randint(0, 256, shape, dtype=torch.uint8))
     scale = torch.rand(outputs, 1)
     return lambda turn: cpu.int_linear(q, s, weights[turn % len(weights)], scale, dtype=torch.bfloat16)
+
+
+def _by(isa: str, run: Run) -> Run:
+    """Run with another instruction set."""
+    usual = engine.kernels.isa()
+
+    def forced(turn: int) -> None:
+        engine.kernels.choose(isa)
+        run(turn)
+        engine.kernels.choose(usual)
+
+    return forced
 
 
 def _float(x: Tensor, outputs: int) -> Run:
