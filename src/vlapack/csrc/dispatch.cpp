@@ -32,7 +32,8 @@ bool may_use_amx() {
   constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25, kBf16 = 1u << 5;
   unsigned a, b, c, d;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kTile) && (d & kInt8) &&
-         __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kBf16) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+         __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kBf16) &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif

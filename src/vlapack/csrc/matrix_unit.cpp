@@ -11,10 +11,12 @@ namespace vlapack {
 namespace {
 
 constexpr int64_t kTasksPerThread = 8;
-constexpr int64_t kMostTiles = 36;       // of a task: 576 rows by 2048 channels are 1.2 MB of a second cache of 2 MB
-constexpr int64_t kMostPanels = 64;      // of a task
-constexpr int64_t kMostCarried = 8;      // of a task whose sums wait for further channels: 8 * 576 * 32 * 4 bytes
-constexpr double kSerialWork = 1 << 24;  // products, 5 us of one thread
+constexpr int64_t kMostTiles = 36;   // of a task: 576 rows by 2048 channels are 1.2 MB of a second cache of 2 MB
+constexpr int64_t kMostPanels = 64;  // of a task
+constexpr int64_t kMostCarried = 8;  // panels of a task whose sums wait for further channels: 8 * 576 * 32 * 4 bytes
+// Products below which one thread is enough: 15 us. Few rows take as long as 32, the time that their weights take.
+constexpr double kSerialWork = 1 << 24;
+constexpr int64_t kRowsForWeights = 32;
 
 int64_t tile_count(int64_t rows) {
   const int64_t tiles = pieces(rows, kMostHeight);
@@ -44,8 +46,9 @@ void pack_tile(const Linear& job, const TilePlan& plan, const MatrixUnit& unit, 
     const int64_t row = tile * plan.height + r;
     for (int64_t g = 0; g < plan.groups; ++g) {
       const int64_t first = g * group_channels, channels = std::min(group_channels, job.inputs - first);
+      int8_t* target = packed + g * plan.group_depths * line;
       if (row < job.rows)
-        *start++ = offset * unit.pack(job.q + row * job.inputs + first, channels, line, packed + g * plan.group_depths * line);
+        *start++ = offset * unit.pack(job.q + row * job.inputs + first, channels, line, target);
       else
         for (int64_t d = g * plan.group_depths; d < std::min((g + 1) * plan.group_depths, plan.depths); ++d)
           std::memset(packed + d * line, 0, kDepthChannels);
@@ -61,7 +64,8 @@ void multiply_tiles(const Linear& job, const MatrixUnit& unit) {
   const int64_t tile_bytes = plan.depths * plan.height * kDepthChannels;
   int8_t* packed = packed_buffer.hold<int8_t>(plan.tiles * tile_bytes);
   int32_t* start = start_buffer.hold<int32_t>(plan.tiles * plan.height * plan.groups);
-  const double work = static_cast<double>(job.rows) * static_cast<double>(job.outputs * job.inputs);
+  const int64_t rows_worth = std::max(job.rows, kRowsForWeights);
+  const double work = static_cast<double>(rows_worth) * static_cast<double>(job.outputs * job.inputs);
   const int threads = work < kSerialWork ? 1 : job.threads;
   parallel(plan.tiles, plan.tiles < 4 ? 1 : threads, [&](int64_t tile) {
     pack_tile(job, plan, unit, tile, packed + tile * tile_bytes, start + tile * plan.height * plan.groups);

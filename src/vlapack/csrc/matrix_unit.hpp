@@ -20,7 +20,7 @@ constexpr int kMostHeight = 16;
 constexpr int64_t kDepthSteps = 8;
 constexpr int64_t kDepthChannels = kDepthSteps * kDepth;
 constexpr int64_t kBlockDepths = 8;                   // unpacked at a time: 16 KB of a panel
-constexpr int64_t kChunkDepths = 4 * kBlockDepths;    // 2048 channels: of some rows they stay in the second cache
+constexpr int64_t kChunkDepths = 4 * kBlockDepths;    // 2048 channels, for all panels of a task before the next 2048
 
 struct TilePlan {
   int64_t tiles, height;        // of rows
@@ -39,12 +39,11 @@ struct TileTask {
   const int8_t* activations;  // of the first tile
   const int32_t* start;       // [tile rows][groups]: what each sum begins with, from the first tile on
   int64_t first_tile, last_tile, first_panel, last_panel;
-  // Scratch: scales of the panels, [panels][groups][kPanel]; and where a task has more than one chunk of channels, or
-  // groups, sums and results of [panels][rows][kPanel].
-  float* scales;
-  const float* bias;  // [panels][kPanel]
+  const float* scales;  // [panels][groups][kPanel]
+  const float* bias;    // [panels][kPanel], -0 where there is none
+  // Room for sums and results between blocks of channels: [rows][kPanel], of each panel if there is another chunk.
   int32_t* sums;
-  float* partial;
+  float* partial;  // null where one group is all
 };
 
 struct MatrixUnit {

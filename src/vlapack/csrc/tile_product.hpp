@@ -149,7 +149,8 @@ class TileProduct {
       T::template multiply<1, 4, 7>();
       T::template multiply<3, 5, 7>();
       for (int64_t i = 0; i < ahead.share; ++i, soon += 64) T::fetch(soon);
-      for (int i = 0; i < share && written < ahead.rows; ++i, ++written) T::fetch_to_write(ahead.out + written * ahead.pitch);
+      for (int i = 0; i < share && written < ahead.rows; ++i, ++written)
+        T::fetch_to_write(ahead.out + written * ahead.pitch);
       for (int i = 0; i < share && row < job.rows; ++i, ++row) Kind::row(job, row);
     }
     ahead_.weights = soon;

@@ -72,7 +72,8 @@ inline void settle_row(const Waiting& job, int r) {
 // Calls `use` with the kind of row that waits.
 template <class T, bool Earlier, class Use>
 inline void with_settling(const Waiting& job, Float kind, const Use& use) {
-  if (!job.last) return job.first ? use(Settle<T, Earlier, true, false, float>()) : use(Settle<T, Earlier, false, false, float>());
+  if (!job.last)
+    return job.first ? use(Settle<T, Earlier, true, false, float>()) : use(Settle<T, Earlier, false, false, float>());
   if (kind == Float::f32)
     return job.first ? use(Settle<T, Earlier, true, true, float>()) : use(Settle<T, Earlier, false, true, float>());
   job.first ? use(Settle<T, Earlier, true, true, uint16_t>()) : use(Settle<T, Earlier, false, true, uint16_t>());
