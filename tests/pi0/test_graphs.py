@@ -222,7 +222,8 @@ def test_a_failed_capture_is_said_once_and_runs_eagerly(pi05: Golden, capsys: py
         assert torch.equal(acting.sample_actions(**batch), expected)
         assert acting.how.startswith("eager (capture failed: RuntimeError: CUDA error: operation not permitted")
     said = capsys.readouterr().err
-    assert said.count("could not be captured") == said.count("\n") == 1
+    assert said.count("preparing the GPU") == said.count("could not be captured") == 1
+    assert said.count("\n") == 2
 
 
 def test_one_bad_observation_does_not_end_capturing(pi05: Golden) -> None:

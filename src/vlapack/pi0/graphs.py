@@ -10,6 +10,7 @@ a run of one step instead, whose time is copied in.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
@@ -29,6 +30,8 @@ MOST_SHAPES = 12
 """Shapes whose runs are kept. One of π0.5 holds about 20 MB an observation, besides what all of them share."""
 MOST_PROMPTS = 32
 """Prompts whose rows are kept on the device, at most 0.8 MB each: a robot says the same one at every chunk."""
+SAID_SECONDS = 2.0
+"""Longer captures are said."""
 
 Value = TypeVar("Value")
 
@@ -75,10 +78,9 @@ class Runs:
         """One step's velocity."""
         return self._capture(self.buffers.step)
 
-    def captured(self, *, steered: bool) -> Runs:
+    def captured(self, *, steered: bool) -> None:
         """Capture what a chunk needs besides."""
         _ = self.step if steered else self.follow
-        return self
 
 
 class Runner:
@@ -114,7 +116,7 @@ class Runner:
                 self.how = f"eager ({reason})"
                 return
             try:
-                self._runs_of(shape).captured(steered=False)
+                self._runs_of(shape, steered=False)
             except Exception as error:
                 self._give_up(error)
 
@@ -169,7 +171,7 @@ class Runner:
                 seen = look(images, image_masks, tokens, token_masks, config=model.config, savings=model.savings)
                 shape = Shape.around(seen, model.config.max_token_len)
                 try:
-                    runs = self._runs_of(shape).captured(steered=step is not None)
+                    runs = self._runs_of(shape, steered=step is not None)
                 except Exception as error:
                     # If the observation is to blame, this raises, and says why.
                     actions = eagerly()
@@ -188,8 +190,16 @@ class Runner:
             self.how = f"eager ({reason})"
             return eagerly()
 
-    def _runs_of(self, shape: Shape) -> Runs:
-        return self._runs.get_or_make(shape, lambda: Runs(self._model, shape, self._capture))
+    def _runs_of(self, shape: Shape, *, steered: bool) -> Runs:
+        """The runs of a shape, captured where they are not; what takes long is said."""
+        if not self._runs:
+            say("preparing the GPU: kernels that this card has not run yet are compiled first, and kept")
+        start = time.perf_counter()
+        runs = self._runs.get_or_make(shape, lambda: Runs(self._model, shape, self._capture))
+        runs.captured(steered=steered)
+        if (seconds := time.perf_counter() - start) > SAID_SECONDS:
+            say(f"captured for a batch of {shape.batch}, {shape.cameras} cameras, in {seconds:.0f} s")
+        return runs
 
     def _unfit(self, count: int, num_steps: int | None) -> str | None:
         """Say why a chunk cannot be captured, or None."""
