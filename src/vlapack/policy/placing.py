@@ -14,6 +14,9 @@ from vlapack.pi0.load import arithmetic
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical_name, never_executed
 from vlapack.pi0.savings import Savings
 
+MERGED_AT_ONCE = 2
+"""Layers that there are twice while a GPU's network is made ready: gate and up become one (`pi0.fused`)."""
+
 
 def usable(device: str | torch.device) -> torch.device:
     """Return a device that is there and has an engine, a GPU with its number.
@@ -41,12 +44,13 @@ def require_room(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtyp
     if device.type != "cuda":
         return
     held, largest = device_bytes(checkpoint, dtype, savings)
+    needed = held + MERGED_AT_ONCE * largest
     free = gpu.free_bytes(device)
-    if held + largest > free:
+    if needed > free:
         raise InputError(
-            f"`device={str(device)!r}`: {checkpoint.path} needs {(held + largest) / 1e9:.2f} GB ({held / 1e9:.2f} of "
-            f"weights and one layer while loading), and {gpu.card(device)} has {free / 1e9:.2f} GB free; end what else "
-            "uses it, quantize more of the policy, or give cpu"
+            f"`device={str(device)!r}`: {checkpoint.path} needs {needed / 1e9:.2f} GB ({held / 1e9:.2f} of "
+            f"weights, and two of its layers while they are merged), and {gpu.card(device)} has {free / 1e9:.2f} GB "
+            "free; end what else uses it, quantize more of the policy, or give cpu"
         )
 
 
