@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from gpu.card import Card
+from vlapack.ops import engine
 
 MODULES = ("check_products", "check_steps", "check_graph")
 """Each has `CHECKS`: what is checked → a function of a `checks.Place` that raises `WrongError`."""
@@ -62,6 +63,7 @@ def workers_for(card: Card, count: int) -> int:
 def _in_worker(card: Card, name: str) -> Verdict:
     if card.device.type == "cuda":
         torch.cuda.set_device(card.device)
+        engine.active(card.device)  # before kernels are imported, which may have come without Triton
     return verdict(card, checks()[name])
 
 
