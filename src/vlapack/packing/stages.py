@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from vlapack.machine.gpu import CPU
 from vlapack.methods.threads import threads
-from vlapack.pi0.buffers import Scaling
 from vlapack.pi0.cache import Past
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.names import EMBEDDING, EXPERT, LLM, PROJECTOR, VISION, linears, never_executed
 from vlapack.pi0.positions import number_tokens, rotary_table
-from vlapack.pi0.prefix import Prefix, suffix_mask
+from vlapack.pi0.prefix import Prefix, Scaling, suffix_mask
 from vlapack.policy.policy import Policy
 
 FEWEST_ROWS = 24

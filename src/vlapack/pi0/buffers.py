@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vlapack.pi0.flow import Pi0
-from vlapack.pi0.prefix import Prefix, Seen
+from vlapack.pi0.prefix import Prefix, Scaling, Seen
 
 BATCHES = (1, 2, 4, 8)
 """How many observations there are buffers for; a larger batch is not captured."""
@@ -52,22 +52,6 @@ class Shape(NamedTuple):
 def prompt_slots(length: int, most: int) -> int:
     """Return the slots that a prompt of `length` tokens is padded to, at most `most` unless it is longer itself."""
     return max(length, min(-(-max(length, 1) // PROMPT_STEP) * PROMPT_STEP, most))
-
-
-class Scaling:
-    """How pictures of uint8 become numbers from -1 to 1, to the bit as `robots.images` makes them."""
-
-    def __init__(self, device: torch.device) -> None:
-        """Make the two numbers that it needs as tensors on the device."""
-        # CUDA multiplies by the reciprocal of a number, which rounds otherwise; and a sum begins with a tensor.
-        self._largest = torch.full((), 255.0, device=device)
-        self._least = torch.full((), -1.0, device=device)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return fp32 pictures; those that are not uint8 are taken as scaled."""
-        if images.dtype != torch.uint8:
-            return images
-        return torch.add(self._least, images / self._largest, alpha=2)  # 2 x is exact
 
 
 class Buffers:

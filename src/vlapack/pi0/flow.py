@@ -17,7 +17,7 @@ from vlapack.errors import InputError
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.network import Network
 from vlapack.pi0.positions import euler_times
-from vlapack.pi0.prefix import Prefix, look
+from vlapack.pi0.prefix import Prefix, Scaling, look
 from vlapack.pi0.savings import Savings
 
 Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -45,7 +45,7 @@ class Pi0(Network):
         """Run images and prompt through the language model.
 
         Args:
-            images: [B, cameras, 3, image_size, image_size] in [-1, 1].
+            images: [B, cameras, 3, image_size, image_size] in [-1, 1], or uint8 as cameras give them.
             image_masks: [B, cameras] boolean, false where an observation lacks that camera.
             tokens: [B, L] token ids.
             token_masks: [B, L] boolean, false for padding.
@@ -54,7 +54,8 @@ class Pi0(Network):
             InputError: The shapes do not fit the configuration or each other.
         """
         seen = look(images, image_masks, tokens, token_masks, config=self.config, savings=self.savings)
-        features = self.see(seen.images.to(self.device).flatten(0, 1))
+        images = Scaling(self.device)(seen.images.to(self.device))
+        features = self.see(images.flatten(0, 1))
         exists = None if seen.exists is None else seen.exists.to(self.device)
         return self.understand(features, self.rows(seen.tokens), exists)
 

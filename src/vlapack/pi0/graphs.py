@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vlapack.console import say
-from vlapack.pi0.buffers import BATCHES, Buffers, Scaling, Shape
+from vlapack.pi0.buffers import BATCHES, Buffers, Shape
 from vlapack.pi0.capture import Capture, Captured, CudaCapture
 from vlapack.pi0.flow import Pi0, Step
 from vlapack.pi0.prefix import Seen, look
@@ -136,7 +136,7 @@ class Runner:
         """Do what `Pi0.sample_actions` does.
 
         Args:
-            images: As there, or uint8 [B, cameras, 3, image_size, image_size] as cameras give them.
+            images: As there.
             image_masks: As there; on the CPU, like all masks and tokens, since shapes depend on them.
             tokens: As there.
             token_masks: As there.
@@ -155,14 +155,7 @@ class Runner:
 
         def eagerly() -> Tensor:
             return model.sample_actions(
-                Scaling(images.device)(images),
-                image_masks,
-                tokens,
-                token_masks,
-                state,
-                noise,
-                num_steps=num_steps,
-                step=step,
+                images, image_masks, tokens, token_masks, state, noise, num_steps=num_steps, step=step
             )
 
         with self._lock:

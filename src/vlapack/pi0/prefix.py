@@ -14,6 +14,22 @@ from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.savings import Savings
 
 
+class Scaling:
+    """How pictures of uint8 become numbers from -1 to 1, to the bit as `robots.images` makes them."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Make the two numbers that it needs as tensors on the device."""
+        # CUDA multiplies by the reciprocal of a number, which rounds otherwise; and a sum begins with a tensor.
+        self._largest = torch.full((), 255.0, device=device)
+        self._least = torch.full((), -1.0, device=device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return fp32 pictures; those that are not uint8 are taken as scaled."""
+        if images.dtype != torch.uint8:
+            return images
+        return torch.add(self._least, images / self._largest, alpha=2)  # 2 x is exact
+
+
 @dataclass(frozen=True)
 class Seen:
     """The part of a batch that can influence its actions, on the devices of what was given.

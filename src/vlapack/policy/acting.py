@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlapack.machine.gpu import CPU
-from vlapack.pi0.buffers import BATCHES, Scaling, Shape, prompt_slots
+from vlapack.pi0.buffers import BATCHES, Shape, prompt_slots
 from vlapack.pi0.compiled import is_compiled
 from vlapack.pi0.flow import Pi0, Step
 from vlapack.pi0.graphs import Runner, runner
@@ -66,8 +66,7 @@ class Acting:
     def sample_noises(self, inputs: Inputs, noise: Tensor) -> Tensor:
         """Sample one chunk per noise [S, H, action_dim] for one observation, whose prefix is computed once."""
         count = len(noise)
-        images = Scaling(inputs.images.device)(inputs.images)
-        prefix = self._model.embed_prefix(images, inputs.image_masks, inputs.tokens, inputs.token_masks).repeat(count)
+        prefix = self._model.embed_prefix(*inputs.network[:4]).repeat(count)
         return self._model.integrate(prefix, inputs.state.repeat(count, 1), noise).to(CPU)
 
     def prepare(self, inputs: Inputs, batches: Iterable[int]) -> None:
