@@ -342,3 +342,36 @@ def test_a_hook_sees_the_network_run_eagerly(pi05: Golden) -> None:
     handle.remove()
     assert torch.equal(acting.sample_actions(**batch), before)
     assert acting.how == "graph"
+
+
+def test_a_larger_shape_takes_nothing_from_a_smaller_one_that_was_captured(pi05: Golden) -> None:
+    """A fused network keeps one table of positions, which grows; `Recorder` sees a table that is not the captured."""
+    model = pi05.load()
+    model.fuse()
+    acting = Runner(model, Recorder)
+    small, large = (rows(pi05.batches["libero"], 0) for _ in range(2))
+    small["image_masks"] = small["image_masks"] & torch.tensor([True, False, False])
+    before = acting.sample_actions(**small)
+    acting.sample_actions(**large)
+    model.sample_actions(**large)
+    assert torch.equal(acting.sample_actions(**small), before)
+    assert acting.how == "graph"
+
+
+def test_a_shape_that_memory_is_short_for_leaves_the_others_captured(pi05: Golden) -> None:
+    short = False
+
+    def capture(run: Callable[[], Any]) -> Recorder:
+        if short:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return Recorder(run)
+
+    acting, batch = Runner(pi05.load(), capture), pi05.batches["libero"]
+    before = acting.sample_actions(**rows(batch, 0))
+    short = True
+    with pytest.raises(torch.OutOfMemoryError):
+        acting.sample_actions(**rows(batch, 0, 1))
+    assert torch.equal(acting.sample_actions(**rows(batch, 0)), before)
+    short = False
+    acting.sample_actions(**rows(batch, 0, 1))
+    assert acting.how == "graph"

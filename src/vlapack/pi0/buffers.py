@@ -82,7 +82,9 @@ class Buffers:
         self.condition = model.time_table[:1].clone()
         self._times = model.time_table
         self._scaled = Scaling(device)
-        model.reserve(tokens, prompt.dtype)
+        # For any prompt and all cameras; and held, since a captured run reads the tables where they are now.
+        most = config.num_cameras * config.vision.num_patches + max(config.max_token_len, shape.prompt)
+        self._tables = model.reserve(most, prompt.dtype)
 
     def encode(self) -> Prefix:
         """Run pictures and prompt through the network; to be captured."""

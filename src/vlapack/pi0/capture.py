@@ -7,6 +7,7 @@ So it must be given its inputs in buffers that stay, read no value on the host, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -36,10 +37,16 @@ Capture = Callable[[Callable[[], Any]], Captured]
 
 
 class CudaCapture:
-    """Captures CUDA graphs that share one pool of memory: those of a chunk, and of one chunk at a time."""
+    """Captures CUDA graphs that share one pool of memory: those of a chunk, and of one chunk at a time.
 
-    def __init__(self) -> None:
+    It has two streams of its own. torch's common one for captures belongs to the card that was captured on first, and
+    a graph that goes takes the workspaces of its stream along. What warms up runs on the other stream: workspaces made
+    there do not lie in the pool.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         """Ask nothing of the card before something is captured."""
+        self._device = device
         self._pool: Any = None
 
     def __call__(self, run: Callable[[], Outputs]) -> CudaGraph[Outputs]:
@@ -48,18 +55,22 @@ class CudaCapture:
         Raises:
             RuntimeError: the run does what cannot be captured, or memory is short.
         """
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                run()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # A server prepares the next observation in another thread meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outputs = run()
+        with torch.cuda.device(self._device), warnings.catch_warnings():
+            # A graph without a kernel would give the result of its capture for ever.
+            warnings.filterwarnings("error", message=".*graph is empty", category=UserWarning)
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+                self._warming, self._capturing = torch.cuda.Stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._warming.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._warming):
+                for _ in range(WARM_UP):
+                    run()
+            torch.cuda.current_stream().wait_stream(self._warming)
+            graph = torch.cuda.CUDAGraph()
+            # A server prepares the next observation in another thread meanwhile.
+            options: dict[str, Any] = {"stream": self._capturing, "capture_error_mode": "thread_local"}
+            with torch.cuda.graph(graph, pool=self._pool, **options):
+                outputs = run()
         return CudaGraph(graph, outputs)
 
 

@@ -106,7 +106,7 @@ class Runner:
         self._prompts: Recent[Tensor] = Recent(MOST_PROMPTS)
         self._failure: str | None = None
         self._lock = threading.Lock()
-        self._generation = model.generation
+        self._generation, _ = model.generation()
 
     @torch.no_grad()
     def prepare(self, shape: Shape) -> None:
@@ -117,6 +117,9 @@ class Runner:
                 return
             try:
                 self._runs_of(shape, steered=False)
+            except torch.OutOfMemoryError:
+                self._runs.pop(shape, None)
+                raise
             except Exception as error:
                 self._give_up(error)
 
@@ -165,6 +168,9 @@ class Runner:
                 shape = Shape.around(seen, model.config.max_token_len)
                 try:
                     runs = self._runs_of(shape, steered=step is not None)
+                except torch.OutOfMemoryError:  # eagerly it takes no less; another shape, or a later time, may fit
+                    self._runs.pop(shape, None)
+                    raise
                 except Exception as error:
                     # If the observation is to blame, this raises, and says why.
                     actions = eagerly()
@@ -197,13 +203,14 @@ class Runner:
     def _unfit(self, count: int, num_steps: int | None) -> str | None:
         """Say why a chunk cannot be captured, or None."""
         table = self._model.time_table
-        if (generation := self._model.generation) != self._generation:
+        generation, watched = self._model.generation()
+        if generation != self._generation:
             self._runs.clear()
             self._prompts.clear()
             self._generation = generation
         if self._failure is not None:
             return self._failure
-        if self._model.is_watched:
+        if watched:
             return "a hook watches the network"
         if table is None or not self._model.savings.prefix_once:
             return "a saving that the captured runs need is off"
@@ -247,4 +254,4 @@ class Runner:
 
 def runner(model: Pi0) -> Runner | None:
     """Return what captures CUDA graphs of a network on a GPU; elsewhere None: there is nothing to gain."""
-    return Runner(model, CudaCapture()) if model.device.type == "cuda" else None
+    return Runner(model, CudaCapture(model.device)) if model.device.type == "cuda" else None

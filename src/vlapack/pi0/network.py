@@ -20,7 +20,7 @@ from torch.nn.functional import silu
 
 from vlapack.pi0.attention import backend
 from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.fused.form import FusedForm, Stack, State
+from vlapack.pi0.fused.form import FusedForm, Stack
 from vlapack.pi0.gemma import GemmaModel
 from vlapack.pi0.positions import number_tokens, rotary_table, sinusoidal_embedding
 from vlapack.pi0.prefix import Prefix, suffix_mask
@@ -114,34 +114,33 @@ class Network(nn.Module):
         self._fused = None
         self._generation += 1
 
-    @property
-    def generation(self) -> int:
-        """A number that changes when the network was moved or fused, or a module of a fused one replaced.
+    def generation(self) -> tuple[int, bool]:
+        """Say whether what was captured of the network still is the network's.
 
-        What was captured of another generation reads memory that is no longer the network's.
+        Returns:
+            A number that changes when it was moved or fused, or a module of a fused one replaced: what was captured
+            before reads memory that is no longer its own. And whether a hook hangs on a module of a fused one, which a
+            captured run would not call.
         """
-        if self._fused is not None and "stale" in self._states(self._fused):
+        states = set() if self._fused is None else {self._fused.state(stack) for stack in get_args(Stack)}
+        if "stale" in states:
             self.unfuse()
-        return self._generation
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether a hook hangs on a module of a fused network; a captured run would not call it."""
-        return self._fused is not None and "watched" in self._states(self._fused)
-
-    @staticmethod
-    def _states(form: FusedForm) -> set[State]:
-        return {form.state(stack) for stack in get_args(Stack)}
+        return self._generation, "watched" in states
 
     @property
     def is_fused(self) -> bool:
         """Whether there is a fused form."""
         return self._fused is not None
 
-    def reserve(self, tokens: int, dtype: torch.dtype) -> None:
-        """Prepare the fused form for as many tokens of pictures and prompt: a captured run allocates nothing."""
-        if self._fused is not None:
-            self._fused.rope.reserve(tokens + self.config.suffix_length, dtype, self.device)
+    def reserve(self, tokens: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Prepare the fused form for as many tokens of pictures and prompt: a captured run allocates nothing.
+
+        Returns:
+            What such a run reads and does not hold; a longer prompt replaces it here.
+        """
+        if self._fused is None:
+            return ()
+        return self._fused.rope.reserve(tokens + self.config.suffix_length, dtype, self.device)
 
     def _fused_now(self, stack: Stack) -> FusedForm | None:
         """The fused form, if there is one and that stack of it may run."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlapack.machine.gpu import CPU
-from vlapack.pi0.buffers import BATCHES, Shape, prompt_slots
+from vlapack.pi0.buffers import BATCHES, PROMPT_STEP, Shape, prompt_slots
 from vlapack.pi0.compiled import is_compiled
 from vlapack.pi0.flow import Pi0, Step
 from vlapack.pi0.graphs import Runner, runner
@@ -79,9 +79,13 @@ class Acting:
         if self.graphs is None:
             return
         cameras, words = int(inputs.image_masks.sum()), int(inputs.token_masks.sum())
-        prompt = prompt_slots(words, self._model.config.max_token_len)
+        most = self._model.config.max_token_len
+        # A state that is written into the prompt changes its length from one observation to the next.
+        lengths = (words, words - PROMPT_STEP, words + PROMPT_STEP) if self._model.config.adaptive_norms else (words,)
+        prompts = dict.fromkeys(prompt_slots(min(length, most), most) for length in lengths)
         for batch in sorted({next(size for size in BATCHES if size >= min(count, BATCHES[-1])) for count in batches}):
-            self.graphs.prepare(Shape(batch, cameras, prompt, inputs.images.dtype))
+            for prompt in prompts:
+                self.graphs.prepare(Shape(batch, cameras, prompt, inputs.images.dtype))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle takes: graphs stay in their process, and the next one captures its own."""
