@@ -83,6 +83,7 @@ def install_triton(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None
         return version
 
     monkeypatch.setattr(engine, "triton_version", found)
+    monkeypatch.setattr(engine.shutil, "which", lambda name: f"/usr/bin/{name}")  # Triton's compiler
 
 
 FUSED = {

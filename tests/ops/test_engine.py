@@ -131,3 +131,10 @@ def test_tritons_interpreter_is_an_engine_of_the_cpu_only_if_named(unset, capsys
     unset.setenv("VLAPACK_ENGINE", "triton")
     assert engine.described() == "triton 3.9.0 (interpreted)"
     assert "a thousand times slower" in capsys.readouterr().err
+
+
+def test_a_machine_without_a_compiler_is_told_before_the_first_chunk(unset, monkeypatch):
+    install_gpu(unset, FakeCard())
+    unset.setattr(engine.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match=r"no C compiler \(gcc, clang\).* apt-get install -y gcc python3-dev"):
+        engine.active(torch.device("cuda", 0))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 from functools import cache
 
 import torch
@@ -38,6 +39,8 @@ INTERPRET_VARIABLE = "TRITON_INTERPRET"
 REMEDY = f"install a C++17 compiler and run {install(again=True)}"
 OLDEST_TRITON = (3, 6)
 """The oldest one that the kernels were compiled and checked with; torch 2.11 brings it."""
+COMPILERS = ("gcc", "clang")
+"""Those that Triton looks for where `CC` names none."""
 WITHOUT = f"or set {ENGINE_VARIABLE}=reference, which is slow"
 
 
@@ -134,6 +137,7 @@ def start_kernels(device: torch.device) -> None:
         return
     try:
         require_triton()
+        _require_compiler()
     except InputError as error:
         if gpu.card(device).architecture not in archive.shipped_targets(archive.FOLDER):
             raise
@@ -186,6 +190,21 @@ def require_triton() -> None:
         raise InputError(
             f"Triton {version} is too old: the engine of GPUs needs {oldest} or newer, which torch 2.11 brings; "
             f"`pip install --upgrade torch`, {WITHOUT}"
+        )
+
+
+def _require_compiler() -> None:
+    """Refuse a machine without what Triton builds a kernel's launcher with; it would say so in the first chunk.
+
+    Raises:
+        InputError: with what to install.
+    """
+    named = os.environ.get("CC")
+    if not any(shutil.which(name) for name in ([named] if named else COMPILERS)):
+        what = f"CC={named}: no such compiler" if named else f"no C compiler ({', '.join(COMPILERS)})"
+        raise InputError(
+            f"{what}, with which Triton builds what launches its kernels; on Debian or Ubuntu: apt-get install -y gcc "
+            f"python3-dev, {WITHOUT}"
         )
 
 
