@@ -63,6 +63,10 @@ def failing(error: Exception, **options: Any) -> Failing:
     return policy
 
 
+def test_what_a_library_cannot_do_leaves_the_device_as_it_was() -> None:
+    assert named(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`")) is None
+
+
 @pytest.mark.parametrize("error", LOST, ids=str)
 def test_a_lost_device_is_known_by_what_torch_and_triton_say(error: Exception) -> None:
     assert isinstance(named(error), DeviceLostError)

@@ -72,6 +72,7 @@ def _peak_on_gpu(dtype: torch.dtype | None, device: torch.device) -> tuple[float
     kind = torch.int8 if dtype is None else dtype
     product = torch._int_mm if dtype is None else torch.mm
     a, b = (torch.ones(GPU_SIDE, GPU_SIDE, dtype=kind, device=device) for _ in range(2))
+    b = b.T  # cuBLAS multiplies int8 in this order only, on all cards
     best = float("inf")
     for _ in range(TRIES):
         synchronize(device)

@@ -30,6 +30,8 @@ DEVICE = (
     "driver shutting down",
 )
 """How torch, Triton and the libraries below them begin what they say of a device."""
+REFUSED = ("STATUS_NOT_SUPPORTED", "STATUS_INVALID_VALUE")
+"""A library's answer to what it cannot do; the device is as well as before."""
 
 
 class MemoryShortError(WorkError):
@@ -82,6 +84,11 @@ def device_trouble_named() -> Iterator[None]:
 
 def _is_devices(error: BaseException) -> bool:
     accelerators = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)  # newer than our oldest torch
-    return isinstance(error, accelerators) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in DEVICE)
+    text = str(error)
+    if isinstance(error, accelerators):
+        return True
+    return (
+        isinstance(error, RuntimeError)
+        and any(sign in text for sign in DEVICE)
+        and not any(sign in text for sign in REFUSED)
     )
