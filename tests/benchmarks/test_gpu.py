@@ -315,7 +315,7 @@ def test_a_capture_that_gives_old_results_is_found(monkeypatch: pytest.MonkeyPat
             """Leave what the capture has computed."""
 
     monkeypatch.setattr(DryCard, "capturing", lambda self: Stale)
-    told = correct.verdict(DryCard(), check_graph.CHECKS["a float chunk, replayed"])
+    told = correct.verdict(DryCard(), check_graph.CHECKS["a float chunk in fp32, replayed"])
     assert told["status"] == "wrong"
 
 
