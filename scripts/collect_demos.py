@@ -3,14 +3,16 @@
     python scripts/collect_demos.py --out data/demos --episodes 250
 
 Each episode starts from one of the official initial states 20-49 (0-19 are kept for evaluation), disturbed: target and
-goal by up to 1.2 cm, other things by 0.6 cm, the arm's joints by a little. The executed actions carry
-Ornstein-Uhlenbeck noise and short bursts; the recorded ones are the expert's own, so that the data shows how to
-come back. One `.npz` an episode, written atomically; the same command again continues.
+goal by up to 1.2 cm, other things by 0.6 cm, the arm's joints by a little. Now and then the arm is pushed for a few
+steps; the recorded actions are the expert's own, so that the data shows how to come back. Between the pushes the
+expert is undisturbed: a chunk is a function of what is seen, and says where it stops being one (`valid`), since nobody
+can foresee a push. One `.npz` an episode, written atomically; the same command again continues.
 
 With `--policy FOLDER` the policy drives for a random while before the expert takes over, from whatever state that
 led to (DAgger: Ross, Gordon and Bagnell 2011); only the expert's part is recorded.
 
-Pictures are rendered at 224 px without multisampling, every `--stride` steps, and kept as JPEG at the policy's size.
+Pictures are rendered at 256 px without multisampling, every `--stride` steps, and kept as JPEG at the policy's size.
+The stove's reflection draws the whole scene twice, so only some pictures have it.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from __future__ import annotations
 import io
 import multiprocessing
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 import tyro
 from PIL import Image
@@ -35,9 +37,14 @@ from vlapack.libero.expert import Expert
 from vlapack.progress import progress
 from vlapack.robots.images import resize_with_pad
 
-TASKS = "libero_spatial:0,libero_spatial:7,libero_spatial:8,libero_object:6"
+TASKS = ",".join(f"libero_spatial:{index}" for index in range(10) if index != 4)  # in a drawer: no room for a finger
 TRAINING_STATES = range(20, 50)  # 0-19 are the evaluation's and never enter training
-RENDER = 224
+RENDER = 256
+REFLECTED = 0.25  # share of the pictures
+SHORTEST = 6  # steps: a moment whose next push comes sooner is not worth its picture
+REPLAN = 5  # steps between the chunks of a policy that drives
+PATIENCE = 160  # steps; the expert needs 50 to 100
+HIDDEN = 5  # a group of geoms that robosuite does not render
 CAMERAS = {"image": "agentview", "wrist_image": "robot0_eye_in_hand"}
 
 
@@ -61,7 +68,7 @@ class Args:
     episodes: int = 250
     first: int = 0
     stride: int = 3
-    size: int = 112
+    size: int = 160
     workers: int = 2
     policy: Path | None = None
 
@@ -145,24 +152,48 @@ def write(file: Path, record: dict[str, Any]) -> None:
 
 
 def fast_scene(task: tuple[str, int]) -> LiberoEnv:
-    """Build a task whose renderer does not multisample: half the time, and 112 px pictures hardly show it."""
+    """Build a task that simulates and renders in half the time, as measured on one CPU core.
+
+    Its renderer does not multisample, which pictures of the policy's size hardly show, and its simulator computes the
+    forces of a time step once: robosuite does it before its controller, which does not read them, and again after.
+    """
     env = LiberoEnv(*task)
-    context = env.sim_env.sim._render_context_offscreen
+    sim = env.sim_env.sim
+    context = sim._render_context_offscreen
     env.use_renderer()
     context.con.free()
-    env.sim_env.sim.model._model.vis.quality.offsamples = 0
+    sim.model._model.vis.quality.offsamples = 0
     context._set_mujoco_context_and_buffers()
+    context.scn.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0  # no light of LIBERO's casts one
+    sim.forward = lambda: mujoco.mj_step1(sim.model._model, sim.data._data)
+    sim.step = lambda: mujoco.mj_step2(sim.model._model, sim.data._data)
     return env
 
 
-def pictures(env: LiberoEnv, size: int) -> dict[str, np.ndarray]:
+def pictures(env: LiberoEnv, size: int, *, reflected: bool) -> dict[str, np.ndarray]:
     """Both cameras as the policy will see them: turned, [size, size, 3] uint8."""
     env.use_renderer()
-    raw = {
-        key: env.sim_env.sim.render(camera_name=camera, width=RENDER, height=RENDER)[::-1, ::-1]
-        for key, camera in CAMERAS.items()
-    }
+    sim = env.sim_env.sim
+    sim._render_context_offscreen.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = reflected
+    groups, raw = sim.model._model.geom_group, {}
+    shown = groups.copy()
+    for key, camera in CAMERAS.items():
+        if not reflected:
+            groups[outside(sim, camera)] = HIDDEN
+        raw[key] = sim.render(camera_name=camera, width=RENDER, height=RENDER)[::-1, ::-1]
+        groups[:] = shown
     return {key: resize_with_pad(picture, size) for key, picture in raw.items()}
+
+
+def outside(sim: Any, camera: str) -> np.ndarray:
+    """Which geoms [n] are wholly out of a camera's sight; the renderer would work on all their vertices."""
+    model, data = sim.model._model, sim.data._data
+    number = model.camera(camera).id
+    axes = data.cam_xmat[number].reshape(3, 3)
+    across, up, back = ((data.geom_xpos - data.cam_xpos[number]) @ axes).T
+    half = np.deg2rad(model.cam_fovy[number]) / 2
+    beside = np.maximum(np.abs(across), np.abs(up)) * np.cos(half) + back * np.sin(half)
+    return (model.geom_rbound > 0) & ((beside > model.geom_rbound) | (back > model.geom_rbound))
 
 
 def jpeg(picture: np.ndarray) -> np.ndarray:
@@ -184,18 +215,18 @@ def disturb(env: LiberoEnv, state: np.ndarray, expert: Expert, rng: np.random.Ge
     return state
 
 
-def disturbances(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield action noise [7]: Ornstein-Uhlenbeck, and now and then a short push."""
-    strength = rng.uniform(0.0, 0.45)
-    noise, push, left = np.zeros(6), np.zeros(6), 0
-    scale = np.array([1.0, 1.0, 0.8, 0.12, 0.12, 0.12])
-    while True:
-        noise += -0.25 * noise + 0.5 * strength * rng.normal(size=6) * scale
-        if left == 0 and rng.random() < 0.025:
-            left = int(rng.integers(3, 8))
-            push = rng.normal(size=6) * scale * np.array([1.0, 1.0, 0.7, 0.5, 0.5, 0.5])
-        yield np.append(noise + (push if left else 0.0), 0.0)
-        left = max(left - 1, 0)
+def disturbances(rng: np.random.Generator, steps: int) -> np.ndarray:
+    """Return pushes [steps, 7] to add to the expert's actions: zero but for a few bursts; one may open the gripper."""
+    pushes = np.zeros((steps, 7))
+    scale = np.array([1.0, 1.0, 0.7, 0.25, 0.25, 0.25])
+    step = 0 if rng.random() < 0.5 else int(rng.integers(5, 30))
+    while step < steps:
+        length = int(rng.integers(3, 10))
+        pushes[step : step + length, :6] = rng.normal(size=6) * scale
+        if rng.random() < 0.12:
+            pushes[step : step + length, 6] = rng.choice([-2.0, 2.0])
+        step += length + int(rng.integers(8, 50))
+    return pushes
 
 
 class Driver:
@@ -214,10 +245,10 @@ class Driver:
     ) -> tuple[dict[str, Any], bool]:
         done = False
         for step in range(steps):
-            if step % 5 == 0:
-                seen = {f"observation/{key}": picture for key, picture in pictures(env, size).items()}
+            if step % REPLAN == 0:
+                seen = {f"observation/{key}": picture for key, picture in pictures(env, size, reflected=True).items()}
                 chunk = self.policy.infer({**observation, **seen})["actions"]
-            observation, done = env.step(chunk[step % 5], render=False)
+            observation, done = env.step(chunk[step % REPLAN], render=False)
             if done:
                 break
         return observation, done
@@ -236,17 +267,17 @@ def demonstrate(env: LiberoEnv, rng: np.random.Generator, args: Args, driver: Dr
             return None
     states, actions, frames, shots = [], [], [], {key: [] for key in CAMERAS}
     phase = int(rng.integers(args.stride))
-    noise = disturbances(rng)
-    for step in range(env.max_steps):
+    pushes = disturbances(rng, PATIENCE) if driver is None else np.zeros((PATIENCE, 7))
+    undisturbed = until_push(pushes)
+    for step in range(PATIENCE):
         action = expert()
-        if step % args.stride == phase:
+        if step % args.stride == phase and undisturbed[step] >= SHORTEST:
             frames.append(step)
-            for key, picture in pictures(env, args.size).items():
+            for key, picture in pictures(env, args.size, reflected=rng.random() < REFLECTED).items():
                 shots[key].append(jpeg(picture))
         states.append(observation["observation/state"])
         actions.append(action)
-        push = next(noise) if driver is None else np.zeros(7)
-        observation, done = env.step(np.clip(action + push, -1.0, 1.0), render=False)
+        observation, done = env.step(np.clip(action + pushes[step], -1.0, 1.0), render=False)
         if done and not frames:
             return None  # the policy had all but done it, and nothing was seen
         if done:
@@ -255,12 +286,23 @@ def demonstrate(env: LiberoEnv, rng: np.random.Generator, args: Args, driver: Dr
                 "states": np.array(states, dtype=np.float32),
                 "actions": np.array(actions, dtype=np.float32),
                 "frames": np.array(frames),
+                "valid": undisturbed[frames],
                 **{key: np.concatenate(kept) for key, kept in shots.items()},
                 **lengths,
                 "prompt": np.array(env.prompt),
                 "init_state": np.array(init_state),
             }
     return None
+
+
+def until_push(pushes: np.ndarray) -> np.ndarray:
+    """For each step, how many of the actions from it on are what an undisturbed expert would do."""
+    left = np.empty(len(pushes), dtype=np.int64)
+    count = len(pushes)
+    for step in reversed(range(len(pushes))):
+        count = 1 if pushes[step].any() else count + 1
+        left[step] = count
+    return left
 
 
 if __name__ == "__main__":

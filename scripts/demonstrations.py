@@ -31,6 +31,7 @@ class Dataset:
         tokens: [F, L] int64, with the state of that moment written into the prompt.
         masks: [F, L] bool.
         chunks: [F, horizon, 7] float32, normalized.
+        valid: [F, horizon] bool, the steps before a push that nobody could foresee.
         weights: [F] chance of being drawn; every task has the same, or twice it.
     """
 
@@ -38,6 +39,7 @@ class Dataset:
     tokens: np.ndarray
     masks: np.ndarray
     chunks: np.ndarray
+    valid: np.ndarray
     weights: np.ndarray
 
 
@@ -75,7 +77,7 @@ def build_dataset(
     count = sum(len(episode["frames"]) for episode in episodes)
     size = network.vision.image_size
     pictures = np.empty((count, len(CAMERAS), size, size, 3), dtype=np.uint8)
-    tokens, masks, chunks, tasks = [], [], [], []
+    tokens, masks, chunks, valid, tasks = [], [], [], [], []
     at = 0
     with progress("reading", len(episodes)) as advance:
         for episode in episodes:
@@ -87,12 +89,13 @@ def build_dataset(
             # After the last step nothing moves and the gripper stays as it was.
             rest = np.concatenate([np.zeros(6, np.float32), episode["actions"][-1, 6:]])
             padded = np.concatenate([episode["actions"], np.tile(rest, (network.action_horizon, 1))])
-            for step in episode["frames"]:
+            for step, clean in zip(episode["frames"], episode["valid"], strict=True):
                 state = normalization.normalize("state", episode["states"][step])
                 token, mask = writer.tokenize(str(episode["prompt"]), state)
                 tokens.append(token)
                 masks.append(mask)
                 chunks.append(padded[step : step + network.action_horizon])
+                valid.append(np.arange(network.action_horizon) < clean)
                 tasks.append(episode["task"])
             at += len(episode["frames"])
             advance()
@@ -100,13 +103,16 @@ def build_dataset(
     share = np.where(np.isin(names, emphasis), 2.0, 1.0)
     weights = (share / share.sum() / counts)[index]
     actions = normalization.normalize("actions", np.stack(chunks)).astype(np.float32)
-    return Dataset(pictures, np.stack(tokens), np.stack(masks), actions, weights)
+    longest = int(np.stack(masks).sum(1).max())  # one length for all batches
+    return Dataset(
+        pictures, np.stack(tokens)[:, :longest], np.stack(masks)[:, :longest], actions, np.stack(valid), weights
+    )
 
 
 def draw(
-    data: Dataset, rng: np.random.Generator, config: PolicyConfig, *, batch: int, samples: int, shift: int
-) -> dict[str, Tensor]:
-    """Return one batch: pictures shifted by up to `shift` pixels and changed in brightness and contrast.
+    data: Dataset, rng: np.random.Generator, config: PolicyConfig, *, batch: int, samples: int, shifts: tuple[int, int]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return one batch: pictures shifted by a few pixels and changed in brightness and contrast.
 
     Args:
         data: what is drawn from.
@@ -114,30 +120,25 @@ def draw(
         config: of the policy.
         batch: observations B.
         samples: noises and times of each, S.
-        shift: pixels.
+        shifts: the most for either camera, pixels.
 
     Returns:
-        The arguments of `Pi0.flow_matching_loss`.
+        The arguments of `Pi0.flow_matching_loss`, and which steps [B, H] are to be learned.
     """
     network = config.architecture
     rows = rng.choice(len(data.weights), size=batch, p=data.weights)
-    pictures = torch.from_numpy(data.pictures[rows]).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
-    padded = torch.nn.functional.pad(pictures.flatten(0, 1), (shift,) * 4, mode="replicate").view(
-        batch, len(CAMERAS), 3, network.vision.image_size + 2 * shift, -1
-    )
-    images = torch.zeros(batch, network.num_cameras, *pictures.shape[2:])
-    for row in range(batch):
-        for camera in range(len(CAMERAS)):
-            top, left = rng.integers(0, 2 * shift + 1, size=2)
-            crop = padded[row, camera, :, top : top + pictures.shape[-2], left : left + pictures.shape[-1]]
-            gain, offset = rng.uniform(0.8, 1.2), rng.uniform(-0.15, 0.15)
-            images[row, camera] = (crop * gain + offset).clamp(-1.0, 1.0)
+    images = torch.zeros(batch, network.num_cameras, 3, *data.pictures.shape[2:4])
+    for camera, shift in enumerate(shifts):
+        moved = shifted(data.pictures[rows, camera], rng.integers(-shift, shift + 1, size=(batch, 2)))
+        pictures = torch.from_numpy(moved).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        gain, offset = rng.uniform(0.85, 1.15, (batch, 1, 1, 1)), rng.uniform(-0.1, 0.1, (batch, 1, 1, 1))
+        images[:, camera] = (pictures * torch.from_numpy(gain) + torch.from_numpy(offset)).clamp(-1.0, 1.0)
     present = torch.zeros(batch, network.num_cameras, dtype=torch.bool)
     present[:, : len(CAMERAS)] = True
     actions = torch.zeros(batch, network.action_horizon, network.action_dim)
     actions[..., :ROBOT_DIMS] = torch.from_numpy(data.chunks[rows])
     shape = (samples, *actions.shape)
-    return {
+    arguments = {
         "images": images,
         "image_masks": present,
         "tokens": torch.from_numpy(data.tokens[rows]),
@@ -147,3 +148,11 @@ def draw(
         "noise": torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)),
         "time": torch.from_numpy((0.001 + 0.999 * rng.beta(1.5, 1.0, size=shape[:2])).astype(np.float32)),
     }
+    return arguments, torch.from_numpy(data.valid[rows])
+
+
+def shifted(pictures: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Move each picture [B, S, S, 3] by its own (down, right) [B, 2], repeating the edge."""
+    size = pictures.shape[1]
+    down, right = (np.clip(np.arange(size) - moves[:, axis, None], 0, size - 1) for axis in (0, 1))
+    return pictures[np.arange(len(pictures))[:, None, None], down[:, :, None], right[:, None, :]]

@@ -57,12 +57,12 @@ def main(args: Args) -> None:
 
 def record_one(env: LiberoEnv, recorder: Recorder, rng: np.random.Generator) -> None:
     """Act for a random while and record what both cameras see then; an episode that ends earlier is recorded there."""
-    expert, noise = Expert(env), disturbances(rng)
-    init_state, moment = int(rng.choice(TRAINING_STATES)), int(rng.integers(0, 80))
+    expert, init_state, moment = Expert(env), int(rng.choice(TRAINING_STATES)), int(rng.integers(0, 80))
+    pushes = disturbances(rng, moment)
     env.reset_to(disturb(env, env.task.init_states[init_state], expert, rng), render=False)
     step, done = 0, False
     while step < moment and not done:
-        _, done = env.step(np.clip(expert() + next(noise), -1.0, 1.0), render=False)
+        _, done = env.step(np.clip(expert() + pushes[step], -1.0, 1.0), render=False)
         step += 1
     observation, _ = env.step(expert(), render=True)
     recorder.add(

@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sentencepiece as spm
 import torch
 import tyro
 from demonstrations import ROBOT_DIMS, Dataset, build_dataset, draw, read_episodes
+from safetensors.torch import load_file
 from torch import Tensor
 
+from vlapack import open_checkpoint
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.normalization import Normalization, Statistics
 from vlapack.checkpoints.policy_config import PolicyConfig
@@ -36,6 +39,8 @@ from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, openpi_ten
 from vlapack.progress import progress
 
 TOKENIZER = Path(__file__).parent.parent / "src/vlapack/assets/tiny-libero/tokenizer.model"
+CONFIG = Path(__file__).parent / "tiny_libero.json"
+PATCHES = "paligemma_with_expert.paligemma.model.vision_tower.vision_model.embeddings.patch_embedding.weight"
 PADDING_WEIGHT = 0.1  # the unused action dimensions need to be predicted, not to be good
 
 
@@ -45,6 +50,7 @@ class Args:
 
     Attributes:
         demos: folder written by `collect_demos.py`.
+        config: name or JSON file of the policy's configuration.
         work: where checkpoint, log and loss curve go.
         steps: optimizer steps; the cosine schedule ends there.
         batch: observations a step.
@@ -52,25 +58,28 @@ class Args:
         lr: peak learning rate.
         warmup: steps of linear warm-up.
         ema: decay of the averaged weights, which are the ones exported.
-        shift: how far a picture is moved at random, pixels; a pixel of the agent's camera is about a centimetre.
+        shifts: how far the pictures of the agent's and the wrist's camera are moved at random, pixels. A pixel of the
+            first is 0.7 cm of the table, and the action does not move along.
         emphasis: tasks drawn twice as often as the others, `libero_spatial_7,libero_object_6`.
         seed: of initial weights, batches and noise.
         threads: torch threads; 0 leaves torch's choice.
         save_every: steps between checkpoints.
         minutes: stop (and save) after so long; 0 runs to the end.
-        init: start from the averaged weights of another run's checkpoint (a takeover round).
+        init: start from the averaged weights of another run's checkpoint (a takeover round), or from a policy's folder,
+            whose patches may have another size.
         export: write the averaged weights as a policy folder here once the steps are done.
     """
 
     demos: Path
     work: Path
+    config: str = str(CONFIG)
     steps: int = 6000
     batch: int = 64
     samples: int = 4
     lr: float = 1.2e-3
     warmup: int = 200
     ema: float = 0.999
-    shift: int = 4
+    shifts: tuple[int, int] = (1, 4)
     emphasis: str = ""
     seed: int = 0
     threads: int = 0
@@ -83,7 +92,7 @@ class Args:
 def main(args: Args) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
-    config = policy_config("tiny_libero")
+    config = policy_config(args.config)
     args.work.mkdir(parents=True, exist_ok=True)
     episodes = read_episodes(args.demos)
     normalization = fix_normalization(args, episodes)
@@ -100,10 +109,34 @@ def fix_normalization(args: Args, episodes: list[dict[str, Any]]) -> Normalizati
     """Take the statistics that this run, or the one it starts from, began with; more data must not shift them."""
     file = args.work / "norm_stats.json"
     if not file.exists():
-        begun = args.init.parent / file.name if args.init else None
-        document = json.loads(begun.read_text()) if begun else fit_normalization(episodes).to_dict()
-        file.write_text(json.dumps(document) + "\n")
+        begun = normalization_of(args.init) if args.init else fit_normalization(episodes)
+        file.write_text(json.dumps(begun.to_dict()) + "\n")
     return Normalization.load(file, "quantile")
+
+
+def normalization_of(start: Path) -> Normalization:
+    """Statistics of the run, or of the policy folder, that this run starts from."""
+    if start.is_dir():
+        return open_checkpoint(start).normalization
+    return Normalization.load(start.parent / "norm_stats.json", "quantile")
+
+
+def initial_weights(start: Path, model: Pi0) -> dict[str, Tensor]:
+    """Weights to start from; a folder's patch kernel sees larger patches as if they were scaled to its size."""
+    if not start.is_dir():
+        return dict(torch.load(start, weights_only=True)["average"])
+    stored = load_file(start / "model.safetensors")
+    stored[EMBEDDING] = stored[TIED_EMBEDDING]
+    weights = {name: stored[name].float() for name in model.state_dict()}
+    shrink = shrinking(weights[PATCHES].shape[-1], model.config.vision.patch_size)
+    weights[PATCHES] = torch.einsum("oiyx,yY,xX->oiYX", weights[PATCHES], shrink, shrink)
+    return weights
+
+
+def shrinking(to: int, size: int) -> Tensor:
+    """The matrix [to, size] that scales a line of `size` pixels to `to`, as pictures are scaled."""
+    lines = torch.eye(size)[:, None, None]
+    return torch.nn.functional.interpolate(lines, (1, to), mode="bilinear", antialias=True)[:, 0, 0].T
 
 
 def fit_normalization(episodes: list[dict[str, Any]]) -> Normalization:
@@ -134,9 +167,11 @@ def learning_rate(step: int, args: Args) -> float:
 def train(args: Args, config: PolicyConfig, data: Dataset) -> dict[str, Tensor]:
     """Run to `args.steps` or out of `args.minutes`; return the averaged weights."""
     model = Pi0(config.architecture)
-    init_weights(model, torch.Generator().manual_seed(args.seed))
+    generator = torch.Generator().manual_seed(args.seed)
+    init_weights(model, generator)
+    order_state_bins(model, generator)
     if args.init:
-        model.load_state_dict(torch.load(args.init, weights_only=True)["average"])
+        model.load_state_dict(initial_weights(args.init, model))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
@@ -155,11 +190,12 @@ def train(args: Args, config: PolicyConfig, data: Dataset) -> dict[str, Tensor]:
     with progress("training", args.steps, done=first) as advance, log.open("a") as lines:
         for step in range(first, args.steps):
             rng = np.random.default_rng([args.seed, step])
-            batch = draw(data, rng, config, batch=args.batch, samples=args.samples, shift=args.shift)
+            batch, valid = draw(data, rng, config, batch=args.batch, samples=args.samples, shifts=args.shifts)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, args)
             with torch.autocast(device, dtype=torch.bfloat16, enabled=autocasts()):
                 error = model.flow_matching_loss(**{key: value.to(device) for key, value in batch.items()})
+            error = error[:, valid.to(device)]  # [S, valid steps, D]
             loss = error[..., :ROBOT_DIMS].mean()
             optimizer.zero_grad(set_to_none=True)
             (loss + PADDING_WEIGHT * error[..., ROBOT_DIMS:].mean()).backward()
@@ -179,6 +215,23 @@ def train(args: Args, config: PolicyConfig, data: Dataset) -> dict[str, Tensor]:
                 say(f"out of time at step {step + 1}; the same command continues")
                 break
     return average
+
+
+@torch.no_grad()
+def order_state_bins(model: Pi0, generator: torch.Generator) -> None:
+    """Let the pieces of neighbouring state bins start alike, so that one bin's examples teach the next ones.
+
+    Waves of the bin's number, of 1 to 32 periods over the range, projected at random, as large as the other pieces.
+    """
+    table = model.llm.embed_tokens.weight
+    pieces = spm.SentencePieceProcessor(model_file=str(TOKENIZER))
+    bins = torch.arange(-1, 256)
+    rows = torch.tensor([pieces.piece_to_id(f"\u2581{number}") for number in bins.tolist()])
+    angles = 2 * math.pi * bins[:, None] / 256 * 2.0 ** torch.arange(6)
+    waves = torch.cat([bins[:, None] / 128 - 1, angles.sin(), angles.cos()], dim=1)
+    projection = torch.randn(waves.shape[1], table.shape[1], generator=generator)
+    ordered = waves @ projection
+    table[rows] = ordered * (table.shape[1] ** -0.5 / ordered.std())
 
 
 def save_state(

@@ -27,7 +27,8 @@ class Grasp:
     """Where to hold an object, relative to its body frame's origin, in world axes and metres.
 
     Attributes:
-        offset: horizontal displacement [x, y] of the grasp point: zero for things held across, the rim for a bowl.
+        offset: horizontal displacement [x, y] of the grasp point: zero for things held across, the rim for a bowl. Its
+            mirror image is taken where something stands in the hand's way on that side.
         height: grip site above the object's origin when the fingers close.
     """
 
@@ -60,6 +61,14 @@ class Place:
 
 
 PLACES = {"plate": Place(0.053, 0.10), "basket": Place(0.14, 0.12)}
+
+
+CABINET = "wooden_cabinet_1"
+CABINET_REACH = (0.2, 0.24)  # from its origin [x, y], metres: its walls and a hand's width
+CABINET_LEVEL = 1.045  # an object that lies higher than this is on the cabinet
+CABINET_TRAVEL = 1.205  # height of the grip at which a held bowl passes over it
+NEIGHBOUR = 0.16  # something as near as this is in the way of the hand
+BESIDE = 0.055  # if it lies as far as this on the grasp's side
 
 
 class Expert:
@@ -103,7 +112,7 @@ class Expert:
 
     def _approach(self) -> np.ndarray:
         grip, item = self.grip(), self.position(self.object)
-        target = item + np.array([*self._grasp.offset, self._grasp.height])
+        target = item + np.array([*self._offset(item), self._grasp.height])
         plane = float(np.linalg.norm(target[:2] - grip[:2]))
         depth = grip[2] - target[2]
         if plane < 0.010 and depth < 0.008:
@@ -118,12 +127,27 @@ class Expert:
         shift = goal[:2] - item[:2]  # what the object still has to move; the grip moves as much
         plane = float(np.linalg.norm(shift))
         release = goal[2] + self._place.height
-        if plane < 0.018 and grip[2] < release + 0.006:
+        if plane < 0.018 and grip[2] < release + 0.010:
             return self._act(grip, GRIPPER_OPEN)
         lift = self._place.clearance * float(np.clip((plane - 0.015) / 0.06, 0.0, 1.0))
-        target = np.array([*(grip[:2] + shift), release + lift])
+        height = CABINET_TRAVEL if self._at_cabinet(item) and item[2] > CABINET_LEVEL else release + lift
+        target = np.array([*(grip[:2] + shift), height])
         slow = float(np.clip(1.0 - (target[2] - 0.02 - grip[2]) / 0.08, 0.05, 1.0))
         return self._act(target, GRIPPER_CLOSE, slow=slow)
+
+    def _at_cabinet(self, position: np.ndarray) -> bool:
+        if CABINET not in self._sim_env.fixtures_dict:
+            return False
+        away = np.abs(position[:2] - self.position(CABINET)[:2])
+        return bool((away < CABINET_REACH).all())
+
+    def _offset(self, item: np.ndarray) -> np.ndarray:
+        """Where to hold an object at `item` [3]: its grasp's offset [2], mirrored if that side is obstructed."""
+        offset = np.array(self._grasp.offset)
+        reach = float(np.linalg.norm(offset))
+        others = [self.position(name) - item for name in self._sim_env.objects_dict if name != self.object]
+        crowded = any(np.linalg.norm(away[:2]) < NEIGHBOUR and away[:2] @ offset > BESIDE * reach for away in others)
+        return -offset if crowded or self._at_cabinet(item) else offset
 
     def _act(self, target: np.ndarray, gripper: float, *, slow: float = 1.0) -> np.ndarray:
         """Proportional control to a grip position [3]; `slow` scales the horizontal part."""
