@@ -42,7 +42,7 @@ TRAINING_STATES = range(20, 50)  # 0-19 are the evaluation's and never enter tra
 RENDER = 256
 REFLECTED = 0.25  # share of the pictures
 SHORTEST = 6  # steps: a moment whose next push comes sooner is not worth its picture
-REPLAN = 5  # steps between the chunks of a policy that drives
+REPLAN = 10  # steps between the chunks of a policy that drives
 PATIENCE = 160  # steps; the expert needs 50 to 100
 HIDDEN = 5  # a group of geoms that robosuite does not render
 CAMERAS = {"image": "agentview", "wrist_image": "robot0_eye_in_hand"}
@@ -262,7 +262,7 @@ def demonstrate(env: LiberoEnv, rng: np.random.Generator, args: Args, driver: Dr
     observation = env.reset_to(start, render=False)
     if driver is not None:
         driver.policy.reset(int(rng.integers(2**31)))
-        observation, done = driver(env, observation, int(rng.integers(10, 130)), args.size)
+        observation, done = driver(env, observation, int(rng.integers(5, 110)), args.size)
         if done:
             return None
     states, actions, frames, shots = [], [], [], {key: [] for key in CAMERAS}
