@@ -201,6 +201,28 @@ def free_bytes(device: torch.device) -> int:
     return free
 
 
+def require_free(device: torch.device, needed: int, claim: str, remedy: str) -> None:
+    """Refuse what a GPU has no memory for; a CPU is never asked.
+
+    Args:
+        device: where it would be, a GPU with its number.
+        needed: its bytes.
+        claim: what needs them and how many they are, for the message.
+        remedy: what helps beside ending what else uses the card, for the message.
+
+    Raises:
+        InputError: with the bytes that are free.
+    """
+    if device.type != "cuda":
+        return
+    free = free_bytes(device)
+    if needed > free:
+        raise InputError(
+            f"`device={str(device)!r}`: {claim}, and {card(device)} has {free / 1e9:.2f} GB free; end what else "
+            f"uses it, {remedy}"
+        )
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until a device has done what it was given; a CPU always has."""
     if device.type == "cuda":

@@ -149,8 +149,7 @@ def norm_transform(  # noqa: PLR0917
         The new stream [M, K] ([0, K] without an update), and y [M, K] in `dtype`.
     """
     stream, y = normalized(x, kind, weight, shift, eps, tokens, update, s, weight_scale, bias, gate)
-    if any(step is not None for step in (smooth, permutation, rotation, pre_rotation)):
-        y = reference.transform_activation(y, smooth, permutation, rotation, pre_rotation)
+    y = _stepped(y, smooth, permutation, rotation, pre_rotation)
     return _new(stream, update), y.to(dtype)
 
 
@@ -225,8 +224,7 @@ def gelu_transform(  # noqa: PLR0917
 ) -> Tensor:
     """Do what `gelu_quantize` does, without rounding to integers: [M, F] in `out_dtype`."""
     y = activated(gate, up, s, weight_scale, bias, gated=gated, dtype=dtype)
-    if any(step is not None for step in (smooth, permutation, rotation, pre_rotation)):
-        y = reference.transform_activation(y, smooth, permutation, rotation, pre_rotation)
+    y = _stepped(y, smooth, permutation, rotation, pre_rotation)
     return y.to(out_dtype, copy=True)
 
 
@@ -350,6 +348,11 @@ def attend_quantize(  # noqa: PLR0917
     by_token = mixed.view(batch, groups, rows // shared, shared, width).transpose(1, 2)
     y = by_token.reshape(batch * (rows // shared), groups * shared * width)
     return reference.quantize_activation(y, smooth, permutation, rotation, scale, bits, pre_rotation)
+
+
+def _stepped(y: Tensor, *steps: Tensor | None) -> Tensor:
+    """Take the steps of a transform; without any, the values keep their dtype."""
+    return y if all(step is None for step in steps) else reference.transform_activation(y, *steps)
 
 
 def _new(stream: Tensor, update: Tensor | None) -> Tensor:

@@ -7,7 +7,6 @@ import math
 import torch
 
 from vlapack.checkpoints.base import Checkpoint
-from vlapack.errors import InputError
 from vlapack.machine import gpu
 from vlapack.ops import engine
 from vlapack.pi0.load import arithmetic
@@ -45,13 +44,13 @@ def require_room(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtyp
         return
     held, largest = device_bytes(checkpoint, dtype, savings)
     needed = held + MERGED_AT_ONCE * largest
-    free = gpu.free_bytes(device)
-    if needed > free:
-        raise InputError(
-            f"`device={str(device)!r}`: {checkpoint.path} needs {needed / 1e9:.2f} GB ({held / 1e9:.2f} of "
-            f"weights, and two of its layers while they are merged), and {gpu.card(device)} has {free / 1e9:.2f} GB "
-            "free; end what else uses it, quantize more of the policy, or give cpu"
-        )
+    gpu.require_free(
+        device,
+        needed,
+        f"{checkpoint.path} needs {needed / 1e9:.2f} GB ({held / 1e9:.2f} of weights, and two of its layers while they "
+        "are merged)",
+        "quantize more of the policy, or give cpu",
+    )
 
 
 def device_bytes(checkpoint: Checkpoint, dtype: torch.dtype, savings: Savings) -> tuple[int, int]:

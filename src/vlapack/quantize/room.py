@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from vlapack.errors import InputError, WorkError
+from vlapack.errors import WorkError
 from vlapack.machine import gpu
 from vlapack.methods.gptq import TOKENS_AT_ONCE
 from vlapack.plan.selected import Group
@@ -49,14 +49,7 @@ def require_free(device: torch.device, needed: int, what: str, remedy: str) -> N
     Raises:
         InputError: with the bytes that are needed and those that are free.
     """
-    if device.type != "cuda":
-        return
-    free = gpu.free_bytes(device)
-    if needed > free:
-        raise InputError(
-            f"`device={str(device)!r}`: {what} needs about {needed / 1e9:.2f} GB, and {gpu.card(device)} has "
-            f"{free / 1e9:.2f} GB free; end what else uses it, {remedy}"
-        )
+    gpu.require_free(device, needed, f"{what} needs about {needed / 1e9:.2f} GB", remedy)
 
 
 @contextmanager
