@@ -117,7 +117,7 @@ def near(found: Tensor, expected: Tensor, bound: Tensor | float, what: str) -> N
 
 
 def rounded_alike(found: Integers, expected: Integers, dtype: torch.dtype, part: float, what: str) -> None:
-    """Demand the same integers, save by one for so small a part of them, and scales to the last bits of `dtype`.
+    """Demand equal integers, of which so small a part may be off by one, and scales equal to the last bits of `dtype`.
 
     For what stands before the rounding and has no bits of its own to keep to: a sum's order, an exp.
 

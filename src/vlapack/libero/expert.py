@@ -28,7 +28,7 @@ class Grasp:
 
     Attributes:
         offset: horizontal displacement [x, y] of the grasp point: zero for things held across, the rim for a bowl. Its
-            mirror image is taken where something stands in the hand's way on that side.
+            mirror image is taken where something is in the hand's way on that side.
         height: grip site above the object's origin when the fingers close.
     """
 

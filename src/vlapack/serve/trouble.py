@@ -1,7 +1,7 @@
 """What a GPU's failure means for a server: it goes on after a lack of memory, and ends when the device is lost.
 
 After an illegal access or a reset, a process cannot use its CUDA context again: every later call fails, or worse. So
-such a server answers nobody any more, and whatever watches it starts it anew.
+such a server answers nobody any more, and its supervisor starts it again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kernels that are imported anew, with Triton or with what stands in for it; and a card that is not there."""
+"""Kernels that are imported again, with Triton or with what stands in for it; and a card that is not there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STREAM = 0x5EED
 
 @pytest.fixture
 def forget_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Let the modules of kernels be imported anew, compiled and not interpreted; other tests keep theirs.
+    """Let the modules of kernels be imported again, compiled and not interpreted; other tests keep theirs.
 
     Yields what forgets them once more.
     """
