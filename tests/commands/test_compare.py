@@ -15,7 +15,7 @@ from vlapack.cli import main
 CONTRACT = {
     *("policy", "baseline", "data", "source", "seed", "engine", "frames", "horizon", "noise_seeds"),
     *("dimensions", "dtype"),
-    *("deviation", "deviation_spread", "gripper", "worst"),
+    *("deviation", "deviation_spread", "gripper", "worst", "cosine"),
 }
 
 
@@ -54,6 +54,7 @@ def test_json_stands_alone_on_stdout_and_repeats(
     assert documents[0] == documents[1]
     assert documents[0]["frames"] == 4
     assert documents[0]["deviation"]["p50"] > 0
+    assert -1 <= documents[0]["cosine"]["min"] <= documents[0]["cosine"]["mean"] <= 1
     assert {row["frame"] for row in documents[0]["worst"]} == {f"00{number}_base.png" for number in range(4)}
 
 
@@ -80,7 +81,13 @@ def test_a_lerobot_data_set_will_do_and_people_get_a_table(
     assert main(["compare", str(pack), *words]) == 0
     shown = capsys.readouterr()
     assert "LeRobotDataset v3.0" in shown.err
-    for text in ("gripper", "3 frames × 4 actions", "another noise", "worst frames: episode"):
+    for text in (
+        "gripper",
+        "3 frames × 4 actions",
+        "another noise",
+        "cosine of the chunks: mean",
+        "worst frames: episode",
+    ):
         assert text in shown.out
 
 

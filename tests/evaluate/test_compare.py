@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vlapack.errors import InputError, WorkError
-from vlapack.evaluate.compare import action_differences, compare, draws
+from vlapack.evaluate.compare import action_differences, compare, cosines, draws
 from vlapack.observations.folder import open_source
 from vlapack.observations.frame import Frame
 from vlapack.policy.policy import Policy
@@ -44,6 +44,7 @@ class Shifted:
 def test_a_policy_is_its_own_equal_and_another_noise_is_not(policy: Policy, frames: list[Frame]) -> None:
     found = compare(lambda: policy, lambda: policy, frames)
     assert found["deviation"]["max"] < 1e-4 < found["deviation_spread"]["p50"]
+    assert found["cosine"] == pytest.approx({"mean": 1.0, "min": 1.0})
     assert found["gripper"]["flips"] == 0
     assert [row["name"] for row in found["dimensions"]] == list(ROBOT.action_names)
 
@@ -98,6 +99,18 @@ def test_the_numbers_are_those_of_a_plain_loop() -> None:
         deviations[name] = (sum(squares) / 28) ** 0.5
     assert [row["frame"] for row in document["worst"]] == sorted(NAMES, key=lambda name: -deviations[name])
     assert document["deviation"]["max"] == pytest.approx(max(deviations.values()))
+
+
+def test_the_cosine_is_torchs_over_the_whole_chunk() -> None:
+    expected, found = chunks()
+    whole = [torch.from_numpy(one).flatten(1) for one in (expected[:, 0], found)]
+    np.testing.assert_allclose(cosines(expected[:, 0], found), torch.cosine_similarity(*whole), rtol=1e-12)
+    np.testing.assert_allclose(cosines(found, -3 * found), -1)
+
+
+def test_chunks_without_a_direction_have_a_cosine_too() -> None:
+    zero, one = np.zeros((1, 4, 7)), np.ones((1, 4, 7))
+    assert [cosines(*pair).item() for pair in ((zero, zero), (zero, one), (one, zero), (one, one))] == [1, 0, 0, 1]
 
 
 def test_the_worst_frame_says_which_dimension() -> None:

@@ -101,7 +101,8 @@ def _sentences(found: Mapping[str, Any]) -> list[str]:
     ratio = f": {deviation['p50'] / spread['p50']:.2f} of it" if spread["p50"] > 0 else ""
     lines = [
         f"a chunk deviates by {deviation['p50']:.3g} standard deviations (median; p95 {deviation['p95']:.3g}); the "
-        f"float policy's own, under another noise, by {spread['p50']:.3g} (p95 {spread['p95']:.3g}){ratio}"
+        f"float policy's own, under another noise, by {spread['p50']:.3g} (p95 {spread['p95']:.3g}){ratio}",
+        f"cosine of the chunks: mean {found['cosine']['mean']:.5f}, minimum {found['cosine']['min']:.5f}",
     ]
     if (gripper := found["gripper"]) is not None:
         lines.append(
