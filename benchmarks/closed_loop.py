@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from common.floor import write_floor
 from common.grid import GUIDE_FULL
 from common.results import ROOT, write_between, write_result
 from scipy.stats import chi2
@@ -32,6 +33,7 @@ from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, say
 from vlapack.errors import InputError
 from vlapack.evaluate.contender import contender
+from vlapack.evaluate.floor import noise_floor
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, evaluate
 from vlapack.evaluate.store import Record
@@ -95,7 +97,27 @@ def main(
     summaries = {name: conclude(plan, records, work, names=(name, PARENT), role=name) for name in policies}
     write_result(result, rows(summaries), cochran_p_value=cochran(records))
     write_tables()
+    keep_floor(records["baseline"], baseline.identity["weights"], seed)
     return 0
+
+
+def keep_floor(records: Sequence[Record], weights: str, seed: int) -> None:
+    """Put the float policy's disagreement with itself under another seed beside the policy; a larger one stays.
+
+    Args:
+        records: its episodes with `seed`.
+        weights: digest of its weights; runs of other ones are not compared.
+        seed: theirs.
+    """
+    for other in sorted(RESULT.parent.glob(f"{RESULT.stem}-seed*/plan.json")):
+        plan = json.loads(other.read_text(encoding="utf-8"))
+        if plan["baseline.weights"] != weights or plan["seed"] == seed:
+            continue
+        lines = map(json.loads, (other.parent / "episodes.jsonl").read_text(encoding="utf-8").splitlines())
+        again = [Record(**{**line, "infer_ms": ()}) for line in lines if line["role"] == "baseline"]
+        kind = f"another seed, of noise and fixtures: {plan['seed']} for {seed}"
+        source = f"benchmarks/results/{other.parent.name}"
+        write_floor(weights, noise_floor(records, again, kind=kind, source=source))
 
 
 def write_tables() -> None:
@@ -108,7 +130,8 @@ def write_tables() -> None:
     for file, marker in markers.items():
         found = json.loads(file.read_text(encoding="utf-8"))
         write_between(DOCS, marker, table(found["rows"], found["cochran_p_value"]))
-    write_between(DOCS, "closed loop, together", together(sorted(RESULT.parent.glob(f"{RESULT.stem}*.json"))))
+    results = [*RESULT.parent.glob(f"{RESULT.stem}-*.json"), RESULT]
+    write_between(DOCS, "closed loop, together", together(sorted(results)))
 
 
 def cochran(records: Mapping[str, Sequence[Record]]) -> float:

@@ -15,6 +15,7 @@ from extras import needs
 
 from vlapack.cli import main
 from vlapack.evaluate import contender as contender_module
+from vlapack.evaluate import floor as floor_module
 from vlapack.evaluate import run as run_module
 from vlapack.libero import distribution, suites
 
@@ -32,6 +33,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Any:
         return fakes.contender(role, fakes.Drunkard(drifts[target], held), digest=target), metadata
 
     monkeypatch.setattr(contender_module, "contender", contender)
+    monkeypatch.setattr(floor_module, "contender", contender)
     monkeypatch.setattr(suites, "simulator", lambda: "fake 1")
     monkeypatch.setattr(suites, "mujoco_version", lambda: "3.2.3")
     monkeypatch.setattr(suites, "num_tasks", lambda suite: 10)
@@ -75,6 +77,31 @@ def test_json_is_the_summary_and_stands_alone_on_stdout(tmp_path: Path, capsys: 
     for name in ("eval_info.json", "eval_info_baseline.json", "episodes.jsonl", "plan.json"):
         assert (out / name).exists()
     assert len(list((out / "videos").rglob("eval_episode_*.mp4"))) == 4
+
+
+@pytest.mark.usefixtures("fakes")
+def test_the_noise_floor_is_played_and_printed_beside_the_drop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--trials", "2", "--noise-seeds", "2", "--no-videos", "--out", str(tmp_path / "out"))
+    code, stdout, stderr = run(capsys, "good", "--baseline", "good", *few, "--noise-floor")
+    assert code == 0
+    assert "episodes per policy: 8 (libero_spatial_0, libero_spatial_3; init states [0, 1]; noise seeds 2)" in stderr
+    assert "noise floor (another noise seed)" in stdout
+    assert "drop at most" in stdout
+    assert "the float policy disagrees with itself in" in stdout
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["noise_floor"]["episodes"] == 8
+    before = (tmp_path / "out" / "episodes.jsonl").read_bytes()
+    assert run(capsys, "good", "--baseline", "good", *few, "--noise-floor")[0] == 0
+    assert (tmp_path / "out" / "episodes.jsonl").read_bytes() == before
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_noise_floor_without_a_baseline_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, stderr = run(capsys, "good", "--trials", "1", "--out", str(tmp_path / "out"), "--noise-floor")
+    assert code == 2
+    assert "give --baseline" in stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("fakes")

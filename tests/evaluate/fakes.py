@@ -38,12 +38,13 @@ def contender(role: str, policy: Drunkard, digest: str = "d") -> Contender:
     return Contender(role=role, name=role, identity={"weights": digest}, needed_bytes=1, load=lambda: policy)
 
 
-def plan(contenders: list[Contender], tasks: int = 2, trials: int = 3, seed: int = 7) -> Plan:
+def plan(contenders: list[Contender], tasks: int = 2, trials: int = 3, seed: int = 7, noise_seeds: int = 1) -> Plan:
     return Plan(
         tasks=tuple(("libero_spatial", task) for task in range(tasks)),
         init_states=tuple(range(trials)),
         policies={contender.role: contender.identity for contender in contenders},
         seed=seed,
+        noise_seeds=noise_seeds,
     )
 
 
@@ -63,6 +64,7 @@ def records(plan: Plan, role: str, successes: Sequence[bool | None], *, ms: floa
             mapped_bytes=0,
             video=f"videos/{case.task}/eval_episode_{case.init_state}.mp4",
             error="died" if success is None else None,
+            noise=case.noise,
         )
         for case, success in zip(plan.cases(), successes, strict=True)
     ]

@@ -14,7 +14,8 @@ from extras import needs
 from fakes import Drunkard, contender, plan
 
 from vlapack.errors import InputError, WorkError
-from vlapack.evaluate.run import evaluate
+from vlapack.evaluate.plan import NOISE_FLOOR
+from vlapack.evaluate.run import conclude, evaluate, video_path
 from vlapack.evaluate.store import Record
 
 
@@ -40,6 +41,22 @@ def test_both_policies_get_the_same_noise(tmp_path: Path) -> None:
     ours, theirs = contender("policy", Drunkard()), contender("baseline", Drunkard())
     found = evaluate(plan([ours, theirs]), [theirs, ours], tmp_path, workers=1, factory=simulators.walk, videos=False)
     assert courses(found["policy"]) == courses(found["baseline"])
+
+
+def test_noise_seeds_are_other_courses_and_the_floor_is_yet_another(tmp_path: Path) -> None:
+    ours, theirs = contender("policy", Drunkard()), contender("baseline", Drunkard())
+    entries = [theirs, replace(theirs, role=NOISE_FLOOR), ours]
+    many = plan(entries, tasks=1, trials=2, noise_seeds=3)
+    found = evaluate(many, entries, tmp_path, workers=2, factory=simulators.walk, videos=False)
+    assert courses(found["policy"]) == courses(found["baseline"])
+    steps = {case: len({r.steps for r in found["policy"] if r.init_state == case}) for case in (0, 1)}
+    assert max(steps.values()) > 1, "the courses must depend on the noise seed"
+    assert courses(found[NOISE_FLOOR]) != courses(found["baseline"])
+    summary = conclude(many, found, tmp_path, names=("pack", "float"))
+    assert (summary["noise_seeds"], summary["episodes"]) == (3, 6)
+    assert summary["noise_floor"]["kind"] == "another noise seed"
+    assert summary["noise_floor"]["episodes"] == 6
+    assert len({video_path("policy", case) for case in many.cases()}) == 6
 
 
 def test_a_second_run_plays_only_what_is_missing(tmp_path: Path) -> None:

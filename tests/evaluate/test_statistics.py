@@ -3,10 +3,11 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest, multinomial
 
-from vlapack.evaluate.statistics import Paired, wilson
+from vlapack.evaluate.statistics import Z90, Paired, drop_upper95, wilson
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (0, 20), (20, 20), (7, 9), (81, 97), (500, 1000)])
@@ -64,3 +65,48 @@ def test_agreement_narrows_the_interval() -> None:
 
     assert width(Paired(50, 0, 0, 10)) < width(Paired(45, 5, 5, 5))
     assert math.isclose(Paired(50, 0, 0, 10).difference, 0.0)
+
+
+def pairs_of(policy: np.ndarray, baseline: np.ndarray) -> list[tuple[int, bool, bool]]:
+    """Outcomes [starts, noise seeds] of both as pairs."""
+    return [
+        (start, bool(ours), bool(theirs))
+        for start, (row, parents) in enumerate(zip(policy, baseline, strict=True))
+        for ours, theirs in zip(row, parents, strict=True)
+    ]
+
+
+def test_the_bound_covers_the_drop_as_often_as_it_says_where_starts_matter() -> None:
+    """A tenth of all starts are lost under every noise. Taking pairs as independent covers far too seldom."""
+    draw, starts, seeds, lost, runs = np.random.default_rng(0), 120, 10, 0.1, 150
+    clustered = independent = 0
+    for _ in range(runs):
+        baseline = draw.random((starts, seeds)) < 0.97
+        policy = (draw.random((starts, seeds)) < 0.97) & ~(draw.random((starts, 1)) < lost)
+        pairs = pairs_of(policy, baseline)
+        clustered += drop_upper95(pairs) >= lost * 0.97
+        independent -= Paired.of((ours, theirs) for _, ours, theirs in pairs).difference_interval(Z90)[0] < lost * 0.97
+    assert 0.91 <= clustered / runs <= 0.99
+    assert 1 + independent / runs < 0.85
+
+
+def test_the_bound_of_starts_played_once_is_the_plain_paired_one() -> None:
+    draw = np.random.default_rng(1)
+    baseline, policy = draw.random((400, 1)) < 0.95, draw.random((400, 1)) < 0.9
+    pairs = pairs_of(policy, baseline)
+    plain = -Paired.of((ours, theirs) for _, ours, theirs in pairs).difference_interval(Z90)[0]
+    assert plain <= drop_upper95(pairs) == pytest.approx(plain, abs=0.005)
+
+
+def test_a_loss_that_was_not_seen_is_not_excluded() -> None:
+    for starts, seeds in ((1, 1), (12, 1), (20, 10)):
+        same = np.ones((starts, seeds), dtype=bool)
+        expected = -Paired(starts * seeds, 0, 0, 0).difference_interval(Z90)[0]
+        assert drop_upper95(pairs_of(same, same)) == expected > 0
+    assert drop_upper95([]) == 1.0
+
+
+def test_the_bound_is_the_same_at_every_call_whatever_the_order() -> None:
+    draw = np.random.default_rng(2)
+    pairs = pairs_of(draw.random((30, 4)) < 0.8, draw.random((30, 4)) < 0.9)
+    assert drop_upper95(pairs) == drop_upper95(pairs) == pytest.approx(drop_upper95(pairs[::-1]), abs=0.01)

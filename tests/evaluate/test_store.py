@@ -43,6 +43,19 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
         assert len(store.missing("baseline")) == 2
 
 
+def test_lines_know_their_noise_seed_and_those_of_the_first_look_as_ever(tmp_path: Path) -> None:
+    many = replace(PLAN, noise_seeds=2)
+    with Store(tmp_path, many) as store:
+        store.append(record(0))
+        store.append(replace(record(0), noise=1))
+    first, second = (tmp_path / "episodes.jsonl").read_text().splitlines()
+    assert '"noise"' not in first
+    assert second == first.removesuffix("}") + ', "noise": 1}'
+    with Store(tmp_path, many) as store:
+        assert [one.noise for one in store.records("policy")] == [0, 1]
+        assert store.missing("policy") == [case for case in many.cases() if case.init_state]
+
+
 def test_a_torn_last_line_is_dropped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path, record(0), record(1))
     path = tmp_path / "episodes.jsonl"

@@ -26,6 +26,8 @@ def test_summary_follows_the_contract_and_is_json() -> None:
     assert (summary["suite"], summary["task_ids"], summary["trials"]) == ("libero_spatial", [0, 1], 2)
     assert (summary["success_rate"], summary["baseline_success_rate"]) == (0.75, 0.75)
     assert summary["paired"]["only_policy"] == summary["paired"]["only_baseline"] == 1
+    assert summary["paired"]["drop_upper95"] > 0.4
+    assert summary["noise_floor"] is None
     assert summary["bytes"] == {"policy": 10, "baseline": 70}
     assert summary["ms_per_chunk"] == {"policy": 40.0, "baseline": 30.0}
     assert summary["steps"] == {"policy": 10.0, "baseline": 10.0}
@@ -66,6 +68,19 @@ def test_verdicts(table: tuple[int, int, int, int], errors: int, expected: str) 
     paired = Paired(*table)
     baseline_rate = (paired.both + paired.only_baseline) / paired.episodes
     assert verdict(paired, baseline_rate, errors) == expected
+
+
+def test_starts_that_were_played_often_do_not_count_as_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four starts lost with all ten noises: McNemar sees twenty losses, but they are two."""
+    often = plan([contender("policy", Drunkard()), contender("baseline", Drunkard())], 2, 2, noise_seeds=10)
+    theirs = records(often, "baseline", [True] * 40)
+    ours = records(often, "policy", [True, True, False, False] * 10)
+    paired = summarize(often, ours, theirs, names=("pack", "float"))["paired"]
+    assert paired["p_value"] < 1e-5
+    assert paired["drop_upper95"] > 0.85
+    few = records(often, "policy", [case.start != ("libero_spatial", 1, 1) for case in often.cases()])
+    summary = summarize(often, few, theirs, names=("pack", "float"))
+    assert (summary["paired"]["p_value"] < 0.05, summary["verdict"]) == (True, "inconclusive")
 
 
 def test_eval_info_has_lerobots_form() -> None:

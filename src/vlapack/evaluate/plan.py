@@ -19,22 +19,37 @@ DEFAULT_REPLAN = 5
 """openpi's protocol for LIBERO."""
 
 
+NOISE_FLOOR = "noise-floor"
+"""The role of a baseline that plays once more with other noise: what disagrees then is chance."""
+
+
 @dataclass(frozen=True, order=True)
 class Case:
-    """One episode to run: a task of a suite, started from one of its official init states."""
+    """One episode to run: a task of a suite, started from one of its official init states, with one of the noises.
+
+    Attributes:
+        noise: which of the plan's noise seeds, from 0.
+    """
 
     suite: str
     task_id: int
     init_state: int
+    noise: int = 0
 
     @property
     def task(self) -> str:
         """The task's name in tables and folders, as LeRobot writes it: `<suite>_<task id>`."""
         return f"{self.suite}_{self.task_id}"
 
+    @property
+    def start(self) -> tuple[str, int, int]:
+        """What cases of other noise seeds share: (suite, task id, init state)."""
+        return self.suite, self.task_id, self.init_state
+
     def __str__(self) -> str:
         """Name the case in a sentence."""
-        return f"{self.suite} task {self.task_id} init state {self.init_state}"
+        noise = f" noise seed {self.noise}" if self.noise else ""
+        return f"{self.suite} task {self.task_id} init state {self.init_state}{noise}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,7 @@ class Plan:
     Attributes:
         tasks: (suite, task id) pairs in the order in which they run.
         init_states: indices of official init states, the same for every task.
+        noise_seeds: how often each start is played, each time with other flow noise.
         policies: role ("policy", "baseline", …) → what acts there, as name and digest of its weights.
         seed: the simulator's seed, and the root of every episode's flow noise.
         replan: how many actions of a chunk are carried out before the next is asked for (openpi: 5).
@@ -58,6 +74,7 @@ class Plan:
     tasks: tuple[tuple[str, int], ...]
     init_states: tuple[int, ...]
     policies: Mapping[str, Mapping[str, str]]
+    noise_seeds: int = 1
     seed: int = 7
     replan: int = DEFAULT_REPLAN
     hard_reset: bool = False
@@ -72,21 +89,32 @@ class Plan:
                 raise InputError(f"the plan has no {what}: at least one is needed")
             if len(set(values)) != len(values):
                 raise InputError(f"the plan names a {what} twice: {list(values)}; each may stand there once")
+        if self.noise_seeds < 1:
+            raise InputError(f"`noise_seeds={self.noise_seeds}`: each start is played at least once")
         if self.replan < 1:
             raise InputError(f"replan is {self.replan}; at least one action of a chunk must be carried out")
 
     def cases(self) -> list[Case]:
-        """All episodes of one policy, task by task."""
-        return [Case(suite, task, state) for suite, task in self.tasks for state in self.init_states]
+        """All episodes of one policy: task by task, and all of them with one noise seed before the next."""
+        return [
+            Case(suite, task, state, noise)
+            for noise in range(self.noise_seeds)
+            for suite, task in self.tasks
+            for state in self.init_states
+        ]
 
-    def noise_seed(self, case: Case) -> int:
+    def noise_seed(self, case: Case, role: str = "policy") -> int:
         """Seed of the episode's own noise generator, 63 bits.
 
-        It depends on nothing but (seed, suite, task, init state): not on which worker runs the episode, in which
-        order, or which policy acts. So two policies see the same noise, and no result depends on the
-        number of workers.
+        It depends on nothing but (seed, suite, task, init state, noise seed): not on which worker runs the episode, in
+        which order, or which policy acts. So two policies see the same noise, and no result depends on the number of
+        workers. Only `NOISE_FLOOR` gets noise that nobody else has.
         """
         text = f"{self.seed}/{case.suite}/{case.task_id}/{case.init_state}"
+        if case.noise:
+            text += f"/{case.noise}"
+        if role == NOISE_FLOOR:
+            text += f"/{NOISE_FLOOR}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,6 +124,8 @@ class Plan:
             "version": PLAN_VERSION,
             "tasks": [list(task) for task in self.tasks],
             "init_states": list(self.init_states),
+            # Left out where there is one, so that folders from before there could be more are continued.
+            **({"noise_seeds": self.noise_seeds} if self.noise_seeds > 1 else {}),
             "seed": self.seed,
             "replan": self.replan,
             "hard_reset": self.hard_reset,

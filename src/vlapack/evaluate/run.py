@@ -16,6 +16,7 @@ from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.evaluate.capacity import require_memory
 from vlapack.evaluate.contender import Acting, Contender
+from vlapack.evaluate.floor import KINDS, noise_floor
 from vlapack.evaluate.local import Actor, Outcome, play
 from vlapack.evaluate.plan import Case, Plan
 from vlapack.evaluate.store import Record, Store
@@ -69,17 +70,23 @@ def conclude(
     *,
     names: tuple[str, str | None],
     role: str = "policy",
+    committed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write `summary.json` and LeRobot's `eval_info.json` files, and return the summary.
 
     Args:
         plan: what was played.
-        records: by role, as `evaluate` returns them; the role "baseline" is what the policy is compared with.
+        records: by role, as `evaluate` returns them; the role "baseline" is what the policy is compared with, and
+            what a noise floor is measured against.
         out: the output folder. Another role than "policy" gets a folder of its own in it.
         names: what the user called the policy and its baseline.
         role: whose summary it is.
+        committed: a noise floor that was measured before, for a run that plays none.
     """
-    summary = summarize(plan, records[role], records.get("baseline"), names=names)
+    floor = committed
+    for kind in KINDS.keys() & records.keys():
+        floor = noise_floor(records["baseline"], records[kind], kind=KINDS[kind])
+    summary = summarize(plan, records[role], records.get("baseline"), names=names, floor=floor)
     folder = out if role == "policy" else out / role
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "eval_info.json", eval_info(records[role]))
@@ -98,7 +105,7 @@ def _run_one(plan: Plan, contender: Contender, store: Store, *, workers: int, vi
     policy = contender.load()
 
     def begin(case: Case) -> Actor:
-        generator = torch.Generator().manual_seed(plan.noise_seed(case))
+        generator = torch.Generator().manual_seed(plan.noise_seed(case, contender.role))
 
         def act(observation: dict[str, Any]) -> np.ndarray:
             return np.asarray(policy.infer(observation, generator=generator)["actions"])
@@ -121,7 +128,8 @@ def _run_one(plan: Plan, contender: Contender, store: Store, *, workers: int, vi
 def video_path(role: str, case: Case) -> Path:
     """Where the video of an episode lies below the output folder; the policy's own stand at the top."""
     folder = Path("videos") if role == "policy" else Path("videos") / role
-    return folder / case.task / f"eval_episode_{case.init_state}.mp4"
+    noise = f"_noise_{case.noise}" if case.noise else ""
+    return folder / case.task / f"eval_episode_{case.init_state}{noise}.mp4"
 
 
 def _record(role: str, outcome: Outcome, policy: Acting, out: Path) -> Record:
@@ -140,6 +148,7 @@ def _record(role: str, outcome: Outcome, policy: Acting, out: Path) -> Record:
         mapped_bytes=policy.mapped_bytes(),
         video=str(video.relative_to(out)) if video else None,
         error=outcome.error,
+        noise=case.noise,
     )
 
 

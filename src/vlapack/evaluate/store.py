@@ -34,6 +34,7 @@ class Record:
         held_bytes, mapped_bytes: of the policy's weights: held in memory, and read from the mapped file.
         video: path relative to the output folder, or None.
         error: the simulator's failure, after one retry; such an episode is neither success nor failure.
+        noise: which of the plan's noise seeds; a line leaves out 0.
     """
 
     role: str
@@ -48,14 +49,22 @@ class Record:
     mapped_bytes: int
     video: str | None = None
     error: str | None = None
+    noise: int = 0
 
     @property
     def case(self) -> Case:
         """The episode's place in the plan."""
-        return Case(self.suite, self.task_id, self.init_state)
+        return Case(self.suite, self.task_id, self.init_state, self.noise)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the line as JSON."""
+        row = asdict(self)
+        if self.noise == 0:
+            del row["noise"]
+        return row
 
 
-RECORD_FIELDS = {field.name for field in fields(Record)}
+RECORD_FIELDS = {field.name for field in fields(Record)} - {"noise"}
 
 
 class Store:
@@ -101,7 +110,7 @@ class Store:
 
     def append(self, record: Record) -> None:
         """Add one line, complete and on the disk when this returns."""
-        line = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) + "\n"
+        line = json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False) + "\n"
         data = line.encode()
         try:
             written = os.write(self._file, data)
@@ -164,6 +173,6 @@ class Store:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{self._path} line {number} is damaged ({error}); remove that line") from error
-        if not isinstance(row, dict) or set(row) != RECORD_FIELDS:
+        if not isinstance(row, dict) or set(row) - {"noise"} != RECORD_FIELDS:
             raise InputError(f"{self._path} line {number} is not an episode of this version; give another `out`")
         return Record(**{**row, "infer_ms": tuple(row["infer_ms"])})

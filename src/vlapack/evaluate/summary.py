@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
 from vlapack import __version__
 from vlapack.evaluate.plan import Plan
-from vlapack.evaluate.statistics import Paired, wilson
+from vlapack.evaluate.statistics import Paired, drop_upper95, wilson
 from vlapack.evaluate.store import Record
 from vlapack.libero.distribution import HF, PRO
 from vlapack.machine.cpu import describe_machine
@@ -26,7 +26,12 @@ ALPHA = 0.05
 DISTRIBUTIONS = ("torch", "numpy", "mujoco", "robosuite", PRO, HF)
 
 
-def verdict(paired: Paired | None, baseline_rate: float | None, errors: int) -> str:
+def verdict(
+    paired: Paired | None,
+    baseline_rate: float | None,
+    errors: int,
+    clustered: tuple[float, float] | None = None,
+) -> str:
     """Put the comparison into one word; the first rule that applies decides.
 
     * `errors`: an episode has no result, because the simulator failed twice on it.
@@ -36,16 +41,25 @@ def verdict(paired: Paired | None, baseline_rate: float | None, errors: int) -> 
     * `drop`: the policy is worse, McNemar's exact p < 0.05.
     * `no_drop_measured`: the 95 % interval of the difference in success rate lies above -10 points.
     * `inconclusive`: neither; more episodes would tell.
+
+    Args:
+        paired: the episodes by who succeeded.
+        baseline_rate: of success.
+        errors: episodes without a result.
+        clustered: one-sided 95 % bounds of the drop, lower and upper, by starts (`drop_upper95`); given where starts
+            were played several times. Their episodes are not independent, so `drop` then also asks for a lower bound
+            above 0, and `no_drop_measured` for an upper one below 10 points.
     """
+    least, most = (0.0, 0.0) if clustered is None else clustered
     if errors:
         return "errors"
     if paired is None or baseline_rate is None:
         return "no_baseline"
     if baseline_rate <= BASELINE_FLOOR:
         return "baseline_failed"
-    if paired.only_baseline > paired.only_policy and paired.p_value < ALPHA:
+    if paired.only_baseline > paired.only_policy and paired.p_value < ALPHA and (clustered is None or least > 0):
         return "drop"
-    if paired.difference_interval()[0] > -MARGIN:
+    if paired.difference_interval()[0] > -MARGIN and most < MARGIN:
         return "no_drop_measured"
     return "inconclusive"
 
@@ -61,7 +75,12 @@ FAILED_VERDICTS = {
 
 
 def summarize(
-    plan: Plan, policy: Sequence[Record], baseline: Sequence[Record] | None, *, names: tuple[str, str | None]
+    plan: Plan,
+    policy: Sequence[Record],
+    baseline: Sequence[Record] | None,
+    *,
+    names: tuple[str, str | None],
+    floor: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Build the `summary.json` of one policy, with its baseline's episodes if there are any.
 
@@ -70,20 +89,25 @@ def summarize(
         policy: records of the policy.
         baseline: records of the float parent on the same cases, or None.
         names: what the user called the two.
+        floor: the baseline's disagreement with itself (`evaluate.floor.noise_floor`), or None.
 
     Returns:
         The JSON contract of `summary.json`. Rates are fractions, intervals Wilson's at 95 %, milliseconds the median
         over all chunks, steps the mean over successful episodes, bytes those of the weights held in memory.
-        `paired.difference` and its interval are policy minus baseline. With several suites `suite` is a comma list
+        `paired.difference` and its interval are policy minus baseline; `paired.drop_upper95` is the largest drop, one
+        sided at 95 %, with episodes of one start counted as dependent. With several suites `suite` is a comma list
         and `task_ids` runs through them in order, as the keys of `per_task` do.
     """
     ours, theirs = _finished(policy), _finished(baseline or [])
     rate, interval = _rate(ours)
-    paired = baseline_rate = baseline_interval = None
+    paired = baseline_rate = baseline_interval = bound = clustered = None
     if baseline is not None:
         baseline_rate, baseline_interval = _rate(theirs)
         outcomes = {record.case: bool(record.success) for record in theirs}
-        paired = Paired.of((bool(r.success), outcomes[r.case]) for r in ours if r.case in outcomes)
+        pairs = [(r.case.start, bool(r.success), outcomes[r.case]) for r in ours if r.case in outcomes]
+        paired, bound = Paired.of((won, parent) for _, won, parent in pairs), drop_upper95(pairs)
+        if plan.noise_seeds > 1:
+            clustered = -drop_upper95((start, parent, won) for start, won, parent in pairs), bound
     errors = len(policy) - len(ours) + len(baseline or []) - len(theirs)
     return {
         "policy": names[0],
@@ -92,20 +116,22 @@ def summarize(
         "task_ids": [task for _, task in plan.tasks],
         "trials": len(plan.init_states),
         "init_states": list(plan.init_states),
+        "noise_seeds": plan.noise_seeds,
         "seed": plan.seed,
         "episodes": len(ours),
         "success_rate": rate,
         "ci95": interval,
         "baseline_success_rate": baseline_rate,
         "baseline_ci95": baseline_interval,
-        "paired": _paired(paired),
+        "paired": _paired(paired, bound),
+        "noise_floor": None if floor is None else dict(floor),
         "steps": _both(ours, theirs, _mean_steps),
         "bytes": _both(ours, theirs, lambda records: records[-1].held_bytes if records else None),
         "mapped_bytes": _both(ours, theirs, lambda records: records[-1].mapped_bytes if records else None),
         "ms_per_chunk": _both(ours, theirs, ms_per_chunk),
         "per_task": _per_task(plan, ours, theirs if baseline is not None else None),
         "errors": errors,
-        "verdict": verdict(paired, baseline_rate, errors),
+        "verdict": verdict(paired, baseline_rate, errors, clustered),
         "reset": "hard" if plan.hard_reset else "soft",
         "versions": versions(plan.engine),
     }
@@ -194,7 +220,7 @@ def _both(ours: Sequence[Record], theirs: Sequence[Record], of: Callable[[Sequen
     return {"policy": of(ours), "baseline": of(theirs)}
 
 
-def _paired(paired: Paired | None) -> dict[str, Any] | None:
+def _paired(paired: Paired | None, bound: float | None) -> dict[str, Any] | None:
     if paired is None:
         return None
     return {
@@ -205,6 +231,7 @@ def _paired(paired: Paired | None) -> dict[str, Any] | None:
         "p_value": paired.p_value,
         "difference": paired.difference,
         "difference_ci95": list(paired.difference_interval()),
+        "drop_upper95": bound,
     }
 
 

@@ -38,6 +38,14 @@ def print_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> None:
             "",
             *_costs(first, "baseline"),
         )
+    if (floor := first["noise_floor"]) is not None:
+        low, high = floor["drop_ci95"]
+        out.add_row(
+            f"noise floor ({floor['kind']})",
+            *_success(floor["success_rate"], floor["ci95"]),
+            _difference(-floor["drop"], -high, -low),
+            *("",) * 3,
+        )
     for label, summary in summaries.items():
         out.add_row(
             label,
@@ -55,7 +63,20 @@ def sentence(summary: Mapping[str, Any]) -> str:
         return text
     return (
         f"{text} (both {paired['both']}, only policy {paired['only_policy']}, only baseline "
-        f"{paired['only_baseline']}, neither {paired['neither']}; p = {paired['p_value']:.2g})"
+        f"{paired['only_baseline']}, neither {paired['neither']}; p = {paired['p_value']:.2g}; drop at most "
+        f"{100 * paired['drop_upper95']:.1f} points, one-sided 95 %)"
+    )
+
+
+def floor_sentence(summary: Mapping[str, Any]) -> str | None:
+    """Say how often the float policy disagrees with itself, and where that is from; None: it is not known."""
+    if (floor := summary["noise_floor"]) is None:
+        return None
+    low, high = floor["drop_ci95"]
+    return (
+        f"noise floor ({floor['kind']}; {floor['source']}): the float policy disagrees with itself in "
+        f"{floor['discordant']} of {floor['episodes']} episodes; drop {100 * floor['drop']:+.1f} points "
+        f"({100 * low:+.0f} to {100 * high:+.0f}), at most {100 * floor['drop_upper95']:.1f}"
     )
 
 
@@ -66,8 +87,11 @@ def _success(rate: float | None, interval: list[float]) -> tuple[str, str]:
 def _against(paired: Mapping[str, Any] | None) -> str:
     if paired is None:
         return ""
-    low, high = paired["difference_ci95"]
-    return f"{100 * paired['difference']:+.1f} ({100 * low:+.0f} to {100 * high:+.0f})"
+    return _difference(paired["difference"], *paired["difference_ci95"])
+
+
+def _difference(value: float, low: float, high: float) -> str:
+    return f"{100 * value:+.1f} ({100 * low:+.0f} to {100 * high:+.0f})"
 
 
 def _costs(summary: Mapping[str, Any], who: str) -> tuple[str, str, str]:

@@ -1,0 +1,93 @@
+"""The noise floor: counted as pairs, and one that comes with a policy counts for its own weights only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes import Drunkard, contender, plan, records
+
+from vlapack.checkpoints import SHIPPED
+from vlapack.errors import InputError
+from vlapack.evaluate.contender import contender as open_contender
+from vlapack.evaluate.floor import FILE, committed_floor, noise_floor, parents
+from vlapack.evaluate.summary import summarize
+from vlapack.evaluate.table import floor_sentence
+
+PLAN = plan([contender("baseline", Drunkard())], tasks=1, trials=5)
+
+
+def floor() -> dict[str, object]:
+    first = records(PLAN, "baseline", [True, True, True, False, True])
+    again = records(PLAN, "noise-floor", [True, False, False, True, None])
+    found = noise_floor(first, again, kind="another noise seed")
+    assert found is not None
+    return found
+
+
+def test_the_floor_counts_pairs_with_a_result() -> None:
+    found = floor()
+    assert (found["episodes"], found["discordant"]) == (4, 3)
+    assert (found["only_baseline"], found["only_floor"]) == (2, 1)
+    assert (found["drop"], found["success_rate"]) == (0.25, 0.5)
+    low, high = found["drop_ci95"]  # type: ignore[misc]
+    assert low < 0.25 < high
+    assert 0.25 < found["drop_upper95"] < 1
+
+
+def test_no_pair_is_no_floor() -> None:
+    failed = records(PLAN, "noise-floor", [None] * 5)
+    assert noise_floor(records(PLAN, "baseline", [True] * 5), failed, kind="x") is None
+
+
+def test_a_floor_of_other_weights_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / FILE).write_text(json.dumps({"weights": "d", **floor()}))
+    here = replace(contender("baseline", Drunkard(), digest="d"), name=str(tmp_path))
+    assert committed_floor(here) == floor()
+    assert committed_floor(replace(here, identity={"weights": "e"})) is None
+    assert "measured with other weights" in capsys.readouterr().err
+    assert committed_floor(replace(here, name=str(tmp_path / "none"))) is None
+
+
+def test_a_file_that_is_no_floor_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("[1]")
+    with pytest.raises(InputError, match=r"noise_floor.json is not a noise floor"):
+        committed_floor(replace(contender("baseline", Drunkard()), name=str(tmp_path)))
+
+
+def test_the_shipped_policy_comes_with_a_floor_of_its_own_weights() -> None:
+    assert (SHIPPED["tiny-libero"] / FILE).is_file()
+    baseline, _ = open_contender("baseline", "tiny-libero")
+    assert committed_floor(baseline) is not None
+
+
+def test_people_are_told_which_floor_and_where_it_is_from() -> None:
+    summary = summarize(PLAN, records(PLAN, "policy", [True] * 5), None, names=("pack", None), floor=floor())
+    said = floor_sentence(summary)
+    assert said is not None
+    assert said.startswith(
+        "noise floor (another noise seed; this run): the float policy disagrees with itself in 3 of 4"
+    )
+    assert floor_sentence({"noise_floor": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("baseline", "dtype", "noise", "said"),
+    [
+        ("tiny-libero", "float32", True, "two kinds of floor"),
+        ("tiny-libero", "bfloat16", False, "`dtype` is bfloat16"),
+        ("ws://host:1", "float32", False, "as its server was started"),
+    ],
+)
+def test_a_floor_that_says_nothing_is_refused(baseline: str, dtype: str, noise: bool, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        parents(baseline, {"dtype": dtype}, noise_floor=noise, bf16_floor=True)
+
+
+def test_who_plays_the_floor_is_on_record() -> None:
+    first, again = parents("tiny-libero", {"dtype": "float32"}, noise_floor=True, bf16_floor=False)
+    assert (first.role, again.role, again.identity) == ("baseline", "noise-floor", first.identity)
+    first, again = parents("tiny-libero", {"dtype": "float32"}, noise_floor=False, bf16_floor=True)
+    assert (again.role, again.identity) == ("bf16-floor", {**first.identity, "dtype": "bfloat16"})
