@@ -1,10 +1,12 @@
-"""Lazy rendering and soft reset change nothing: compared with the slow way, episode after episode."""
+"""Lazy rendering, soft reset, sight and physics change nothing: compared with the slow way, episode after episode."""
 
 import numpy as np
 import pytest
 
 from vlapack.errors import InputError
-from vlapack.libero.env import LiberoEnv, axis_angle
+from vlapack.libero.env import RESOLUTION, LiberoEnv, axis_angle
+from vlapack.libero.expert import Expert
+from vlapack.libero.sight import HIDDEN
 from vlapack.libero.suites import MAX_STEPS, load_task
 
 pytestmark = pytest.mark.simulator
@@ -46,6 +48,53 @@ def test_fast_episode_equals_slow_episode():
 @pytest.mark.parametrize(("suite", "task"), TASKS)
 def test_fast_episode_equals_slow_episode_everywhere(suite: str, task: int):
     assert_fast_equals_slow(suite, task)
+
+
+def test_states_are_to_the_last_bit_those_of_robosuites_own_steps():
+    """With contacts: the arm is driven into the table, and the gripper opens and closes."""
+    env = LiberoEnv("libero_spatial", 7)
+
+    def course() -> np.ndarray:
+        rng, states = np.random.default_rng(3), []
+        env.reset(2)
+        for _ in range(60):
+            action = rng.uniform(-1, 1, 7) - [0, 0, 0.6, 0, 0, 0, 0]
+            observation, _ = env.step(action, render=False)
+            states.append(np.concatenate([env.state(), env.sim_env.sim.data.qacc, observation["observation/state"]]))
+        return np.array(states)
+
+    course()  # so that both have an episode to forget
+    ours = course()
+    sim = env.sim_env.sim
+    del sim.forward, sim.step
+    np.testing.assert_array_equal(ours, course())
+    env.close()
+
+
+def test_what_is_not_drawn_is_in_no_pixel():
+    """While the wrist's camera comes down, and the stove's top, a mirror, leaves its picture."""
+    env = LiberoEnv("libero_spatial", 0)
+    import mujoco  # not before the simulator
+
+    env.reset(3)
+    expert, sim, mirrors = Expert(env), env.sim_env.sim, set()
+
+    def draw(camera: str) -> np.ndarray:
+        return sim.render(camera_name=camera, width=RESOLUTION, height=RESOLUTION)
+
+    for step in range(49):
+        env.step(expert(), render=False)
+        if step % 8:
+            continue
+        for camera in ("agentview", "robot0_eye_in_hand"):
+            whole = draw(camera)
+            with env._sight.only(camera):
+                mirrors.add(bool(sim._render_context_offscreen.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION]))
+                assert (sim.model.geom_group == HIDDEN).any()
+                np.testing.assert_array_equal(draw(camera), whole)
+            np.testing.assert_array_equal(draw(camera), whole)
+    assert mirrors == {True, False}
+    env.close()
 
 
 def test_two_scenes_in_one_process_each_see_their_own():

@@ -68,9 +68,10 @@ def cosines(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     Two chunks of zeros are alike (1); a chunk of zeros has nothing in common with any other (0).
     """
     theirs, ours = (np.asarray(chunks, dtype=np.float64).reshape(len(chunks), -1) for chunks in (expected, found))
+    still = ~ours.any(1) & ~theirs.any(1)
     lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    still = (~ours.any(1) & ~theirs.any(1)).astype(np.float64)
-    return np.divide((ours * theirs).sum(1), lengths, out=still, where=lengths > 0)
+    cosine: np.ndarray = (ours * theirs).sum(1) / np.where(lengths > 0, lengths, 1.0) + still
+    return cosine
 
 
 def draws(seed: int, shape: tuple[int, int]) -> Iterator[Tensor]:
