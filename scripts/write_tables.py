@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import closed_loop
+import closed_loop_large
 import fidelity
 import spectra
 import tuning
@@ -20,5 +21,5 @@ from gate import table as gate_table
 from gpu import table as gpu_table
 
 if __name__ == "__main__":
-    for benchmark in (closed_loop, fidelity, spectra, tuning, gate_table, gpu_table):
+    for benchmark in (closed_loop, closed_loop_large, fidelity, spectra, tuning, gate_table, gpu_table):
         benchmark.write_tables()

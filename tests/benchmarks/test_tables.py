@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import closed_loop
+import closed_loop_large
 import fidelity
 import spectra
 import tuning
@@ -20,7 +21,7 @@ from gpu import table as gpu_table
 
 @pytest.mark.parametrize(
     "benchmark",
-    [closed_loop, fidelity, spectra, tuning, gate_table, gpu_table],
+    [closed_loop, closed_loop_large, fidelity, spectra, tuning, gate_table, gpu_table],
     ids=lambda module: module.__name__,
 )
 def test_writing_the_tables_again_changes_nothing(

@@ -8,7 +8,7 @@ instructions. A policy's folder may also bring a floor that was measured before.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,18 +59,13 @@ def parents(baseline: str, options: Mapping[str, Any], *, noise_floor: bool, bf1
 def noise_floor(
     baseline: Sequence[Record], again: Sequence[Record], *, kind: str, source: str = "this run"
 ) -> dict[str, Any] | None:
-    """Compare the baseline's second run with its first.
+    """Compare the baseline's second run with its first: `floor_of_pairs` of their records.
 
     Args:
         baseline: its episodes.
         again: the same cases, played once more.
         kind: what differed, in words.
         source: where the figures come from.
-
-    Returns:
-        `kind`, `source`, `episodes` (pairs), `success_rate` and `ci95` of the second run, `discordant` and of those
-        `only_baseline` (lost the second time) and `only_floor` (won), `drop` (first minus second) with `drop_ci95`
-        and `drop_upper95`. Rates are fractions. None: no pair has a result.
     """
     first = {record.case: bool(record.success) for record in baseline if record.error is None}
     pairs = [
@@ -78,9 +73,25 @@ def noise_floor(
         for record in again
         if record.error is None and record.case in first
     ]
+    return floor_of_pairs(pairs, kind=kind, source=source)
+
+
+def floor_of_pairs(pairs: Sequence[tuple[Hashable, bool, bool]], *, kind: str, source: str) -> dict[str, Any] | None:
+    """Put a float policy's disagreement with itself into numbers.
+
+    Args:
+        pairs: (start, success the second time, success the first time), one per episode.
+        kind: what differed, in words.
+        source: where the figures come from.
+
+    Returns:
+        `kind`, `source`, `episodes` (pairs), `success_rate` and `ci95` of the second run, `discordant` and of those
+        `only_baseline` (lost the second time) and `only_floor` (won), `drop` (first minus second) with `drop_ci95`
+        and `drop_upper95`. Rates are fractions. None: there is no pair.
+    """
     if not pairs:
         return None
-    paired = Paired.of((second, before) for _, second, before in pairs)
+    paired = Paired.of((again, first) for _, again, first in pairs)
     low, high = paired.difference_interval()
     won = paired.both + paired.only_policy
     return {

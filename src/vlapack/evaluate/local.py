@@ -20,7 +20,6 @@ import numpy as np
 
 from vlapack.console import say
 from vlapack.errors import InputError, WorkError
-from vlapack.evaluate.plan import Case
 from vlapack.evaluate.worker import Crashed, Factory, Finished, Job, Observed, Refused, serve
 
 ATTEMPTS = 2
@@ -88,13 +87,13 @@ class _Worker:
 
 
 def play(
-    jobs: Sequence[Job], begin: Callable[[Case], Actor], *, factory: Factory, workers: int
+    jobs: Sequence[Job], begin: Callable[[Job], Actor], *, factory: Factory, workers: int
 ) -> Generator[Outcome, None, None]:
     """Run all jobs and yield each outcome as it comes.
 
     Args:
         jobs: the episodes; those of one task go to one worker as far as that keeps everyone busy.
-        begin: called at the start of every attempt at a case; returns what acts in it.
+        begin: called at the start of every attempt at a job; returns what acts in it.
         factory: makes a simulator, in the worker's process.
         workers: how many processes hold one.
 
@@ -116,13 +115,13 @@ def play(
 class _Crew:
     """The workers and the jobs they have not been given yet."""
 
-    def __init__(self, jobs: Sequence[Job], begin: Callable[[Case], Actor], factory: Factory, workers: int) -> None:
+    def __init__(self, jobs: Sequence[Job], begin: Callable[[Job], Actor], factory: Factory, workers: int) -> None:
         # A forked process would inherit torch's locks and GL's contexts: spawn.
         self._context = multiprocessing.get_context("spawn")
         self._waiting = list(jobs)
         self._begin = begin
         self._factory = factory
-        self._failures: Counter[Case] = Counter()
+        self._failures: Counter[Job] = Counter()
         self._in_a_row = 0
         self._workers = [_Worker(self._context, factory) for _ in range(min(workers, len(jobs)))]
         for worker in self._workers:
@@ -167,8 +166,8 @@ class _Crew:
                 f"the simulator failed {self._in_a_row} times in a row, the last time with: {cause}; "
                 "if memory is short, try `workers=1`"
             )
-        self._failures[job.case] += 1
-        again = self._failures[job.case] < ATTEMPTS
+        self._failures[job] += 1
+        again = self._failures[job] < ATTEMPTS
         say(f"{job.case}: {cause}; {'tried again in a fresh process' if again else 'given up'}")
         if again:
             self._waiting.insert(0, job)
@@ -189,4 +188,4 @@ class _Crew:
 
         job = min(self._waiting, key=cost)
         self._waiting.remove(job)
-        worker.give(job, self._begin(job.case))
+        worker.give(job, self._begin(job))

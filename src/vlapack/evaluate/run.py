@@ -104,8 +104,8 @@ def _run_one(plan: Plan, contender: Contender, store: Store, *, workers: int, vi
     say(f"{contender.role} {contender.name}: loading{resumed}")
     policy = contender.load()
 
-    def begin(case: Case) -> Actor:
-        generator = torch.Generator().manual_seed(plan.noise_seed(case, contender.role))
+    def begin(job: Job) -> Actor:
+        generator = torch.Generator().manual_seed(plan.noise_seed(job.case, job.role))
 
         def act(observation: dict[str, Any]) -> np.ndarray:
             return np.asarray(policy.infer(observation, generator=generator)["actions"])
@@ -115,7 +115,7 @@ def _run_one(plan: Plan, contender: Contender, store: Store, *, workers: int, vi
     def video(case: Case) -> Path | None:
         return store.out / video_path(contender.role, case) if videos else None
 
-    jobs = [Job(case, plan.seed, plan.hard_reset, plan.replan, video(case)) for case in cases]
+    jobs = [Job(case, plan.seed, plan.hard_reset, plan.replan, video(case), contender.role) for case in cases]
     start = time.monotonic()
     with closing(play(jobs, begin, factory=factory, workers=workers)) as outcomes:  # workers end whatever happens
         for number, outcome in enumerate(outcomes, 1):

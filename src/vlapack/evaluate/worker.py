@@ -41,13 +41,14 @@ Factory = Callable[[str, int, int, bool], Environment]
 
 @dataclass(frozen=True)
 class Job:
-    """One episode for a worker: `video` is the file to write, or None."""
+    """One episode for a worker: `video` is the file to write, or None; `role` says who acts, where several do."""
 
     case: Case
     seed: int
     hard_reset: bool
     replan: int
     video: Path | None
+    role: str = "policy"
 
 
 @dataclass(frozen=True)
