@@ -60,10 +60,8 @@ RESULT = ROOT / "benchmarks" / "results" / "closed_loop_large.json"
 EPISODES = RESULT.with_suffix("")
 DOCS = ROOT / "docs" / "fidelity.md"
 MARKER = "closed loop, large"
-MANY, SOME = 2000, 500
-"""Pairs asked for: of what is to be told from a loss of two points, and of the rest."""
-FEWEST_SEEDS = 10
-"""Noise seeds of the former, however many starts there are."""
+MANY, SOME, FEWEST_SEEDS = 2000, 500, 10
+"""Pairs asked for: of what is to be told from a loss of two points, and of the rest; noise seeds of the former."""
 THREADS = 1
 """Of the policies; the simulators have the other cores, and so results do not depend on how many there are."""
 
@@ -142,9 +140,12 @@ def main(
     build = {"arithmetic": computing, "packs": packs, **{key: stamp()[key] for key in ("commit", "date")}}
     with Episodes(out, run, fingerprints, build) as episodes, on_threads(THREADS):
         held = play_all(plan, entries, seeds, episodes, workers=workers, end=end)
-        conclude(episodes, baseline, held, out)
+        found = rows(episodes, held)
+        write_result(out.with_suffix(".json"), found, policy=policy, builds=episodes.builds)
     if out == EPISODES:
         write_tables()
+        if policy in SHIPPED:
+            write_floor(baseline.identity["weights"], found[0]["noise_floor"])
     return 0
 
 
@@ -214,15 +215,6 @@ def play_all(
 
 def _actor(policy: Acting, generator: torch.Generator) -> Callable[[dict[str, Any]], np.ndarray]:
     return lambda observation: np.asarray(policy.infer(observation, generator=generator)["actions"])
-
-
-def conclude(episodes: Episodes, baseline: Contender, held: Mapping[str, int], out: Path) -> None:
-    """Write the result, and the floor beside the shipped policy."""
-    found = rows(episodes, held)
-    write_result(out.with_suffix(".json"), found, policy=baseline.name, builds=episodes.build + 1)
-    floor = next(row["noise_floor"] for row in found if row["policy"] == NOISE_FLOOR)
-    if baseline.name in SHIPPED and floor is not None:
-        write_floor(baseline.identity["weights"], floor)
 
 
 def rows(episodes: Episodes, held: Mapping[str, int]) -> list[dict[str, Any]]:

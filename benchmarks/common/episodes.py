@@ -70,6 +70,11 @@ class Episodes:
         policies: role → fingerprint of who acts; a role may be new, but not be another one than it was.
         build: what computes here (`arithmetic`), and `packs`: role → hash of the pack's bytes.
 
+    Attributes:
+        build: this session's index in the list of builds.
+        builds: how many there are.
+        played: role → its episodes.
+
     Raises:
         InputError: the folder holds another run, or another recipe under one of the names.
         WorkError: another process writes there.
@@ -91,7 +96,7 @@ class Episodes:
         self.build = _number(document["builds"], build)
         write_json(folder / "run.json", document)
         self._task = {tuple(task): index for index, task in enumerate(run["tasks"])}
-        self._builds = len(document["builds"])
+        self.builds = len(document["builds"])
         self.played = {role: list(read(folder, role)) for role in policies}
         self._done = {(role, one.place, one.build) for role, played in self.played.items() for one in played}
 
@@ -126,7 +131,7 @@ class Episodes:
         lacking = [
             role
             for role in roles
-            if role != BASELINE and not any(played(role, n) and played(BASELINE, n) for n in range(self._builds))
+            if role != BASELINE and not any(played(role, n) and played(BASELINE, n) for n in range(self.builds))
         ]
         return [role for role in [BASELINE, *lacking] if lacking and not played(role, self.build)]
 
