@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from fakes import Drunkard, contender, plan, records
 
+from vlapack.evaluate.floor import noise_floor
 from vlapack.evaluate.summary import FAILED_VERDICTS, summarize
 from vlapack.evaluate.table import VERDICTS, print_table, sentence
 
@@ -33,3 +34,14 @@ def test_a_policy_without_any_result_still_prints(capsys: pytest.CaptureFixture[
 
 def test_every_verdict_has_its_words() -> None:
     assert set(FAILED_VERDICTS) < set(VERDICTS)
+
+
+def test_only_a_floor_of_the_same_episodes_stands_among_them(capsys: pytest.CaptureFixture[str]) -> None:
+    baseline = records(PLAN, "baseline", [True, True])
+    for source, there in (("this run", True), ("elsewhere", False)):
+        floor = noise_floor(baseline, baseline, kind="another noise seed", source=source)
+        ours = records(PLAN, "policy", [True, True])
+        print_table("two", {"pack": summarize(PLAN, ours, baseline, names=("pack", "float"), floor=floor)})
+        out = capsys.readouterr().out
+        assert ("noise floor" in out) == there
+        assert "-0.0" not in out

@@ -25,6 +25,9 @@ BF16_FLOOR = "bf16-floor"
 KINDS = {NOISE_FLOOR: "another noise seed", BF16_FLOOR: "bfloat16, the same noise"}
 """Role → what differs from the baseline's own run."""
 
+THIS_RUN = "this run"
+"""The source of a floor that was played beside the policy."""
+
 FILE = "noise_floor.json"
 """In a policy's folder: a floor, and the digest of the weights that it was measured with."""
 
@@ -57,7 +60,7 @@ def parents(baseline: str, options: Mapping[str, Any], *, noise_floor: bool, bf1
 
 
 def noise_floor(
-    baseline: Sequence[Record], again: Sequence[Record], *, kind: str, source: str = "this run"
+    baseline: Sequence[Record], again: Sequence[Record], *, kind: str, source: str = THIS_RUN
 ) -> dict[str, Any] | None:
     """Compare the baseline's second run with its first: `floor_of_pairs` of their records.
 

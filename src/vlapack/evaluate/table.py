@@ -8,11 +8,12 @@ from typing import Any
 from rich.table import Table
 
 from vlapack.console import emit_table
+from vlapack.evaluate.floor import THIS_RUN
 
 VERDICTS = {
     "no_drop_measured": "no drop measured: a loss of 10 points or more is excluded with 95 % confidence",
     "drop": "drop: worse than the baseline, McNemar's p < 0.05",
-    "inconclusive": "inconclusive: too few episodes to exclude a loss of 10 points; more `trials` would tell",
+    "inconclusive": "inconclusive: too few episodes to exclude a loss of 10 points; more `trials` or `noise_seeds` would tell",
     "baseline_failed": "the baseline hardly ever succeeds: nothing can be said about the policy",
     "errors": "some episodes have no result because the simulator failed",
     "no_baseline": "evaluated alone; `baseline` compares it with its float parent on the same episodes",
@@ -21,6 +22,8 @@ VERDICTS = {
 
 def print_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> None:
     """Print policies that were played on the same episodes, the baseline they share first, to stdout.
+
+    A noise floor has a row if it was played with them; one from elsewhere is in `floor_sentence` only.
 
     Args:
         title: what was played.
@@ -38,12 +41,12 @@ def print_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> None:
             "",
             *_costs(first, "baseline"),
         )
-    if (floor := first["noise_floor"]) is not None:
+    if (floor := first["noise_floor"]) is not None and floor["source"] == THIS_RUN:
         low, high = floor["drop_ci95"]
         out.add_row(
             f"noise floor ({floor['kind']})",
             *_success(floor["success_rate"], floor["ci95"]),
-            _difference(-floor["drop"], -high, -low),
+            _difference(0.0 - floor["drop"], -high, -low),
             *("",) * 3,
         )
     for label, summary in summaries.items():
