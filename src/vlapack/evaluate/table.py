@@ -13,7 +13,9 @@ from vlapack.evaluate.floor import THIS_RUN
 VERDICTS = {
     "no_drop_measured": "no drop measured: a loss of 10 points or more is excluded with 95 % confidence",
     "drop": "drop: worse than the baseline, McNemar's p < 0.05",
-    "inconclusive": "inconclusive: too few episodes to exclude a loss of 10 points; more `trials` or `noise_seeds` would tell",
+    "inconclusive": (
+        "inconclusive: too few episodes to exclude a loss of 10 points; more `trials` or `noise_seeds` would tell"
+    ),
     "baseline_failed": "the baseline hardly ever succeeds: nothing can be said about the policy",
     "errors": "some episodes have no result because the simulator failed",
     "no_baseline": "evaluated alone; `baseline` compares it with its float parent on the same episodes",
