@@ -265,7 +265,8 @@ def demonstrate(env: LiberoEnv, rng: np.random.Generator, args: Args, driver: Dr
         observation, done = driver(env, observation, int(rng.integers(5, 110)), args.size)
         if done:
             return None
-    states, actions, frames, shots = [], [], [], {key: [] for key in CAMERAS}
+    states, actions, frames, places, shots = [], [], [], [], {key: [] for key in CAMERAS}
+    others = sorted(set(env.sim_env.objects_dict) - {expert.object, expert.target})
     phase = int(rng.integers(args.stride))
     pushes = disturbances(rng, PATIENCE) if driver is None else np.zeros((PATIENCE, 7))
     undisturbed = until_push(pushes)
@@ -273,6 +274,7 @@ def demonstrate(env: LiberoEnv, rng: np.random.Generator, args: Args, driver: Dr
         action = expert()
         if step % args.stride == phase and undisturbed[step] >= SHORTEST:
             frames.append(step)
+            places.append([expert.position(name) for name in (expert.object, expert.target, *others)])
             for key, picture in pictures(env, args.size, reflected=rng.random() < REFLECTED).items():
                 shots[key].append(jpeg(picture))
         states.append(observation["observation/state"])
@@ -286,6 +288,7 @@ def demonstrate(env: LiberoEnv, rng: np.random.Generator, args: Args, driver: Dr
                 "states": np.array(states, dtype=np.float32),
                 "actions": np.array(actions, dtype=np.float32),
                 "frames": np.array(frames),
+                "places": np.array(places, dtype=np.float32),
                 "valid": undisturbed[frames],
                 **{key: np.concatenate(kept) for key, kept in shots.items()},
                 **lengths,

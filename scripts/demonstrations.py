@@ -20,6 +20,8 @@ from vlapack.progress import progress
 
 ROBOT_DIMS = 7
 CAMERAS = ("image", "wrist_image")
+PLACES = 5  # things on the table: what is grasped, where it goes, and three that are in nobody's way
+REACH = 0.1  # metres, the unit in which their places are learned
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Dataset:
         masks: [F, L] bool.
         chunks: [F, horizon, 7] float32, normalized.
         valid: [F, horizon] bool, the steps before a push that nobody could foresee.
+        places: [F, PLACES · 3] float32, where things are as seen from the grip, in units of REACH.
         weights: [F] chance of being drawn; every task has the same, or twice it.
     """
 
@@ -40,6 +43,7 @@ class Dataset:
     masks: np.ndarray
     chunks: np.ndarray
     valid: np.ndarray
+    places: np.ndarray
     weights: np.ndarray
 
 
@@ -77,7 +81,7 @@ def build_dataset(
     count = sum(len(episode["frames"]) for episode in episodes)
     size = network.vision.image_size
     pictures = np.empty((count, len(CAMERAS), size, size, 3), dtype=np.uint8)
-    tokens, masks, chunks, valid, tasks = [], [], [], [], []
+    tokens, masks, chunks, valid, places, tasks = [], [], [], [], [], []
     at = 0
     with progress("reading", len(episodes)) as advance:
         for episode in episodes:
@@ -97,6 +101,8 @@ def build_dataset(
                 chunks.append(padded[step : step + network.action_horizon])
                 valid.append(np.arange(network.action_horizon) < clean)
                 tasks.append(episode["task"])
+            grips = episode["states"][episode["frames"], None, :3]  # a state begins with the grip's place
+            places.append(((episode["places"] - grips) / REACH).reshape(-1, PLACES * 3))
             at += len(episode["frames"])
             advance()
     names, index, counts = np.unique(tasks, return_inverse=True, return_counts=True)
@@ -105,13 +111,19 @@ def build_dataset(
     actions = normalization.normalize("actions", np.stack(chunks)).astype(np.float32)
     longest = int(np.stack(masks).sum(1).max())  # one length for all batches
     return Dataset(
-        pictures, np.stack(tokens)[:, :longest], np.stack(masks)[:, :longest], actions, np.stack(valid), weights
+        pictures,
+        np.stack(tokens)[:, :longest],
+        np.stack(masks)[:, :longest],
+        actions,
+        np.stack(valid),
+        np.concatenate(places),
+        weights,
     )
 
 
 def draw(
     data: Dataset, rng: np.random.Generator, config: PolicyConfig, *, batch: int, samples: int, shifts: tuple[int, int]
-) -> tuple[dict[str, Tensor], Tensor]:
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Return one batch: pictures shifted by a few pixels and changed in brightness and contrast.
 
     Args:
@@ -123,7 +135,8 @@ def draw(
         shifts: the most for either camera, pixels.
 
     Returns:
-        The arguments of `Pi0.flow_matching_loss`, and which steps [B, H] are to be learned.
+        The arguments of `Pi0.flow_matching_loss`, which steps [B, H] are to be learned, and where things are
+        [B, 3 · PLACES].
     """
     network = config.architecture
     rows = rng.choice(len(data.weights), size=batch, p=data.weights)
@@ -148,7 +161,7 @@ def draw(
         "noise": torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)),
         "time": torch.from_numpy((0.001 + 0.999 * rng.beta(1.5, 1.0, size=shape[:2])).astype(np.float32)),
     }
-    return arguments, torch.from_numpy(data.valid[rows])
+    return arguments, torch.from_numpy(data.valid[rows]), torch.from_numpy(data.places[rows])
 
 
 def shifted(pictures: np.ndarray, moves: np.ndarray) -> np.ndarray:

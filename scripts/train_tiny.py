@@ -3,8 +3,8 @@
     python scripts/train_tiny.py --demos data/demos --work data/train --steps 6000
     python scripts/train_tiny.py --demos data/demos --work data/train --steps 6000 --export FOLDER
 
-A π0.5-architecture network (configuration `tiny_libero`) from random weights, by flow matching. The state of the run
-is saved every few minutes; the same command again continues at the very step and would end in the same weights.
+A π0.5-architecture network (configuration `tiny_libero`) learns from random weights, by `tiny_learner.py`. The state of
+the run is saved every few minutes; the same command again continues at the very step and would end in the same weights.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sentencepiece as spm
 import torch
 import tyro
-from demonstrations import ROBOT_DIMS, Dataset, build_dataset, draw, read_episodes
-from safetensors.torch import load_file
+from demonstrations import Dataset, build_dataset, draw, read_episodes
+from tiny_learner import TOKENIZER, Learner, autocasts
 from torch import Tensor
 
 from vlapack import open_checkpoint
@@ -31,18 +30,10 @@ from vlapack.checkpoints.normalization import Normalization, Statistics
 from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.write import write_folder
 from vlapack.console import say
-from vlapack.files import replaced
-from vlapack.machine.cpu import fast_bf16
-from vlapack.pi0.flow import Pi0
-from vlapack.pi0.init import init_weights
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, openpi_tensors
-from vlapack.pi0.savings import Savings
 from vlapack.progress import progress
 
-TOKENIZER = Path(__file__).parent.parent / "src/vlapack/assets/tiny-libero/tokenizer.model"
 CONFIG = Path(__file__).parent / "tiny_libero.json"
-PATCHES = "paligemma_with_expert.paligemma.model.vision_tower.vision_model.embeddings.patch_embedding.weight"
-PADDING_WEIGHT = 0.1  # the unused action dimensions need to be predicted, not to be good
 
 
 @dataclass(frozen=True)
@@ -124,24 +115,6 @@ def normalization_of(start: Path) -> Normalization:
     return Normalization.load(start.parent / "norm_stats.json", "quantile")
 
 
-def initial_weights(start: Path, model: Pi0) -> dict[str, Tensor]:
-    """Weights to start from; a folder's patch kernel sees larger patches as if they were scaled to its size."""
-    if not start.is_dir():
-        return dict(torch.load(start, weights_only=True)["average"])
-    stored = load_file(start / "model.safetensors")
-    stored[EMBEDDING] = stored[TIED_EMBEDDING]
-    weights = {name: stored[name].float() for name in model.state_dict()}
-    shrink = shrinking(weights[PATCHES].shape[-1], model.config.vision.patch_size)
-    weights[PATCHES] = torch.einsum("oiyx,yY,xX->oiYX", weights[PATCHES], shrink, shrink)
-    return weights
-
-
-def shrinking(to: int, size: int) -> Tensor:
-    """The matrix [to, size] that scales a line of `size` pixels to `to`, as pictures are scaled."""
-    lines = torch.eye(size)[:, None, None]
-    return torch.nn.functional.interpolate(lines, (1, to), mode="bilinear", antialias=True)[:, 0, 0].T
-
-
 def fit_normalization(episodes: list[dict[str, Any]]) -> Normalization:
     """Quantile statistics over all steps of all demonstrations, as openpi's compute_norm_stats."""
     stats = {}
@@ -150,11 +123,6 @@ def fit_normalization(episodes: list[dict[str, Any]]) -> Normalization:
         q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
         stats[key] = Statistics(values.mean(axis=0), values.std(axis=0), q01, q99)
     return Normalization("quantile", stats)
-
-
-def autocasts() -> bool:
-    """Whether bf16 products are faster than fp32 here; where they are not, torch emulates them."""
-    return torch.cuda.is_available() or fast_bf16()
 
 
 def precision_note() -> str:
@@ -169,82 +137,33 @@ def learning_rate(step: int, args: Args) -> float:
 
 def train(args: Args, config: PolicyConfig, data: Dataset) -> dict[str, Tensor]:
     """Run to `args.steps` or out of `args.minutes`; return the averaged weights."""
-    model = Pi0(config.architecture, Savings(prompt_padding=False))  # prompts of one length are compiled once
-    generator = torch.Generator().manual_seed(args.seed)
-    init_weights(model, generator)
-    order_state_bins(model, generator)
-    if args.init:
-        model.load_state_dict(initial_weights(args.init, model))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device).train()
-    if args.compile:
-        for name in ("see", "understand", "velocity"):
-            setattr(model, name, torch.compile(getattr(model, name), dynamic=False))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
-    average = {name: value.detach().clone() for name, value in model.named_parameters()}
+    learner = Learner(config.architecture, seed=args.seed, ema=args.ema, compiled=args.compile)
     saved, log = args.work / "state.pt", args.work / "loss.jsonl"
     first = 0
     if saved.exists():
-        state = torch.load(saved, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, first = state["average"], state["step"]
+        first = learner.restore(saved)
         kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < first]
         log.write_text("".join(f"{line}\n" for line in kept))
         say(f"continuing at step {first} of {args.steps}")
+    elif args.init:
+        learner.start_from(args.init)
     start = time.monotonic()
     with progress("training", args.steps, done=first) as advance, log.open("a") as lines:
         for step in range(first, args.steps):
             rng = np.random.default_rng([args.seed, step])
-            batch, valid = draw(data, rng, config, batch=args.batch, samples=args.samples, shifts=args.shifts)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, args)
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=autocasts()):
-                error = model.flow_matching_loss(**{key: value.to(device) for key, value in batch.items()})
-            error = error[:, valid.to(device)]  # [S, valid steps, D]
-            loss = error[..., :ROBOT_DIMS].mean()
-            optimizer.zero_grad(set_to_none=True)
-            (loss + PADDING_WEIGHT * error[..., ROBOT_DIMS:].mean()).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            decay = min(args.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(average.values()), list(model.parameters()), 1.0 - decay)
-            lines.write(json.dumps({"step": step, "loss": loss.item(), "seconds": time.monotonic() - start}) + "\n")
+            drawn = draw(data, rng, config, batch=args.batch, samples=args.samples, shifts=args.shifts)
+            loss, off = learner.learn(*drawn, rate=learning_rate(step, args), step=step)
+            row = {"step": step, "loss": loss, "places": off, "seconds": time.monotonic() - start}
+            lines.write(json.dumps(row) + "\n")
             lines.flush()
-            advance(note=f"loss {loss.item():.4f}")
+            advance(note=f"loss {loss:.4f}, places {off:.4f}")
             out_of_time = args.minutes and time.monotonic() - start > 60 * args.minutes
             if (step + 1) % args.save_every == 0 or step + 1 == args.steps or out_of_time:
-                save_state(saved, step + 1, model, optimizer, average)
+                learner.save(saved, step + 1)
             if out_of_time:
                 say(f"out of time at step {step + 1}; the same command continues")
                 break
-    return average
-
-
-@torch.no_grad()
-def order_state_bins(model: Pi0, generator: torch.Generator) -> None:
-    """Let the pieces of neighbouring state bins start alike, so that one bin's examples teach the next ones.
-
-    Waves of the bin's number, of 1 to 32 periods over the range, projected at random, as large as the other pieces.
-    """
-    table = model.llm.embed_tokens.weight
-    pieces = spm.SentencePieceProcessor(model_file=str(TOKENIZER))
-    bins = torch.arange(-1, 256)
-    rows = torch.tensor([pieces.piece_to_id(f"\u2581{number}") for number in bins.tolist()])
-    angles = 2 * math.pi * bins[:, None] / 256 * 2.0 ** torch.arange(6)
-    waves = torch.cat([bins[:, None] / 128 - 1, angles.sin(), angles.cos()], dim=1)
-    projection = torch.randn(waves.shape[1], table.shape[1], generator=generator)
-    ordered = waves @ projection
-    table[rows] = ordered * (table.shape[1] ** -0.5 / ordered.std())
-
-
-def save_state(
-    file: Path, step: int, model: Pi0, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]
-) -> None:
-    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": dict(average)}
-    with replaced(file) as draft:
-        torch.save(state, draft)
+    return learner.average
 
 
 def plot_loss(work: Path) -> None:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))  # the scripts import each other by name
 
 import demonstrations  # noqa: E402
+import tiny_learner  # noqa: E402
 import train_tiny  # noqa: E402
 
 from vlapack.checkpoints.configs import policy_config  # noqa: E402
@@ -33,14 +34,14 @@ def test_a_picture_moves_by_itself_and_repeats_its_edge() -> None:
 def test_a_resampled_patch_kernel_sees_a_larger_picture_as_before() -> None:
     shipped = ROOT / "src/vlapack/assets/tiny-libero"
     architecture = policy_config(str(train_tiny.CONFIG)).architecture
-    weights = train_tiny.initial_weights(shipped, Pi0(architecture))
-    stored = train_tiny.load_file(shipped / "model.safetensors")[train_tiny.PATCHES].float()
-    assert weights[train_tiny.PATCHES].shape[-1] == architecture.vision.patch_size != stored.shape[-1]
+    weights = tiny_learner.initial_weights(shipped, Pi0(architecture))
+    stored = tiny_learner.load_file(shipped / "model.safetensors")[tiny_learner.PATCHES].float()
+    assert weights[tiny_learner.PATCHES].shape[-1] == architecture.vision.patch_size != stored.shape[-1]
     size = architecture.vision.patch_size
     small = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0))
     large = torch.nn.functional.interpolate(small, (size, size), mode="nearest")
     shrunk = torch.nn.functional.interpolate(large, (14, 14), mode="bilinear", antialias=True)
-    seen = torch.nn.functional.conv2d(large, weights[train_tiny.PATCHES])
+    seen = torch.nn.functional.conv2d(large, weights[tiny_learner.PATCHES])
     torch.testing.assert_close(seen, torch.nn.functional.conv2d(shrunk, stored), rtol=1e-3, atol=1e-3)
 
 

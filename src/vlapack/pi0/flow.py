@@ -213,6 +213,10 @@ class Pi0(Network):
             [S, B, H, action_dim], not reduced, in fp32.
         """
         prefix = self.embed_prefix(images, image_masks, tokens, token_masks)
+        return self.flow_loss(prefix, state, actions, noise, time)
+
+    def flow_loss(self, prefix: Prefix, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """Return what `flow_matching_loss` does, of a prefix that was computed and may have other readers."""
         samples = noise.shape[0]
         x_t = torch.lerp(actions.expand_as(noise), noise, time[:, :, None, None])
         velocity = self.denoise_step(
