@@ -50,7 +50,7 @@ def enable_duquant_if_configured(
     if resolved.options.debug or resolved.options.dryrun:
         for layer in conversion.selected:
             say(
-                f"{layer.name} [{layer.out_features}, {layer.in_features}] W{layer.weight_bits}A{layer.act_bits} "
+                f"{layer.name} [{layer.out_features}, {layer.in_features}] {layer.bits} "
                 f"block {layer.block} row block {layer.block_out}"
             )
     if resolved.options.dryrun:

@@ -13,6 +13,7 @@ from vlapack.pi0.names import linears, never_executed
 from vlapack.plan.select import fit_block, select
 from vlapack.plan.selected import groups, part_of
 from vlapack.plan.wiring import shared_inputs
+from vlapack.recipe.choice import Choice
 from vlapack.recipe.environment import GUIDE
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
@@ -187,3 +188,22 @@ def test_an_unknown_model_shares_nothing_and_is_selected_all_the_same() -> None:
 )
 def test_every_tensor_has_its_part(name: str, part: str) -> None:
     assert part_of(name) == part
+
+
+def test_a_choice_sets_groups_and_activation_bits_and_leaves_the_rest_to_the_recipe() -> None:
+    overrides = ((r"\.fc1$", Choice(8, None)), (r"\.fc2$", Choice(4, act_bits=16)), (r"out_proj$", 8))
+    selected = select(LINEARS, Recipe(group_size=64, overrides=overrides))
+    found = {(layer.name.rpartition(".")[2], layer.bits) for layer in selected if layer.part == "vision"}
+    assert dict(found) == {
+        "fc1": "W8A8",
+        "fc2": "W4g64A16",
+        "out_proj": "W8g64A8",
+        **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "W4g64A8"),
+    }
+
+
+def test_layers_of_one_input_with_other_activation_bits_are_refused_by_name() -> None:
+    recipe = Recipe(overrides=((r"language_model\.layers\.3\..*k_proj$", Choice(8, act_bits=16)),))
+    with pytest.raises(InputError, match=r"layers\.3\.self_attn\.q_proj has 8 .*k_proj has 16, and both read"):
+        select(LINEARS, recipe)
+    select(LINEARS, replace(recipe, method="guide"))  # where every layer rounds its own input

@@ -16,6 +16,7 @@ from vlapack.plan.selected import groups
 from vlapack.plan.sizes import Sizes, account, layer_bytes, packed_tensors
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import quantize_group
+from vlapack.recipe.choice import Choice
 from vlapack.recipe.environment import GUIDE
 from vlapack.recipe.presets import GUIDE_SCOPES, PRESETS
 from vlapack.recipe.recipe import Recipe
@@ -74,6 +75,7 @@ UGLY = {
         Recipe(rotation="svd_hadamard", shared_block=False, weight_bits=8),
         Recipe(overrides=((r"k_proj$", 8),), act_bits=16),
         Recipe(overrides=((r"k_proj$", 8),), group_size=128),
+        Recipe(overrides=((r"k_proj$", Choice(8, None)), (r"down_proj$", Choice(4, 32, 16))), group_size=128),
         replace(GUIDE, row_rot="0"),
         replace(GUIDE, scope=f"{ATTENTION}q", block_out=8),
         Recipe(scope=f"{ATTENTION}q", row_rot="restore", block_out=4),

@@ -33,7 +33,7 @@ def test_digest_tells_recipes_apart_and_ignores_the_label() -> None:
     ("change", "said"),
     [
         ({"weight_bit": 4}, "weight_bits"),
-        ({"version": 2}, "version"),
+        ({"version": 3}, "version"),
         ({"type": "vlapack.plan"}, "vlapack.plan"),
         ({"weight_bits": 5}, "weight_bits = 5"),
         ({"weight_bits": "4"}, "weight_bits = '4'"),

@@ -105,7 +105,7 @@ def _pack(model: Pi0, recipe: Recipe, stored: Stored, device: torch.device) -> l
         for layer in group:
             tensors = first if layer is group[0] else _tensors(stored, layer, recipe, device, stores_transform=False)
             packed = PackedLinear.from_tensors(
-                tensors, weight_bits=layer.weight_bits, group_size=recipe.group_size, inputs=inputs
+                tensors, weight_bits=layer.weight_bits, group_size=layer.group_size, inputs=inputs
             )
             model.set_submodule(layer.name, packed)
     return [layer.name for layer in selected]

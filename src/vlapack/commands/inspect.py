@@ -266,7 +266,7 @@ def _layers(sizes: Sizes) -> Table:
         table.add_row(
             layer.name,
             f"{layer.in_features} → {layer.out_features}",
-            f"W{layer.weight_bits}A{layer.act_bits}",
+            layer.bits,
             f"{layer.block or '–'}{' (shrunk)' if layer.block_shrunk else ''}",
             "yes" if layer.permute else "no",
             ", ".join(layer.folded) or "–",

@@ -147,7 +147,7 @@ def _nothing(layer: Selected, packed: QuantizedGroup) -> None:
 def _describe(layer: Selected, packed: QuantizedGroup) -> None:
     scales = packed.tensors[f"{layer.name}.weight_scale"]
     say(
-        f"{layer.name} [{layer.out_features}, {layer.in_features}] W{layer.weight_bits}A{layer.act_bits} "
+        f"{layer.name} [{layer.out_features}, {layer.in_features}] {layer.bits} "
         f"block {layer.block} row block {layer.block_out} scales {float(scales.min()):.3g}-{float(scales.max()):.3g} "
         f"error {packed.errors[layer.name]:.4f}"
     )

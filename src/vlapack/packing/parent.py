@@ -16,7 +16,7 @@ from vlapack.checkpoints.assets import NORM_STATS_FILE, TOKENIZER_FILE, missing_
 from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.finite import require_finite
 from vlapack.checkpoints.pack.card import notices, processor_files
-from vlapack.checkpoints.pack.config import FORMAT_VERSION
+from vlapack.checkpoints.pack.config import format_of
 from vlapack.console import say
 from vlapack.fingerprint import UNUSED, WEIGHTS_ONLY, Fingerprint, digest, digest_observations, digest_weights
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical_name
@@ -80,7 +80,7 @@ class Parent:
             "tokenizer": self.tokenizer.read_bytes().hex(),
         }
         return Fingerprint(
-            format_version=FORMAT_VERSION,
+            format_version=format_of(recipe),
             weights=self._weights_digest,
             policy=digest(policy),
             recipe=recipe.digest(),

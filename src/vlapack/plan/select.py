@@ -13,9 +13,11 @@ from collections.abc import Collection, Mapping
 
 from vlapack.errors import InputError
 from vlapack.plan.folding import plan
-from vlapack.plan.selected import Selected, part_of, spellings
+from vlapack.plan.selected import Group, Selected, groups, part_of, spellings
+from vlapack.recipe.choice import Choice, as_choice
 from vlapack.recipe.presets import GUIDE_SCOPES
-from vlapack.recipe.recipe import Recipe, nearest
+from vlapack.recipe.recipe import Recipe
+from vlapack.recipe.rules import nearest
 
 SMALLEST_BLOCK = 4
 
@@ -26,7 +28,7 @@ def select(
     *,
     never_executed: Collection[str] = frozenset(),
     head_dim: int | None = None,
-    stored: Mapping[str, int] | None = None,
+    stored: Mapping[str, Choice] | None = None,
 ) -> list[Selected]:
     """Return the layers that `recipe` quantizes, in the order of `linears`.
 
@@ -35,24 +37,29 @@ def select(
         recipe: Which of them, and how. Layers that an override sets to 16 bits stay float and are left out.
         never_executed: Names of linears that inference never calls.
         head_dim: Width of one attention head of language model and expert; unknown, no rotation is folded into values.
-        stored: Layer → weight bits of a pack that exists: these layers, instead of those that the recipe's patterns
-            choose. A pack may be a stranger's, and a pattern can be made to search for years.
+        stored: Layer → the choice that a pack made which exists: these layers, instead of those that the recipe's
+            patterns choose. A pack may be a stranger's, and a pattern can be made to search for years.
 
     Raises:
-        InputError: The scope, the patterns, a name in `layers` or an override matches nothing; or no block of at
-            least four channels divides a layer.
+        InputError: The scope, the patterns, a name in `layers` or an override matches nothing; no block of at least
+            four channels divides a layer; or layers that share an input have different activation bits.
     """
     scoped = [name for name in linears if any(form.startswith(recipe.scope) for form in spellings(name))]
     if not scoped:
         raise InputError(_unmatched_scope(linears, recipe))
-    if stored is not None:
-        return plan(
-            _stored(scoped, stored, linears, recipe, never_executed),
-            recipe,
-            linears=linears,
-            never_executed=never_executed,
-            head_dim=head_dim,
-        )
+    if stored is None:
+        selected = _chosen(scoped, linears, recipe, never_executed)
+    else:
+        selected = _stored(scoped, stored, linears, recipe, never_executed)
+    for group in groups(selected, recipe):
+        _check_shared(group)
+    return plan(selected, recipe, linears=linears, never_executed=never_executed, head_dim=head_dim)
+
+
+def _chosen(
+    scoped: list[str], linears: Mapping[str, tuple[int, int]], recipe: Recipe, never_executed: Collection[str]
+) -> list[Selected]:
+    """The layers that the recipe's patterns choose."""
     chosen = _exact(scoped, recipe) if recipe.layers else [name for name in scoped if _matches(name, recipe)]
     if not chosen:
         raise InputError(
@@ -65,15 +72,15 @@ def select(
                 f"the override {pattern!r} matches none of the {len(chosen)} selected layers; "
                 f"it is a regular expression for names such as {chosen[0]!r}"
             )
-    bits = {name: _weight_bits(name, recipe) for name in chosen}
+    choices = {name: _choice(name, recipe) for name in chosen}
     selected = [
-        _selected(name, linears[name], bits[name], recipe, executed=name not in never_executed)
+        _selected(name, linears[name], choices[name], recipe, executed=name not in never_executed)
         for name in chosen
-        if bits[name] < 16
+        if choices[name].weight_bits < 16
     ]
     if not selected:
         raise InputError(f"all {len(chosen)} selected layers have 16 weight bits, so nothing would be quantized")
-    return plan(selected, recipe, linears=linears, never_executed=never_executed, head_dim=head_dim)
+    return selected
 
 
 def fit_block(block: int, width: int) -> int:
@@ -104,7 +111,7 @@ def _exact(scoped: list[str], recipe: Recipe) -> list[str]:
 
 def _stored(
     scoped: list[str],
-    stored: Mapping[str, int],
+    stored: Mapping[str, Choice],
     linears: Mapping[str, tuple[int, int]],
     recipe: Recipe,
     never_executed: Collection[str],
@@ -122,11 +129,24 @@ def _stored(
     ]
 
 
-def _weight_bits(name: str, recipe: Recipe) -> int:
-    return next((bits for pattern, bits in recipe.overrides if _search(pattern, name)), recipe.weight_bits)
+def _choice(name: str, recipe: Recipe) -> Choice:
+    """What the first override that matches says of a layer, else the recipe's bits."""
+    found = (chosen for pattern, chosen in recipe.overrides if _search(pattern, name))
+    return as_choice(next(found, recipe.weight_bits))
 
 
-def _selected(name: str, shape: tuple[int, int], weight_bits: int, recipe: Recipe, *, executed: bool) -> Selected:
+def _check_shared(group: Group) -> None:
+    """Refuse activation bits that differ among layers which read one input: it is rounded once for all of them."""
+    first, *others = group
+    for layer in others:
+        if layer.act_bits != first.act_bits:
+            raise InputError(
+                f"{first.name} has {first.act_bits} activation bits and {layer.name} has {layer.act_bits}, and both "
+                "read one input, which is rounded once for both: let an override's pattern match both, or neither"
+            )
+
+
+def _selected(name: str, shape: tuple[int, int], choice: Choice, recipe: Recipe, *, executed: bool) -> Selected:
     rows, columns = shape
     wanted = recipe.block if recipe.permute or recipe.rotation != "none" else 0
     wanted_out = (recipe.block_out or recipe.block) if recipe.row_rot == "restore" else 0
@@ -137,8 +157,9 @@ def _selected(name: str, shape: tuple[int, int], weight_bits: int, recipe: Recip
         part=part_of(name),
         in_features=columns,
         out_features=rows,
-        weight_bits=weight_bits,
-        act_bits=recipe.act_bits,
+        weight_bits=choice.weight_bits,
+        group_size=recipe.group_size if isinstance(choice.group_size, str) else choice.group_size,
+        act_bits=recipe.act_bits if isinstance(choice.act_bits, str) else choice.act_bits,
         block=block,
         block_out=block_out,
         block_shrunk=block < wanted or block_out < wanted_out,

@@ -33,7 +33,10 @@ class Selected:
     out_features: int
     weight_bits: int
     """4 or 8."""
+    group_size: int | None
+    """Input channels per weight scale; None: one scale per output channel."""
     act_bits: int
+    """4, 8 or 16."""
     block: int
     """Input channels per block of permutation and rotation, a divisor of K; 0: the recipe has neither."""
     block_out: int
@@ -53,6 +56,12 @@ class Selected:
     """The layers that a folded rotation must serve together."""
     kept: str = ""
     """Why the steps that are left when it runs are not folded."""
+
+    @property
+    def bits(self) -> str:
+        """The bits of weights and activations, and channels per weight scale if they share one: `W4A8`, `W4g128A8`."""
+        groups = "" if self.group_size is None else f"g{self.group_size}"
+        return f"W{self.weight_bits}{groups}A{self.act_bits}"
 
 
 def part_of(name: str) -> Part:

@@ -92,9 +92,9 @@ def packed_tensors(
         statistics, hence neither `smooth` nor `input_scale`.
     """
     rows, columns = layer.out_features, layer.in_features
-    scale_dtype = torch.float32 if recipe.group_size is None else torch.bfloat16
+    scale_dtype = torch.float32 if layer.group_size is None else torch.bfloat16
     tensors: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-        "weight_scale": ((rows, group_count(columns, recipe.group_size)), scale_dtype)
+        "weight_scale": ((rows, group_count(columns, layer.group_size)), scale_dtype)
     }
     if layer.weight_bits == 4:
         tensors["weight_packed"] = ((rows, math.ceil(columns / 8)), torch.int32)

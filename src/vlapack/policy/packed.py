@@ -106,7 +106,7 @@ def _packed_linears(
         packed = PackedLinear.from_tensors(
             tensors(name),
             weight_bits=group.weight_bits[name],
-            group_size=group.group_size,
+            group_size=group.group_sizes[name],
             act_bits=group.act_bits,
             act_scale=group.act_scale,
             inputs=inputs,

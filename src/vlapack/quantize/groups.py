@@ -245,7 +245,7 @@ def _pack_weight(
     if layer.block_out:
         tensors["row_rotation"] = row_rotation(weight, layer.block_out, recipe.rotation).float()
         weight = rotate_rows(weight, tensors["row_rotation"])
-    numbers = (layer.weight_bits, recipe.clip, recipe.group_size)
+    numbers = (layer.weight_bits, recipe.clip, layer.group_size)
     if factor is None:
         integers, scales = round_weight(weight, *numbers)
     else:
@@ -256,7 +256,7 @@ def _pack_weight(
         tensors["weight_shape"] = torch.tensor(weight.shape, dtype=torch.int64)
     else:
         tensors["weight"] = integers
-    rounded = integers * column_scale(scales, layer.in_features, recipe.group_size)
+    rounded = integers * column_scale(scales, layer.in_features, layer.group_size)
     norm = float(weight.norm())
     return tensors, float((weight - rounded).norm()) / norm if norm else 0.0
 

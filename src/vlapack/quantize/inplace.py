@@ -208,7 +208,7 @@ class Conversion:
             tensors["bias"] = linear.bias.detach().clone()
         step = ActivationStep(tensors, act_bits=layer.act_bits, act_scale=self.recipe.act_scale)
         integers = PackedLinear.from_tensors(
-            tensors, weight_bits=layer.weight_bits, group_size=self.recipe.group_size, inputs=step
+            tensors, weight_bits=layer.weight_bits, group_size=layer.group_size, inputs=step
         )
         return QuantizedLinear(integers, linear.weight.dtype, device, self.recipe)
 

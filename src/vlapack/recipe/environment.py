@@ -13,8 +13,10 @@ from typing import Any
 
 from vlapack.errors import InputError
 from vlapack.files import from_home
+from vlapack.recipe.choice import Choice
 from vlapack.recipe.presets import GUIDE_SCOPES
-from vlapack.recipe.recipe import Recipe, nearest
+from vlapack.recipe.recipe import Recipe
+from vlapack.recipe.rules import nearest
 
 PREFIX = "OPENPI_DUQUANT_"
 
@@ -76,14 +78,14 @@ def names(value: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
-def overrides(value: str) -> tuple[tuple[str, int], ...]:
-    """Parse `pattern:bits,…`; the last colon of an entry separates, so a pattern may hold colons but no comma."""
-    pairs = []
+def overrides(value: str) -> tuple[tuple[str, int | Choice], ...]:
+    """Parse `pattern:choice,…`; the last colon of an entry separates, so a pattern may hold colons but no comma."""
+    pairs: list[tuple[str, int | Choice]] = []
     for entry in names(value):
-        pattern, _, bits = entry.rpartition(":")
+        pattern, _, chosen = entry.rpartition(":")
         if not pattern:
             raise ValueError(f"{entry!r} is not of the form name:bits")
-        pairs.append((pattern, int(bits)))
+        pairs.append((pattern, int(chosen) if chosen.isdigit() else Choice.from_text(chosen)))
     return tuple(pairs)
 
 
@@ -101,7 +103,7 @@ VARIABLES: dict[str, Variable] = {
     "INCLUDE": Variable("include", text, "a regular expression"),
     "EXCLUDE": Variable("exclude", lambda value: value or None, "a regular expression"),
     "LAYERS": Variable("layers", names, "exact names, separated by commas"),
-    "WBITS": Variable("overrides", overrides, "name:bits,name:bits,… with bits 4, 8 or 16"),
+    "WBITS": Variable("overrides", overrides, "name:bits,name:bits,… with bits 4, 8 or 16, or 4g32, 4a16, 4g32a8"),
     "WBITS_DEFAULT": Variable("weight_bits", integer, "4, 8 or 16"),
     "ABITS": Variable("act_bits", integer, "4, 8 or 16"),
     "BLOCK": Variable("block", integer, "a power of two, 4 or more"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vlapack.errors import InputError
-from vlapack.recipe.recipe import DEFAULT_INCLUDE, Recipe, nearest
+from vlapack.recipe.recipe import DEFAULT_INCLUDE, Recipe
+from vlapack.recipe.rules import nearest
 
 _ALL = "paligemma_with_expert."
 _EXPERT = "paligemma_with_expert.gemma_expert.model."

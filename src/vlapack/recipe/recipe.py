@@ -10,10 +10,8 @@ channel energies keeps their order, so the permutation that it enters is the sam
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,28 +19,28 @@ from typing import Any, Literal
 
 from vlapack.documents import read_json
 from vlapack.errors import InputError
+from vlapack.recipe.choice import ACT_BITS, GROUP_SIZES, WEIGHT_BITS, Choice, as_choice
+from vlapack.recipe.rules import check_choice, check_pattern, is_int, is_number, nearest, require
 
 TYPE = "vlapack.recipe"
-VERSION = 1
+VERSION = 2
+"""The newest; a recipe without a `Choice` is still written as version 1, which older readers know."""
 
 # Without it the widest scope would also take adaRMS's dense layers.
 DEFAULT_INCLUDE = (
     r"(q_proj|k_proj|v_proj|o_proj|out_proj|fc1|fc2|gate_proj|up_proj|down_proj|multi_modal_projector\.linear)$"
 )
 
-MOST_WORD = 200
-"""Letters of an unknown word for which a known one is looked for: that takes their square."""
-MOST_PATTERN = 4096
 MOST_OVERRIDES = 1000
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "weight_bits": (4, 8, 16),
-    "act_bits": (4, 8, 16),
+    "weight_bits": WEIGHT_BITS,
+    "act_bits": ACT_BITS,
     "method": ("vlapack", "guide"),
     "rotation": ("none", "hadamard", "svd", "svd_hadamard", "greedy"),
     "row_rot": ("0", "restore"),
     "order": ("permute_rotate", "rotate_permute_rotate"),
-    "group_size": (None, 32, 64, 128),
+    "group_size": GROUP_SIZES,
     "rounding": ("rtn", "gptq"),
     "clip": ("mse", "absmax"),
     "act_scale": ("per_token", "static"),
@@ -71,8 +69,9 @@ class Recipe:
     """Regular expression that a layer's name must not match."""
     layers: tuple[str, ...] = ()
     """Exact names; if given, these layers within the scope, whatever `include` and `exclude` say."""
-    overrides: tuple[tuple[str, int], ...] = ()
-    """Pairs of regular expression and weight bits; the first that matches a layer wins."""
+    overrides: tuple[tuple[str, int | Choice], ...] = ()
+    """Pairs of regular expression and weight bits (or a `Choice`, which also says groups and activation bits); the
+    first that matches a layer wins."""
     weight_bits: int = 4
     """4, 8, or 16: the layer stays float."""
     act_bits: int = 8
@@ -122,28 +121,36 @@ class Recipe:
         """Check every field against its rule."""
         for field, choices in _CHOICES.items():
             check_choice(field, getattr(self, field), choices)
-        _require(isinstance(self.scope, str), "scope", self.scope, "it must be a string")
+        require(isinstance(self.scope, str), "scope", self.scope, "it must be a string")
         for field in ("shared_block", "permute", "fold", "atm", "ohb"):
-            _require(isinstance(getattr(self, field), bool), field, getattr(self, field), "it must be true or false")
-        _require(self.preset is None or isinstance(self.preset, str), "preset", self.preset, "it must be a name")
-        _check_pattern("include", self.include)
+            require(isinstance(getattr(self, field), bool), field, getattr(self, field), "it must be true or false")
+        require(self.preset is None or isinstance(self.preset, str), "preset", self.preset, "it must be a name")
+        check_pattern("include", self.include)
         if self.exclude is not None:
-            _check_pattern("exclude", self.exclude)
-        _require(len(self.overrides) <= MOST_OVERRIDES, "overrides", "[…]", f"at most {MOST_OVERRIDES} pairs")
-        for pattern, bits in self.overrides:
-            _check_pattern("overrides", pattern)
-            check_choice("overrides", bits, _CHOICES["weight_bits"])
+            check_pattern("exclude", self.exclude)
+        require(len(self.overrides) <= MOST_OVERRIDES, "overrides", "[…]", f"at most {MOST_OVERRIDES} pairs")
+        for pattern, chosen in self.overrides:
+            check_pattern("overrides", pattern)
+            choice = as_choice(chosen)
+            require(
+                choice.act_bits != 16 or self.act_scale != "static",
+                "overrides",
+                choice.to_json(),
+                "16-bit activations have no static scale: choose `act_scale='per_token'`, or 8 or 4 bits",
+            )
+        # One spelling of one meaning, so that equal recipes are equal and have equal digests.
+        plain = ((pattern, as_choice(chosen)) for pattern, chosen in self.overrides)
+        unified = tuple((pattern, choice.weight_bits if choice.is_plain else choice) for pattern, choice in plain)
+        object.__setattr__(self, "overrides", unified)
         for field in ("block", "block_out"):
             value = getattr(self, field)
-            fits = (field == "block_out" and value is None) or (
-                _is_int(value) and value >= 4 and value.bit_count() == 1
-            )
-            _require(fits, field, value, "it must be a power of two, 4 or more")
-        _require(_is_number(self.smooth) and 0 <= self.smooth <= 1, "smooth", self.smooth, "λ lies in [0, 1]")
+            fits = (field == "block_out" and value is None) or (is_int(value) and value >= 4 and value.bit_count() == 1)
+            require(fits, field, value, "it must be a power of two, 4 or more")
+        require(is_number(self.smooth) and 0 <= self.smooth <= 1, "smooth", self.smooth, "λ lies in [0, 1]")
         percentile = self.act_percentile
-        _require(_is_number(percentile) and 0 < percentile <= 100, "act_percentile", percentile, "it lies in (0, 100]")
-        _require(_is_int(self.calib_steps) and self.calib_steps > 0, "calib_steps", self.calib_steps, "1 or more")
-        _require(_is_int(self.seed) and 0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2^63 - 1")
+        require(is_number(percentile) and 0 < percentile <= 100, "act_percentile", percentile, "it lies in (0, 100]")
+        require(is_int(self.calib_steps) and self.calib_steps > 0, "calib_steps", self.calib_steps, "1 or more")
+        require(is_int(self.seed) and 0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2^63 - 1")
         if self.act_bits == 16 and self.act_scale == "static":
             raise InputError(
                 "act_bits = 16 leaves activations unquantized, so a static activation scale has nothing to do: "
@@ -181,12 +188,17 @@ class Recipe:
         """Whether the expert's attention is balanced against the float parent's (`atm` or `ohb`)."""
         return self.atm or self.ohb
 
+    @property
+    def version(self) -> int:
+        """Of the JSON form: 2 if an override says more than weight bits, else 1."""
+        return 2 if any(isinstance(chosen, Choice) for _, chosen in self.overrides) else 1
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: `type`, `version` and every field."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["layers"] = list(self.layers)
-        fields["overrides"] = [list(override) for override in self.overrides]
-        return {"type": TYPE, "version": VERSION, **fields}
+        fields["overrides"] = [[pattern, as_choice(chosen).to_json()] for pattern, chosen in self.overrides]
+        return {"type": TYPE, "version": self.version, **fields}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Recipe:
@@ -201,8 +213,8 @@ class Recipe:
         if document.get("type") != TYPE:
             raise InputError(f'a recipe says "type": "{TYPE}"; this one says {document.get("type")!r}')
         version = document.get("version")
-        if type(version) is not int or version != VERSION:
-            raise InputError(f"recipe version {version!r} is unknown: this vlapack reads version {VERSION}")
+        if type(version) is not int or not 1 <= version <= VERSION:
+            raise InputError(f"recipe version {version!r} is unknown: this vlapack reads versions up to {VERSION}")
         values = {key: value for key, value in document.items() if key not in ("type", "version")}
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
@@ -212,7 +224,13 @@ class Recipe:
             values["layers"] = _names(values["layers"])
         if "overrides" in values:
             values["overrides"] = _pairs(values["overrides"])
-        return cls(**values)
+        recipe = cls(**values)
+        if recipe.version > version:
+            raise InputError(
+                f"an override that sets group_size or act_bits needs a recipe of version {recipe.version}, and this "
+                f"one says {version}: set `version={recipe.version}`"
+            )
+        return recipe
 
     def digest(self) -> str:
         """Return a SHA-256 over every field except `preset`: equal for recipes that make the same pack."""
@@ -241,59 +259,14 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: {error}") from error
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """Return `; did you mean 'X'?` for the known word nearest to `word`, or nothing if none is near."""
-    close = difflib.get_close_matches(word[:MOST_WORD], known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def check_choice(field: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Refuse a `value` that is none of the `choices`, or equal to one and of another type (8.0, True).
-
-    Raises:
-        InputError: naming field, value and choices.
-    """
-    if not any(type(choice) is type(value) and choice == value for choice in choices):
-        raise InputError(
-            f"{field} = {value!r:.200} is not known; choose from {', '.join(map(repr, choices))}", field=field
-        )
-
-
-def _require(good: bool, field: str, value: Any, rule: str) -> None:
-    if not good:
-        raise InputError(f"{field} = {value!r:.200}: {rule}", field=field)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_pattern(field: str, pattern: str) -> None:
-    _require(isinstance(pattern, str), field, pattern, "it must be a regular expression")
-    _require(
-        len(pattern) <= MOST_PATTERN,
-        field,
-        f"{pattern:.40}…",
-        f"a regular expression of at most {MOST_PATTERN} letters",
-    )
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise InputError(f"{field} = {pattern!r} is no regular expression: {error}", field=field) from error
-
-
 def _names(value: Any) -> tuple[str, ...]:
-    _require(
+    require(
         isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value), "layers", value, "a list of names"
     )
     return tuple(value)
 
 
-def _pairs(value: Any) -> tuple[tuple[str, int], ...]:
+def _pairs(value: Any) -> tuple[tuple[str, Choice], ...]:
     good = isinstance(value, (list, tuple)) and all(isinstance(x, (list, tuple)) and len(x) == 2 for x in value)
-    _require(good, "overrides", value, "a list of [pattern, bits] pairs")
-    return tuple((pattern, bits) for pattern, bits in value)
+    require(good, "overrides", value, "a list of [pattern, bits] pairs")
+    return tuple((pattern, Choice.from_json(chosen)) for pattern, chosen in value)

@@ -36,7 +36,8 @@ class RecipeFlags:
         include: Regular expression that a layer's name must match.
         exclude: Regular expression that a layer's name must not match.
         only_layers: Exact layer names, separated by commas; include and exclude do not count then.
-        weight_overrides: Bits per layer, `pattern:bits,…` (4, 8, or 16: stays float); the first match wins.
+        weight_overrides: Bits per layer, `pattern:bits,…` (4, 8, or 16: stays float; 4g32: in groups of 32, 4g0:
+            without groups; 4a16: with 16-bit activations; 4g32a8); the first match wins.
         weight_bits: Bits of all other selected weights.
         act_bits: 8 or 4, or 16: activations are not quantized.
         rotation: How blocks of input channels are rotated.

@@ -137,8 +137,8 @@ def _modules(
             # All but the shape, which is read and not computed with.
             tensors = {name: value if name == SHAPE else value.to(device) for name, value in tensors.items()}
             if inputs is None:
-                inputs = ActivationStep(tensors, act_bits=recipe.act_bits, act_scale=recipe.act_scale)
+                inputs = ActivationStep(tensors, act_bits=layer.act_bits, act_scale=recipe.act_scale)
             modules[layer.name][layer.weight_bits] = PackedLinear.from_tensors(
-                tensors, weight_bits=layer.weight_bits, group_size=recipe.group_size, inputs=inputs
+                tensors, weight_bits=layer.weight_bits, group_size=layer.group_size, inputs=inputs
             )
     return modules

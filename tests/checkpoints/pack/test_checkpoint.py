@@ -29,6 +29,7 @@ from vlapack.pi0.names import EMBEDDING, linears, never_executed
 from vlapack.policy.packed import load_packed_model
 from vlapack.policy.policy import Policy
 from vlapack.quantize.calibration import collect
+from vlapack.recipe.choice import Choice
 from vlapack.recipe.environment import GUIDE
 from vlapack.recipe.presets import preset
 from vlapack.recipe.recipe import Recipe
@@ -41,6 +42,11 @@ RECIPES = {
     "full": preset("full"),
     "everything": preset("everything"),
     "guide": replace(GUIDE, scope="paligemma_with_expert."),
+    "choices": replace(
+        preset("full"),
+        group_size=64,
+        overrides=(("q_proj$", Choice(8, None)), ("mlp", Choice(4, 32, act_bits=16)), ("out_proj$", 8)),
+    ),
 }
 
 
@@ -182,8 +188,14 @@ def test_a_newer_format_names_the_version_to_install(tmp_path: Path) -> None:
     document = json.loads((pack / "config.json").read_text())
     newer = {**document, "format_version": FORMAT_VERSION + 1, "vlapack": "9.3.0"}
     (pack / "config.json").write_bytes(seal(newer))
-    with pytest.raises(InputError, match=r"format 2 .* up to 1.*get vlapack 9\.3\.0, .*or a newer one.*pip install \."):
+    with pytest.raises(InputError, match=r"format 3 .* up to 2.*get vlapack 9\.3\.0, .*or a newer one.*pip install \."):
         open_checkpoint(pack)
+
+
+def test_only_choices_per_layer_need_format_2(pack: Path) -> None:
+    document = PackedCheckpoint.open(pack).document
+    versions = (document["format_version"], document["recipe"]["version"], document["fingerprint"]["format_version"])
+    assert versions == ((2, 2, 2) if pack.name == "choices" else (1, 1, 1))
 
 
 def test_the_golden_pack_of_format_1_is_read_as_when_it_was_made() -> None:

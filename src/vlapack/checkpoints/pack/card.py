@@ -137,5 +137,5 @@ def model_card(
 
 
 def _bits(selected: Sequence[Selected]) -> str:
-    kinds = sorted({f"W{layer.weight_bits}A{layer.act_bits}" for layer in selected})
+    kinds = sorted({layer.bits for layer in selected})
     return " and ".join(kinds)

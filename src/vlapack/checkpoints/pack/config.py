@@ -20,7 +20,8 @@ from vlapack.plan.selected import Selected, groups
 from vlapack.recipe.recipe import Recipe, digest_document
 
 TYPE = "vlapack"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest that is read. A pack is written in the oldest that can say what it holds (`format_of`)."""
 LONGEST_NAME = 255
 
 FIELDS: Mapping[str, type] = {
@@ -54,10 +55,15 @@ class PackedGroup:
     layers: tuple[str, ...]
     executed: bool
     weight_bits: Mapping[str, int]
-    group_size: int | None
+    group_sizes: Mapping[str, int | None]
     """Input channels per weight scale; None: one scale per output channel."""
     act_bits: int
     act_scale: Literal["per_token", "static"]
+
+
+def format_of(recipe: Recipe) -> int:
+    """Return the version of the pack that a recipe makes: 2 if layers choose their own groups or activation bits."""
+    return recipe.version
 
 
 def features(policy: PolicyConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -92,7 +98,7 @@ def config_document(
     inputs, outputs = features(policy)
     return {
         "type": TYPE,
-        "format_version": FORMAT_VERSION,
+        "format_version": format_of(recipe),
         "vlapack": __version__,
         "input_features": inputs,
         "output_features": outputs,
@@ -109,10 +115,10 @@ def config_document(
 
 def quantization_config(recipe: Recipe, selected: Sequence[Selected], linears: Iterable[str]) -> dict[str, Any]:
     """Say in compressed-tensors' words how each layer is stored; what they have no word for stands in `transforms`."""
-    schemes: dict[tuple[int, int, bool], list[str]] = {}
+    schemes: dict[tuple[int, int | None, int, bool], list[str]] = {}
     for layer in selected:
         static = recipe.act_scale == "static" and layer.executed
-        schemes.setdefault((layer.weight_bits, layer.act_bits, static), []).append(layer.name)
+        schemes.setdefault((layer.weight_bits, layer.group_size, layer.act_bits, static), []).append(layer.name)
     packed = {layer.name for layer in selected}
     return {
         "quant_method": TYPE,
@@ -121,15 +127,13 @@ def quantization_config(recipe: Recipe, selected: Sequence[Selected], linears: I
         "config_groups": {
             f"group_{index}": {
                 "targets": names,
-                "weights": _numbers(
-                    bits, "group" if recipe.group_size else "channel", dynamic=False, group_size=recipe.group_size
-                ),
+                "weights": _numbers(bits, "group" if size else "channel", dynamic=False, group_size=size),
                 "input_activations": (
                     None if act == 16 else _numbers(act, "tensor" if static else "token", dynamic=not static)
                 ),
                 "format": _format(bits),
             }
-            for index, ((bits, act, static), names) in enumerate(schemes.items())
+            for index, ((bits, size, act, static), names) in enumerate(schemes.items())
         },
         "ignore": [name for name in linears if name not in packed],
         "transforms": [
@@ -166,7 +170,7 @@ def packed_groups(selected: Sequence[Selected], recipe: Recipe) -> list[PackedGr
             layers=tuple(layer.name for layer in group),
             executed=group[0].executed,
             weight_bits={layer.name: layer.weight_bits for layer in group},
-            group_size=recipe.group_size,
+            group_sizes={layer.name: layer.group_size for layer in group},
             act_bits=group[0].act_bits,
             act_scale="static" if recipe.act_scale == "static" and group[0].executed else "per_token",
         )

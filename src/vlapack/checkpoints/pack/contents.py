@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlapack.checkpoints.pack.config import PackedGroup, packed_groups, quantization_config
+from vlapack.checkpoints.pack.config import PackedGroup, format_of, packed_groups, quantization_config
 from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.proof import require_depths
 from vlapack.checkpoints.tensorlayout import TensorSpec
@@ -29,19 +29,20 @@ from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, linears, n
 from vlapack.plan.select import select
 from vlapack.plan.selected import Selected, groups
 from vlapack.plan.sizes import Tensors, packed_tensors, rewritten
+from vlapack.recipe.choice import ACT_BITS, GROUP_SIZES, Choice
 from vlapack.recipe.recipe import Recipe
 
 POSITIVE = ("smooth", "input_scale")
 """Tensors by which inputs are divided."""
 
 
-def layers_of(architecture: Pi0Config, recipe: Recipe, stored: Mapping[str, int] | None = None) -> list[Selected]:
+def layers_of(architecture: Pi0Config, recipe: Recipe, stored: Mapping[str, Choice] | None = None) -> list[Selected]:
     """Return the layers of a network that a recipe packs.
 
     Args:
         architecture: the network.
         recipe: how they are packed, and which.
-        stored: layer → weight bits of a pack that exists, which then decides instead of the recipe's patterns.
+        stored: layer → the choice of a pack that exists, which then decides instead of the recipe's patterns.
 
     Raises:
         InputError: as in `select.select`.
@@ -105,8 +106,13 @@ class Contents:
         require_depths(weights, architecture)  # before a network of these sizes is built, be it without weights
         try:
             recipe = Recipe.from_dict({"fold": False, **document["recipe"]})  # the first packs knew no folding
-            bits = _stored_bits(document["quantization_config"])
-            selected = layers_of(architecture, recipe, bits)
+            needed = format_of(recipe)
+            if document["format_version"] != needed:
+                raise InputError(f"format_version is not {needed}, the one of its recipe; copy the pack again")
+            stored = _stored_choices(document["quantization_config"])
+            if needed == 1:  # of groups and activations the recipe decides, which config_groups is held against
+                stored = {name: Choice(choice.weight_bits) for name, choice in stored.items()}
+            selected = layers_of(architecture, recipe, stored)
             _check_tensors(path, _wanted(architecture, selected, recipe), weights)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
@@ -140,20 +146,33 @@ class Contents:
             raise InputError(f"{self.path}: {name} {rule}; the pack was not made by vlapack, or damaged: get it again")
 
 
-def _stored_bits(document: Mapping[str, Any]) -> dict[str, int]:
-    """Read which layers `quantization_config` says are packed, and with which weight bits."""
+def _stored_choices(document: Mapping[str, Any]) -> dict[str, Choice]:
+    """Read which layers `quantization_config` says are packed, and how."""
     try:
         found = {
-            str(name): scheme["weights"]["num_bits"]
+            str(name): (scheme["weights"], scheme["input_activations"])
             for scheme in document["config_groups"].values()
             for name in scheme["targets"]
         }
+        stated = {
+            name: (weights["num_bits"], weights["group_size"], 16 if inputs is None else inputs["num_bits"])
+            for name, (weights, inputs) in found.items()
+        }
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"quantization_config: no config_groups as vlapack writes them ({error!r:.100})") from error
-    for name, bits in found.items():
-        if type(bits) is not int or bits not in (4, 8):
-            raise InputError(f"quantization_config: {name:.200} has weights of {bits!r:.40} bits; they are 4 or 8")
-    return found
+    for name, (bits, size, act) in stated.items():
+        for what, value, known in (
+            ("weights", bits, (4, 8)),
+            ("groups", size, GROUP_SIZES),
+            ("activations", act, ACT_BITS),
+        ):
+            if not any(type(value) is type(one) and value == one for one in known):
+                unit = "channels" if what == "groups" else "bits"
+                raise InputError(
+                    f"quantization_config: {name:.200} has {what} of {value!r:.40} {unit}; they are "
+                    f"{' or '.join(map(str, known))}"
+                )
+    return {name: Choice(*numbers) for name, numbers in stated.items()}
 
 
 OURS = ("weight_scale", "input_scale", "smooth", "rotation", "pre_rotation", "row_rotation")
