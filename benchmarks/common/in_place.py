@@ -51,7 +51,7 @@ class InPlace:
         made = PackedLinear.from_tensors(
             tensors,
             weight_bits=layer.weight_bits,
-            group_size=recipe.group_size,
+            group_size=layer.group_size,
             act_bits=layer.act_bits,
             act_scale=recipe.act_scale,
         )

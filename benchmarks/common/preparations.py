@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from vlapack import Recipe
-from vlapack.plan.selected import Group
+from vlapack.plan.selected import Group, Selected
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import Prepared, Read, prepare
 
@@ -21,16 +21,16 @@ class Preparations:
 
     def __init__(self) -> None:
         self._common = ""
-        self._found: dict[str, Prepared] = {}
+        self._found: dict[Selected, Prepared] = {}
 
     def __call__(
         self, read: Read, group: Group, weights: Sequence[Tensor], recipe: Recipe, inputs: LayerInputs | None
     ) -> Prepared:
         """Return what was prepared for the last recipes, or prepare it."""
-        common = replace(recipe, weight_bits=4, group_size=None, clip="mse").digest()
+        common = replace(recipe, weight_bits=4, group_size=None, clip="mse", overrides=()).digest()
         if common != self._common:
             self._common, self._found = common, {}
-        name = group[0].name
-        if name not in self._found:
-            self._found[name] = prepare(read, group, weights, recipe, inputs)
-        return self._found[name]
+        like = replace(group[0], weight_bits=4, group_size=None)
+        if like not in self._found:
+            self._found[like] = prepare(read, group, weights, recipe, inputs)
+        return self._found[like]

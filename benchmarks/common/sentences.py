@@ -68,27 +68,31 @@ class Sentences:
     preset = None
 
     def __init__(self) -> None:
-        self._model, self._tokenize = minilm.load()
-        self._layers = [name for name, module in self._model.named_modules() if isinstance(module, nn.Linear)]
+        self.model, self._tokenize = minilm.load()
+        self._layers = [name for name, module in self.model.named_modules() if isinstance(module, nn.Linear)]
         lines = TEST.read_text(encoding="utf-8").splitlines()
         self._test = [self._tokenize(line) for line in lines]
-        self._expected = minilm.embed(self._model, self._test)
+        self._expected = minilm.embed(self.model, self._test)
         self._prose = PROSE.read_text(encoding="utf-8").splitlines()
-        self._packing = InPlace(self._model)
-        self._seen = lru_cache(maxsize=1)(self._calibrate)  # rows come seed by seed
+        self._packing = InPlace(self.model)
+        self.seen = lru_cache(maxsize=1)(self._calibrate)  # rows come seed by seed
         self.identity = digest({"test": lines, "calibration": [CALIBRATION, self._prose, FORMS, WORDS]})
 
     def measure(self, recipe: Recipe, seed: int) -> dict[str, float]:
         """Return 1 − mean cosine; the seed chooses the sentences that calibrate."""
         everything = replace(recipe, scope="", include=".", seed=seed)
-        found = minilm.embed(self._packing.quantized(everything, self._seen(seed)), self._test)
+        return self.measured(self._packing.quantized(everything, self.seen(seed)))
+
+    def measured(self, model: nn.Module) -> dict[str, float]:
+        """Return the same of a model that is quantized already."""
+        found = minilm.embed(model, self._test)
         return {"error": 1 - float(torch.cosine_similarity(found.double(), self._expected.double()).mean())}
 
     def _calibrate(self, seed: int) -> Mapping[str, LayerInputs]:
         prose, made = CALIBRATION
         chosen = random.Random(seed).sample(self._prose, prose) + made_up(made, seed)
         sentences = [self._tokenize(sentence) for sentence in chosen]
-        return collect(self._model, self._layers, self._model, minilm.batches(sentences), seed=seed)
+        return collect(self.model, self._layers, self.model, minilm.batches(sentences), seed=seed)
 
 
 def made_up(count: int, seed: int) -> list[str]:
