@@ -69,6 +69,20 @@ POLICY_MIXES: Mapping[str, Overrides] = {
     "llm attention, expert g128": ((LLM_ATTENTION, 8), (EXPERT, G128)),
     "llm attention, llm down g128": ((LLM_ATTENTION, 8), (LLM + r".*down_proj$", G128)),
     "llm q, k, v, llm mlp g128": ((LLM_QKV, 8), (LLM + r".*mlp\.", G128)),
+    "llm k, v, first layer, early q, o": ((FIRST, 8), (LLM_KV, 8), (LLM + r"layers\.[1-6]\..*self_attn\.", 8)),
+    "llm k, v, first layer, second q, o": ((FIRST, 8), (LLM_KV, 8), (LLM + r"layers\.1\..*self_attn\.", 8)),
+    "llm k, v, first mlp": ((FIRST + "mlp", 8), (LLM_KV, 8)),
+    "llm k, v, first down": ((FIRST + r"mlp\.down_proj", 8), (LLM_KV, 8)),
+    "llm k, v, first gate, up": ((FIRST + r"mlp\.(gate|up)_proj", 8), (LLM_KV, 8)),
+    "llm k, v, second layer": ((LLM + r"layers\.1\.", 8), (LLM_KV, 8)),
+    "llm k, v, third layer": ((LLM + r"layers\.2\.", 8), (LLM_KV, 8)),
+    "llm attention, first mlp": ((FIRST + "mlp", 8), (LLM_ATTENTION, 8)),
+    "llm attention, first down": ((FIRST + r"mlp\.down_proj", 8), (LLM_ATTENTION, 8)),
+    "llm q, k, v, first gate, up": ((FIRST + r"mlp\.(gate|up)_proj", 8), (LLM_QKV, 8)),
+    "llm q, k, v, first down": ((FIRST + r"mlp\.down_proj", 8), (LLM_QKV, 8)),
+    "k, v and first layer": ((FIRST, 8), (LLM_KV, 8), (EXPERT_KV, 8)),
+    "llm k, v, first layer, llm mlp g128": ((FIRST, 8), (LLM_KV, 8), (LLM + r".*mlp\.", G128)),
+    "llm k, v, first layer, other projections g128": ((FIRST, 8), (LLM_KV, 8), (LLM, G128)),
 }
 """Of π0's layers; what no pattern matches has 4 bits and one scale per row."""
 
@@ -80,6 +94,7 @@ OTHER_MIXES: Mapping[str, Overrides] = {
     "k, v": ((r"key|value|[kv]_proj", 8),),
     "mlp": ((r"mlp|intermediate|layer\.\d+\.output\.dense", 8),),
     "first layer": ((r"layers?\.0\.", 8),),
+    "second layer": ((r"layers?\.1\.", 8),),
     "last layer": ((r"layers?\.(3|5)\.", 8),),
     "first layer and k, v": ((r"layers?\.0\.", 8), (r"key|value|[kv]_proj", 8)),
 }

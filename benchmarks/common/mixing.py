@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from common.in_place import InPlace
 from common.preparations import Preparations
-from torch import nn
+from torch import Tensor, nn
 
 from vlapack import Policy, Recipe, make_pack, open_checkpoint
 from vlapack.checkpoints.pack.contents import layers_of
@@ -38,7 +38,9 @@ from vlapack.recipe.choice import Choice, as_choice
 from vlapack.recipe.presets import preset
 from vlapack.robots.layouts import layout_of
 
-AT_ONCE, NOISES = 32, 8
+AT_ONCE = 32
+NOISES = 2
+"""Of the float policy per observation; `compare` takes eight, to know its spread, which nothing here asks for."""
 Mix = Mapping[str, Choice]
 """Layer → how it is rounded."""
 
@@ -96,16 +98,12 @@ class PolicyMixes:
         self._calibration = _frames(calibration)
         frames = _frames(test)[::every]
         policy = Policy.from_checkpoint(self._checkpoint)
-        noises = [noise for noise, _ in zip(draws(0, policy.noise_shape), frames, strict=False)]
-        with progress(f"{name}: float", len(frames)) as advance:
-            expected = []
-            for frame, noise in zip(frames, noises, strict=True):
-                expected.append(policy.infer_noises(frame, noise))
-                advance()
-        self._expected = np.stack(expected)
-        self._noise = torch.stack([noise[0] for noise in noises]).split(AT_ONCE)
         inputs = [policy.observe(frame) for frame in frames]
         self._batches = [Inputs.stack(inputs[start : start + AT_ONCE]) for start in range(0, len(inputs), AT_ONCE)]
+        noises = torch.stack([noise for noise, _ in zip(draws(0, policy.noise_shape), frames, strict=False)])
+        with progress(f"{name}: float", len(self._batches) * NOISES) as advance:
+            chunks = [self._chunks(policy, noises[:, number], advance) for number in range(NOISES)]
+        self._expected, self._noise = np.stack(chunks, axis=1), noises[:, 0]
         self._layout = layout_of(self._checkpoint.config)
         self._prepare, self._seen = Preparations(), {}
         self._seeded: tuple[int, Seeded, Policy] | None = None
@@ -128,8 +126,7 @@ class PolicyMixes:
 
     def differences(self, policy: Policy) -> dict[str, float]:
         """Return the same of any policy with this one's parent."""
-        pairs = zip(self._batches, self._noise, strict=True)
-        found = np.concatenate([policy.act(inputs, noise) for inputs, noise in pairs])
+        found = self._chunks(policy, self._noise, lambda: None)
         document = action_differences(self._expected, found, [""] * len(found), self._layout)
         gripper = document["gripper"] or {"flips": 0, "actions": 0}
         return {
@@ -138,6 +135,14 @@ class PolicyMixes:
             "flips": gripper["flips"],
             "actions": gripper["actions"],
         }
+
+    def _chunks(self, policy: Policy, noises: Tensor, advance: Callable[[], object]) -> np.ndarray:
+        """Return the actions [N, horizon, A] from one noise each."""
+        found = []
+        for inputs, noise in zip(self._batches, noises.split(AT_ONCE), strict=True):
+            found.append(policy.act(inputs, noise))
+            advance()
+        return np.concatenate(found)
 
     def pack(self, recipe: Recipe, seed: int, folder: Path) -> Policy:
         """Make a pack as `make_pack` does, with what is known already, and open it."""

@@ -1,4 +1,4 @@
-"""A mix put together from packs must be the pack that its recipe makes, or the presets are chosen by another network."""
+"""A mix put together from packs must be the pack that its recipe makes, or presets are chosen by another network."""
 
 from __future__ import annotations
 

@@ -165,3 +165,16 @@ def test_a_repository_in_the_cache_is_inspected_by_its_name(
     assert "someone/kitchen: bytes by part" in capsys.readouterr().out
     assert main(["inspect", "someone/absent", "--preset", "dit"]) == 2
     assert "no weights of it in Hugging Face's cache" in capsys.readouterr().err
+
+
+def test_a_mix_of_bits_is_named_with_its_layers_and_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    mixed = "language_model.*[kv]_proj:8,gemma_expert.*down_proj:4g32"
+    found = document(capsys, "pi05_libero", "--preset", "full", "--weight-overrides", mixed)
+    plain = document(capsys, "pi05_libero", "--preset", "full")
+    (note,) = [note for note in found["notes"] if "throughout" in note]
+    assert note.startswith(
+        "W4/4g32/8A8: llm k_proj W8A8 (18 ×), llm v_proj W8A8 (18 ×), expert down_proj W4g32A8 (18 ×);"
+    )
+    more = found["bytes"]["held"] - plain["bytes"]["held"]
+    assert f"{more / 1e6:+.1f} MB" in note
+    assert not [note for note in plain["notes"] if "throughout" in note]

@@ -55,6 +55,7 @@ def test_the_short_form_is_what_bits_are_printed_as(text: str, expected: int | C
             flags.values()
     else:
         assert flags.values()["overrides"] == (("q", expected),)
+        assert str(expected) == text.lower()
 
 
 @pytest.mark.parametrize(

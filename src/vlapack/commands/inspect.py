@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from rich.table import Table
 
+from vlapack.commands.inspect_notes import bits_of, notes_on
 from vlapack.commands.shared_flags import ConfigFlag, PresetFlag, RecipeFlag
 from vlapack.console import emit_json, emit_table, spelled, stdout
 from vlapack.errors import InputError
 from vlapack.files import from_home
 from vlapack.plan.selected import Selected
-from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
 from vlapack.recipe.resolve import RecipeFlags, resolve
 
@@ -84,7 +83,7 @@ def inspect(
     sources = {field: spelled(source) for field, source in resolved.sources.items()}
     network = open_network(target, config)
     selected, sizes = network.pack(resolved.recipe)
-    notes = list(_notes(network, selected, resolved.recipe))
+    notes = list(notes_on(resolved.recipe, selected, network.pack, network.idle))
     if json:
         emit_json(_document(target, resolved.recipe, sources, sizes, notes))
         return 0
@@ -169,61 +168,6 @@ def _document(
     }
 
 
-def _notes(network: InspectedNetwork, selected: list[Selected], recipe: Recipe) -> Iterator[str]:
-    shrunk = Counter(note for layer in selected for note in _shrunk(layer, recipe))
-    for what, count in shrunk.items():
-        yield f"{what} ({count} ×)"
-    yield from _left(selected)
-    if idle := network.idle:
-        packed = sum(not layer.executed for layer in selected)
-        yield (
-            f"{len(idle)} layers never run, because nothing reads their output: {', '.join(idle)}; {packed} of them "
-            "are packed, by their weights alone, and none is held in memory"
-        )
-    if recipe.method == "guide":
-        yield (
-            "method guide: every layer has its own transform, also where q, k and v (gate and up) read one input; its "
-            f"smoothing constant (smooth = {recipe.smooth}) has no effect, as in the guide"
-        )
-    if recipe.balances:
-        yield "ATM/OHB scale rows of the expert's q_proj and o_proj: measured by `quantize`, no byte and no time added"
-    yield _guide(network)
-
-
-def _left(selected: list[Selected]) -> Iterator[str]:
-    """Say which steps cost nothing at run time, and why the others do."""
-    kinds = {layer.name: f"{layer.part} {layer.name.rpartition('.')[2]}" for layer in selected}
-    folded = Counter(f"{kinds[layer.name]} {' and '.join(layer.folded)}" for layer in selected if layer.folded)
-    if folded:
-        yield f"folded into what stands before, at no cost: {', '.join(f'{w} ({n} ×)' for w, n in folded.items())}"
-    # What differs by the number of the layer alone is one reason.
-    kept = {layer.name: re.sub(r"\blayers\.\d+", "layers.*", layer.kept) for layer in selected if layer.kept}
-    for reason in dict.fromkeys(kept.values()):
-        where = Counter(kinds[name] for name, of_layer in kept.items() if of_layer == reason)
-        yield f"left at run time for {', '.join(f'{w} ({n} ×)' for w, n in where.items())}: {reason}"
-
-
-def _shrunk(layer: Selected, recipe: Recipe) -> Iterator[str]:
-    kind = layer.name.rpartition(".")[2]
-    wanted_out = recipe.block_out or recipe.block
-    if 0 < layer.block < recipe.block and "rotation" not in layer.folded:
-        yield f"{layer.part} {kind}: block {recipe.block} → {layer.block}, which divides K = {layer.in_features}"
-    if 0 < layer.block_out < wanted_out:
-        yield f"{layer.part} {kind}: row block {wanted_out} → {layer.block_out}, which divides N = {layer.out_features}"
-
-
-def _guide(network: InspectedNetwork) -> str:
-    packed = {name: network.pack(PRESETS[name]) for name in ("dit", "llm", "full")}
-    everywhere = [layer.part for layer in packed["full"][0]]
-    vision, projector = everywhere.count("vision"), everywhere.count("projector")
-    saved = ", ".join(f"{100 * sizes.saved_fraction:.1f} % ({name})" for name, (_, sizes) in packed.items())
-    return (
-        "the DuQuant scripts guide counts ~108 vision layers and ~360 in all and promises savings of 20 % (DiT), "
-        f"40 % (LLM), 60 % (all); in this network there are really {vision} and {len(everywhere)} "
-        f"({len(everywhere) - projector} inside the transformers, and the projector), and the presets save {saved}"
-    )
-
-
 def _settings(recipe: Recipe, sources: Mapping[str, str]) -> Iterator[str]:
     for source in dict.fromkeys(sources.values()):
         fields = [field for field in sources if sources[field] == source and field != "preset"]
@@ -281,7 +225,14 @@ def _layers(sizes: Sizes) -> Table:
 
 
 def _parts(target: str, sizes: Sizes) -> Table:
-    table = _table(f"{target}: bytes by part", "part", "packed layers", "MB before", "MB after", "saved of all")
+    table = _table(
+        f"{target}: bytes by part, {bits_of([size.layer for size in sizes.layers])}",
+        "part",
+        "packed layers",
+        "MB before",
+        "MB after",
+        "saved of all",
+    )
     counts = Counter(size.layer.part for size in sizes.layers)
     for part, size in sizes.parts.items():
         saved = (size.before - size.after) / sizes.before

@@ -59,6 +59,11 @@ class Choice:
             return self.weight_bits
         return {key: value for key, value in vars(self).items() if value != RECIPES}
 
+    def __str__(self) -> str:
+        """Return the short form that `from_text` reads."""
+        group = "" if self.group_size == RECIPES else f"g{self.group_size or 0}"
+        return f"{self.weight_bits}{group}{'' if self.act_bits == RECIPES else f'a{self.act_bits}'}"
+
     @classmethod
     def from_json(cls, value: Any) -> Choice:
         """Read what `to_json` returned.
