@@ -69,6 +69,7 @@ POLICY_MIXES: Mapping[str, Overrides] = {
     "llm attention, expert g128": ((LLM_ATTENTION, 8), (EXPERT, G128)),
     "llm attention, llm down g128": ((LLM_ATTENTION, 8), (LLM + r".*down_proj$", G128)),
     "llm q, k, v, llm mlp g128": ((LLM_QKV, 8), (LLM + r".*mlp\.", G128)),
+    "llm q, k, v and first layer": ((FIRST, 8), (LLM + r"layers\.(\d|1[0-4])\.self_attn\.[qkv]_proj$", 8)),
     "llm k, v, first layer, early q, o": ((FIRST, 8), (LLM_KV, 8), (LLM + r"layers\.[1-6]\..*self_attn\.", 8)),
     "llm k, v, first layer, second q, o": ((FIRST, 8), (LLM_KV, 8), (LLM + r"layers\.1\..*self_attn\.", 8)),
     "llm k, v, first mlp": ((FIRST + "mlp", 8), (LLM_KV, 8)),
@@ -90,9 +91,9 @@ OTHER_MIXES: Mapping[str, Overrides] = {
     "W4": (),
     "W8": ((".", 8),),
     "W4g128": ((".", G128),),
-    "attention": ((r"attention|self_attn", 8),),
+    "attention": ((r"self_attn\.|\.(query|key|value|out)$", 8),),
     "k, v": ((r"key|value|[kv]_proj", 8),),
-    "mlp": ((r"mlp|intermediate|layer\.\d+\.output\.dense", 8),),
+    "mlp": ((r"mlp\.|\.(up|down)$", 8),),
     "first layer": ((r"layers?\.0\.", 8),),
     "second layer": ((r"layers?\.1\.", 8),),
     "last layer": ((r"layers?\.(3|5)\.", 8),),
@@ -224,7 +225,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _line(target: str, mix: str, rows: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]) -> str:
     def mean(of: Sequence[Mapping[str, Any]], field: str) -> float | None:
-        values = [row[field] for row in of if field in row]
+        values = [row[field] for row in of if row.get(field) is not None]
         return fmean(values) if values else None
 
     def ratio(field: str) -> str:

@@ -207,3 +207,10 @@ def test_layers_of_one_input_with_other_activation_bits_are_refused_by_name() ->
     with pytest.raises(InputError, match=r"layers\.3\.self_attn\.q_proj has 8 .*k_proj has 16, and both read"):
         select(LINEARS, recipe)
     select(LINEARS, replace(recipe, method="guide"))  # where every layer rounds its own input
+
+
+def test_a_presets_own_override_may_match_nothing_and_a_users_may_not() -> None:
+    everything = replace(PRESETS["everything"], exclude=r"norm\.dense|(^|\.)(action_in_proj|action_out_proj|time_mlp)")
+    assert {layer.part for layer in select(LINEARS, everything)} == {"vision", "projector", "llm", "expert"}
+    with pytest.raises(InputError, match="matches none of the 415 selected layers"):
+        select(LINEARS, replace(everything, preset=None))

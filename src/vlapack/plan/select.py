@@ -15,7 +15,7 @@ from vlapack.errors import InputError
 from vlapack.plan.folding import plan
 from vlapack.plan.selected import Group, Selected, groups, part_of, spellings
 from vlapack.recipe.choice import Choice, as_choice
-from vlapack.recipe.presets import GUIDE_SCOPES
+from vlapack.recipe.presets import GUIDE_SCOPES, PRESETS
 from vlapack.recipe.recipe import Recipe
 from vlapack.recipe.rules import nearest
 
@@ -66,8 +66,10 @@ def _chosen(
             f"none of the {len(scoped)} linears in the scope {recipe.scope!r} matches include {recipe.include!r}"
             f" without exclude {recipe.exclude!r}; the first of them is {scoped[0]!r}"
         )
-    for pattern, _ in recipe.overrides:
-        if not any(_search(pattern, name) for name in chosen):
+    # Flags may leave out every layer that a preset's own override is for; what a user wrote must match something.
+    own = PRESETS[recipe.preset].overrides if recipe.preset in PRESETS else ()
+    for pattern, choice in recipe.overrides:
+        if (pattern, choice) not in own and not any(_search(pattern, name) for name in chosen):
             raise InputError(
                 f"the override {pattern!r} matches none of the {len(chosen)} selected layers; "
                 f"it is a regular expression for names such as {chosen[0]!r}"
