@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from vlapack.errors import InputError, WorkError
-from vlapack.evaluate.compare import action_differences, compare, cosines, draws
+from vlapack.evaluate.compare import compare, cosines
 from vlapack.observations.folder import open_source
 from vlapack.observations.frame import Frame
+from vlapack.policy.differences import action_differences, draws
 from vlapack.policy.policy import Policy
 from vlapack.robots.layouts import LiberoLayout
 
