@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vlapack.errors import InputError
-from vlapack.tune.allocate import Option, Problem, allocate, smallest
+from vlapack.tune.allocate import Option, Problem, allocate, cheapest, smallest
 
 errors = st.floats(0, 1e3, allow_subnormal=False)
 sizes = st.integers(1, 5000)
@@ -58,6 +58,19 @@ def test_no_assignment_within_the_budget_has_less_error(problem: Problem, share:
     within = [bits for bits in assignments if problem.nbytes(bits) <= budget]
     scale = max(option.error for options in problem.options.values() for option in options)
     assert problem.error(found) <= min(map(problem.error, within)) + 1e-5 * scale
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems(), st.floats(0.01, 1))
+def test_no_assignment_within_the_error_has_fewer_bytes(problem: Problem, share: float) -> None:
+    assignments = every_assignment(problem)
+    floor = min(map(problem.error, assignments))
+    bound = floor + share * (max(map(problem.error, assignments)) - floor)
+    if bound <= 0:
+        return
+    found = cheapest(problem, bound)
+    assert problem.error(found) <= bound * (1 + 1e-5)
+    assert problem.nbytes(found) <= min(problem.nbytes(bits) for bits in assignments if problem.error(bits) <= bound)
 
 
 def test_a_group_pays_once_for_what_it_shares() -> None:

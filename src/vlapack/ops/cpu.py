@@ -35,7 +35,7 @@ def prepare(stored: Tensor, bits: int, in_features: int) -> Tensor:
             "VLAPACK_ENGINE=reference"
         )
     rows = len(stored)
-    prepared = torch.empty(_prepared_shape(bits, rows, in_features), dtype=torch.uint8)
+    prepared = torch.empty(prepared_shape(bits, rows, in_features), dtype=torch.uint8)
     source = stored.contiguous()
     kernels.prepare(bits, rows, in_features, source.data_ptr(), prepared.data_ptr(), torch.get_num_threads())
     return prepared
@@ -97,7 +97,7 @@ def int_linear(  # noqa: PLR0917 - torch's custom ops take tensors by position
         raise InputError(f"groups of {group_size} channels: this engine takes multiples of {PER_WORD}")
     q = _checked("q", q, torch.int8, (rows, inputs))
     s = _checked("s", s, torch.float32, (rows, 1))
-    weight = _checked("weight", weight, torch.uint8, _prepared_shape(bits, outputs, inputs))
+    weight = _checked("weight", weight, torch.uint8, prepared_shape(bits, outputs, inputs))
     scale_dtype = torch.float32 if group_size is None else torch.bfloat16
     weight_scale = _checked("weight_scale", weight_scale, scale_dtype, (outputs, group_count(inputs, group_size)))
     bias = None if bias is None else _checked("bias", bias.float(), torch.float32, (outputs,))
@@ -210,7 +210,8 @@ def _checked(name: str, tensor: T, dtype: torch.dtype, shape: tuple[int, ...]) -
     return tensor.contiguous()
 
 
-def _prepared_shape(bits: int, rows: int, channels: int) -> tuple[int, int, int]:
+def prepared_shape(bits: int, rows: int, channels: int) -> tuple[int, int, int]:
+    """Return the shape, uint8, of a prepared weight [rows, channels]."""
     return -(-rows // PANEL), -(-channels // PER_WORD), PANEL * bits
 
 

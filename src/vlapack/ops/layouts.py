@@ -6,6 +6,7 @@ Dtype and number of dimensions say which engine reads a weight, so it needs no l
 from __future__ import annotations
 
 import importlib
+import math
 from types import ModuleType
 
 import torch
@@ -57,6 +58,25 @@ def prepare_for(name: str, stored: Tensor, bits: int, in_features: int) -> Tenso
     for target, piece in zip(torch.split(prepared, len(pieces[0])), pieces, strict=True):
         target.copy_(first if piece is pieces[0] else module.prepare(piece, bits, in_features))
     return prepared
+
+
+def held_bytes(bits: int, out_features: int, in_features: int, act_bits: int, device: torch.device) -> int:
+    """Return the bytes that a packed weight [N, K] takes once `prepare` has laid it out, scales not counted.
+
+    Args:
+        bits: of the weight, 4 or 8.
+        out_features: N.
+        in_features: K.
+        act_bits: as in `prepare`.
+        device: where the layer is.
+
+    Raises:
+        InputError: as in `engine.active`.
+    """
+    name = engine.active(device)
+    if name == "reference" or (name == "cpu" and act_bits == 16):
+        return out_features * (4 * -(-in_features // 8) if bits == 4 else in_features)
+    return math.prod(_module(name).prepared_shape(bits, out_features, in_features))
 
 
 def restore(prepared: Tensor, out_features: int, in_features: int) -> Tensor:

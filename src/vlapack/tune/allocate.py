@@ -8,6 +8,8 @@
                 1 - Σ x_i16 ≤ y_f ≤ 1 - x_i16           and what folding changes when all layers i of a set f are
                 x, y, z ∈ {0, 1}
 
+or the other way round: the fewest bytes under a bound on the squared error (`cheapest`).
+
 The squared errors e of different layers are added, as those of independent perturbations are. The solver is HiGHS's
 branch and bound (Huangfu & Hall, Math. Prog. Comp. 2018), through `scipy.optimize.milp`.
 """
@@ -73,7 +75,7 @@ class Problem:
 
 def smallest(problem: Problem) -> Bits:
     """Return the assignment of the fewest bytes. Few bits are not always few bytes: scales and transforms cost some."""
-    return _solve(problem, lambda option: option.nbytes / BYTES_PER_UNIT, np.inf, cost_of_common=1 / BYTES_PER_UNIT)
+    return _solve(problem, lambda option: option.nbytes / BYTES_PER_UNIT, cost_of_common=1 / BYTES_PER_UNIT)
 
 
 def allocate(problem: Problem, budget: int) -> Bits:
@@ -91,11 +93,34 @@ def allocate(problem: Problem, budget: int) -> Bits:
             "below the second"
         )
     largest = max(option.error for options in problem.options.values() for option in options)
-    return _solve(problem, lambda option: option.error / (largest or 1.0), budget - problem.fixed)
+    return _solve(problem, lambda option: option.error / (largest or 1.0), room=budget - problem.fixed)
 
 
-def _solve(problem: Problem, cost: Callable[[Option], float], room: float, *, cost_of_common: float = 0.0) -> Bits:
-    """Minimize the sum of `cost`, and `cost_of_common` per byte of several layers, within `room` bytes for them all."""
+def cheapest(problem: Problem, error: float) -> Bits:
+    """Return the assignment of the fewest bytes among those of at most the squared `error` (> 0).
+
+    What it has room for beside that, it does not use: `allocate` with its bytes has the least error of their size.
+    """
+    return _solve(
+        problem,
+        lambda option: option.nbytes / BYTES_PER_UNIT,
+        cost_of_common=1 / BYTES_PER_UNIT,
+        bound=error,
+    )
+
+
+def _solve(
+    problem: Problem,
+    cost: Callable[[Option], float],
+    *,
+    room: float = np.inf,
+    bound: float = np.inf,
+    cost_of_common: float = 0.0,
+) -> Bits:
+    """Minimize the sum of `cost`, and `cost_of_common` per byte of several layers.
+
+    `room` is what there is for the bytes of all of them, `bound` the most that their squared errors may add up to.
+    """
     columns = [(name, option) for name, options in problem.options.items() for option in options]
     place = {(name, option.bits): number for number, (name, option) in enumerate(columns)}
     common = [*problem.shared, *problem.folded]
@@ -128,13 +153,20 @@ def _solve(problem: Problem, cost: Callable[[Option], float], room: float, *, co
             constrain(-np.inf, 1, [column, number])
     rows, at = zip(*entries, strict=True)
     structure = coo_array((np.ones(len(entries)), (rows, at)), shape=(len(lower), count))
-    # Half a byte more than there is room for: no tolerance then refuses what fits, and bytes are whole.
-    within = LinearConstraint(np.array(sizes)[None] / BYTES_PER_UNIT, -np.inf, (room + 0.5) / BYTES_PER_UNIT)
+    limits = [LinearConstraint(structure.tocsr(), lower, upper)]
+    most = np.ones(count)
+    if room < np.inf:
+        # Half a byte more than there is room for: no tolerance then refuses what fits, and bytes are whole.
+        limits.append(LinearConstraint(np.array(sizes)[None] / BYTES_PER_UNIT, -np.inf, (room + 0.5) / BYTES_PER_UNIT))
+    if bound < np.inf:
+        shares = np.array([option.error / bound for _, option in columns] + [0.0] * len(common))
+        most[shares > 1] = 0.0  # what is out of the question must not set the scale of the row
+        limits.append(LinearConstraint(np.minimum(shares, 1.0)[None], -np.inf, 1.0))
     result = milp(
         np.array(costs),
         integrality=np.ones(count),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(structure.tocsr(), lower, upper), within],
+        bounds=Bounds(0, most),
+        constraints=limits,
         options={"mip_rel_gap": GAP},
     )
     assert result.success, result.message  # feasible: the smallest assignment is, and the caller compared

@@ -6,17 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import torch
-
 from vlapack.checkpoints.pack.contents import layers_of, pack_specs
 from vlapack.errors import InputError
 from vlapack.packing.parent import Parent
 from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE, linears
 from vlapack.plan.selected import Group, Selected, groups
-from vlapack.plan.sizes import layer_bytes, rewritten, total_bytes
+from vlapack.plan.sizes import rewritten
 from vlapack.plan.wiring import producer_of
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.allocate import FLOAT_BITS, Bits, Option, Problem
+from vlapack.tune.sizes import Measure, Sizes, sizes_of
 
 PACKED_BITS = (4, 8)
 EMBEDDING_BITS = 8
@@ -76,32 +75,33 @@ class Space:
         found = {layer.name: PACKED_BITS for layer in self.layers if layer.executed}
         return found | ({EMBEDDING_MODULE: (EMBEDDING_BITS,)} if self.embedding else {})
 
-    def problem(self, errors: Errors) -> Problem:
-        """Return the allocation problem; its bytes are exactly those of the packs."""
+    def problem(self, errors: Errors, measure: Measure = "file") -> Problem:
+        """Return the allocation problem; its bytes are exactly those of the packs, or of loaded policies of them."""
+        sizes = sizes_of(self.parent, measure)
         nothing: dict[int, float] = {}
         options = {}
         for layer in self.layers:
             cost = errors.get(layer.name, nothing)
+            packed = {bits: sizes.layer(replace(layer, weight_bits=bits), self.base) for bits in PACKED_BITS}
             if not layer.executed:
-                options[layer.name] = [Option(IDLE_BITS, self._layer_bytes(layer, IDLE_BITS))]
+                options[layer.name] = [Option(IDLE_BITS, packed[IDLE_BITS])]
                 continue
-            options[layer.name] = [
-                Option(bits, self._layer_bytes(layer, bits), cost.get(bits, 0.0)) for bits in PACKED_BITS
-            ] + [Option(FLOAT_BITS, self._stored_bytes(f"{layer.name}.weight"))]
+            options[layer.name] = [Option(bits, size, cost.get(bits, 0.0)) for bits, size in packed.items()] + [
+                Option(FLOAT_BITS, sizes.stored(f"{layer.name}.weight"))
+            ]
         if self.embedding:
-            rows, width = self.parent.tensors[EMBEDDING][0]
-            packed = total_bytes([((rows, width), torch.int8), ((rows, 1), torch.float32)])
             cost = errors.get(EMBEDDING_MODULE, nothing)
+            packed_rows = sizes.embedding(*self.parent.tensors[EMBEDDING][0])
             options[EMBEDDING_MODULE] = [
-                Option(EMBEDDING_BITS, packed, cost.get(EMBEDDING_BITS, 0.0)),
-                Option(FLOAT_BITS, self._stored_bytes(EMBEDDING)),
+                Option(EMBEDDING_BITS, packed_rows, cost.get(EMBEDDING_BITS, 0.0)),
+                Option(FLOAT_BITS, sizes.stored(EMBEDDING)),
             ]
         chosen = {f"{layer.name}.weight" for layer in self.layers} | ({EMBEDDING} if self.embedding else set())
         return Problem(
             options,
-            shared=tuple((_names(group), self._transform_bytes(self._alone(group[0]))) for group in self.groups),
-            folded=tuple(self._folded()),
-            fixed=sum(self._stored_bytes(name) for name in self.parent.tensors if name not in chosen),
+            shared=tuple((_names(group), sizes.transform(self._alone(group[0]), self.base)) for group in self.groups),
+            folded=tuple(self._folded(sizes)),
+            fixed=sizes.fixed + sum(sizes.stored(name) for name in self.parent.tensors if name not in chosen),
         )
 
     def recipe(self, bits: Bits) -> Recipe:
@@ -132,10 +132,7 @@ class Space:
         selected = layers_of(self.parent.config.architecture, recipe)
         return sum(spec.nbytes for spec in pack_specs(self.parent.tensors, selected, recipe))
 
-    def _layer_bytes(self, layer: Selected, bits: int) -> int:
-        return layer_bytes(replace(layer, weight_bits=bits), self.base, stores_transform=False)
-
-    def _folded(self) -> Iterator[tuple[tuple[str, ...], int]]:
+    def _folded(self, sizes: Sizes) -> Iterator[tuple[tuple[str, ...], int]]:
         """Yield (layers, bytes) of what folds as soon as all these layers are packed, be it fewer bytes or more."""
         names = linears(self.parent.config.architecture)
         for group in self.groups:
@@ -147,22 +144,17 @@ class Space:
             together = tuple(name for name in before.together if name in self.planned and self.planned[name].executed)
             together = tuple(dict.fromkeys((*_names(group), *together)))
             grown = sum(
-                total_bytes([tensor]) - self._stored_bytes(name)
-                for name, tensor in rewritten(self.parent.tensors, [lead]).items()
+                sizes.stored(name, dtype) - sizes.stored(name)
+                for name, (_, dtype) in rewritten(self.parent.tensors, [lead]).items()
                 if name.removesuffix(".weight") not in together
             )
-            yield together, grown + self._transform_bytes(lead) - self._transform_bytes(alone)
+            saved = sizes.transform(alone, self.base) - sizes.transform(lead, self.base)
+            yield together, grown - saved
 
     def _alone(self, layer: Selected) -> Selected:
         """Return a layer with what folds whatever else is packed: a reordering."""
         steps = self.planned[layer.name].folded
         return replace(layer, folded=tuple(step for step in steps if step == "permutation"))
-
-    def _transform_bytes(self, lead: Selected) -> int:
-        return layer_bytes(lead, self.base) - layer_bytes(lead, self.base, stores_transform=False)
-
-    def _stored_bytes(self, name: str) -> int:
-        return total_bytes([self.parent.tensors[name]])
 
 
 def _names(group: Group) -> tuple[str, ...]:
