@@ -79,11 +79,16 @@ class Pi0(Network):
 
         From then on these are the only times there are: another number of steps is refused.
         """
-        # Row by row, since a product of several rows may round otherwise than that of one.
-        times = euler_times(self.config.num_steps).to(self.device)
-        self.time_table = torch.cat([self.condition(t[None]) for t in times])
+        self.time_table = self.conditions()
         for name in self.time_modules:
             self.get_submodule(name).to("meta")
+
+    @torch.no_grad()
+    def conditions(self) -> Tensor:
+        """Compute `condition` for the times of the configuration's denoise steps, [steps, …]."""
+        # Row by row, since a product of several rows may round otherwise than that of one.
+        times = euler_times(self.config.num_steps).to(self.device)
+        return torch.cat([self.condition(t[None]) for t in times])
 
     def _told(self, t: Tensor) -> Tensor:
         """`condition` of the flow times [B], from the table where there is one.

@@ -16,7 +16,10 @@ branch and bound (Huangfu & Hall, Math. Prog. Comp. 2018), through `scipy.optimi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,13 +29,25 @@ from scipy.sparse import coo_array
 from vlapack.errors import InputError
 
 FLOAT_BITS = 16
-Bits = dict[str, int]
-"""An assignment: the name of a layer (or of the embedding) → its bits."""
+Chosen = int
+"""What may be chosen for a layer: its weight bits."""
+Bits = dict[str, Chosen]
+"""An assignment: the name of a layer (or of the embedding) → what is chosen."""
 
 BYTES_PER_UNIT = 1e4
 """What the solver counts in: a constraint may be missed by 1e-6, which then is a hundredth of a byte."""
 GAP = 1e-6
 """How far from the optimum the solver may stop, relative; measured errors are good for two digits."""
+
+
+def label(choice: Chosen) -> str:
+    """Name a choice in results: `4`, `8`, `16`."""
+    return str(choice)
+
+
+def named(bits: Bits) -> dict[str, str]:
+    """Return an assignment as JSON."""
+    return {name: label(choice) for name, choice in bits.items()}
 
 
 @dataclass(frozen=True)
@@ -162,12 +177,28 @@ def _solve(
         shares = np.array([option.error / bound for _, option in columns] + [0.0] * len(common))
         most[shares > 1] = 0.0  # what is out of the question must not set the scale of the row
         limits.append(LinearConstraint(np.minimum(shares, 1.0)[None], -np.inf, 1.0))
-    result = milp(
-        np.array(costs),
-        integrality=np.ones(count),
-        bounds=Bounds(0, most),
-        constraints=limits,
-        options={"mip_rel_gap": GAP},
-    )
+    with _stdout_closed():
+        result = milp(
+            np.array(costs),
+            integrality=np.ones(count),
+            bounds=Bounds(0, most),
+            constraints=limits,
+            options={"mip_rel_gap": GAP},
+        )
     assert result.success, result.message  # feasible: the smallest assignment is, and the caller compared
     return {name: option.bits for (name, option), chosen in zip(columns, result.x, strict=False) if chosen > 0.5}
+
+
+@contextmanager
+def _stdout_closed() -> Iterator[None]:
+    """Keep off stdout what HiGHS writes there past Python and its own switch, for `--json`."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(nowhere)
+        os.close(kept)

@@ -34,8 +34,10 @@ TRANSFORM = ("smooth", "permutation", "rotation", "pre_rotation", "input_scale")
 class Sizes(Protocol):
     """One way to count bytes."""
 
-    fixed: int
-    """Bytes beside all of the parent's tensors."""
+    @property
+    def fixed(self) -> int:
+        """Bytes beside all of the parent's tensors."""
+        ...
 
     def stored(self, name: str, dtype: torch.dtype | None = None) -> int:
         """Bytes of one of the parent's tensors as it is, or in another dtype, into which folding widens it."""

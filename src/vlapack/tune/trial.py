@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlapack.fingerprint import digest
 from vlapack.machine.allocator import map_large_blocks
@@ -17,9 +19,10 @@ from vlapack.packing.parent import Parent
 from vlapack.pi0.load import build, load_weights
 from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE
 from vlapack.pi0.stored import StoredEmbedding, StoredLinear
+from vlapack.policy.differences import deviations, draws
 from vlapack.policy.policy import Policy
 from vlapack.progress import progress
-from vlapack.tune.allocate import FLOAT_BITS, Bits
+from vlapack.tune.allocate import FLOAT_BITS, Bits, Chosen, named
 from vlapack.tune.folder import TuningFolder
 from vlapack.tune.sensitivity import Choices, probing, sample
 
@@ -57,6 +60,7 @@ class Trial:
         self._choices = choices
         self._work = work
         self._device = device
+        self._seed = seed
         self._policy = _float_policy(parent, device)
         self._inputs = [self._policy.observe(observation) for observation in observations]
         self._originals = {name: self._policy.model.get_submodule(name) for name in choices}
@@ -67,7 +71,7 @@ class Trial:
         signs = torch.randint(0, 2, (len(observations), DIRECTIONS, *shape), generator=draw) * 2.0 - 1.0
         self._directions = signs * self._unit(shape)
 
-    def sensitivity(self, numbers: Sequence[int]) -> dict[str, dict[int, float]]:
+    def sensitivity(self, numbers: Sequence[int]) -> dict[str, dict[Chosen, float]]:
         """Return what every choice adds to the squared relative error of the chunk, to first order.
 
         Args:
@@ -100,21 +104,111 @@ class Trial:
         difference, size = np.stack(packed) - np.stack(floats), np.stack(floats)
         return float(np.linalg.norm(difference) / np.linalg.norm(size))
 
+    def deviations(self, bits: Bits, numbers: Sequence[int], title: str = "comparing") -> np.ndarray:
+        """Return how far the chunks of an assignment are from the float ones, [N]: what `vlapack compare` calls so.
+
+        Args:
+            bits: the assignment; layers that it does not name stay float.
+            numbers: of the observations, always in the same order: their noises are drawn in it.
+            title: of the bar.
+        """
+        draw = draws(self._seed, self._policy.noise_shape)
+        noises = [noise for _, noise in zip(numbers, draw, strict=False)]
+        expected = self._expected(numbers, noises)
+        first = {number: noise[:1] for number, noise in zip(numbers, noises, strict=True)}
+        found = self._chunks(bits, first, f"compared/{digest(named(bits))[:16]}", title)
+        return deviations(np.stack(expected), np.stack([found[number][0] for number in numbers]))
+
+    def milliseconds(self, bits: Bits, numbers: Sequence[int]) -> float:
+        """Return the median time of the chunks that `deviations` ran, of the network alone."""
+        piece = f"compared/{digest(named(bits))[:16]}"
+        return float(np.median([float(self._work.load(f"{piece}-{number:04d}")["ms"]) for number in numbers]))
+
+    @property
+    def timeless(self) -> list[str]:
+        """Names of the modules of which a loaded policy has only a table."""
+        return self._policy.model.time_modules
+
+    @property
+    def steps(self) -> int:
+        """Denoise steps of a chunk."""
+        return self._policy.config.architecture.num_steps
+
+    def module(self, name: str, choice: Chosen) -> nn.Module:
+        """Return a layer as it is, or as one of its choices."""
+        return self._originals[name] if choice == FLOAT_BITS else self._choices[name][choice]
+
+    def rows(self, number: int) -> dict[str, int]:
+        """Return the rows that the layers of each part multiply at a time for one observation."""
+        inputs = self._inputs[number]
+        architecture = self._policy.config.architecture
+        patches = int(inputs.image_masks.sum()) * architecture.vision.num_patches
+        suffix = architecture.suffix_length
+        return {
+            "vision": patches,
+            "projector": patches,
+            "llm": patches + int(inputs.token_masks.sum()),
+            "expert": suffix,
+            "action": suffix,
+        }
+
+    def _expected(self, numbers: Sequence[int], noises: Sequence[Tensor]) -> list[np.ndarray]:
+        """The float policy's chunks of each observation under its noises, [S, H, A]."""
+        pieces = [f"floats/{number:04d}" for number in numbers]
+        done = sum(map(self._work.has, pieces))
+        if done < len(pieces):
+            with progress("float chunks", len(pieces), done=done) as advance:
+                for number, noise, piece in zip(numbers, noises, pieces, strict=True):
+                    if not self._work.has(piece):
+                        chunk = self._policy.acting.sample_noises(self._inputs[number], noise)
+                        self._work.keep(piece, {"chunk": chunk})
+                        advance()
+        return [
+            self._robot(number, self._work.load(piece)["chunk"]) for number, piece in zip(numbers, pieces, strict=True)
+        ]
+
     def _actions(self, bits: Bits, number: int) -> np.ndarray:
         """The robot's actions of one observation; layers that `bits` does not name stay float."""
-        piece = f"chunks/{digest(bits)[:16]}-{number:04d}"
-        if not self._work.has(piece):
-            model, inputs = self._policy.model, self._inputs[number]
-            for name, of_module in self._choices.items():
-                chosen = bits.get(name, FLOAT_BITS)
-                model.set_submodule(name, self._originals[name] if chosen == FLOAT_BITS else of_module[chosen])
-            self._work.keep(piece, {"chunk": model.sample_actions(*inputs.network, self._noise[number]).to(CPU)})
+        noise = {number: self._noise[number]}
+        return self._chunks(bits, noise, f"chunks/{digest(named(bits))[:16]}")[number]
+
+    def _chunks(
+        self, bits: Bits, noises: Mapping[int, Tensor], piece: str, title: str | None = None
+    ) -> dict[int, np.ndarray]:
+        """The robot's actions [1, H, A] of some observations, each from its noise [1, H, action_dim]."""
+        missing = [number for number in noises if not self._work.has(f"{piece}-{number:04d}")]
+        model = self._policy.model
+        done = len(noises) - len(missing)
+        with (
+            self._packed(bits) if missing else nullcontext(),
+            progress(title, len(noises), done=done) if missing and title else nullcontext(_nothing) as advance,
+        ):
+            for number in missing:
+                start = time.perf_counter()
+                chunk = model.sample_actions(*self._inputs[number].network, noises[number]).to(CPU)
+                spent = torch.tensor((time.perf_counter() - start) * 1e3)
+                self._work.keep(f"{piece}-{number:04d}", {"chunk": chunk, "ms": spent})
+                advance()
+        chunks = {number: self._work.load(f"{piece}-{number:04d}")["chunk"] for number in noises}
+        return {number: self._robot(number, chunk) for number, chunk in chunks.items()}
+
+    @contextmanager
+    def _packed(self, bits: Bits) -> Iterator[None]:
+        """Put an assignment's layers in place, and its table of flow times, as a loaded policy has one."""
+        model = self._policy.model
+        try:
+            for name in self._choices:
+                model.set_submodule(name, self.module(name, bits.get(name, FLOAT_BITS)))
+            model.time_table = model.conditions()
+            yield
+        finally:
+            model.time_table = None
             for name, original in self._originals.items():
                 model.set_submodule(name, original)
-        return self._robot(number, self._work.load(piece)["chunk"])
 
     def _robot(self, number: int, chunk: Tensor) -> np.ndarray:
-        return self._policy.robot_actions(chunk.numpy(), self._inputs[number].robot_state)
+        state = self._inputs[number].robot_state.repeat(len(chunk), axis=0)
+        return self._policy.robot_actions(chunk.numpy(), state)
 
     def _square(self, number: int, chunk: Tensor) -> float:
         return float(np.square(self._robot(number, chunk)).sum())
@@ -125,6 +219,10 @@ class Trial:
         unit = torch.zeros(shape)
         unit[:, : low.shape[-1]] = torch.from_numpy((high - low)[0])
         return unit
+
+
+def _nothing() -> None:
+    """Show nothing."""
 
 
 def _float_policy(parent: Parent, device: torch.device) -> Policy:
