@@ -12,7 +12,7 @@ from vlapack.recipe.rules import check_choice, nearest, require
 WEIGHT_BITS = (4, 8, 16)
 ACT_BITS = (4, 8, 16)
 GROUP_SIZES = (None, 32, 64, 128)
-RECIPES = "recipe"
+RECIPES: Literal["recipe"] = "recipe"
 """In place of a value: the recipe's own."""
 
 _SPELLED = re.compile(r"(?P<weight_bits>\d+)(g(?P<group_size>\d+))?(a(?P<act_bits>\d+))?", re.IGNORECASE)

@@ -8,7 +8,8 @@
                 1 - Σ x_i16 ≤ y_f ≤ 1 - x_i16           and what folding changes when all layers i of a set f are
                 x, y, z ∈ {0, 1}
 
-or the other way round: the fewest bytes under a bound on the squared error (`cheapest`).
+and layers that read one input, which is rounded once, have the same activation bits. Or the other way round: the fewest
+bytes under a bound on the squared error (`cheapest`).
 
 The squared errors e of different layers are added, as those of independent perturbations are. The solver is HiGHS's
 branch and bound (Huangfu & Hall, Math. Prog. Comp. 2018), through `scipy.optimize.milp`.
@@ -27,10 +28,11 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from vlapack.errors import InputError
+from vlapack.recipe.choice import RECIPES, Choice
 
 FLOAT_BITS = 16
-Chosen = int
-"""What may be chosen for a layer: its weight bits."""
+Chosen = int | Choice
+"""What may be chosen for a layer: its weight bits, or also its groups and activation bits."""
 Bits = dict[str, Chosen]
 """An assignment: the name of a layer (or of the embedding) → what is chosen."""
 
@@ -41,8 +43,18 @@ GAP = 1e-6
 
 
 def label(choice: Chosen) -> str:
-    """Name a choice in results: `4`, `8`, `16`."""
-    return str(choice)
+    """Name a choice in results, as flags spell it: `4`, `8`, `16`, `4g32` (groups of 32), `8a4` (4-bit activations)."""
+    if not isinstance(choice, Choice):
+        return str(choice)
+    group = "" if choice.group_size == RECIPES else f"g{choice.group_size or 0}"
+    return f"{choice.weight_bits}{group}{'' if choice.act_bits == RECIPES else f'a{choice.act_bits}'}"
+
+
+def rounding(choice: Chosen) -> int | str | None:
+    """Return the activation bits of a choice, `recipe` for the recipe's own; None where a layer stays float."""
+    if choice == FLOAT_BITS:
+        return None
+    return choice.act_bits if isinstance(choice, Choice) else RECIPES
 
 
 def named(bits: Bits) -> dict[str, str]:
@@ -54,7 +66,7 @@ def named(bits: Bits) -> dict[str, str]:
 class Option:
     """One possibility for one layer."""
 
-    bits: int
+    bits: Chosen
     """16: as the parent holds it."""
     nbytes: int
     error: float = 0.0
@@ -70,12 +82,14 @@ class Problem:
     """(layers, bytes) of every group: the bytes are stored once if any of the layers is quantized."""
     folded: Sequence[tuple[Sequence[str], int]] = field(default=())
     """(layers, bytes) of whatever folds: the bytes come in addition, or go if negative, if all of them are."""
+    alike: Sequence[Sequence[str]] = field(default=())
+    """Layers that read one input, which is rounded once: those that are quantized have the same activation bits."""
     fixed: int = 0
     """Bytes of everything about which there is no choice."""
 
     def nbytes(self, bits: Bits) -> int:
         """Return all the bytes of an assignment."""
-        quantized = {name for name, chosen in bits.items() if chosen < FLOAT_BITS}
+        quantized = {name for name, chosen in bits.items() if chosen != FLOAT_BITS}
         shared = sum(size for names, size in self.shared if not quantized.isdisjoint(names))
         folded = sum(size for names, size in self.folded if quantized.issuperset(names))
         return self.fixed + shared + folded + sum(self._option(name, bits).nbytes for name in self.options)
@@ -144,6 +158,7 @@ def _solve(
     sizes = [option.nbytes for _, option in columns] + [size for _, size in common]
 
     entries: list[tuple[int, int]] = []
+    negative: list[tuple[int, int]] = []
     lower: list[float] = []
     upper: list[float] = []
 
@@ -166,15 +181,29 @@ def _solve(
         constrain(1, np.inf, [column, *floats])
         for number in floats:
             constrain(-np.inf, 1, [column, number])
-    rows, at = zip(*entries, strict=True)
-    structure = coo_array((np.ones(len(entries)), (rows, at)), shape=(len(lower), count))
+    for names in problem.alike:
+        acts = {act for name in names for option in problem.options[name] if (act := rounding(option.bits))}
+        if len(acts) > 1:
+            columns_of = {act: count + number for number, act in enumerate(acts)}
+            for (name, choice), column in place.items():
+                if name in names and (act := rounding(choice)):
+                    # x ≤ z: a column for each way to round the input, of which one is set at most.
+                    negative.append((len(lower), column))
+                    constrain(0, np.inf, [columns_of[act]])
+            constrain(-np.inf, 1, columns_of.values())
+            count += len(acts)
+    extra = count - len(columns) - len(common)
+    costs, sizes = [*costs, *[0.0] * extra], [*sizes, *[0] * extra]
+    rows, at = zip(*entries, *negative, strict=True)
+    signs = np.concatenate([np.ones(len(entries)), -np.ones(len(negative))])
+    structure = coo_array((signs, (rows, at)), shape=(len(lower), count))
     limits = [LinearConstraint(structure.tocsr(), lower, upper)]
     most = np.ones(count)
     if room < np.inf:
         # Half a byte more than there is room for: no tolerance then refuses what fits, and bytes are whole.
         limits.append(LinearConstraint(np.array(sizes)[None] / BYTES_PER_UNIT, -np.inf, (room + 0.5) / BYTES_PER_UNIT))
     if bound < np.inf:
-        shares = np.array([option.error / bound for _, option in columns] + [0.0] * len(common))
+        shares = np.array([option.error / bound for _, option in columns] + [0.0] * (count - len(columns)))
         most[shares > 1] = 0.0  # what is out of the question must not set the scale of the row
         limits.append(LinearConstraint(np.minimum(shares, 1.0)[None], -np.inf, 1.0))
     with _stdout_closed():

@@ -1,15 +1,14 @@
-"""Every layer packed at every choice of bitsas a candidate: measured against the float layer, and put together at will.
+"""Every layer packed by every choice as a candidate: measured against the float layer, and put together at will.
 
-Each group is quantized whole, with all its layers at 4 bits and then all at 8. The transform that they share does not
-depend on bits, so a packed group may take some layers from the one and some from the other. It does depend on *which*
-layers are quantized: where one of a group stays float, a pack's transform is made for the others only and differs a
-little from the one here.
+Each group is quantized whole, with all its layers at 4 bits, then all at 8, and so on. The transform that they share
+does not depend on bits, so a packed group may take some layers from the one and some from the other. It does depend on
+*which* layers are quantized: where one of a group stays float, a pack's transform is made for the others only and
+differs a little from the one here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,18 +19,17 @@ from vlapack.linear import PackedLinear
 from vlapack.machine.gpu import CPU
 from vlapack.ops.activation import ActivationStep
 from vlapack.packing.layers import CALIBRATING, PACKING, weights_in
-from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import stream
 from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE
 from vlapack.pi0.stored import StoredEmbedding
 from vlapack.plan.selected import Group
 from vlapack.progress import InterleavedProgress, meter
 from vlapack.quantize.calibration import LayerInputs
-from vlapack.quantize.groups import QuantizedGroup, Read, pack_embedding, pack_group, prepare, read_weights
-from vlapack.recipe.recipe import Recipe
+from vlapack.quantize.groups import Prepared, QuantizedGroup, Read, pack_embedding, pack_group, prepare, read_weights
+from vlapack.tune.allocate import Chosen, label
 from vlapack.tune.folder import TuningFolder
 from vlapack.tune.sensitivity import Choices
-from vlapack.tune.space import EMBEDDING_BITS, PACKED_BITS, Space
+from vlapack.tune.space import EMBEDDING_BITS, Space
 
 SHAPE = "weight_shape"
 
@@ -56,10 +54,10 @@ def pack_candidates(
         return work.has(_piece(group))
 
     def finished(group: Group) -> bool:
-        return all(map(has, _at_all_bits(group)))
+        return all(map(has, _ways(space, group)))
 
-    total = sum(map(weights_in, running)) * len(PACKED_BITS)
-    done = sum(weights_in(group) for group in running for same in _at_all_bits(group) if has(same))
+    total = sum(map(weights_in, running)) * len(space.packed)
+    done = sum(weights_in(group) for group in running for same in _ways(space, group) if has(same))
 
     def write(group: Group, packed: QuantizedGroup) -> None:
         nonlocal done
@@ -68,7 +66,7 @@ def pack_candidates(
         turns.reach(PACKING, done / total, group[0].name)
 
     if not all(map(finished, running)):
-        with meter("packing at 4 and 8 bits") as show:
+        with meter(f"packing at {', '.join(map(label, space.packed))} bits") as show:
             turns = InterleavedProgress(show, {CALIBRATING: 0.0, PACKING: done / total})
             tick = partial(turns.reach, CALIBRATING)
             read = space.parent.reader(device)
@@ -77,7 +75,7 @@ def pack_candidates(
             )
             for groups, inputs in blocks:
                 for group in groups:
-                    _pack(group, inputs[group[0].name], space.base, read=read, has=has, write=write)
+                    _pack(group, inputs[group[0].name], space, read=read, has=has, write=write)
                 del groups, inputs  # before the next block is computed
     if space.embedding and not work.has(EMBEDDING_MODULE):
         rows, scale = pack_embedding(space.parent.read(EMBEDDING).to(device))
@@ -86,48 +84,53 @@ def pack_candidates(
 
 def load_candidates(work: TuningFolder, space: Space, device: torch.device = CPU) -> Choices:
     """Return what `pack_candidates` packed, as modules on a device, laid out for its engine."""
-    choices: dict[str, Mapping[int, nn.Module]] = {}
+    choices: dict[str, Mapping[Chosen, nn.Module]] = {}
     for group in space.groups:
         if group[0].executed:
-            choices |= _modules(work, group, space.parent, space.base, device)
+            choices |= _modules(work, group, space, device)
     if space.embedding:
         rows = {name: tensor.to(device) for name, tensor in work.load(EMBEDDING_MODULE).items()}
         choices[EMBEDDING_MODULE] = {EMBEDDING_BITS: StoredEmbedding(rows["weight"], rows["scale"])}
     return choices
 
 
-def _at_all_bits(group: Group) -> list[Group]:
-    return [tuple(replace(layer, weight_bits=bits) for layer in group) for bits in PACKED_BITS]
+def _ways(space: Space, group: Group) -> list[Group]:
+    """Return a group once for every choice, with all its layers packed by it."""
+    return [tuple(space.at(layer, choice) for layer in group) for choice in space.packed]
 
 
 def _pack(
     group: Group,
     inputs: LayerInputs,
-    base: Recipe,
+    space: Space,
     *,
     read: Read,
     has: Callable[[Group], bool],
     write: Callable[[Group, QuantizedGroup], None],
 ) -> None:
-    """Pack one group at each choice that it does not have yet."""
+    """Pack one group by each choice that it does not have yet."""
     weights = read_weights(read, group)
-    prepared = prepare(read, group, weights, base, inputs)
-    for same in _at_all_bits(group):
+    prepared: dict[int, Prepared] = {}  # GPTQ's inputs are rounded as the layer's will be
+    for same in _ways(space, group):
         if not has(same):
-            write(same, pack_group(same, weights, base, prepared))
+            act_bits = same[0].act_bits
+            if act_bits not in prepared:
+                prepared = {act_bits: prepare(read, same, weights, space.base, inputs)}
+            write(same, pack_group(same, weights, space.base, prepared[act_bits]))
 
 
 def _piece(group: Group) -> str:
-    return f"layers/{group[0].name}-W{group[0].weight_bits}"
+    return f"layers/{group[0].name}-{group[0].bits.removesuffix('A8')}"
 
 
 def _modules(
-    work: TuningFolder, group: Group, parent: Parent, recipe: Recipe, device: torch.device
-) -> dict[str, dict[int, nn.Module]]:
-    """Build the layers of one group around the one activation step that all of them share, whatever their bits."""
-    modules: dict[str, dict[int, nn.Module]] = {layer.name: {} for layer in group}
-    inputs = None
-    for same in _at_all_bits(group):
+    work: TuningFolder, group: Group, space: Space, device: torch.device
+) -> dict[str, dict[Chosen, nn.Module]]:
+    """Build the layers of one group around the one activation step that all share which round alike."""
+    modules: dict[str, dict[Chosen, nn.Module]] = {layer.name: {} for layer in group}
+    steps: dict[int, ActivationStep] = {}
+    parent, act_scale = space.parent, space.base.act_scale
+    for choice, same in zip(space.packed, _ways(space, group), strict=True):
         packed = work.load(_piece(same))
         for layer in same:
             prefix, bias = f"{layer.name}.", f"{layer.name}.bias"
@@ -136,9 +139,9 @@ def _modules(
                 tensors["bias"] = parent.read(bias).float()
             # All but the shape, which is read and not computed with.
             tensors = {name: value if name == SHAPE else value.to(device) for name, value in tensors.items()}
-            if inputs is None:
-                inputs = ActivationStep(tensors, act_bits=layer.act_bits, act_scale=recipe.act_scale)
-            modules[layer.name][layer.weight_bits] = PackedLinear.from_tensors(
-                tensors, weight_bits=layer.weight_bits, group_size=layer.group_size, inputs=inputs
+            if layer.act_bits not in steps:
+                steps[layer.act_bits] = ActivationStep(tensors, act_bits=layer.act_bits, act_scale=act_scale)
+            modules[layer.name][choice] = PackedLinear.from_tensors(
+                tensors, weight_bits=layer.weight_bits, group_size=layer.group_size, inputs=steps[layer.act_bits]
             )
     return modules

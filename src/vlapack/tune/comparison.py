@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from vlapack.recipe.presets import PRESETS
-from vlapack.tune.allocate import Bits, allocate
+from vlapack.tune.allocate import Bits, allocate, label
 from vlapack.tune.costs import costs
 from vlapack.tune.results import Candidate, Kind, Measured
 from vlapack.tune.search import first_count, refined, smallest_below, tightest
-from vlapack.tune.space import PACKED_BITS, Errors, Space
+from vlapack.tune.space import Errors, Space
 from vlapack.tune.target import Target
 from vlapack.tune.times import Times
 from vlapack.tune.trial import Trial
@@ -59,7 +59,8 @@ class Comparison:
             The points, the chosen one first; and how many chunks were computed, now or before, `float` ones with eight
             noises each and `packed` ones.
         """
-        rivals = [self._candidate(*one) for one in simple_recipes(self._space)]
+        target_is_file = self._target.measure == "file"
+        rivals = [self._candidate(*one) for one in simple_recipes(self._space, embedding_kept=target_is_file)]
         points = self._to_error(rivals) if self._target.kind == "error" else self._to_budget(rivals)
         for one in (*rivals, *self._curve()):
             if all(one.bits != point.bits for point in points):
@@ -144,13 +145,13 @@ class Comparison:
         return found
 
 
-def simple_recipes(space: Space) -> list[tuple[str, Kind, Bits]]:
+def simple_recipes(space: Space, *, embedding_kept: bool = True) -> list[tuple[str, Kind, Bits]]:
     """Return what there is besides an allocation, each assignment once: uniform bits and presets, by their selection.
 
     A preset's *method* is not looked at: `dit-fast` touches what `dit` does, and `quantvla` comes without ATM and OHB.
     """
-    recipes = {f"uniform W{bits}": replace(space.base, weight_bits=bits) for bits in PACKED_BITS}
-    if space.embedding:
+    recipes = {f"uniform W{label(choice)}": space.uniform(choice) for choice in space.packed}
+    if space.embedding and embedding_kept:
         kept = {f"{name}, embedding kept": replace(recipe, embedding_bits=16) for name, recipe in recipes.items()}
         recipes |= kept
     uniform = set(recipes)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from vlapack.packing.room import Load, packing_bytes
 from vlapack.packing.streaming import compute_dtype
-from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.names import EMBEDDING
 from vlapack.plan.sizes import layer_bytes, total_bytes
 from vlapack.quantize.room import FP32, require_free
-from vlapack.tune.space import EMBEDDING_BITS, PACKED_BITS, Space
+from vlapack.tune.space import EMBEDDING_BITS, Space
 
 BF16 = 2
 SAVED_WIDTHS, SAVED_MLP_WIDTHS = 12, 4
@@ -47,18 +45,16 @@ def measuring_bytes(space: Space, load: Load) -> int:
     tensors = space.parent.tensors
     matrices = [shape for name, (shape, _) in tensors.items() if len(shape) == 2 and name != EMBEDDING]
     widened = FP32 * max(rows * columns for rows, columns in matrices)
-    choices = sum(
-        layer_bytes(replace(layer, weight_bits=bits), space.base) for bits in PACKED_BITS for layer in space.layers
-    )
+    choices = sum(layer_bytes(space.at(layer, choice), space.base) for choice in space.packed for layer in space.layers)
     if space.embedding:
         (rows, width), _ = tensors[EMBEDDING]
         choices += rows * (width * EMBEDDING_BITS // 8 + FP32)
-    return total_bytes(tensors.values()) + widened + choices + _kept_bytes(space.parent.config.architecture, load)
+    return total_bytes(tensors.values()) + widened + choices + _kept_bytes(space, load)
 
 
-def _kept_bytes(config: Pi0Config, load: Load) -> int:
+def _kept_bytes(space: Space, load: Load) -> int:
     """What one observation leaves for its way back."""
-    errors = len(PACKED_BITS) * BF16
+    config, errors = space.parent.config.architecture, len(space.packed) * BF16
     stacks = (
         (load.patches, config.vision),
         (load.prefix, config.llm),

@@ -115,7 +115,8 @@ def smallest_below(problem: Problem, bound: float, count: int, measure: Measure)
 
 def _neighborhood(point: Callable[[float], Point], bound: float, largest: float) -> float:
     """Return a predicted error from which the measured one is not far from the bound, by a few rough points."""
-    aim, points = min(bound, largest), []
+    aim = min(bound, largest)
+    points: list[Point] = []
     for _ in range(MOST_FIRST):
         found = point(aim)
         if any(found.bits == one.bits for one in points):

@@ -30,9 +30,10 @@ from vlapack.linear import project
 from vlapack.machine.gpu import CPU
 from vlapack.pi0.flow import Pi0
 from vlapack.policy.inputs import Inputs
+from vlapack.tune.allocate import Chosen
 
-Choices = Mapping[str, Mapping[int, nn.Module]]
-"""Name of a module → bits → what would take its place, called like it."""
+Choices = Mapping[str, Mapping[Chosen, nn.Module]]
+"""Name of a module → choice → what would take its place, called like it."""
 
 
 class Probe(nn.Module):
@@ -43,7 +44,9 @@ class Probe(nn.Module):
             output, so that the gradient with respect to it is Σ gᵀδ.
     """
 
-    def __init__(self, inner: nn.Module, choices: Mapping[int, nn.Module], device: torch.device | None = None) -> None:
+    def __init__(
+        self, inner: nn.Module, choices: Mapping[Chosen, nn.Module], device: torch.device | None = None
+    ) -> None:
         """Watch `inner`; `choices` are compared with it, on the device that all of them are on."""
         super().__init__()
         self.inner = inner

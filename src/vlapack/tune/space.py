@@ -1,10 +1,14 @@
-"""About what a tuning decides: every layer that its preset touches, each at 4 or 8 bits or left as it is."""
+"""About what a tuning decides: every layer that its preset touches, each at 4 or 8 bits or left as it is.
+
+Groups and activation bits may be choices too.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, cast
 
 from vlapack.checkpoints.pack.contents import layers_of, pack_specs
 from vlapack.errors import InputError
@@ -13,17 +17,21 @@ from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE, linears
 from vlapack.plan.selected import Group, Selected, groups
 from vlapack.plan.sizes import rewritten
 from vlapack.plan.wiring import producer_of
+from vlapack.recipe.choice import RECIPES, Choice, as_choice
 from vlapack.recipe.recipe import Recipe
-from vlapack.tune.allocate import FLOAT_BITS, Bits, Option, Problem
+from vlapack.tune.allocate import FLOAT_BITS, Bits, Chosen, Option, Problem
 from vlapack.tune.sizes import Measure, Sizes, sizes_of
 
-PACKED_BITS = (4, 8)
+PACKED_BITS: tuple[Chosen, ...] = (4, 8)
+"""What a layer may become, unless more is asked for."""
 EMBEDDING_BITS = 8
 IDLE_BITS = 4
 """Of a layer that never runs, in every assignment: it costs no error."""
 
-Errors = Mapping[str, Mapping[int, float]]
-"""Layer → bits → what it adds to the squared error; a layer that never runs adds nothing and is not named."""
+GroupSize: TypeAlias = Literal[32, 64, 128] | None
+
+Errors = Mapping[str, Mapping[Chosen, float]]
+"""Layer → choice → what it adds to the squared error; a layer that never runs adds nothing and is not named."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +50,19 @@ class Space:
     """Of those, the ones that read the same input."""
     planned: Mapping[str, Selected]
     """The same layers by name, with what folds when every one of them is packed."""
+    packed: tuple[Chosen, ...] = PACKED_BITS
+    """What a layer may become, beside staying as it is."""
 
     @classmethod
-    def of(cls, parent: Parent, base: Recipe) -> Space:
+    def of(cls, parent: Parent, base: Recipe, packed: Sequence[Chosen] = PACKED_BITS) -> Space:
         """Return the space of every layer that `base` touches.
 
         The embedding belongs to it if `base` packs it.
+
+        Args:
+            parent: the float checkpoint.
+            base: selection and method.
+            packed: what a layer may become; 4 bits, which layers that never run get, are always among it.
 
         Raises:
             InputError: `base` asks for attention to be balanced, or selects nothing.
@@ -58,11 +73,12 @@ class Space:
                 "balancing are measured on the whole pack: tune a preset with `atm=False` and `ohb=False`, and set "
                 "`atm=True` and `ohb=True` when you quantize the tuned recipe"
             )
-        base = replace(base, overrides=(), weight_bits=PACKED_BITS[0])
+        base = replace(base, overrides=(), weight_bits=IDLE_BITS)
         alone = replace(base, fold=False)
         layers = layers_of(parent.config.architecture, alone)
         planned = {layer.name: layer for layer in layers_of(parent.config.architecture, base)}
-        return cls(parent, base, tuple(layers), tuple(groups(layers, base)), planned)
+        choices = tuple(dict.fromkeys((IDLE_BITS, *packed)))
+        return cls(parent, base, tuple(layers), tuple(groups(layers, base)), planned, choices)
 
     @property
     def embedding(self) -> bool:
@@ -70,19 +86,19 @@ class Space:
         return self.base.embedding_bits == EMBEDDING_BITS
 
     @property
-    def choices(self) -> dict[str, tuple[int, ...]]:
-        """What can be packed and runs, module name → the bits below 16 that it can have."""
-        found = {layer.name: PACKED_BITS for layer in self.layers if layer.executed}
+    def choices(self) -> dict[str, tuple[Chosen, ...]]:
+        """What can be packed and runs, module name → what it can become."""
+        found = {layer.name: self.packed for layer in self.layers if layer.executed}
         return found | ({EMBEDDING_MODULE: (EMBEDDING_BITS,)} if self.embedding else {})
 
     def problem(self, errors: Errors, measure: Measure = "file") -> Problem:
         """Return the allocation problem; its bytes are exactly those of the packs, or of loaded policies of them."""
         sizes = sizes_of(self.parent, measure)
-        nothing: dict[int, float] = {}
+        nothing: Mapping[Chosen, float] = {}
         options = {}
         for layer in self.layers:
             cost = errors.get(layer.name, nothing)
-            packed = {bits: sizes.layer(replace(layer, weight_bits=bits), self.base) for bits in PACKED_BITS}
+            packed = {choice: sizes.layer(self.at(layer, choice), self.base) for choice in self.packed}
             if not layer.executed:
                 options[layer.name] = [Option(IDLE_BITS, packed[IDLE_BITS])]
                 continue
@@ -101,31 +117,75 @@ class Space:
             options,
             shared=tuple((_names(group), sizes.transform(self._alone(group[0]), self.base)) for group in self.groups),
             folded=tuple(self._folded(sizes)),
+            alike=tuple(_names(group) for group in self.groups if len(group) > 1 and group[0].executed),
             fixed=sizes.fixed + sum(sizes.stored(name) for name in self.parent.tensors if name not in chosen),
         )
 
+    def at(self, layer: Selected, choice: Chosen) -> Selected:
+        """Return a layer as it is packed by a choice."""
+        weight_bits, group_size, act_bits = self._numbers(choice)
+        return replace(layer, weight_bits=weight_bits, group_size=group_size, act_bits=act_bits)
+
     def recipe(self, bits: Bits) -> Recipe:
-        """Return the recipe of an assignment: the usual bits, and an override per exact name of any other layer."""
+        """Return the recipe of an assignment: the usual choice, and an override per exact name of any other layer."""
         of_layer = {layer.name: bits[layer.name] for layer in self.layers}
-        usual = max(PACKED_BITS, key=list(of_layer.values()).count)
+        usual = self.uniform(max(self.packed, key=list(of_layer.values()).count))
+        numbers = (usual.weight_bits, usual.group_size, usual.act_bits)
+
+        def override(choice: Chosen) -> Chosen:
+            weight_bits, group_size, act_bits = self._numbers(choice)
+            if weight_bits == FLOAT_BITS:
+                return weight_bits
+            return Choice(
+                weight_bits,
+                group_size=RECIPES if group_size == usual.group_size else group_size,
+                act_bits=RECIPES if act_bits == usual.act_bits else act_bits,
+            )
+
+        embedding = bits.get(EMBEDDING_MODULE, self.base.embedding_bits)
+        assert isinstance(embedding, int)
         return replace(
-            self.base,
-            weight_bits=usual,
-            overrides=tuple((f"^{re.escape(name)}$", chosen) for name, chosen in of_layer.items() if chosen != usual),
-            embedding_bits=bits.get(EMBEDDING_MODULE, self.base.embedding_bits),
+            usual,
+            overrides=tuple(
+                (f"^{re.escape(name)}$", override(choice))
+                for name, choice in of_layer.items()
+                if self._numbers(choice) != numbers
+            ),
+            embedding_bits=embedding,
         )
 
+    def uniform(self, choice: Chosen) -> Recipe:
+        """Return the recipe that treats all layers alike."""
+        weight_bits, group_size, act_bits = self._numbers(choice)
+        return replace(self.base, weight_bits=weight_bits, group_size=group_size, act_bits=act_bits)
+
     def bits(self, recipe: Recipe) -> Bits | None:
-        """Return the assignment that a recipe makes by what it touches, None where it touches more than the space.
+        """Return the assignment that a recipe makes by what it touches, None where the space does not hold it.
 
         How it quantizes is not looked at, nor what it does with layers that never run.
         """
-        touched = {layer.name: layer.weight_bits for layer in layers_of(self.parent.config.architecture, recipe)}
+        known: dict[tuple[int, int | None, int], Chosen] = {
+            self._numbers(choice): choice for choice in reversed(self.packed)
+        }
+        touched = {
+            layer.name: known.get((layer.weight_bits, layer.group_size, layer.act_bits))
+            for layer in layers_of(self.parent.config.architecture, recipe)
+        }
         bits = {layer.name: touched.pop(layer.name, FLOAT_BITS) for layer in self.layers}
         bits |= {layer.name: IDLE_BITS for layer in self.layers if not layer.executed}
         if touched or (recipe.embedding_bits == EMBEDDING_BITS and not self.embedding):
             return None
-        return bits | ({EMBEDDING_MODULE: recipe.embedding_bits} if self.embedding else {})
+        found = {name: choice for name, choice in bits.items() if choice is not None}
+        if len(found) < len(bits):
+            return None
+        return found | ({EMBEDDING_MODULE: recipe.embedding_bits} if self.embedding else {})
+
+    def _numbers(self, choice: Chosen) -> tuple[int, GroupSize, int]:
+        """Return weight bits, group size and activation bits of a choice, the recipe's where it leaves them open."""
+        chosen = as_choice(choice)
+        group_size = self.base.group_size if chosen.group_size == RECIPES else cast(GroupSize, chosen.group_size)
+        act_bits = self.base.act_bits if isinstance(chosen.act_bits, str) else chosen.act_bits
+        return chosen.weight_bits, group_size, act_bits
 
     def pack_bytes(self, recipe: Recipe) -> int:
         """Return the bytes of the pack that a recipe makes: the sum over its tensors."""

@@ -22,7 +22,7 @@ from vlapack.pi0.stored import StoredEmbedding, StoredLinear
 from vlapack.policy.differences import deviations, draws
 from vlapack.policy.policy import Policy
 from vlapack.progress import progress
-from vlapack.tune.allocate import FLOAT_BITS, Bits, Chosen, named
+from vlapack.tune.allocate import FLOAT_BITS, Bits, Chosen, label, named
 from vlapack.tune.folder import TuningFolder
 from vlapack.tune.sensitivity import Choices, probing, sample
 
@@ -80,7 +80,8 @@ class Trial:
         Returns:
             Module name → bits → mean ‖Δ‖² / mean ‖a‖², over robot dimensions.
         """
-        pieces = [f"samples/{number:04d}" for number in numbers]
+        choices = {name: [label(choice) for choice in of] for name, of in self._choices.items()}
+        pieces = [f"samples/{digest(choices)[:16]}-{number:04d}" for number in numbers]
         done = sum(map(self._work.has, pieces))
         with (
             probing(self._policy.model, self._choices, self._device) as probes,

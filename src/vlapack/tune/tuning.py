@@ -21,13 +21,13 @@ from vlapack.machine.gpu import CPU
 from vlapack.ops.arithmetic import arithmetic, on_threads
 from vlapack.packing.parent import Parent
 from vlapack.recipe.recipe import Recipe
-from vlapack.tune.allocate import allocate
+from vlapack.tune.allocate import Chosen, allocate
 from vlapack.tune.candidates import load_candidates, pack_candidates
 from vlapack.tune.comparison import Comparison
 from vlapack.tune.folder import TuningFolder
 from vlapack.tune.results import Tuned
 from vlapack.tune.room import require_room
-from vlapack.tune.space import Space
+from vlapack.tune.space import PACKED_BITS, Space
 from vlapack.tune.target import Parts, Target, parted
 from vlapack.tune.trial import DIRECTIONS, Trial
 
@@ -49,6 +49,7 @@ def tune(
     observations: Sequence[Mapping[str, Any]],
     folder: Path,
     *,
+    packed: Sequence[Chosen] = PACKED_BITS,
     done: Callable[[Tuned, Workshop], None] = lambda tuned, workshop: None,
     device: torch.device = CPU,
 ) -> Tuned:
@@ -60,6 +61,7 @@ def tune(
         target: a budget, or a bound on the error.
         observations: in the layout's keys.
         folder: for the work; see `TuningFolder`.
+        packed: what a layer may become, beside staying as it is.
         done: is told the result while other processes are still kept out of the folder.
         device: where everything runs; it decides roundings, so that a tuning goes on where it was begun.
 
@@ -69,7 +71,7 @@ def tune(
         WorkError: the disk is full.
     """
     parts = parted(len(observations), target)
-    space = Space.of(parent, base)
+    space = Space.of(parent, base, packed)
     if target.kind != "error":
         allocate(space.problem({}, target.measure), int(target.value))  # said now if impossible, not in an hour
     require_room(space, observations, device)
