@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vlapack.errors import InputError
+from vlapack.recipe.choice import Choice
 from vlapack.tune.allocate import Option, Problem, allocate, cheapest, smallest
 
 errors = st.floats(0, 1e3, allow_subnormal=False)
@@ -110,3 +111,16 @@ def test_full_size_is_solved_and_no_room_is_wasted() -> None:
     for share in (1.0001, 1.1, 1.7):
         budget = int(least * share)
         assert 0.999 * budget < problem.nbytes(allocate(problem, budget)) <= budget
+
+
+def test_layers_that_share_an_input_round_it_alike() -> None:
+    narrow = Choice(8, act_bits=4)
+    free = {
+        "q": [Option(8, 10, 5.0), Option(narrow, 10, 1.0), Option(16, 100)],
+        "k": [Option(8, 10, 1.0), Option(narrow, 10, 9.0), Option(16, 100)],
+    }
+    assert allocate(Problem(free), 20) == {"q": narrow, "k": 8}
+    together = Problem(free, alike=[("q", "k")])
+    assert allocate(together, 20) == {"q": 8, "k": 8}
+    assert allocate(together, 110) == {"q": 16, "k": 8}  # what stays float agrees with everything
+    assert together.error(cheapest(together, 5.0)) <= 5.0

@@ -65,5 +65,5 @@ def test_what_a_policy_does_not_hold_costs_nothing(random_checkpoint: Path) -> N
         "time_mlp_in",
         "time_mlp_out",
         "gate_proj",
-    } <= free  # a last layer's gate never runs
+    } <= free
     assert "q_proj" in {name.rpartition(".")[2] for name, of in options.items() if of[0].nbytes}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from vlapack.commands.measuring import MeasuringFlags
+from vlapack.commands.quantize_measured import base_recipe, quantize_measured, require_unmeasured, verdict_on
 from vlapack.commands.shared_flags import (
     CalibFlag,
     CheckpointFlags,
@@ -37,16 +39,21 @@ def quantize(
     calib: CalibFlag = None,
     rename_map: RenameMapFlag = None,
     weights_only: bool = False,
+    check: bool = False,
     json: bool = False,
     device: WorkDeviceFlag = "cpu",
+    wanted: Flat[MeasuringFlags] = MeasuringFlags(),  # noqa: B008  (frozen)
     flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
     fields: tyro.conf.OmitArgPrefixes[RecipeFlags] = RecipeFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Quantize a policy into a pack: a folder that loads without its parent.
 
-    What to quantize comes from --preset, --recipe or the OPENPI_DUQUANT_* variables (docs/configuration.md); look at
-    it first with `vlapack inspect`. A run that was interrupted goes on with the same command.
+    How many bits each layer gets is measured under --max-error, --budget or --budget-file (docs/tune.md); the frontier
+    that it was chosen from is written beside the pack. Without them, what to quantize comes from --preset, --recipe or
+    the OPENPI_DUQUANT_* variables (docs/configuration.md); look at it first with `vlapack inspect`. A run that was
+    interrupted goes on with the same command.
 
+        vlapack quantize tiny-libero --max-error 1% --out packs/tiny-1
         vlapack quantize tiny-libero --preset full --out packs/tiny-full
         vlapack quantize CHECKPOINT --config pi05_libero --preset llm --calib OBSERVATIONS --out packs/pi05-llm
 
@@ -54,13 +61,22 @@ def quantize(
         checkpoint: A float policy's folder, or `tiny-libero`, the policy that comes with the package.
         out: The pack's folder; OPENPI_DUQUANT_PACKDIR if not given. One that holds another pack is never overwritten.
         weights_only: Do without observations: channels are ordered by their weights.
+        check: With a tuned --recipe: compare the pack with its float parent, and say whether the recipe still holds for
+            this checkpoint (exit code 0) or has to be measured again (1).
         json: Write one JSON document to stdout instead of text.
+        wanted: The target, and what is measured.
         flags: What the checkpoint does not say.
         fields: Single fields of the recipe; each goes before preset and variables.
     """
     from vlapack.policy.placing import usable
 
     place = usable(device)
+    if wanted.given:
+        base = base_recipe(preset, fields, {"recipe": recipe, "weights_only": weights_only, "check": check})
+        return quantize_measured(
+            checkpoint, base, wanted, flags, out=out, calib=calib, rename_map=rename_map, json=json, place=place
+        )
+    require_unmeasured(wanted, recipe, check=check)
     resolved = resolve(preset, recipe, fields, os.environ)
     for note in resolved.unused:
         say(note)
@@ -85,9 +101,21 @@ def quantize(
     observations = None if weights_only else calibration_set(parent, resolved.recipe, calib, rename_map)
     on_layer = _describe if resolved.options.debug else _nothing
     report = make_pack(parent, resolved.recipe, target, observations, on_layer=on_layer, device=place)
+    verdict = None
+    if check:
+        assert recipe is not None
+        verdict = verdict_on(
+            recipe,
+            target,
+            parent,
+            calibration_folder(parent, calib),
+            rename_map=rename_map,
+            most=wanted.observations,
+        )
+    code = 0 if verdict is None or verdict.holds else 1
     if json:
-        emit_json(report.to_dict())
-        return 0
+        emit_json(report.to_dict() | ({} if verdict is None else {"check": verdict.to_dict()}))
+        return code
     if report.without_inputs:
         say(f"by their weights alone, since they never run: {', '.join(report.without_inputs)}")
     sizes, error = report.measured["bytes"], report.measured["weight_error"]
@@ -100,7 +128,9 @@ def quantize(
         markup=False,
         soft_wrap=True,
     )
-    return 0
+    if verdict is not None:
+        stdout.print(str(verdict), markup=False, soft_wrap=True)
+    return code
 
 
 def calibration_set(

@@ -87,6 +87,7 @@ def make_pack(
     observations: Sequence[Mapping[str, Any]] | None,
     *,
     on_layer: Callable[[Selected, QuantizedGroup], None] = lambda layer, packed: None,
+    tuned: Mapping[str, Any] | None = None,
     device: str | torch.device = "cpu",
 ) -> Report:
     """Quantize a float checkpoint into a pack: one folder that loads without its parent.
@@ -100,6 +101,7 @@ def make_pack(
         observations: calibration data in the keys of the robot's layout, one action chunk each; None: weights only,
             which not every recipe allows
         on_layer: called with every layer as it is packed
+        tuned: what a tuning measured, a note for the pack's `config.json`
         device: where the network runs and the layers are packed: `cpu`, `cuda`, `cuda:1`, or torch's own object. It
             decides roundings, so a run that was begun elsewhere is not taken up
 
@@ -117,7 +119,8 @@ def make_pack(
         require_weights_only(recipe)
     place = usable(device)
     with shortage_explained(place):
-        return _make_pack(Parent(checkpoint), recipe, settled(Path(out)), observations, on_layer=on_layer, device=place)
+        parent, target = Parent(checkpoint), settled(Path(out))
+        return _make_pack(parent, recipe, target, observations, on_layer=on_layer, tuned=tuned, device=place)
 
 
 def _make_pack(
@@ -127,6 +130,7 @@ def _make_pack(
     observations: Sequence[Mapping[str, Any]] | None,
     *,
     on_layer: Callable[[Selected, QuantizedGroup], None],
+    tuned: Mapping[str, Any] | None = None,
     device: torch.device,
 ) -> Report:
     start = time.monotonic()
@@ -178,6 +182,8 @@ def _make_pack(
             _copy_rest(writer, parent, selected, recipe, device)
             calibration_seconds = packed.calibration_seconds
             measured = {"bytes": {"before": parent.nbytes, "after": after}, "weight_error": _summary(packed.errors)}
+        if tuned is not None:
+            measured = {**measured, "tuned": dict(tuned)}
         config = config_document(
             parent.config,
             recipe,

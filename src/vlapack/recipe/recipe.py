@@ -32,6 +32,8 @@ DEFAULT_INCLUDE = (
 )
 
 MOST_OVERRIDES = 1000
+TUNED = "tuned"
+"""A recipe file's key for what a tuning measured: a note beside the recipe, which decides nothing (`read_tuned`)."""
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "weight_bits": WEIGHT_BITS,
@@ -215,7 +217,7 @@ class Recipe:
         version = document.get("version")
         if type(version) is not int or not 1 <= version <= VERSION:
             raise InputError(f"recipe version {version!r} is unknown: this vlapack reads versions up to {VERSION}")
-        values = {key: value for key, value in document.items() if key not in ("type", "version")}
+        values = {key: value for key, value in document.items() if key not in ("type", "version", TUNED)}
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
@@ -257,6 +259,19 @@ def read_recipe(path: Path) -> Recipe:
         return Recipe.from_dict(document)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def read_tuned(path: Path) -> dict[str, Any] | None:
+    """Return what a tuning noted in a recipe file, None where none did.
+
+    Raises:
+        InputError: as in `read_recipe`, or the note is no JSON object.
+    """
+    read_recipe(path)
+    found = read_json(path).get(TUNED)
+    if found is not None and not isinstance(found, dict):
+        raise InputError(f"{path}: {TUNED} is {found!r:.100}; what a tuning wrote there is an object")
+    return found
 
 
 def _names(value: Any) -> tuple[str, ...]:

@@ -50,6 +50,11 @@ def label(choice: Chosen) -> str:
     return f"{choice.weight_bits}{group}{'' if choice.act_bits == RECIPES else f'a{choice.act_bits}'}"
 
 
+def fineness(choice: Chosen) -> tuple[int, str]:
+    """Sort choices from few bits to many."""
+    return (choice.weight_bits if isinstance(choice, Choice) else choice), label(choice)
+
+
 def rounding(choice: Chosen) -> int | str | None:
     """Return the activation bits of a choice, `recipe` for the recipe's own; None where a layer stays float."""
     if choice == FLOAT_BITS:
@@ -82,10 +87,10 @@ class Problem:
     """(layers, bytes) of every group: the bytes are stored once if any of the layers is quantized."""
     folded: Sequence[tuple[Sequence[str], int]] = field(default=())
     """(layers, bytes) of whatever folds: the bytes come in addition, or go if negative, if all of them are."""
-    alike: Sequence[Sequence[str]] = field(default=())
-    """Layers that read one input, which is rounded once: those that are quantized have the same activation bits."""
     fixed: int = 0
     """Bytes of everything about which there is no choice."""
+    alike: Sequence[Sequence[str]] = field(default=())
+    """Layers that read one input, which is rounded once: those that are quantized have the same activation bits."""
 
     def nbytes(self, bits: Bits) -> int:
         """Return all the bytes of an assignment."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from vlapack.policy.differences import quantiles
 from vlapack.recipe.recipe import Recipe
-from vlapack.tune.allocate import Bits, Chosen, label
+from vlapack.tune.allocate import Bits, Chosen, fineness, label
 from vlapack.tune.target import Target
 
 Kind = Literal["allocation", "uniform", "preset"]
@@ -57,7 +57,7 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, without the single layers."""
-        counts = Counter(map(label, self.bits.values()))
+        counts = Counter(map(label, sorted(self.bits.values(), key=fineness)))
         return {
             "name": self.name,
             "kind": self.kind,
@@ -66,7 +66,7 @@ class Candidate:
             "predicted": self.predicted,
             "measured": None if self.measured is None else self.measured.to_dict(),
             "ms": self.ms,
-            "layers": dict(sorted(counts.items())),
+            "layers": dict(counts),
         }
 
 
