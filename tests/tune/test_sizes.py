@@ -39,6 +39,7 @@ def test_held_bytes_are_those_of_a_loaded_pack(
     random_checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    *,
     base: Recipe,
     floats: float,
     engine: str,

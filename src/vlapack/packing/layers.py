@@ -14,6 +14,7 @@ from vlapack.console import say
 from vlapack.machine import gpu
 from vlapack.machine.gpu import CPU
 from vlapack.packing.parent import Parent
+from vlapack.packing.ready import Ready, known_blocks, put_in_place
 from vlapack.packing.streaming import compute_dtype, stream
 from vlapack.plan.folding import chains
 from vlapack.plan.selected import Group, Selected
@@ -42,6 +43,7 @@ def pack_layers(
     observations: Sequence[Mapping[str, Any]] | None,
     *,
     on_layer: Callable[[Selected, QuantizedGroup], None],
+    ready: Ready | None = None,
     device: torch.device = CPU,
 ) -> PackedLayers:
     """Pack every group that `writer` does not have yet, or whose chain it does not have.
@@ -53,6 +55,7 @@ def pack_layers(
         recipe: how.
         observations: calibrate; None: the recipe does without.
         on_layer: is told of every layer that is packed now.
+        ready: what was packed or seen before.
         device: where the network runs and the layers are packed.
 
     Raises:
@@ -65,7 +68,8 @@ def pack_layers(
     def errors() -> dict[str, float]:  # in the groups' order, so that their mean does not depend on a kill
         return {name: error for group in groups for name, error in (writer.note(group[0].name) or {}).items()}
 
-    todo = [group for chain in chains(groups) if not all(map(finished, chain)) for group in chain]
+    open_chains = [chain for chain in chains(groups) if not all(map(finished, chain))]
+    todo = [group for chain in open_chains for group in chain]
     if len(todo) < len(groups):
         say(f"taking up {writer.partial}: {len(groups) - len(todo)} of {len(groups)} groups of layers are finished")
     if not todo:
@@ -88,13 +92,19 @@ def pack_layers(
         def tick(done: float, place: str) -> None:
             turns.reach(CALIBRATING, done, f"calibrating {place}")
 
+        read = parent.reader(device)
+        if ready is not None:
+            open_chains = put_in_place(open_chains, ready, read, write)
+            open_chains, known = known_blocks(open_chains, ready)
+            quantize(read, write, known, recipe)
+            todo = [group for chain in open_chains for group in chain]
         blocks: Iterable[Block] = weights_only(todo)
-        if observations is not None:
+        if observations is not None and todo:
             dtype = compute_dtype(parent, device)
             where = f" on {gpu.card(device)}" if device.type == "cuda" else ""
             say(f"calibrating on {len(observations)} observations in {str(dtype).removeprefix('torch.')}{where}")
             blocks = stream(parent, todo, recipe, observations, dtype=dtype, device=device, tick=tick)
-        quantize(parent.reader(device), write, blocks, recipe)
+        quantize(read, write, blocks, recipe)
     return PackedLayers(errors(), turns.seconds(CALIBRATING))
 
 

@@ -27,6 +27,7 @@ from vlapack.ops.arithmetic import arithmetic, on_threads
 from vlapack.packing.balance import balanced_reader, measure_factors, require_foldable
 from vlapack.packing.layers import pack_layers
 from vlapack.packing.parent import Parent
+from vlapack.packing.ready import Ready
 from vlapack.packing.room import require_room
 from vlapack.packing.streaming import compute_dtype
 from vlapack.pi0.names import EMBEDDING, linears
@@ -88,6 +89,7 @@ def make_pack(
     *,
     on_layer: Callable[[Selected, QuantizedGroup], None] = lambda layer, packed: None,
     tuned: Mapping[str, Any] | None = None,
+    ready: Ready | None = None,
     device: str | torch.device = "cpu",
 ) -> Report:
     """Quantize a float checkpoint into a pack: one folder that loads without its parent.
@@ -102,6 +104,7 @@ def make_pack(
             which not every recipe allows
         on_layer: called with every layer as it is packed
         tuned: what a tuning measured, a note for the pack's `config.json`
+        ready: what it packed and saw of these very observations, which is not done again
         device: where the network runs and the layers are packed: `cpu`, `cuda`, `cuda:1`, or torch's own object. It
             decides roundings, so a run that was begun elsewhere is not taken up
 
@@ -120,7 +123,9 @@ def make_pack(
     place = usable(device)
     with shortage_explained(place):
         parent, target = Parent(checkpoint), settled(Path(out))
-        return _make_pack(parent, recipe, target, observations, on_layer=on_layer, tuned=tuned, device=place)
+        return _make_pack(
+            parent, recipe, target, observations, on_layer=on_layer, tuned=tuned, ready=ready, device=place
+        )
 
 
 def _make_pack(
@@ -131,6 +136,7 @@ def _make_pack(
     *,
     on_layer: Callable[[Selected, QuantizedGroup], None],
     tuned: Mapping[str, Any] | None = None,
+    ready: Ready | None = None,
     device: torch.device,
 ) -> Report:
     start = time.monotonic()
@@ -178,7 +184,7 @@ def _make_pack(
             assert seen is not None
             calibration_seconds, measured = _balance(writer, parent, recipe, seen, on_layer=on_layer, device=device)
         else:
-            packed = pack_layers(writer, parent, together, recipe, seen, on_layer=on_layer, device=device)
+            packed = pack_layers(writer, parent, together, recipe, seen, on_layer=on_layer, ready=ready, device=device)
             _copy_rest(writer, parent, selected, recipe, device)
             calibration_seconds = packed.calibration_seconds
             measured = {"bytes": {"before": parent.nbytes, "after": after}, "weight_error": _summary(packed.errors)}

@@ -22,7 +22,8 @@ from vlapack.packing.layers import CALIBRATING, PACKING, weights_in
 from vlapack.packing.streaming import stream
 from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE
 from vlapack.pi0.stored import StoredEmbedding
-from vlapack.plan.selected import Group
+from vlapack.plan.folding import chains
+from vlapack.plan.selected import Group, groups
 from vlapack.progress import InterleavedProgress, meter
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import Prepared, QuantizedGroup, Read, pack_embedding, pack_group, prepare, read_weights
@@ -32,6 +33,8 @@ from vlapack.tune.sensitivity import Choices
 from vlapack.tune.space import EMBEDDING_BITS, Space
 
 SHAPE = "weight_shape"
+ERROR = "error"
+"""A layer's rounding error, among its tensors."""
 
 
 def pack_candidates(
@@ -51,17 +54,18 @@ def pack_candidates(
     running = [group for group in space.groups if group[0].executed]
 
     def has(group: Group) -> bool:
-        return work.has(_piece(group))
+        return work.has(piece_of(group))
 
     def finished(group: Group) -> bool:
-        return all(map(has, _ways(space, group)))
+        return all(map(has, _ways(space, group)))  # written last, after a group's inputs
 
     total = sum(map(weights_in, running)) * len(space.packed)
     done = sum(weights_in(group) for group in running for same in _ways(space, group) if has(same))
 
     def write(group: Group, packed: QuantizedGroup) -> None:
         nonlocal done
-        work.keep(_piece(group), packed.to(CPU).tensors)
+        errors = {f"{name}.{ERROR}": torch.tensor(error, dtype=torch.float64) for name, error in packed.errors.items()}
+        work.keep(piece_of(group), packed.to(CPU).tensors | errors)
         done += weights_in(group)
         turns.reach(PACKING, done / total, group[0].name)
 
@@ -69,14 +73,17 @@ def pack_candidates(
         with meter(f"packing at {', '.join(map(label, space.packed))} bits") as show:
             turns = InterleavedProgress(show, {CALIBRATING: 0.0, PACKING: done / total})
             tick = partial(turns.reach, CALIBRATING)
+            packed_again = rotated_groups(space)
             read = space.parent.reader(device)
             blocks = stream(
                 space.parent, running, space.base, observations, finished=finished, device=device, tick=tick
             )
-            for groups, inputs in blocks:
-                for group in groups:
+            for block, inputs in blocks:
+                for group in block:
+                    if group[0].name in packed_again:
+                        keep_inputs(work, group, inputs[group[0].name])
                     _pack(group, inputs[group[0].name], space, read=read, has=has, write=write)
-                del groups, inputs  # before the next block is computed
+                del block, inputs  # before the next block is computed
     if space.embedding and not work.has(EMBEDDING_MODULE):
         rows, scale = pack_embedding(space.parent.read(EMBEDDING).to(device))
         work.keep(EMBEDDING_MODULE, {"weight": rows.to(CPU), "scale": scale.to(CPU)})
@@ -92,6 +99,26 @@ def load_candidates(work: TuningFolder, space: Space, device: torch.device = CPU
         rows = {name: tensor.to(device) for name, tensor in work.load(EMBEDDING_MODULE).items()}
         choices[EMBEDDING_MODULE] = {EMBEDDING_BITS: StoredEmbedding(rows["weight"], rows["scale"])}
     return choices
+
+
+def rotated_groups(space: Space) -> set[str]:
+    """Return the first layers of the groups that a pack rotates otherwise than they are measured here.
+
+    Where values are rotated on their way to `o_proj`, all who take part are packed again, so their inputs are kept.
+    With smoothing, which is folded nearly everywhere, that would be too much: then a pack calibrates again.
+    """
+    if space.base.smoothing:
+        return set()
+    planned = groups([space.planned[layer.name] for group in space.groups for layer in group], space.base)
+    chained = [chain for chain in chains(planned) if any("rotation" in group[0].folded for group in chain)]
+    return {group[0].name for chain in chained for group in chain if group[0].executed}
+
+
+def keep_inputs(work: TuningFolder, group: Group, inputs: LayerInputs) -> None:
+    """Keep what a group's layers see."""
+    if not work.has(f"inputs/{group[0].name}"):
+        tensors = {"absmax": inputs.absmax, "sample": inputs.sample, "tokens": torch.tensor(inputs.tokens)}
+        work.keep(f"inputs/{group[0].name}", {name: tensor.to(CPU) for name, tensor in tensors.items()})
 
 
 def _ways(space: Space, group: Group) -> list[Group]:
@@ -119,7 +146,8 @@ def _pack(
             write(same, pack_group(same, weights, space.base, prepared[act_bits]))
 
 
-def _piece(group: Group) -> str:
+def piece_of(group: Group) -> str:
+    """Name the piece of work that holds a group, packed by one choice."""
     return f"layers/{group[0].name}-{group[0].bits.removesuffix('A8')}"
 
 
@@ -131,7 +159,7 @@ def _modules(
     steps: dict[int, ActivationStep] = {}
     parent, act_scale = space.parent, space.base.act_scale
     for choice, same in zip(space.packed, _ways(space, group), strict=True):
-        packed = work.load(_piece(same))
+        packed = work.load(piece_of(same))
         for layer in same:
             prefix, bias = f"{layer.name}.", f"{layer.name}.bias"
             tensors = {name.removeprefix(prefix): packed[name] for name in packed if name.startswith(prefix)}

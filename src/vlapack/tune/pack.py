@@ -15,6 +15,7 @@ from vlapack.fingerprint import differences
 from vlapack.machine.gpu import CPU
 from vlapack.packing.make import Report, make_pack
 from vlapack.tune.results import Tuned
+from vlapack.tune.reuse import Reuse
 from vlapack.tune.tuning import Workshop
 
 
@@ -31,7 +32,8 @@ def pack_tuned(
         device: where the layers are packed.
     """
     parent = workshop.space.parent.checkpoint
-    return make_pack(parent, tuned.recipe, out, workshop.calibrating, tuned=note, device=device)
+    ready = Reuse(workshop.space, workshop.work, tuned.recipe, device)
+    return make_pack(parent, tuned.recipe, out, workshop.calibrating, tuned=note, ready=ready, device=device)
 
 
 def tuned_pack(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
