@@ -29,10 +29,13 @@ from vlapack.progress import progress
 from vlapack.recipe.presets import preset
 from vlapack.tune.allocate import Bits
 from vlapack.tune.candidates import load_candidates, pack_candidates
+from vlapack.tune.comparison import simple_recipes
 from vlapack.tune.folder import TuningFolder
+from vlapack.tune.results import Candidate
 from vlapack.tune.space import PACKED_BITS, Space
+from vlapack.tune.target import Target, parted
 from vlapack.tune.trial import Trial
-from vlapack.tune.tuning import Candidate, parted, simple_recipes, tune
+from vlapack.tune.tuning import tune
 
 PARENT = "tiny-libero"
 BASE = "everything"
@@ -53,13 +56,17 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 8, test: int =
     base = preset(BASE)
     space = Space.of(parent, base)
     tuning, held_out = split(observations, test)
-    simple = simple_recipes(space)
+    simple = {name: bits for name, _, bits in simple_recipes(space)}
     byte_counts = {name: space.pack_bytes(space.recipe(bits)) for name, bits in simple.items()}
-    tuned = {name: tune(parent, base, nbytes, tuning, work / "tuning") for name, nbytes in byte_counts.items()}
+    tuned = {
+        name: tune(parent, base, Target("file", nbytes), tuning, work / "tuning")
+        for name, nbytes in byte_counts.items()
+    }
     sensitivity = next(iter(tuned.values())).sensitivity
     plan = {**parent.fingerprint(base, held_out).to_dict(), "tuned": digest_observations(tuning)}
     with TuningFolder(work / "test", plan) as kept:
-        pack_candidates(kept, space, [tuning[number] for number in parted(observations)[0]])  # as `tune` packed them
+        calibrating = parted(observations, Target("file", 1)).calibrating
+        pack_candidates(kept, space, [tuning[number] for number in calibrating])  # as `tune` packed them
         trial = Trial(parent, load_candidates(kept, space), held_out, kept, seed=1)
         one_by_one = prediction(trial, sensitivity, range(test))
         against = [

@@ -116,7 +116,7 @@ def test_full_size_is_solved_and_no_room_is_wasted() -> None:
 def test_layers_that_share_an_input_round_it_alike() -> None:
     narrow = Choice(8, act_bits=4)
     free = {
-        "q": [Option(8, 10, 5.0), Option(narrow, 10, 1.0), Option(16, 100)],
+        "q": [Option(8, 10, 5.0), Option(narrow, 10, 2.0), Option(16, 100)],
         "k": [Option(8, 10, 1.0), Option(narrow, 10, 9.0), Option(16, 100)],
     }
     assert allocate(Problem(free), 20) == {"q": narrow, "k": 8}

@@ -22,6 +22,7 @@ from vlapack.tune.candidates import load_candidates, pack_candidates
 from vlapack.tune.folder import TuningFolder
 from vlapack.tune.room import measuring_bytes
 from vlapack.tune.space import Space
+from vlapack.tune.target import Target
 from vlapack.tune.trial import Trial
 from vlapack.tune.tuning import tune
 
@@ -67,7 +68,7 @@ def test_sensitivities_and_errors_are_the_cpus(space: Space, tmp_path: Path, mon
 
 
 def test_a_tuning_goes_on_where_it_was_begun(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    budget = 300_000
+    budget = Target("file", 300_000)
 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

@@ -12,10 +12,14 @@ from vlapack.checkpoints import open_checkpoint
 from vlapack.errors import InputError
 from vlapack.packing.parent import Parent
 from vlapack.pi0.names import EMBEDDING_MODULE
+from vlapack.recipe.choice import Choice
 from vlapack.recipe.presets import PRESETS, preset
+from vlapack.recipe.recipe import Recipe
+from vlapack.tune.allocate import Chosen
+from vlapack.tune.comparison import simple_recipes
 from vlapack.tune.space import Space
-from vlapack.tune.tuning import simple_recipes
 
+VISION = "paligemma_with_expert.paligemma.model.vision_tower.vision_model.encoder.layers"
 BASES = {
     "everything": preset("everything"),
     "full": preset("full"),
@@ -31,9 +35,12 @@ def parent(random_checkpoint: Path) -> Parent:
     return Parent(open_checkpoint(random_checkpoint))
 
 
+@pytest.mark.parametrize("packed", [(4, 8), (4, 8, Choice(4, group_size=32), Choice(4, group_size=128))], ids=str)
 @pytest.mark.parametrize("base", BASES.values(), ids=BASES)
-def test_an_assignment_has_the_bytes_of_its_pack_and_comes_back_from_its_recipe(parent: Parent, base: object) -> None:
-    space = Space.of(parent, base)
+def test_an_assignment_has_the_bytes_of_its_pack_and_comes_back_from_its_recipe(
+    parent: Parent, base: Recipe, packed: tuple[Chosen, ...]
+) -> None:
+    space = Space.of(parent, base, packed)
     problem = space.problem({})
     draw = random.Random(0)
     for floats in (0.0, 0.05, 0.2, 0.5, 0.9):  # few of them, and all folds; many, and none
@@ -55,13 +62,32 @@ def test_what_never_runs_is_packed_and_nothing_is_measured_there(parent: Parent)
 
 
 def test_every_preset_is_a_rival_of_everything_and_only_narrower_ones_of_llm(parent: Parent) -> None:
-    rivals = simple_recipes(Space.of(parent, preset("everything")))
+    rivals = [name for name, _, _ in simple_recipes(Space.of(parent, preset("everything")))]
     assert {"uniform W4", "uniform W8", "uniform W4, embedding kept"} <= set(rivals)
     # dit-fast and dit touch the same layers; the first of them stands for both.
     assert set(PRESETS) - set(rivals) == {"dit"}
-    assert set(simple_recipes(Space.of(parent, preset("llm")))) == {"uniform W4", "uniform W8"}
+    narrow = simple_recipes(Space.of(parent, preset("llm")))
+    assert [name for name, _, _ in narrow] == ["uniform W4", "uniform W8"]
 
 
 def test_balancing_comes_after_tuning(parent: Parent) -> None:
     with pytest.raises(InputError, match="when you quantize the tuned recipe"):
         Space.of(parent, preset("quantvla"))
+
+
+def test_groups_may_be_the_usual_choice_and_single_layers_go_without(parent: Parent) -> None:
+    grouped, narrow = Choice(4, group_size=32), Choice(8, act_bits=4)
+    space = Space.of(parent, replace(preset("full"), rounding="rtn"), (4, 8, grouped, narrow))
+    bits = {layer.name: grouped if layer.executed else 4 for layer in space.layers}
+    fc1, fc2 = (f"{VISION}.0.mlp.{name}" for name in ("fc1", "fc2"))
+    bits |= {fc1: 4, fc2: narrow, f"{VISION}.1.mlp.fc1": 8}
+    recipe = space.recipe(bits)
+    assert (recipe.weight_bits, recipe.group_size) == (4, 32)
+    chosen = {pattern: choice for pattern, choice in recipe.overrides if "vision" in pattern}
+    assert list(chosen.values()) == [
+        Choice(4, group_size=None),
+        Choice(8, group_size=None, act_bits=4),
+        Choice(8, group_size=None),
+    ]
+    assert space.bits(recipe) == bits
+    assert space.problem({}).nbytes(bits) == space.pack_bytes(recipe)

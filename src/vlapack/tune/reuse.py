@@ -23,8 +23,8 @@ class Reuse(Ready):
 
     A group's transform and roundings depend on its inputs, on its own weights and, unless the rotation is the same for
     all, on which of the layers that share the input are packed. So a group is taken from the folder where that is the
-    same, where nothing but an order of channels is folded, and where no output is rotated. With smoothing, which changes
-    the weights of whatever makes an input, none is.
+    same, where nothing but an order of channels is folded, and where no output is rotated. With smoothing, which
+    changes the weights of whatever makes an input, none is.
 
     Args:
         space: whose layers were packed.
