@@ -1,4 +1,4 @@
-"""`vlapack tune`: a recipe within its budget that `quantize` takes; killed, resumed, and again for another budget."""
+"""`vlapack tune`: a recipe within its target that `quantize` takes; killed, resumed, and again for another target."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 from small import random_observations, write_observations
 
 from vlapack.cli import main
-from vlapack.commands.tune import parse_bytes
+from vlapack.commands.measuring import parse_bytes, parse_error
 from vlapack.errors import InputError
+from vlapack.recipe.recipe import read_recipe, read_tuned
 from vlapack.tune import trial
 from vlapack.tune.folder import TuningFolder
 
@@ -34,10 +35,11 @@ def tune(random_checkpoint: Path, calib: Path, tmp_path: Path, monkeypatch: pyte
     for name in [name for name in os.environ if name.startswith("OPENPI_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(trial, "DIRECTIONS", 2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / "cache"))
 
-    def run(*words: str, budget: str = f"{BUDGET / 1e6}MB", out: str = "recipe.json") -> int:
-        common = ["--calib", str(calib), "--observations", "5", "--out", str(tmp_path / out)]
-        return main(["tune", str(random_checkpoint), "--budget", budget, *common, *words])
+    def run(*words: str, target: tuple[str, ...] = ("--budget-file", f"{BUDGET / 1e6}MB"), out: str = "r.json") -> int:
+        common = ["--calib", str(calib), "--out", str(tmp_path / out)]
+        return main(["tune", str(random_checkpoint), *target, *common, *words])
 
     return run
 
@@ -51,25 +53,32 @@ def test_the_recipe_packs_to_the_bytes_that_were_said(
 ) -> None:
     assert tune("--json") == 0
     document = json.loads(capsys.readouterr().out)
-    assert not (tmp_path / "recipe.json.partial").exists()
-    assert document["bytes"] <= document["budget"] == BUDGET
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.frontier.json", "r.frontier.svg", "r.json"]
+    assert document["bytes"]["file"] <= document["target"]["value"] == BUDGET
     assert sum(document["layers"].values()) == 51  # every linear, and the embedding
-    best, *rivals = document["candidates"]
-    assert best["name"] == "allocation"
-    assert all(best["predicted"] <= rival["predicted"] for rival in rivals)
-    assert document["error"]["measured"] == min(row["measured"] for row in document["candidates"] if row["measured"])
-    assert all(set(errors) <= {"4", "8"} for errors in document["sensitivity"].values())
+    tried = [point for point in document["points"] if point["measured"]]
+    assert document["error"]["median"] == min(point["measured"]["median"] for point in tried)
+    assert {"full", "uniform W4", "uniform W8", "allocation"} <= {point["name"] for point in document["points"]}
+    assert all(point["ms"] > 0 and point["held_bytes"] > 0 for point in document["points"])
 
-    words = ["--recipe", str(tmp_path / "recipe.json"), "--calib", str(calib), "--calib-steps", "5", "--json"]
+    frontier = json.loads((tmp_path / "r.frontier.json").read_text())
+    assert frontier["points"] == document["points"]
+    assert all(set(errors) <= {"4", "8"} for errors in frontier["sensitivity"].values())
+    recipe, note = read_recipe(tmp_path / "r.json"), read_tuned(tmp_path / "r.json")
+    assert recipe.calib_steps == document["observations"]["calibrating"] == 4
+    assert note is not None
+    assert note["median"] == document["error"]["median"]
+    assert len((tmp_path / "r.json").read_text().splitlines()) < 250
+
+    words = ["--recipe", str(tmp_path / "r.json"), "--calib", str(calib), "--json"]
     assert main(["quantize", str(random_checkpoint), "--out", str(tmp_path / "pack"), *words]) == 0
-    assert json.loads(capsys.readouterr().out)["bytes"]["after"] == document["bytes"]
+    assert json.loads(capsys.readouterr().out)["bytes"]["after"] == document["bytes"]["file"]
 
 
 def test_killed_the_same_command_goes_on_to_the_same_recipe(
     tune: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert tune(out="whole.json") == 0
-    keep, made, kills = TuningFolder.keep, [], [20, 64, 66]  # among the layers, the samples, the chunks
+    keep, made, kills = TuningFolder.keep, [], []
 
     def counted(work: TuningFolder, name: str, tensors: Any) -> None:
         if len(made) in kills:
@@ -79,36 +88,50 @@ def test_killed_the_same_command_goes_on_to_the_same_recipe(
         keep(work, name, tensors)
 
     monkeypatch.setattr(TuningFolder, "keep", counted)
-    for _ in range(3):
+    assert tune(out="whole.json") == 0
+    kinds = ["layers", "samples", "floats", "compared"]
+    firsts = [next(number for number, name in enumerate(made) if name.startswith(kind)) for kind in kinds]
+    kills += [firsts[0] + 20, *firsts[1:]]
+    made.clear()
+    for _ in range(4):
         with pytest.raises(KilledError):
             tune()
     assert tune() == 0
     assert len(made) == len(set(made))
-    assert (tmp_path / "recipe.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert (tmp_path / "r.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
-def test_a_kept_folder_serves_another_budget_without_measuring_again(
-    tune: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_kept_folder_serves_another_target_without_measuring_again(
+    tune: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = str(tmp_path / "work")
     assert tune("--work", work) == 0
     monkeypatch.setattr(trial, "sample", None)
-    assert tune("--work", work, budget="0.5MB", out="larger.json") == 0
-    assert (tmp_path / "recipe.json").read_bytes() != (tmp_path / "larger.json").read_bytes()
+    assert tune("--work", work, target=("--budget-file", "0.5MB"), out="larger.json") == 0
+    assert (tmp_path / "r.json").read_bytes() != (tmp_path / "larger.json").read_bytes()
+    capsys.readouterr()
+    assert tune("--work", work, "--json", target=("--budget", "280KB"), out="held.json") == 0
+    bytes_of = json.loads(capsys.readouterr().out)["bytes"]
+    assert bytes_of["held"] <= 280_000 < bytes_of["file"]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"budget": "1KB"}, "lies between 405536 bytes"),
-        ({"budget": "2GB"}, "unquantized"),
-        ({"budget": "2"}, "no size"),
+        (("--budget-file", "1KB"), "lies between 405536 bytes"),
+        (("--budget-file", "2GB"), "unquantized"),
+        (("--budget", "1KB"), "what a policy of this pack holds lies between"),
+        (("--budget", "2"), "`--budget 2` is no size"),
+        (("--max-error", "1"), "no error between 0 and 100 %"),
+        (("--max-error", "1%"), "5 observations are too few to tune on: give 20 or more"),
+        ((), "no target is given"),
+        (("--budget", "1MB", "--max-error", "1%"), "--max-error and --budget exclude each other"),
     ],
 )
-def test_an_impossible_budget_is_refused_before_any_work(
-    tune: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], words: dict[str, str], said: str
+def test_an_impossible_target_is_refused_before_any_work(
+    tune: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
 ) -> None:
-    assert tune(**words) == 2
+    assert tune(target=words) == 2
     assert said in capsys.readouterr().err.replace("\n", " ")
     assert not list(tmp_path.iterdir())
 
@@ -117,6 +140,8 @@ def test_an_impossible_budget_is_refused_before_any_work(
     ("words", "said"),
     [
         (["--observations", "3"], "too few"),
+        (["--choices", "4,5"], "5"),
+        (["--choices", "4,16"], "16 is always among them"),
         (["--observations", "6"], "holds 5"),
         (["--preset", "fulll"], "did you mean 'full'"),
     ],
@@ -134,3 +159,11 @@ def test_sizes_are_decimal() -> None:
     for text in ("", "GB", "-1GB", "1e3MB", "0MB", "5GiB"):
         with pytest.raises(InputError, match="no size"):
             parse_bytes(text)
+
+
+def test_errors_are_percentages_or_fractions() -> None:
+    assert parse_error("1%") == parse_error(" 0.01 ") == 0.01
+    assert parse_error("0.5 %") == 0.005
+    for text in ("", "%", "-1%", "0", "1", "100%", "1e-3", "1 percent"):
+        with pytest.raises(InputError, match="no error between"):
+            parse_error(text)

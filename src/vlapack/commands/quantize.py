@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from vlapack.commands.measuring import MeasuringFlags
-from vlapack.commands.quantize_measured import base_recipe, quantize_measured, require_unmeasured, verdict_on
+from vlapack.commands.quantize_measured import (
+    base_recipe,
+    frames_to_check,
+    quantize_measured,
+    require_unmeasured,
+    verdict_on,
+)
 from vlapack.commands.shared_flags import (
     CalibFlag,
     CheckpointFlags,
@@ -26,6 +32,7 @@ from vlapack.recipe.resolve import RecipeFlags, resolve
 
 if TYPE_CHECKING:
     from vlapack.checkpoints.base import Checkpoint
+    from vlapack.observations.frame import Frame
     from vlapack.plan.selected import Selected
     from vlapack.quantize.groups import QuantizedGroup
 
@@ -98,20 +105,14 @@ def quantize(
 
     target = settled(target)  # before a checkpoint of gigabytes is fetched, hashed, or run
     parent = flags.open_parent(checkpoint, "quantize")
+    frames: list[Frame] = []
+    if recipe is not None and check:  # too few are said before a night of packing
+        folder = calibration_folder(parent, calib)
+        frames = frames_to_check(recipe, parent, folder, rename_map=rename_map, most=wanted.observations)
     observations = None if weights_only else calibration_set(parent, resolved.recipe, calib, rename_map)
     on_layer = _describe if resolved.options.debug else _nothing
     report = make_pack(parent, resolved.recipe, target, observations, on_layer=on_layer, device=place)
-    verdict = None
-    if check:
-        assert recipe is not None
-        verdict = verdict_on(
-            recipe,
-            target,
-            parent,
-            calibration_folder(parent, calib),
-            rename_map=rename_map,
-            most=wanted.observations,
-        )
+    verdict = None if recipe is None or not check else verdict_on(recipe, target, parent, frames)
     code = 0 if verdict is None or verdict.holds else 1
     if json:
         emit_json(report.to_dict() | ({} if verdict is None else {"check": verdict.to_dict()}))

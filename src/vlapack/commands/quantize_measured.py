@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from vlapack.checkpoints.base import Checkpoint
+    from vlapack.observations.frame import Frame
     from vlapack.recipe.recipe import Recipe
     from vlapack.tune.check import Verdict
     from vlapack.tune.results import Tuned
@@ -152,26 +153,23 @@ def require_unmeasured(wanted: MeasuringFlags, recipe: Path | None, *, check: bo
         )
 
 
-def verdict_on(
-    recipe: Path, pack: Path, parent: Checkpoint, calib: Path, *, rename_map: str | None, most: int | None
-) -> Verdict:
-    """Compare a pack that a tuned recipe made with its float parent, on observations that did not calibrate it.
+def frames_to_check(
+    recipe: Path, parent: Checkpoint, calib: Path, *, rename_map: str | None, most: int | None
+) -> list[Frame]:
+    """Return observations that do not calibrate the recipe's pack.
 
     Raises:
-        InputError: there are too few of those.
+        InputError: there are too few of them.
     """
-    from vlapack.checkpoints import open_checkpoint
-    from vlapack.evaluate.compare import compare
     from vlapack.fingerprint import digest_observations
     from vlapack.observations.folder import open_source
-    from vlapack.policy.policy import Policy
-    from vlapack.recipe.recipe import read_recipe, read_tuned
-    from vlapack.tune.check import CHECKED, FEWEST_CHECKED, Verdict
+    from vlapack.recipe.recipe import read_recipe
+    from vlapack.tune.check import CHECKED, FEWEST_CHECKED
 
     steps = read_recipe(recipe).calib_steps
     source = open_source(calib, parent.config, rename_map=rename_map)
     frames = source.take(min(len(source), steps + max(steps, CHECKED)))
-    seen = {digest_observations([frame.observation]) for frame in source.take(steps)}
+    seen = {digest_observations([frame.observation]) for frame in source.take(min(steps, len(source)))}
     fresh = [frame for frame in frames if digest_observations([frame.observation]) not in seen]
     count = min(most or CHECKED, len(fresh))
     if count < FEWEST_CHECKED:
@@ -179,11 +177,20 @@ def verdict_on(
             f"{calib} has {len(fresh)} observations beside the {steps} that calibrate, and {count} are to be looked "
             f"at: a check needs {FEWEST_CHECKED} or more"
         )
-    say(f"comparing {pack} with {parent.path} on {count} observations that did not calibrate it")
+    return [fresh[number * len(fresh) // count] for number in range(count)]
+
+
+def verdict_on(recipe: Path, pack: Path, parent: Checkpoint, frames: Sequence[Frame]) -> Verdict:
+    """Compare a pack that a tuned recipe made with its float parent, as `vlapack compare` does."""
+    from vlapack.checkpoints import open_checkpoint
+    from vlapack.evaluate.compare import compare
+    from vlapack.policy.policy import Policy
+    from vlapack.recipe.recipe import read_tuned
+    from vlapack.tune.check import Verdict
+
+    say(f"comparing {pack} with {parent.path} on {len(frames)} observations that did not calibrate it")
     found = compare(
-        lambda: Policy.from_checkpoint(parent),
-        lambda: Policy.from_checkpoint(open_checkpoint(pack)),
-        [fresh[number * len(fresh) // count] for number in range(count)],
+        lambda: Policy.from_checkpoint(parent), lambda: Policy.from_checkpoint(open_checkpoint(pack)), frames
     )
     note = read_tuned(recipe)
     assert note is not None

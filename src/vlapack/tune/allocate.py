@@ -89,6 +89,8 @@ class Problem:
     """(layers, bytes) of whatever folds: the bytes come in addition, or go if negative, if all of them are."""
     fixed: int = 0
     """Bytes of everything about which there is no choice."""
+    counted: str = "what this policy's pack can be"
+    """What the bytes are, for messages."""
     alike: Sequence[Sequence[str]] = field(default=())
     """Layers that read one input, which is rounded once: those that are quantized have the same activation bits."""
 
@@ -121,10 +123,10 @@ def allocate(problem: Problem, budget: int) -> Bits:
     least = problem.nbytes(smallest(problem))
     most = problem.nbytes({name: options[-1].bits for name, options in problem.options.items()})
     if not least <= budget < most:
+        ends = [f"{size / 1e9:.4f} GB" if size >= 10**8 else f"{size / 1e6:.4f} MB" for size in (least, most)]
         raise InputError(
-            f"a budget of {budget} bytes is impossible: what this policy's pack can be lies between {least} bytes "
-            f"({least / 1e9:.4f} GB) and, unquantized, {most} ({most / 1e9:.4f} GB): give a budget from the first to "
-            "below the second"
+            f"a budget of {budget} bytes is impossible: {problem.counted} lies between {least} bytes ({ends[0]}) and, "
+            f"unquantized, {most} ({ends[1]}): give a budget from the first to below the second"
         )
     largest = max(option.error for options in problem.options.values() for option in options)
     return _solve(problem, lambda option: option.error / (largest or 1.0), room=budget - problem.fixed)

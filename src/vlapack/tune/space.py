@@ -117,6 +117,7 @@ class Space:
             options,
             shared=tuple((_names(group), sizes.transform(self._alone(group[0]), self.base)) for group in self.groups),
             folded=tuple(self._folded(sizes)),
+            counted="what this policy's pack can be" if measure == "file" else "what a policy of this pack holds",
             alike=tuple(_names(group) for group in self.groups if len(group) > 1 and group[0].executed),
             fixed=sizes.fixed + sum(sizes.stored(name) for name in self.parent.tensors if name not in chosen),
         )
