@@ -17,7 +17,7 @@ from vlapack.files import from_home
 COMMANDS = {
     "inspect": "which layers a recipe quantizes, and the bytes before and after; loads no weights",
     "quantize": "checkpoint + recipe + observations -> one self-contained 4-bit pack folder",
-    "tune": "the best bits per layer under a budget of bytes, measured on the action chunk -> a recipe file",
+    "tune": "the best bits per layer under an error or a budget, measured on the action chunk -> a recipe file",
     "verify": "check every checksum and the format of a pack",
     "eval": "a policy and its float parent on the same LIBERO episodes, with intervals and a paired test",
     "compare": "a pack's actions and its float parent's on recorded observations; no simulator needed",
