@@ -139,17 +139,20 @@ def test_a_tuned_recipe_is_checked_on_the_next_checkpoint(
     recipe = shop.folder / "r.json"
     common = ["--calib", str(calib), "--preset", "dit", "--observations", "8"]
     assert main(["tune", str(shop.parent), *common, "--budget", "353KB", "--out", str(recipe)]) == 0
-    shop.printed()
-    check = ["--recipe", str(recipe), "--calib", str(calib), "--check"]
-    assert main(["quantize", str(shop.parent), *check, "--out", str(shop.folder / "same")]) == 0
-    assert "the recipe holds: the median error is" in shop.printed()
-
-    document = json.loads(recipe.read_text())
-    document["tuned"]["median"] /= 100
-    recipe.write_text(json.dumps(document))
     other = write_random_checkpoint(tmp_path / "other", small_policy(), seed=1)
-    assert main(["quantize", str(other), *check, "--out", str(shop.folder / "next"), "--json"]) == 1
-    verdict = json.loads(shop.printed())["check"]
-    assert not verdict["holds"]
-    assert verdict["median"] > verdict["limit"]
-    assert (shop.folder / "next" / "model.safetensors").exists()
+    pack = shop.folder / "next"
+    check = ["quantize", str(other), "--recipe", str(recipe), "--calib", str(calib), "--check", "--out", str(pack)]
+    document = json.loads(recipe.read_text())
+    document["tuned"]["median"] *= 100
+    recipe.write_text(json.dumps(document))
+    shop.printed()
+    assert main(check) == 0
+    assert "the recipe holds: the median error is" in shop.printed()
+    document["tuned"]["median"] /= 10_000
+    recipe.write_text(json.dumps(document))
+    assert main([*check, "--json"]) == 1  # the pack is there by now, and is only compared
+    found = json.loads(shop.printed())
+    assert found["already_there"]
+    assert not found["check"]["holds"]
+    assert found["check"]["median"] > found["check"]["limit"]
+    assert found["check"]["frames"] == 14

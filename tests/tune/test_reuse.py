@@ -14,7 +14,7 @@ from small import random_observations
 
 from vlapack.checkpoints import open_checkpoint
 from vlapack.packing import layers
-from vlapack.packing.make import make_pack
+from vlapack.packing.make import make_pack, pack_parent
 from vlapack.packing.parent import Parent
 from vlapack.recipe.choice import Choice
 from vlapack.recipe.presets import preset
@@ -64,7 +64,8 @@ def test_packs_from_the_folder_have_the_same_bytes(random_checkpoint: Path, tmp_
                     bits[name] = 8 if bits[name] == CHOICES[3] else bits[name]
             recipe = replace(space.recipe(bits), calib_steps=2)
             again, whole = tmp_path / f"again{number}", tmp_path / f"whole{number}"
-            make_pack(checkpoint, recipe, again, OBSERVATIONS, ready=Reuse(space, work, recipe, CPU))
+            ready = Reuse(space, work, recipe, CPU)
+            pack_parent(space.parent, recipe, again, OBSERVATIONS, ready=ready, device=CPU)
             make_pack(checkpoint, recipe, whole, OBSERVATIONS)
             assert files(again) == files(whole)
 
@@ -76,4 +77,5 @@ def test_nothing_is_calibrated_again(random_checkpoint: Path, tmp_path: Path, mo
         pack_candidates(work, space, OBSERVATIONS)
         recipe = space.recipe({name: options[0].bits for name, options in space.problem({}).options.items()})
         monkeypatch.setattr(layers, "stream", None)
-        make_pack(checkpoint, recipe, tmp_path / "pack", OBSERVATIONS, ready=Reuse(space, work, recipe, CPU))
+        ready = Reuse(space, work, recipe, CPU)
+        pack_parent(space.parent, recipe, tmp_path / "pack", OBSERVATIONS, ready=ready, device=CPU)

@@ -88,8 +88,6 @@ def make_pack(
     observations: Sequence[Mapping[str, Any]] | None,
     *,
     on_layer: Callable[[Selected, QuantizedGroup], None] = lambda layer, packed: None,
-    tuned: Mapping[str, Any] | None = None,
-    ready: Ready | None = None,
     device: str | torch.device = "cpu",
 ) -> Report:
     """Quantize a float checkpoint into a pack: one folder that loads without its parent.
@@ -103,8 +101,6 @@ def make_pack(
         observations: calibration data in the keys of the robot's layout, one action chunk each; None: weights only,
             which not every recipe allows
         on_layer: called with every layer as it is packed
-        tuned: what a tuning measured, a note for the pack's `config.json`
-        ready: what it packed and saw of these very observations, which is not done again
         device: where the network runs and the layers are packed: `cpu`, `cuda`, `cuda:1`, or torch's own object. It
             decides roundings, so a run that was begun elsewhere is not taken up
 
@@ -122,23 +118,27 @@ def make_pack(
         require_weights_only(recipe)
     place = usable(device)
     with shortage_explained(place):
-        parent, target = Parent(checkpoint), settled(Path(out))
-        return _make_pack(
-            parent, recipe, target, observations, on_layer=on_layer, tuned=tuned, ready=ready, device=place
+        return pack_parent(
+            Parent(checkpoint), recipe, settled(Path(out)), observations, on_layer=on_layer, device=place
         )
 
 
-def _make_pack(
+def pack_parent(
     parent: Parent,
     recipe: Recipe,
     out: Path,
     observations: Sequence[Mapping[str, Any]] | None,
     *,
-    on_layer: Callable[[Selected, QuantizedGroup], None],
+    on_layer: Callable[[Selected, QuantizedGroup], None] = lambda layer, packed: None,
     tuned: Mapping[str, Any] | None = None,
     ready: Ready | None = None,
     device: torch.device,
 ) -> Report:
+    """Do what `make_pack` does, once parent, folder (of `settled`) and device are certain.
+
+    `tuned` is what a tuning measured, a note for the pack's `config.json`, and `ready` what it packed and saw of these
+    very observations, which is not done again.
+    """
     start = time.monotonic()
     architecture = parent.config.architecture
     every = linears(architecture)
@@ -221,7 +221,7 @@ def _balance(
         How long calibration took, and what was measured.
     """
     plain = writer.partial / "plain"
-    report = _make_pack(
+    report = pack_parent(
         parent, replace(recipe, atm=False, ohb=False), plain, observations, on_layer=on_layer, device=device
     )
     pack = PackedCheckpoint.open(plain)

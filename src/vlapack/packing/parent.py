@@ -60,6 +60,10 @@ class Parent:
         """One tensor, by its canonical name, in memory of its own."""
         return self.checkpoint.read(self._names[name])
 
+    def mapped(self, name: str) -> Tensor:
+        """One tensor, left in its file where the checkpoint can: for rows of which few are read."""
+        return self.checkpoint.mapped(self._names[name])
+
     def reader(self, device: torch.device) -> Callable[[str], Tensor]:
         """Return what reads a tensor onto a device; the embedding, of which a prompt needs some rows, stays behind."""
         return lambda name: self.read(name) if name == EMBEDDING else self.read(name).to(device)

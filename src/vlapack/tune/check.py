@@ -8,9 +8,9 @@ from typing import Any
 
 from vlapack.errors import InputError
 
-TOLERANCE = 1.25
-"""By how much the median error may exceed what was measured when the recipe was found: less than that, two medians of
-some 24 observations differ by chance."""
+TOLERANCE = 1.5
+"""By how much the median error may exceed what was measured when the recipe was found: medians of some 24 observations,
+whose deviations spread twofold, differ by a third by chance alone."""
 CHECKED = 24
 """Observations that are looked at, at most,"""
 FEWEST_CHECKED = 8

@@ -13,7 +13,7 @@ from vlapack.checkpoints.pack.config import read_config
 from vlapack.errors import InputError
 from vlapack.fingerprint import differences
 from vlapack.machine.gpu import CPU
-from vlapack.packing.make import Report, make_pack
+from vlapack.packing.make import Report, pack_parent
 from vlapack.tune.results import Tuned
 from vlapack.tune.reuse import Reuse
 from vlapack.tune.tuning import Workshop
@@ -27,13 +27,13 @@ def pack_tuned(
     Args:
         tuned: what was found.
         workshop: what it was found with.
-        out: the folder to make.
+        out: the folder to make, of `settled`.
         note: for the pack's `config.json`.
         device: where the layers are packed.
     """
-    parent = workshop.space.parent.checkpoint
+    parent = workshop.space.parent
     ready = Reuse(workshop.space, workshop.work, tuned.recipe, device)
-    return make_pack(parent, tuned.recipe, out, workshop.calibrating, tuned=note, ready=ready, device=device)
+    return pack_parent(parent, tuned.recipe, out, workshop.calibrating, tuned=note, ready=ready, device=device)
 
 
 def tuned_pack(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:

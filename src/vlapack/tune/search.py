@@ -40,6 +40,8 @@ AIM = 0.975
 WIDEST_STEP = 8.0
 """By which factor the predicted error changes at most from one point to the next."""
 TINY = 1e-12
+WORTH = 0.98
+"""The part of the way from the smallest pack to the float policy beyond which packing saves nothing to speak of."""
 FEWEST_FIRST = 8
 """Observations of the first point: a third, but not fewer."""
 
@@ -149,11 +151,12 @@ def tightest(problem: Problem) -> Bits:
 def refined(problem: Problem, predicted: float) -> Bits:
     """Return the assignment of the least error among those that are as small as the smallest one of a predicted error.
 
-    A predicted error that only the float policy has gets the assignment nearest to that.
+    A predicted error that only a nearly float policy has gets the largest pack that is worth its name.
     """
     most = problem.nbytes({name: options[-1].bits for name, options in problem.options.items()})
+    least = problem.nbytes(smallest(problem))
     wanted = problem.nbytes(cheapest(problem, predicted**2))
-    return allocate(problem, min(wanted, most - 1))
+    return allocate(problem, min(wanted, least + int(WORTH * (most - least))))
 
 
 def _following(points: list[Point], bound: float) -> float:

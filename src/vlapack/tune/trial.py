@@ -233,7 +233,9 @@ def _float_policy(parent: Parent, device: torch.device) -> Policy:
     widen their weight, 20 times an observation in the expert: in one place, as fresh pages took a quarter of the time.
     """
     model = build(parent.config.architecture)
-    model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(parent.read(EMBEDDING).to(device)))
+    # A prompt reads some tens of its rows: on the CPU they stay in the file.
+    table = parent.mapped(EMBEDDING) if device.type == "cpu" else parent.read(EMBEDDING).to(device)
+    model.set_submodule(EMBEDDING_MODULE, StoredEmbedding(table))
     load_weights(model, parent.read, [name for name in parent.tensors if name != EMBEDDING], device=device)
     stored = [module for module in model.modules() if isinstance(module, StoredLinear)]
     workspace = torch.empty(max((module.weight.numel() for module in stored), default=0), device=device)
