@@ -128,6 +128,11 @@ def allocate(problem: Problem, budget: int) -> Bits:
             f"a budget of {budget} bytes is impossible: {problem.counted} lies between {least} bytes ({ends[0]}) and, "
             f"unquantized, {most} ({ends[1]}): give a budget from the first to below the second"
         )
+    return finest(problem, budget)
+
+
+def finest(problem: Problem, budget: int) -> Bits:
+    """Do what `allocate` does for a budget that is known to be possible."""
     largest = max(option.error for options in problem.options.values() for option in options)
     return _solve(problem, lambda option: option.error / (largest or 1.0), room=budget - problem.fixed)
 

@@ -14,11 +14,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from vlapack.fingerprint import digest
 from vlapack.recipe.presets import PRESETS
-from vlapack.tune.allocate import Bits, allocate, label
+from vlapack.tune.allocate import Bits, allocate, label, named
 from vlapack.tune.costs import costs
 from vlapack.tune.results import Candidate, Kind, Measured
-from vlapack.tune.search import first_count, refined, smallest_below, tightest
+from vlapack.tune.search import first_count, refined, smallest_below, tightest, worthwhile
 from vlapack.tune.space import Errors, Space
 from vlapack.tune.target import Target
 from vlapack.tune.times import Times
@@ -69,7 +70,7 @@ class Comparison:
         with costs(device) as table:
             ms = Times(self._space, self._trial, table, self._kept[0], tried)
             points = [replace(one, ms=ms(one.bits)) for one in points]
-        return points, {"float": len(self._kept), "packed": sum(len(numbers) for _, numbers in tried)}
+        return points, {"float": len(self._kept), "packed": sum(self._counts.values())}
 
     def _to_budget(self, rivals: Sequence[Candidate]) -> list[Candidate]:
         """Return what was measured within the budget, the best first."""
@@ -85,7 +86,7 @@ class Comparison:
         """Return what was measured on the way to the bound, the smallest below it first."""
 
         def measure(bits: Bits, count: int) -> np.ndarray:
-            return self._trial.deviations(self._thrifty(bits), self._kept[:count], self._title(bits))
+            return self._deviations(self._thrifty(bits), count, f"{self._problem.nbytes(bits) / 1e6:.2f} MB")
 
         found = smallest_below(self._problem, self._target.value, len(self._kept), measure)
         points = []
@@ -99,10 +100,10 @@ class Comparison:
 
     def _curve(self) -> list[Candidate]:
         """Return allocations along the frontier, by their predicted errors."""
-        least = self._thrifty(tightest(self._problem))
-        start = math.sqrt(self._problem.error(least))
+        least = tightest(self._problem)
+        start, most = math.sqrt(self._problem.error(least)), worthwhile(self._problem, least)
         aims = [start * CURVE_SPAN ** (-step / (CURVE - 1)) for step in range(1, CURVE)]
-        found = [least, *(self._thrifty(refined(self._problem, aim)) for aim in aims if aim > 0)]
+        found = [self._thrifty(bits) for bits in (least, *(refined(self._problem, aim, most) for aim in aims if aim))]
         return [self._candidate(f"{self._problem.nbytes(bits) / 1e6:.2f} MB", "allocation", bits) for bits in found]
 
     @property
@@ -112,16 +113,17 @@ class Comparison:
     def _size(self, one: Candidate) -> int:
         return one.nbytes if self._target.measure == "file" else one.held
 
-    def _title(self, bits: Bits) -> str:
-        return f"comparing {self._problem.nbytes(bits) / 1e6:.2f} MB"
-
     def _candidate(self, name: str, kind: Kind, bits: Bits) -> Candidate:
         nbytes = self._space.pack_bytes(self._space.recipe(bits))  # counted by another way than the problem's
         return Candidate(name, kind, bits, nbytes, self._memory.nbytes(bits), math.sqrt(self._files.error(bits)))
 
     def _measured(self, one: Candidate, count: int) -> Candidate:
-        deviations = self._trial.deviations(one.bits, self._kept[:count], f"comparing {one.name}")
-        return replace(one, measured=Measured.of(deviations))
+        return replace(one, measured=Measured.of(self._deviations(one.bits, count, one.name)))
+
+    def _deviations(self, bits: Bits, count: int, name: str) -> np.ndarray:
+        key = digest(named(bits))
+        self._counts[key] = max(count, self._counts.get(key, 0))
+        return self._trial.deviations(bits, self._kept[:count], f"comparing {name}")
 
     def _thrifty(self, bits: Bits) -> Bits:
         """Pack what costs no memory anyway, for a smaller file, where that adds next to nothing to the error."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vlapack.errors import InputError
-from vlapack.tune.allocate import Bits, Problem, allocate, cheapest, smallest
+from vlapack.tune.allocate import Bits, Problem, cheapest, finest, smallest
 
 ALLOWANCE = 1.2
 """By how much the median of observations that nobody has seen may exceed the bound,"""
@@ -91,10 +91,10 @@ def smallest_below(problem: Problem, bound: float, count: int, measure: Measure)
         InputError: no assignment stays below it; the best one is named, with its bytes.
     """
     least = tightest(problem)
-    largest = math.sqrt(problem.error(least))
+    largest, most = math.sqrt(problem.error(least)), worthwhile(problem, least)
 
     def point(aim: float, on: int) -> Point:
-        bits = least if aim >= largest else refined(problem, aim)
+        bits = least if aim >= largest else refined(problem, aim, most)
         return Point(bits, max(math.sqrt(problem.error(bits)), TINY), measure(bits, on))
 
     aim = _neighborhood(lambda aim: point(aim, first_count(count)), bound, largest)
@@ -145,18 +145,22 @@ def first_count(count: int) -> int:
 
 def tightest(problem: Problem) -> Bits:
     """Return the assignment of the least error among the smallest ones."""
-    return allocate(problem, problem.nbytes(smallest(problem)))
+    return finest(problem, problem.nbytes(smallest(problem)))
 
 
-def refined(problem: Problem, predicted: float) -> Bits:
+def worthwhile(problem: Problem, least: Bits) -> int:
+    """Return the bytes above which a pack is hardly smaller than the float policy; `least` is of `tightest`."""
+    most = problem.nbytes({name: options[-1].bits for name, options in problem.options.items()})
+    start = problem.nbytes(least)
+    return start + int(WORTH * (most - start))
+
+
+def refined(problem: Problem, predicted: float, most: int) -> Bits:
     """Return the assignment of the least error among those that are as small as the smallest one of a predicted error.
 
-    A predicted error that only a nearly float policy has gets the largest pack that is worth its name.
+    Where that takes more than `most` bytes, it is the one of so many.
     """
-    most = problem.nbytes({name: options[-1].bits for name, options in problem.options.items()})
-    least = problem.nbytes(smallest(problem))
-    wanted = problem.nbytes(cheapest(problem, predicted**2))
-    return allocate(problem, min(wanted, least + int(WORTH * (most - least))))
+    return finest(problem, min(problem.nbytes(cheapest(problem, predicted**2)), most))
 
 
 def _following(points: list[Point], bound: float) -> float:
