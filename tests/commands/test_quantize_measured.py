@@ -106,6 +106,7 @@ def test_killed_anywhere_the_same_command_ends_in_the_same_pack(
         (["--budget", "lots"], "is no size"),
         (["--budget", "1KB"], "is impossible: what a policy of this pack holds lies between"),
         (["--max-error", "1%", "--observations", "12"], "12 observations are too few"),
+        (["--max-error", "1%", "--observations", "21"], "holds 20 observations, fewer than --observations 21"),
         (["--max-error", "1%", "--weights-only"], "--weights-only and a measured target exclude each other"),
         (["--max-error", "1%", "--weight-bits", "8"], "--weight-bits and a measured target exclude each other"),
         (["--max-error", "1%", "--check"], "--check and a measured target exclude each other"),

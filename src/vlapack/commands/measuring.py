@@ -128,9 +128,11 @@ def observations_for(
     """Read as many observations as the flags ask for; without them all, up to `MOST_OBSERVATIONS`."""
     from vlapack.observations.folder import load_observations, open_source
 
-    count = flags.observations
+    there, count = len(open_source(folder, parent.config, rename_map=rename_map)), flags.observations
     if count is None:
-        count = min(MOST_OBSERVATIONS, len(open_source(folder, parent.config, rename_map=rename_map)))
+        count = min(MOST_OBSERVATIONS, there)
+    if count > there:
+        raise InputError(f"{folder} holds {there} observations, fewer than `observations={count}`: record more")
     return load_observations(folder, count, config=parent.config, rename_map=rename_map)
 
 

@@ -24,6 +24,7 @@ from vlapack.commands.shared_flags import (
     RecipeFlag,
     RenameMapFlag,
     WorkDeviceFlag,
+    calibration_folder,
 )
 from vlapack.console import emit_json, say, stdout
 from vlapack.errors import InputError
@@ -150,25 +151,6 @@ def calibration_set(
         return None
     folder = calibration_folder(parent, calib)
     return load_observations(folder, recipe.calib_steps, config=parent.config, rename_map=rename_map)
-
-
-def calibration_folder(parent: Checkpoint, calib: Path | None) -> Path:
-    """Return the folder of observations: the given one, or for LIBERO policies the one that comes with the package.
-
-    Raises:
-        InputError: none is given for a robot that the shipped ones do not fit.
-    """
-    if calib is not None:
-        return calib
-    if parent.config.layout != "libero":
-        raise InputError(
-            f"the observations that come with the package are LIBERO's and this policy's layout is "
-            f"{parent.config.layout}: give --calib DIR with recorded ones, or --weights-only --rounding rtn"
-        )
-    from vlapack.observations.folder import SHIPPED_OBSERVATIONS
-
-    say(f"no --calib: calibrating on the shipped LIBERO observations, {SHIPPED_OBSERVATIONS}")
-    return SHIPPED_OBSERVATIONS
 
 
 def _nothing(layer: Selected, packed: QuantizedGroup) -> None:

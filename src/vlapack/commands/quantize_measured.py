@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlapack.commands.measuring import MeasuringFlags, document, observations_for, show
-from vlapack.commands.shared_flags import CheckpointFlags
+from vlapack.commands.shared_flags import CheckpointFlags, calibration_folder
 from vlapack.console import emit_json, say, stdout
 from vlapack.errors import InputError
 from vlapack.recipe.environment import PREFIX, options_from_environment, variables_set
@@ -86,7 +86,6 @@ def quantize_measured(
         raise InputError(f"no --out says where the pack goes ({PREFIX}PACKDIR would do as well)")
 
     from vlapack.checkpoints.pack.writer import partial_path, settled
-    from vlapack.commands.quantize import calibration_folder
     from vlapack.files import require_writable, sweep
     from vlapack.packing.make import Report
     from vlapack.packing.parent import Parent

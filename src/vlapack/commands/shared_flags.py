@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.recipe.presets import PRESETS
 
@@ -131,3 +132,22 @@ class PolicyFlags(CheckpointFlags):
         device = usable(self.device)
         dtype = self.dtype or str(default_dtype(device)).removeprefix("torch.")
         return {"dtype": dtype, "compile": compile_wanted(self.compile), "device": str(device)}
+
+
+def calibration_folder(parent: Checkpoint, calib: Path | None) -> Path:
+    """Return the folder of observations: the given one, or for LIBERO policies the one that comes with the package.
+
+    Raises:
+        InputError: none is given for a robot that the shipped ones do not fit.
+    """
+    if calib is not None:
+        return calib
+    if parent.config.layout != "libero":
+        raise InputError(
+            f"the observations that come with the package are LIBERO's and this policy's layout is "
+            f"{parent.config.layout}: give --calib DIR with recorded ones, or --weights-only --rounding rtn"
+        )
+    from vlapack.observations.folder import SHIPPED_OBSERVATIONS
+
+    say(f"no --calib: calibrating on the shipped LIBERO observations, {SHIPPED_OBSERVATIONS}")
+    return SHIPPED_OBSERVATIONS

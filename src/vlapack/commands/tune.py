@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 import tyro
 
 from vlapack.commands.measuring import MeasuringFlags, document, observations_for, show
-from vlapack.commands.quantize import calibration_folder
-from vlapack.commands.shared_flags import CalibFlag, CheckpointFlags, Flat, RenameMapFlag, WorkDeviceFlag
+from vlapack.commands.shared_flags import (
+    CalibFlag,
+    CheckpointFlags,
+    Flat,
+    RenameMapFlag,
+    WorkDeviceFlag,
+    calibration_folder,
+)
 from vlapack.console import emit_json, stdout
 from vlapack.errors import InputError
 from vlapack.recipe.presets import preset as named_preset
