@@ -11,7 +11,7 @@ import pytest
 
 from vlapack.errors import InputError
 from vlapack.recipe.presets import PRESETS, SUMMARIES, preset
-from vlapack.recipe.recipe import Recipe, read_recipe
+from vlapack.recipe.recipe import Recipe, read_recipe, read_tuned
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -101,3 +101,15 @@ def test_a_strangers_recipe_is_refused_in_one_line_and_at_once(change: dict[str,
     with pytest.raises(InputError, match=re.escape(said)) as refusal:
         Recipe.from_dict({**Recipe().to_dict(), **change})
     assert len(str(refusal.value)) < 6000
+
+
+def test_a_tunings_note_decides_nothing_and_can_be_read(tmp_path: Path) -> None:
+    plain, noted = tmp_path / "plain.json", tmp_path / "noted.json"
+    document = Recipe().to_dict()
+    plain.write_text(json.dumps(document))
+    noted.write_text(json.dumps({**document, "tuned": {"median": 0.01}}))
+    assert read_recipe(noted) == read_recipe(plain)
+    assert (read_tuned(noted), read_tuned(plain)) == ({"median": 0.01}, None)
+    noted.write_text(json.dumps({**document, "tuned": 3}))
+    with pytest.raises(InputError, match="tuned is 3; what a tuning wrote there is an object"):
+        read_tuned(noted)
