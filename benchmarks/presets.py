@@ -4,7 +4,8 @@
 
 DIR holds observations of other episodes than those that calibrate (`scripts/record_observations.py`). Every row is one
 mix on one target from one calibration seed; what a mix costs is counted for π0.5 (pi05_libero), in bytes held. A row
-that is there is measured again only if weights or data changed. The result goes to benchmarks/results/presets.json.
+that is there is measured again only if weights or data changed. The result goes to benchmarks/results/presets.json and,
+as a table, into docs/fidelity.md.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import tyro
 from common.language import LanguageModel
 from common.mixing import ModuleMixes, PolicyMixes, chosen
-from common.results import ROOT, Rows, origin, write_result
+from common.results import ROOT, Rows, origin, read_rows, write_between, write_result
 from common.sentences import Sentences
 
 from vlapack.commands.inspect import open_network
@@ -35,6 +36,7 @@ from vlapack.recipe.choice import Choice, as_choice
 from vlapack.recipe.presets import preset
 
 RESULT = ROOT / "benchmarks" / "results" / "presets.json"
+DOCS = ROOT / "docs" / "fidelity.md"
 KEPT = ROOT / "outputs" / "presets.jsonl"
 FULL_SIZE = "pi05_libero"
 SEEDS = (0, 1, 2)
@@ -96,7 +98,7 @@ OTHER_MIXES: Mapping[str, Overrides] = {
     "mlp": ((r"mlp\.|\.(up|down)$", 8),),
     "first layer": ((r"layers?\.0\.", 8),),
     "second layer": ((r"layers?\.1\.", 8),),
-    "last layer": ((r"layers?\.(3|5)\.", 8),),
+    "fourth and last layer": ((r"layers?\.(3|5)\.", 8),),
     "first layer and k, v": ((r"layers?\.0\.", 8), (r"key|value|[kv]_proj", 8)),
 }
 """Of other transformers, under both spellings of their layers."""
@@ -143,7 +145,14 @@ def main(
     rows = [*last(done).values()]
     write_result(result, rows, counted_for=FULL_SIZE)
     stdout.print(table(rows), markup=False, soft_wrap=True)
+    if result == RESULT:
+        write_tables()
     return 0
+
+
+def write_tables() -> None:
+    """Write the result's table into the docs."""
+    write_between(DOCS, "presets: mixes", table(read_rows(RESULT)))
 
 
 def synthetic(calibration: Path, observations: Path, *, seed: int = 0, every: int = 1) -> PolicyMixes:
@@ -238,7 +247,7 @@ def _line(target: str, mix: str, rows: Sequence[Mapping[str, Any]], plain: Seque
     cells = [
         "" if cost is None else f"{100 * (cost / held([]) - 1):+.1f} %",
         "" if median is None else f"{100 * median:.2f} %",
-        f"{100 * error:.2f} %",
+        f"{100 * error:.3g} %",
         ratio("error"),
         "" if flips is None else f"{flips:.1f}",
         ratio("flips"),

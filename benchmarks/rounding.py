@@ -22,7 +22,7 @@ from unittest.mock import patch
 import torch
 import tyro
 from common.mixing import ModuleMixes, PolicyMixes, chosen
-from common.results import ROOT, Rows, origin, write_result
+from common.results import ROOT, Rows, origin, read_rows, write_between, write_result
 from presets import SEEDS, language_model, sentences, synthetic
 from torch import Tensor
 
@@ -37,6 +37,7 @@ from vlapack.observations.folder import SHIPPED_OBSERVATIONS
 from vlapack.progress import progress
 
 RESULT = ROOT / "benchmarks" / "results" / "rounding.json"
+DOCS = ROOT / "docs" / "fidelity.md"
 KEPT = ROOT / "outputs" / "rounding.jsonl"
 Round = Callable[..., tuple[Tensor, Tensor]]
 Factor = Callable[[Tensor], HessianFactor]
@@ -235,7 +236,14 @@ def main(
     rows = [*last(done).values()]
     write_result(result, rows, ways={name: " ".join(way.note.split()) for name, way in WAYS.items()})
     stdout.print(table(rows), markup=False, soft_wrap=True)
+    if result == RESULT:
+        write_tables()
     return 0
+
+
+def write_tables() -> None:
+    """Write the result's table into the docs."""
+    write_between(DOCS, "rounding", table(read_rows(RESULT)))
 
 
 def measure(target: PolicyMixes | ModuleMixes, only: re.Pattern[str], seeds: int, done: Rows) -> None:

@@ -15,11 +15,23 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import closed_loop
 import closed_loop_large
 import fidelity
+import presets
+import rounding
 import spectra
 import tuning
 from gate import table as gate_table
 from gpu import table as gpu_table
 
 if __name__ == "__main__":
-    for benchmark in (closed_loop, closed_loop_large, fidelity, spectra, tuning, gate_table, gpu_table):
+    for benchmark in (
+        closed_loop,
+        closed_loop_large,
+        fidelity,
+        presets,
+        rounding,
+        spectra,
+        tuning,
+        gate_table,
+        gpu_table,
+    ):
         benchmark.write_tables()

@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import closed_loop
 import closed_loop_large
 import fidelity
+import presets
+import rounding
 import spectra
 import tuning
 from gate import table as gate_table
@@ -21,7 +23,7 @@ from gpu import table as gpu_table
 
 @pytest.mark.parametrize(
     "benchmark",
-    [closed_loop, closed_loop_large, fidelity, spectra, tuning, gate_table, gpu_table],
+    [closed_loop, closed_loop_large, fidelity, presets, rounding, spectra, tuning, gate_table, gpu_table],
     ids=lambda module: module.__name__,
 )
 def test_writing_the_tables_again_changes_nothing(
