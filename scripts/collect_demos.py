@@ -44,7 +44,6 @@ REFLECTED = 0.25  # share of the pictures
 SHORTEST = 6  # steps: a moment whose next push comes sooner is not worth its picture
 REPLAN = 10  # steps between the chunks of a policy that drives
 PATIENCE = 160  # steps; the expert needs 50 to 100
-HIDDEN = 5  # a group of geoms that robosuite does not render
 CAMERAS = {"image": "agentview", "wrist_image": "robot0_eye_in_hand"}
 
 
@@ -175,25 +174,11 @@ def pictures(env: LiberoEnv, size: int, *, reflected: bool) -> dict[str, np.ndar
     env.use_renderer()
     sim = env.sim_env.sim
     sim._render_context_offscreen.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = reflected
-    groups, raw = sim.model._model.geom_group, {}
-    shown = groups.copy()
+    raw = {}
     for key, camera in CAMERAS.items():
-        if not reflected:
-            groups[outside(sim, camera)] = HIDDEN
-        raw[key] = sim.render(camera_name=camera, width=RENDER, height=RENDER)[::-1, ::-1]
-        groups[:] = shown
+        with env.sight.only(camera):
+            raw[key] = sim.render(camera_name=camera, width=RENDER, height=RENDER)[::-1, ::-1]
     return {key: resize_with_pad(picture, size) for key, picture in raw.items()}
-
-
-def outside(sim: Any, camera: str) -> np.ndarray:
-    """Which geoms [n] are wholly out of a camera's sight; the renderer would work on all their vertices."""
-    model, data = sim.model._model, sim.data._data
-    number = model.camera(camera).id
-    axes = data.cam_xmat[number].reshape(3, 3)
-    across, up, back = ((data.geom_xpos - data.cam_xpos[number]) @ axes).T
-    half = np.deg2rad(model.cam_fovy[number]) / 2
-    beside = np.maximum(np.abs(across), np.abs(up)) * np.cos(half) + back * np.sin(half)
-    return (model.geom_rbound > 0) & ((beside > model.geom_rbound) | (back > model.geom_rbound))
 
 
 def jpeg(picture: np.ndarray) -> np.ndarray:

@@ -88,7 +88,7 @@ def test_what_is_not_drawn_is_in_no_pixel():
             continue
         for camera in ("agentview", "robot0_eye_in_hand"):
             whole = draw(camera)
-            with env._sight.only(camera):
+            with env.sight.only(camera):
                 mirrors.add(bool(sim._render_context_offscreen.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION]))
                 assert (sim.model.geom_group == HIDDEN).any()
                 np.testing.assert_array_equal(draw(camera), whole)

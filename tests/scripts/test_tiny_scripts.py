@@ -45,21 +45,6 @@ def test_a_resampled_patch_kernel_sees_a_larger_picture_as_before() -> None:
     torch.testing.assert_close(seen, torch.nn.functional.conv2d(shrunk, stored), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.simulator
-def test_hiding_what_is_out_of_sight_changes_no_pixel() -> None:
-    collect = pytest.importorskip("collect_demos")
-    env = collect.fast_scene(("libero_spatial", 7))
-    env.reset(20, render=False)
-    quick = collect.pictures(env, 160, reflected=False)
-    assert collect.outside(env.sim_env.sim, "robot0_eye_in_hand").sum() > 20
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect, "outside", lambda sim, camera: np.zeros(sim.model._model.ngeom, dtype=bool))
-        full = collect.pictures(env, 160, reflected=False)
-    env.close()
-    for key, picture in full.items():
-        np.testing.assert_array_equal(quick[key], picture)
-
-
 def test_a_chunk_is_valid_up_to_the_next_push() -> None:
     collect = pytest.importorskip("collect_demos")
     pushes = np.zeros((8, 7))

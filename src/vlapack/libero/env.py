@@ -59,6 +59,9 @@ class LiberoEnv:
         lazy: render only when `step(render=True)` asks, draw only what is seen, compute nothing twice. False does all
             of it, as openpi does.
 
+    Attributes:
+        sight: what each camera sees, for code that draws pictures of its own.
+
     Raises:
         InputError: unknown suite or task, LIBERO missing, or no way to render without a screen.
     """
@@ -163,10 +166,11 @@ class LiberoEnv:
         }
 
     def _save_work(self) -> None:
+        sim = self.sim_env.sim
+        self.sight = Sight(sim)
         if not self._lazy:
             return
-        sim = self.sim_env.sim
-        self._physics, self._sight = Physics(sim), Sight(sim)
+        self._physics = Physics(sim)
         for name in CAMERAS:
             observable = self.sim_env._observables[name]
             if not hasattr(observable._sensor, "lazy"):
@@ -178,7 +182,7 @@ class LiberoEnv:
         def lazy_sensor(cache: Any) -> np.ndarray:
             if not self._render:
                 return blank
-            with self._sight.only(camera):
+            with self.sight.only(camera):
                 return sensor(cache)
 
         lazy_sensor.__modality__ = sensor.__modality__  # type: ignore[attr-defined]  # robosuite reads it
