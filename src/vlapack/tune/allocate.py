@@ -232,7 +232,7 @@ def _solve(
 
 @contextmanager
 def _stdout_closed() -> Iterator[None]:
-    """Keep off stdout what HiGHS writes there past Python and its own switch, for `--json`."""
+    """Keep off stdout what HiGHS writes there past Python and its own switch: a command writes its result there."""
     sys.stdout.flush()
     kept = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
