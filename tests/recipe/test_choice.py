@@ -78,3 +78,8 @@ def test_a_bad_choice_is_refused_by_what_is_wrong(chosen: object, said: str) -> 
 def test_sixteen_bit_activations_have_no_static_scale() -> None:
     with pytest.raises(InputError, match="no static scale"):
         Recipe(act_scale="static", overrides=(("q", Choice(4, act_bits=16)),))
+
+
+@pytest.mark.parametrize("text", ["4", "8", "16", "4g32", "4g0", "4a16", "8a4", "4g128a8"])
+def test_what_a_choice_is_called_is_read_as_the_same_choice(text: str) -> None:
+    assert Choice.from_text(text).to_text() == text

@@ -81,6 +81,11 @@ class Choice:
         require(RECIPES not in value.values(), "overrides", dict(value), "leave out what is to be the recipe's")
         return cls(**value)
 
+    def to_text(self) -> str:
+        """Return the short form, which `from_text` reads."""
+        group = "" if self.group_size == RECIPES else f"g{self.group_size or 0}"
+        return f"{self.weight_bits}{group}{'' if self.act_bits == RECIPES else f'a{self.act_bits}'}"
+
     @classmethod
     def from_text(cls, text: str) -> Choice:
         """Read the short form: `8`, `4g32` (groups of 32), `4g0` (no groups), `4a16`, `4g32a8`.

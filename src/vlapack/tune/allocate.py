@@ -28,7 +28,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from vlapack.errors import InputError
-from vlapack.recipe.choice import RECIPES, Choice
+from vlapack.recipe.choice import Choice, as_choice
 
 FLOAT_BITS = 16
 Chosen = int | Choice
@@ -44,22 +44,19 @@ GAP = 1e-6
 
 def label(choice: Chosen) -> str:
     """Name a choice in results, as flags spell it: `4`, `8`, `16`, `4g32` (groups of 32), `8a4` (4-bit activations)."""
-    if not isinstance(choice, Choice):
-        return str(choice)
-    group = "" if choice.group_size == RECIPES else f"g{choice.group_size or 0}"
-    return f"{choice.weight_bits}{group}{'' if choice.act_bits == RECIPES else f'a{choice.act_bits}'}"
+    return as_choice(choice).to_text()
 
 
 def fineness(choice: Chosen) -> tuple[int, str]:
     """Sort choices from few bits to many."""
-    return (choice.weight_bits if isinstance(choice, Choice) else choice), label(choice)
+    return as_choice(choice).weight_bits, label(choice)
 
 
 def rounding(choice: Chosen) -> int | str | None:
     """Return the activation bits of a choice, `recipe` for the recipe's own; None where a layer stays float."""
     if choice == FLOAT_BITS:
         return None
-    return choice.act_bits if isinstance(choice, Choice) else RECIPES
+    return as_choice(choice).act_bits
 
 
 def named(bits: Bits) -> dict[str, str]:
