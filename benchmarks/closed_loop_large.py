@@ -53,6 +53,7 @@ from vlapack.libero.suites import num_tasks, simulator
 from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source
 from vlapack.ops.arithmetic import arithmetic, on_threads
 from vlapack.progress import progress
+from vlapack.recipe.choice import as_choice
 from vlapack.recipe.presets import PRESETS
 
 PARENT = "tiny-libero"
@@ -254,7 +255,7 @@ def rows(episodes: Episodes, held: Mapping[str, int]) -> list[dict[str, Any]]:
 
 def bits(recipe: Recipe) -> str:
     """Name the bits of weights and activations, such as W4A8, or W4/8A8 where layers differ."""
-    weights = sorted({recipe.weight_bits, *(each for _, each in recipe.overrides)})
+    weights = sorted({recipe.weight_bits, *(as_choice(each).weight_bits for _, each in recipe.overrides)})
     return f"W{'/'.join(map(str, weights))}A{recipe.act_bits}"
 
 

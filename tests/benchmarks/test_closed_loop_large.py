@@ -19,6 +19,8 @@ from common.episodes import BASELINE, Episode, Episodes, pairs, read
 
 from vlapack.errors import InputError, WorkError
 from vlapack.evaluate.plan import NOISE_FLOOR, Case, Plan
+from vlapack.recipe.choice import Choice
+from vlapack.recipe.recipe import Recipe
 
 RUN = {"policy.weights": "w", "tasks": [["libero_spatial", 0], ["libero_spatial", 3]], "seed": 7}
 ROLES = (BASELINE, NOISE_FLOOR, "full", "quantvla")
@@ -179,3 +181,8 @@ def test_there_are_enough_noise_seeds_for_the_pairs_that_are_asked_for() -> None
 def test_every_run_has_w8a8_and_it_is_all_8_bits() -> None:
     assert large.bits(large.W8A8) == "W8A8"
     assert {"full", "w8a8", "quantvla", "guide-full"} <= set(large.PLAYERS)
+
+
+def test_bits_are_named_where_a_layer_chooses_its_own_groups() -> None:
+    recipe = Recipe(overrides=(("k_proj$", 8), ("fc1$", Choice(4, group_size=32))))
+    assert large.bits(recipe) == "W4/8A8"
