@@ -11,8 +11,7 @@ as a table, into docs/fidelity.md.
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,15 +19,13 @@ from statistics import fmean
 from typing import Any
 
 import tyro
-from common.language import LanguageModel
 from common.mixing import ModuleMixes, PolicyMixes, chosen
 from common.results import ROOT, Rows, origin, read_rows, write_between, write_result
-from common.sentences import Sentences
+from common.targets import targets as networks
 
 from vlapack.commands.inspect import open_network
 from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, stdout
-from vlapack.errors import InputError
 from vlapack.fingerprint import digest
 from vlapack.observations.folder import SHIPPED_OBSERVATIONS
 from vlapack.progress import progress
@@ -131,17 +128,11 @@ def main(
         result: The JSON file.
         kept: The file of rows that are finished and not in the result yet.
     """
-    makers: Mapping[str, Callable[[], PolicyMixes | ModuleMixes]] = {
-        "policy": lambda: PolicyMixes(Path(policy).name, policy, calibration, observations, every=every),
-        "synthetic": lambda: synthetic(calibration, observations, every=every),
-        "minilm": sentences,
-        "language": lambda: language_model(language),
-    }
     done = Rows(result, kept)
-    for name in targets.split(","):
-        if name not in makers:
-            raise InputError(f"--targets {name!r} is unknown; choose from {', '.join(makers)}")
-        measure(makers[name](), re.compile(only), seeds, done)
+    for target in networks(
+        targets, policy=policy, calibration=calibration, observations=observations, language=language, every=every
+    ):
+        measure(target, re.compile(only), seeds, done)
     rows = [*last(done).values()]
     write_result(result, rows, counted_for=FULL_SIZE)
     stdout.print(table(rows), markup=False, soft_wrap=True)
@@ -153,27 +144,6 @@ def main(
 def write_tables() -> None:
     """Write the result's table into the docs."""
     write_between(DOCS, "presets: mixes", table(read_rows(RESULT)))
-
-
-def synthetic(calibration: Path, observations: Path, *, seed: int = 0, every: int = 1) -> PolicyMixes:
-    """A policy of tiny-libero's sizes with drawn weights (`synthetic_pi05.py`)."""
-    from synthetic_pi05 import main as draw
-
-    folder = Path(tempfile.mkdtemp()) / "policy"
-    draw(folder, seed=seed, config="tiny_libero")
-    return PolicyMixes(f"synthetic {seed}", str(folder), calibration, observations, every=every)
-
-
-def sentences() -> ModuleMixes:
-    """MiniLM, as benchmarks/fidelity.py measures it."""
-    found = Sentences()
-    return ModuleMixes("minilm", found.model, found.seen, found.measured, found.identity)
-
-
-def language_model(folder: Path) -> ModuleMixes:
-    """The second trained network."""
-    found = LanguageModel(folder)
-    return ModuleMixes("language", found.model, found.seen, found.measured, found.identity)
 
 
 def measure(target: PolicyMixes | ModuleMixes, only: re.Pattern[str], seeds: int, done: Rows) -> None:

@@ -23,12 +23,12 @@ import torch
 import tyro
 from common.mixing import ModuleMixes, PolicyMixes, chosen
 from common.results import ROOT, Rows, origin, read_rows, write_between, write_result
-from presets import SEEDS, language_model, sentences, synthetic
+from common.targets import targets as networks
+from presets import SEEDS
 from torch import Tensor
 
 from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, stdout
-from vlapack.errors import InputError
 from vlapack.fingerprint import digest
 from vlapack.methods import gptq
 from vlapack.methods.gptq import HessianFactor, gptq_weight, hessian_factor
@@ -62,6 +62,23 @@ def loss(weight: Tensor, rounded: Tensor, hessian: Tensor) -> Tensor:
     return ((error @ hessian) * error).sum(1)
 
 
+class BestRows:
+    """Of each row of a weight [N, K] the integers and the scale with the least `loss` that were offered."""
+
+    def __init__(self, weight: Tensor, scales: Tensor, hessian: Tensor) -> None:
+        self._weight, self._hessian = weight, hessian
+        self._least = torch.full((len(weight),), torch.inf, dtype=hessian.dtype)
+        self.integers, self.scales = torch.zeros_like(weight), scales.clone()
+
+    def offer(self, integers: Tensor, scales: Tensor) -> None:
+        """Take over the rows that are better; integers [N, K], scales [N, 1]."""
+        found = loss(self._weight, integers * scales, self._hessian)
+        better = found < self._least
+        self._least = torch.where(better, found, self._least)
+        self.integers = torch.where(better[:, None], integers, self.integers)
+        self.scales = torch.where(better[:, None], scales, self.scales)
+
+
 def remembering(inputs: Tensor) -> HessianFactor:
     """Return `hessian_factor`'s, with H = xᵀx beside it."""
     found = hessian_factor(inputs)
@@ -73,40 +90,24 @@ def refitted(weight: Tensor, factor: HessianFactor, bits: int, clip: str = "mse"
     """GPTQ, then each row's scale by least squares in H's norm, then GPTQ again with it; of each row the best round."""
     assert group is None
     hessian, scale = factor.hessian, choose_scale(weight, bits, clip)  # type: ignore[attr-defined]
-    best = torch.full((len(weight),), torch.inf, dtype=hessian.dtype)
-    kept, scales = torch.zeros_like(weight), scale.clone()
+    best = BestRows(weight, scale, hessian)
     for _ in range(4):
         q = with_scales(weight, factor, scale)
-        found = loss(weight, q * scale, hessian)
-        better = found < best
-        best, kept, scales = (
-            torch.where(better, found, best),
-            torch.where(better[:, None], q, kept),
-            torch.where(better[:, None], scale, scales),
-        )
+        best.offer(q, scale)
         turned = q.to(hessian.dtype) @ hessian
         scale = ((turned * weight).sum(1) / (turned * q).sum(1).clamp_min(1e-30)).abs()[:, None].float()
-        scale = torch.where(scale > 0, scale, scales)
-    return kept.to(torch.int8), scales
+        scale = torch.where(scale > 0, scale, best.scales)
+    return best.integers.to(torch.int8), best.scales
 
 
 def searched(weight: Tensor, factor: HessianFactor, bits: int, clip: str = "mse", group: int | None = None) -> Any:
     """GPTQ at seven clips around the one of least squared error; of each row the one with the least e H eᵀ."""
     assert group is None
     hessian, base = factor.hessian, choose_scale(weight, bits, clip)  # type: ignore[attr-defined]
-    best = torch.full((len(weight),), torch.inf, dtype=hessian.dtype)
-    kept, scales = torch.zeros_like(weight), base.clone()
+    best = BestRows(weight, base, hessian)
     for part in (1.0, 0.94, 0.88, 0.82, 1.06, 1.12, 1.18):
-        scale = base * part
-        q = with_scales(weight, factor, scale)
-        found = loss(weight, q * scale, hessian)
-        better = found < best
-        best, kept, scales = (
-            torch.where(better, found, best),
-            torch.where(better[:, None], q, kept),
-            torch.where(better[:, None], scale, scales),
-        )
-    return kept.to(torch.int8), scales
+        best.offer(with_scales(weight, factor, base * part), base * part)
+    return best.integers.to(torch.int8), best.scales
 
 
 def asymmetric(weight: Tensor, factor: HessianFactor, bits: int, clip: str = "mse", group: int | None = None) -> Any:
@@ -222,17 +223,11 @@ def main(
     kept: Path = KEPT,
 ) -> int:
     """Measure what is missing; the arguments are those of presets.py, and `only` matches a way's name."""
-    makers: Mapping[str, Callable[[], PolicyMixes | ModuleMixes]] = {
-        "policy": lambda: PolicyMixes(Path(policy).name, policy, calibration, observations, every=every),
-        "synthetic": lambda: synthetic(calibration, observations, every=every),
-        "minilm": sentences,
-        "language": lambda: language_model(language),
-    }
     done = Rows(result, kept)
-    for name in targets.split(","):
-        if name not in makers:
-            raise InputError(f"--targets {name!r} is unknown; choose from {', '.join(makers)}")
-        measure(makers[name](), re.compile(only), seeds, done)
+    for target in networks(
+        targets, policy=policy, calibration=calibration, observations=observations, language=language, every=every
+    ):
+        measure(target, re.compile(only), seeds, done)
     rows = [*last(done).values()]
     write_result(result, rows, ways={name: " ".join(way.note.split()) for name, way in WAYS.items()})
     stdout.print(table(rows), markup=False, soft_wrap=True)
