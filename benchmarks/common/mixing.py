@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vlapack import Policy, Recipe, make_pack, open_checkpoint
 from vlapack.checkpoints.pack.contents import layers_of
-from vlapack.evaluate.compare import action_differences, draws
+from vlapack.evaluate.compare import action_differences, cosines, draws
 from vlapack.fingerprint import digest, digest_observations, digest_weights
 from vlapack.linear import PackedLinear
 from vlapack.observations.folder import open_source
@@ -119,7 +119,7 @@ class PolicyMixes:
         self._seeded, self._prepare = None, Preparations()
 
     def measure(self, mix: Mix, seed: int) -> dict[str, float]:
-        """Return median, 95 % point and mean square of the deviation, and the gripper's flips."""
+        """Return median and 95 % point of the deviation, the gripper's flips, and the cosine of the chunks."""
         seeded, policy = self._packed(seed, set(mix.values()))
         seeded.set(mix)
         return self.differences(policy)
@@ -129,11 +129,14 @@ class PolicyMixes:
         found = self._chunks(policy, self._noise, lambda: None)
         document = action_differences(self._expected, found, [""] * len(found), self._layout)
         gripper = document["gripper"] or {"flips": 0, "actions": 0}
+        cosine = cosines(self._expected[:, 0], found)
         return {
             "error": document["deviation"]["p95"],
             "median": document["deviation"]["p50"],
             "flips": gripper["flips"],
             "actions": gripper["actions"],
+            "cosine_mean": float(cosine.mean()),
+            "cosine_min": float(cosine.min()),
         }
 
     def _chunks(self, policy: Policy, noises: Tensor, advance: Callable[[], object]) -> np.ndarray:
