@@ -4,9 +4,9 @@
     python benchmarks/closed_loop.py --seed 8 --policies dit full
 
 Every policy has the same initial states and the same noise. The result goes to benchmarks/results/closed_loop.json and
-as a table into docs/fidelity.md; that of a second seed, whose noise repeats what the first found out, stands beside it.
-Every episode is kept too, and the same command again continues, on another day, as long as the packs come out byte by
-byte the same. A last table adds up the results of all runs.
+as a table into benchmarks/results/README.md; that of a second seed, whose noise repeats what the first found out,
+stands beside it. Every episode is kept too, and the same command again continues, on another day, as long as the packs
+come out byte by byte the same. A last table adds up the results of all runs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from vlapack.recipe.presets import PRESETS
 PARENT = "tiny-libero"
 SEED = Plan.seed
 RESULT = ROOT / "benchmarks" / "results" / "closed_loop.json"
-DOCS = ROOT / "docs" / "fidelity.md"
+DOCS = RESULT.with_name("README.md")
 W4A8_PRESETS = ("dit-fast", "dit", "llm", "vision", "quantvla", "full", "everything")
 RECIPES = {
     **{name: PRESETS[name] for name in W4A8_PRESETS},

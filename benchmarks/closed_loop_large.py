@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from common import short_tables
 from common.episodes import BASELINE, Episodes, pairs
 from common.floor import write_floor
 from common.grid import GUIDE_FULL
@@ -145,6 +146,7 @@ def main(
         write_result(out.with_suffix(".json"), found, policy=policy, builds=episodes.builds)
     if out == EPISODES:
         write_tables()
+        short_tables.write_tables()
         if policy in SHIPPED:
             write_floor(baseline.identity["weights"], found[0]["noise_floor"])
     return 0
@@ -264,7 +266,7 @@ def write_tables() -> None:
     if RESULT.is_file():
         write_between(DOCS, MARKER, table(json.loads(RESULT.read_text(encoding="utf-8"))))
     else:
-        write_between(DOCS, MARKER, "Not played yet.")
+        write_between(DOCS, MARKER, short_tables.MISSING)
 
 
 def table(document: Mapping[str, Any]) -> str:

@@ -4,9 +4,9 @@
     python benchmarks/fidelity.py [--targets minilm,synthetic] [--only 'W4A4.*gptq']
 
 Every row is one method on one target from one calibration seed, and says on which machine, when, by which commit and
-from what it was measured. The result goes to benchmarks/results/fidelity.json and as tables into docs/fidelity.md.
-A row that is there, or was finished before a kill, is measured again only if its recipe, weights or data changed, or
-by `--again`, such as after a change of the methods.
+from what it was measured. The result goes to benchmarks/results/fidelity.json and as tables into the README.md beside
+it. A row that is there, or was finished before a kill, is measured again only if its recipe, weights or data changed,
+or by `--again`, such as after a change of the methods.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vlapack.recipe.needs import needs_activations
 from vlapack.recipe.presets import PRESETS
 
 RESULT = ROOT / "benchmarks" / "results" / "fidelity.json"
-DOCS = ROOT / "docs" / "fidelity.md"
+DOCS = RESULT.with_name("README.md")
 OBSERVATIONS = ROOT / "data" / "fidelity"
 KEPT = ROOT / "outputs" / "fidelity.jsonl"
 MEASURES = {

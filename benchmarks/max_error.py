@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from common import short_tables
 from common.results import ROOT, Rows, stamp
 
 from vlapack import open_checkpoint
@@ -81,6 +82,8 @@ def main(
     }
     result.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     stdout.print(f"{held} of {len(found)} runs: at most {ALLOWANCE} times the bound on observations never seen")
+    if result == RESULT:
+        short_tables.write_tables()
 
 
 def one_run(

@@ -5,7 +5,7 @@
 DIR holds observations of other episodes than those that calibrate (`scripts/record_observations.py`). Every row is one
 mix on one target from one calibration seed; what a mix costs is counted for π0.5 (pi05_libero), in bytes held. A row
 that is there is measured again only if weights or data changed. The result goes to benchmarks/results/presets.json and,
-as a table, into docs/fidelity.md.
+as a table, into benchmarks/results/README.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 import tyro
+from common import short_tables
 from common.mixing import ModuleMixes, PolicyMixes, chosen
 from common.results import ROOT, Rows, origin, read_rows, write_between, write_result
 from common.targets import targets as networks
@@ -33,7 +34,7 @@ from vlapack.recipe.choice import Choice, as_choice
 from vlapack.recipe.presets import preset
 
 RESULT = ROOT / "benchmarks" / "results" / "presets.json"
-DOCS = ROOT / "docs" / "fidelity.md"
+DOCS = RESULT.with_name("README.md")
 KEPT = ROOT / "outputs" / "presets.jsonl"
 FULL_SIZE = "pi05_libero"
 SEEDS = (0, 1, 2)
@@ -138,6 +139,7 @@ def main(
     stdout.print(table(rows), markup=False, soft_wrap=True)
     if result == RESULT:
         write_tables()
+        short_tables.write_tables()
     return 0
 
 

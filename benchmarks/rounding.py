@@ -4,7 +4,7 @@
 
 Every row is one way on one target from one calibration seed, at uniform 4 bits with `full`'s transforms; targets and
 arguments are those of benchmarks/presets.py. What does not win on all targets is not in the library, and the way stays
-here. The result goes to benchmarks/results/rounding.json.
+here. The result goes to benchmarks/results/rounding.json and as a table into benchmarks/results/README.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vlapack.observations.folder import SHIPPED_OBSERVATIONS
 from vlapack.progress import progress
 
 RESULT = ROOT / "benchmarks" / "results" / "rounding.json"
-DOCS = ROOT / "docs" / "fidelity.md"
+DOCS = RESULT.with_name("README.md")
 KEPT = ROOT / "outputs" / "rounding.jsonl"
 Round = Callable[..., tuple[Tensor, Tensor]]
 Factor = Callable[[Tensor], HessianFactor]

@@ -6,7 +6,7 @@ Half of the shipped observations calibrate, the other half tests, one layer at a
 GPTQ wins where inputs are correlated: it moves a weight's error to where they have little energy. Here one direction,
 the same for every token, holds nearly all of it. What tells one token from another is the rest.
 
-The result goes to benchmarks/results/spectra.json and as a table into docs/fidelity.md.
+The result goes to benchmarks/results/spectra.json and as a table into benchmarks/results/README.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from vlapack.recipe.presets import preset
 
 PARENT = "tiny-libero"
 RESULT = ROOT / "benchmarks" / "results" / "spectra.json"
-DOCS = ROOT / "docs" / "fidelity.md"
+DOCS = RESULT.with_name("README.md")
 BITS = 4
 
 

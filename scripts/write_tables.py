@@ -19,6 +19,7 @@ import presets
 import rounding
 import spectra
 import tuning
+from common import short_tables
 from gate import table as gate_table
 from gpu import table as gpu_table
 
@@ -29,6 +30,7 @@ if __name__ == "__main__":
         fidelity,
         presets,
         rounding,
+        short_tables,
         spectra,
         tuning,
         gate_table,

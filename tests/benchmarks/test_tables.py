@@ -17,13 +17,25 @@ import presets
 import rounding
 import spectra
 import tuning
+from common import short_tables
 from gate import table as gate_table
 from gpu import table as gpu_table
 
 
 @pytest.mark.parametrize(
     "benchmark",
-    [closed_loop, closed_loop_large, fidelity, presets, rounding, spectra, tuning, gate_table, gpu_table],
+    [
+        closed_loop,
+        closed_loop_large,
+        fidelity,
+        presets,
+        rounding,
+        short_tables,
+        spectra,
+        tuning,
+        gate_table,
+        gpu_table,
+    ],
     ids=lambda module: module.__name__,
 )
 def test_writing_the_tables_again_changes_nothing(
