@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
-from vlapack.tune.results import Candidate, Tuned
+from vlapack.tune.results import Candidate, Kind, Tuned
 
 WIDTH, HEIGHT = 820, 520
 LEFT, RIGHT, TOP, BOTTOM = 78, 190, 46, 56
@@ -18,24 +19,61 @@ MOST_TICKS = 9
 Place = tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Dot:
+    """One assignment of bits, as the picture shows it."""
+
+    name: str
+    kind: Kind
+    held: int
+    errors: tuple[float, ...]
+    """Where the dot is; a line connects it with the last of them."""
+    title: str
+    """What a tooltip says."""
+    full: bool = True
+    """False: an open dot, as of what is only predicted."""
+    chosen: bool = False
+
+
 def picture(tuned: Tuned) -> str:
-    """Return the SVG: a line for what is predicted, dots for what was measured, every point named by a tooltip."""
-    points = [one for one in tuned.points if _error(one) > 0]
-    if not points:
-        points = [tuned.chosen]
-    across = _Axis([one.held for one in points], LEFT, WIDTH - RIGHT)
-    errors = [value for one in points for value in _errors(one) if value > 0] or [1e-3]
-    upwards = _Axis(errors, HEIGHT - BOTTOM, TOP)
+    """Return the SVG of a tuning: a line for what is predicted, dots for what was measured, each with a tooltip."""
+    points = [one for one in tuned.points if min(_errors(one)) > 0] or [tuned.chosen]
     curve = sorted((one for one in points if one.kind == "allocation"), key=lambda one: one.held)
-    line = " ".join(f"{across(one.held):.1f},{upwards(one.predicted):.1f}" for one in curve if one.predicted > 0)
+    return plot(
+        [_dot(one, chosen=one is tuned.chosen) for one in points],
+        [(one.held, one.predicted) for one in curve if one.predicted > 0],
+        across="bytes that a running policy holds",
+        upwards="error of a chunk",
+        legend=(
+            f"{tuned.target}: {_described(tuned.chosen)}",
+            "full dots: measured, median of the observations kept back, the line up to their 95 % point; "
+            "open dots and the dashed line: predicted",
+        ),
+    )
+
+
+def plot(dots: Sequence[Dot], curve: Sequence[Place], *, across: str, upwards: str, legend: Sequence[str]) -> str:
+    """Return the SVG of any dots of bytes against errors.
+
+    Args:
+        dots: what is drawn.
+        curve: bytes and errors of the dashed line.
+        across: what the bytes are.
+        upwards: what the errors are.
+        legend: lines above the picture.
+    """
+    bytes_axis = _Axis([one.held for one in dots], LEFT, WIDTH - RIGHT)
+    errors = [value for one in dots for value in one.errors if value > 0] or [1e-3]
+    errors_axis = _Axis(errors, HEIGHT - BOTTOM, TOP)
+    line = " ".join(f"{bytes_axis(held):.1f},{errors_axis(error):.1f}" for held, error in curve)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         'font-size="11">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        *_axes(across, upwards),
+        *_axes(bytes_axis, errors_axis, across, upwards),
         f'<polyline points="{line}" fill="none" stroke="{COLORS["allocation"]}" stroke-dasharray="4 3"/>',
-        *_dots(points, across, upwards, tuned.chosen),
-        *_legend(tuned),
+        *_drawn(dots, bytes_axis, errors_axis),
+        *(f'<text x="{LEFT}" y="{16 + 15 * number}">{escape(text)}</text>' for number, text in enumerate(legend)),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -65,7 +103,7 @@ class _Axis:
         return [low, high]
 
 
-def _axes(across: _Axis, upwards: _Axis) -> Iterator[str]:
+def _axes(across: _Axis, upwards: _Axis, below: str, beside: str) -> Iterator[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     for value in across.ticks:
         x = across(value)
@@ -77,29 +115,29 @@ def _axes(across: _Axis, upwards: _Axis) -> Iterator[str]:
         yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>'
     yield f'<rect x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}" fill="none" stroke="#888"/>'
     middle = (LEFT + right) / 2
-    yield f'<text x="{middle}" y="{HEIGHT - 16}" text-anchor="middle">bytes that a running policy holds</text>'
+    yield f'<text x="{middle}" y="{HEIGHT - 16}" text-anchor="middle">{escape(below)}</text>'
     y = (TOP + bottom) / 2
-    yield f'<text x="18" y="{y}" text-anchor="middle" transform="rotate(-90 18 {y})">error of a chunk</text>'
+    yield f'<text x="18" y="{y}" text-anchor="middle" transform="rotate(-90 18 {y})">{escape(beside)}</text>'
 
 
-def _dots(points: Sequence[Candidate], across: _Axis, upwards: _Axis, chosen: Candidate) -> Iterator[str]:
+def _drawn(dots: Sequence[Dot], across: _Axis, upwards: _Axis) -> Iterator[str]:
     taken: list[Place] = []
-    for one in points:
+    for one in dots:
         x, color = across(one.held), COLORS[one.kind]
-        title = f"<title>{escape(_described(one))}</title>"
-        median, top = _errors(one)[0], _errors(one)[-1]
-        if one.measured is None:
+        title = f"<title>{escape(one.title)}</title>"
+        first, last = one.errors[0], one.errors[-1]
+        if not one.full:
             radius, fill = (2.2, "white") if one.kind == "allocation" else (4, "white")
         else:
-            radius, fill = (6, color) if one is chosen else (4, color)
-            if top > 0 and median > 0:
+            radius, fill = (6, color) if one.chosen else (4, color)
+            if last > 0 and first > 0:
                 yield (
-                    f'<line x1="{x:.1f}" y1="{upwards(median):.1f}" x2="{x:.1f}" y2="{upwards(top):.1f}" '
+                    f'<line x1="{x:.1f}" y1="{upwards(first):.1f}" x2="{x:.1f}" y2="{upwards(last):.1f}" '
                     f'stroke="{color}" stroke-width="1"/>'
                 )
-        y = upwards(median)
+        y = upwards(first)
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{color}">{title}</circle>'
-        if one.kind != "allocation" or one is chosen:
+        if one.kind != "allocation" or one.chosen:
             place = _free((x + 8, y + 4), taken)
             taken.append(place)
             yield f'<text x="{place[0]:.1f}" y="{place[1]:.1f}" fill="{color}">{escape(one.name)}</text>'
@@ -113,22 +151,12 @@ def _free(wanted: Place, taken: Sequence[Place]) -> Place:
     return x, y
 
 
-def _legend(tuned: Tuned) -> Iterator[str]:
-    lines = (
-        f"{tuned.target}: {_described(tuned.chosen)}",
-        "full dots: measured, median of the observations kept back, the line up to their 95 % point; "
-        "open dots and the dashed line: predicted",
-    )
-    for number, text in enumerate(lines):
-        yield f'<text x="{LEFT}" y="{16 + 15 * number}">{escape(text)}</text>'
-
-
 def _errors(one: Candidate) -> tuple[float, ...]:
     return (one.predicted,) if one.measured is None else (one.measured.median, one.measured.p95)
 
 
-def _error(one: Candidate) -> float:
-    return min(_errors(one))
+def _dot(one: Candidate, *, chosen: bool) -> Dot:
+    return Dot(one.name, one.kind, one.held, _errors(one), _described(one), one.measured is not None, chosen)
 
 
 def _described(one: Candidate) -> str:
