@@ -209,14 +209,18 @@ class ModuleMixes:
 
     def measure(self, mix: Mix, seed: int) -> dict[str, float]:
         """Return what the target says of this mix."""
+        found: dict[str, float] = self._measured(self.network(mix, seed))
+        return found
+
+    def network(self, mix: Mix, seed: int) -> nn.Module:
+        """Return the packed network of a mix, which the next call changes."""
         if self._seeded is None or self._seeded[0] != seed:
             self._seeded = (seed, Seeded(copy.deepcopy(self._model), {}))
         seeded = self._seeded[1]
         for choice in set(mix.values()) - seeded.layers.keys():
             seeded.layers[choice] = _packed_layers(self._quantized(choice, seed))
         seeded.set(mix)
-        found: dict[str, float] = self._measured(seeded.network)
-        return found
+        return seeded.network
 
     def _quantized(self, choice: Choice, seed: int) -> nn.Module:
         return self._packing.quantized(replace(with_choice(self.recipe, choice), seed=seed), self._seen(seed))

@@ -1,7 +1,8 @@
 """The target `minilm`: how far sentence embeddings turn when the encoder is quantized.
 
-Test and calibration sentences are text files of our own. A seed chooses which of the latter calibrate, and makes as
-many tokens again of other words in a few forms: the Hessian of GPTQ wants more than the prose alone has.
+Sentences that test, calibrate, and measure sensitivities are three text files of our own. A seed chooses which of the
+second calibrate, and makes as many tokens again of other words in a few forms: GPTQ's Hessian needs more than the prose
+alone has.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
 from common import minilm
 from common.in_place import InPlace
-from torch import nn
+from torch import Tensor, nn
 
 from vlapack import Recipe
 from vlapack.fingerprint import digest
@@ -23,6 +24,7 @@ from vlapack.quantize.calibration import LayerInputs, collect
 
 TEST = Path(__file__).with_name("sentences.txt")
 PROSE = Path(__file__).with_name("calibration.txt")
+SENSITIVITY = Path(__file__).with_name("sensitivity.txt")
 CALIBRATION = (120, 320)
 """Sentences that calibrate, of the prose and made up: about 8,000 tokens."""
 
@@ -85,14 +87,28 @@ class Sentences:
 
     def measured(self, model: nn.Module) -> dict[str, float]:
         """Return the same of a model that is quantized already."""
-        found = minilm.embed(model, self._test)
-        return {"error": 1 - float(torch.cosine_similarity(found.double(), self._expected.double()).mean())}
+        return {"error": _turned(minilm.embed(model, self._test), self._expected)}
+
+    def sensed(self, model: nn.Module) -> float:
+        """Return the same over other sentences, which serve to choose a layer's bits and for nothing else."""
+        sentences, expected = self._sensing
+        return _turned(minilm.embed(model, sentences), expected)
+
+    @cached_property
+    def _sensing(self) -> tuple[list[Tensor], Tensor]:
+        sentences = [self._tokenize(line) for line in SENSITIVITY.read_text(encoding="utf-8").splitlines()]
+        return sentences, minilm.embed(self.model, sentences)
 
     def _calibrate(self, seed: int) -> Mapping[str, LayerInputs]:
         prose, made = CALIBRATION
         chosen = random.Random(seed).sample(self._prose, prose) + made_up(made, seed)
         sentences = [self._tokenize(sentence) for sentence in chosen]
         return collect(self.model, self._layers, self.model, minilm.batches(sentences), seed=seed)
+
+
+def _turned(found: Tensor, expected: Tensor) -> float:
+    """Return 1 − mean cosine of embeddings [sentences, width]."""
+    return 1 - float(torch.cosine_similarity(found.double(), expected.double()).mean())
 
 
 def made_up(count: int, seed: int) -> list[str]:
