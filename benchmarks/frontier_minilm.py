@@ -40,11 +40,11 @@ PICTURE = ROOT / "docs" / "pictures" / "frontier-minilm.svg"
 KEPT = ROOT / "outputs" / "frontier_minilm.jsonl"
 PLAIN = Choice(4)
 CHOICES = (PLAIN, Choice(4, 128), Choice(4, 32), Choice(8))
-"""Of every layer, the smallest first."""
+"""What a layer may become."""
 UNIFORM = {f"W{label(choice)}": choice for choice in CHOICES}
 NAMED = {name: overrides for name, overrides in OTHER_MIXES.items() if name not in UNIFORM}
-TIMES = (1.025, 1.05, 1.1, 1.15, 1.2, 1.3, 1.45, 1.65)
-"""Budgets, in bytes of uniform 4 bits; 8 bits are 1.9 times as many."""
+BUDGETS = {f"{times} × W4": times for times in (1.025, 1.05, 1.1, 1.15, 1.2, 1.3, 1.45, 1.65)}
+"""In bytes of uniform 4 bits; 8 bits are 1.9 times as many."""
 Sizes = Mapping[str, Mapping[Choice, int]]
 """Layer → choice → bytes that it holds."""
 Gains = Mapping[str, Mapping[Choice, float]]
@@ -77,7 +77,7 @@ def main(*, seeds: int = len(SEEDS), result: Path = RESULT, kept: Path = KEPT) -
 def measure(mixes: ModuleMixes, sensed: Callable[[nn.Module], float], seed: int, made_of: str, done: Rows) -> None:
     """Add every row of a seed that is not there yet."""
     there = {key for key, row in last(done).items() if row["made_of"] == made_of}
-    if {"gains", *UNIFORM, *NAMED, *map(budgeted, TIMES)} <= {name for _, name, of_seed in there if of_seed == seed}:
+    if {"gains", *UNIFORM, *NAMED, *BUDGETS} <= {name for _, name, of_seed in there if of_seed == seed}:
         return
     here = {**origin(), "made_of": made_of}
     sizes = held(mixes, seed)
@@ -100,13 +100,8 @@ def measure(mixes: ModuleMixes, sensed: Callable[[nn.Module], float], seed: int,
         measured("uniform", name, dict.fromkeys(mixes.layers, choice))
     for name, overrides in NAMED.items():
         measured("preset", name, chosen(mixes.layers, overrides))
-    for times in TIMES:
-        measured("allocation", budgeted(times), allocated(sizes, known, times))
-
-
-def budgeted(times: float) -> str:
-    """Name an allocation."""
-    return f"{times} × W4"
+    for name, times in BUDGETS.items():
+        measured("allocation", name, allocated(sizes, known, times))
 
 
 def held(mixes: ModuleMixes, seed: int) -> Sizes:
@@ -142,9 +137,8 @@ def allocated(sizes: Sizes, found: Gains, times: float) -> Mix:
         name: [Option(choice, nbytes, max(found[name].values()) - found[name][choice]) for choice, nbytes in of.items()]
         for name, of in sizes.items()
     }
-    problem = Problem(options)
-    budget = int(times * problem.nbytes(dict.fromkeys(sizes, PLAIN)))
-    return {name: as_choice(choice) for name, choice in finest(problem, budget).items()}
+    budget = int(times * sum(of[PLAIN] for of in sizes.values()))
+    return {name: as_choice(choice) for name, choice in finest(Problem(options), budget).items()}
 
 
 def last(done: Rows) -> dict[tuple[str, str, int], dict[str, Any]]:
@@ -175,28 +169,24 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the points in Markdown, bytes and mean errors also against uniform 4 bits."""
     found = points(rows)
     plain_bytes, plain = next((held, fmean(errors)) for kind, name, held, errors in found if name == "W4")
-    lines = ["| bits | bytes held | × W4 | error | × W4 | from seed to seed |", "|---" * 6 + "|"]
+    lines = ["| bits | bytes, × W4 | error | × W4 | of single seeds |", "|---" * 5 + "|"]
     for kind, name, held, errors in found:
         title = f"**allocation in {name}**" if kind == "allocation" else name
-        error = fmean(errors)
-        spread = f"{100 * min(errors):.3g} to {100 * max(errors):.3g} %"
-        size = f"{held / 1e6:.2f} MB | {held / plain_bytes:.3f}"
-        lines.append(f"| {title} | {size} | {100 * error:.3g} % | {error / plain:.3f} | {spread} |")
+        error, spread = fmean(errors), f"{100 * min(errors):.3g} to {100 * max(errors):.3g} %"
+        lines.append(f"| {title} | {held / plain_bytes:.3f} | {100 * error:.3g} % | {error / plain:.3f} | {spread} |")
     return "\n".join(lines)
 
 
 def drawn(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the SVG of the points."""
-    dots, curve = [], []
-    for kind, name, held, errors in points(rows):
-        error = fmean(errors)
-        title = f"{name}: {held / 1e6:.2f} MB, 1 - cosine {error:.4%}"
-        dots.append(Dot(name, kind, round(held), (error, max(errors)), title))
-        if kind == "allocation":
-            curve.append((held, error))
+    found = points(rows)
+    dots = [
+        Dot(name, kind, round(held), (fmean(of), max(of)), f"{name}: {held / 1e6:.2f} MB, 1 - cosine {fmean(of):.4%}")
+        for kind, name, held, of in found
+    ]
     return plot(
         dots,
-        curve,
+        [(held, fmean(errors)) for kind, _, held, errors in found if kind == "allocation"],
         across="bytes that the packed linears hold",
         upwards="1 - mean cosine of sentence embeddings",
         legend=(
