@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import closed_loop
 import closed_loop_large
 import fidelity
+import frontier_minilm
 import presets
 import rounding
 import spectra
@@ -28,6 +29,7 @@ if __name__ == "__main__":
         closed_loop,
         closed_loop_large,
         fidelity,
+        frontier_minilm,
         presets,
         rounding,
         short_tables,
@@ -37,3 +39,4 @@ if __name__ == "__main__":
         gpu_table,
     ):
         benchmark.write_tables()
+    frontier_minilm.write_picture()

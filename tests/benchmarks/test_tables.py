@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import closed_loop
 import closed_loop_large
 import fidelity
+import frontier_minilm
 import presets
 import rounding
 import spectra
@@ -28,6 +29,7 @@ from gpu import table as gpu_table
         closed_loop,
         closed_loop_large,
         fidelity,
+        frontier_minilm,
         presets,
         rounding,
         short_tables,
