@@ -117,7 +117,7 @@ def held(mixes: ModuleMixes, seed: int) -> Sizes:
 def gains(mixes: ModuleMixes, sensed: Callable[[nn.Module], float], seed: int) -> Gains:
     """Measure what raising each layer alone from uniform 4 bits takes off the error.
 
-    The others stay at 4 bits, as they mostly do under a small budget; among float ones a layer's error is another.
+    The others stay at 4 bits, as most of them do under a small budget.
     """
     plain = dict.fromkeys(mixes.layers, PLAIN)
     start = sensed(mixes.network(plain, seed))
