@@ -28,7 +28,7 @@ class Args:
 
     Attributes:
         out: the folder; the same command again continues.
-        count: observations in all; the tasks take turns by blocks.
+        count: observations in all; each task gives a block of them, as many as the others or one more.
         tasks: `suite:index` each, comma-separated.
         seed: of init states, disturbances and moments.
     """
@@ -42,10 +42,9 @@ class Args:
 def main(args: Args) -> None:
     recorder = Recorder(args.out, "libero", LAYOUTS["libero"].fields)
     tasks = parse_tasks(args.tasks)
-    per_task = -(-args.count // len(tasks))
     with progress("observations", args.count, done=len(recorder)) as advance:
-        for task in tasks:
-            numbers = range(len(recorder), min(per_task * (tasks.index(task) + 1), args.count))
+        for index, task in enumerate(tasks):
+            numbers = range(len(recorder), args.count * (index + 1) // len(tasks))
             if not numbers:
                 continue
             env = LiberoEnv(*task)
