@@ -6,9 +6,9 @@ episodes. The parent's episodes are played once and serve both comparisons. Inte
 
 from __future__ import annotations
 
-import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import tyro
 from vlapack.commands.quantize import quantize
 from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, say, spelled, stdout
+from vlapack.errors import InputError
 from vlapack.evaluate.contender import contender
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, evaluate
@@ -36,7 +37,7 @@ def main(out: Path = Path("runs/demo"), episodes: int = 12, workers: int = 2) ->
 
     Args:
         out: Folder for packs, videos and results.
-        episodes: Paired episodes per pack, at least; spread evenly over the policy's tasks.
+        episodes: Paired episodes per pack, at most; spread evenly over the policy's tasks.
         workers: Processes that hold a simulator.
     """
     start = time.monotonic()
@@ -47,11 +48,11 @@ def main(out: Path = Path("runs/demo"), episodes: int = 12, workers: int = 2) ->
     baseline, metadata = contender("baseline", PARENT)
     folders = {preset: str(out / "packs" / preset) for preset in PRESETS}
     packs = [contender(preset, folder)[0] for preset, folder in folders.items()]
-    tasks = tuple((suite, task) for suite, ids in listed_tasks(metadata).items() for task in ids)
+    tasks, init_states = spread(listed_tasks(metadata), episodes)
     contenders = [baseline, *packs]
     plan = Plan(
         tasks=tasks,
-        init_states=tuple(range(math.ceil(episodes / len(tasks)))),
+        init_states=init_states,
         policies={entry.role: entry.identity for entry in contenders},
         engine=active(),
         simulator=scenes,
@@ -72,6 +73,23 @@ def main(out: Path = Path("runs/demo"), episodes: int = 12, workers: int = 2) ->
         soft_wrap=True,
     )
     return int(any(summary["verdict"] in FAILED_VERDICTS for summary in summaries.values()))
+
+
+def spread(listed: Mapping[str, Sequence[int]], episodes: int) -> tuple[tuple[tuple[str, int], ...], tuple[int, ...]]:
+    """Choose tasks and init states: all tasks, as often as fits, or of too many tasks every so many-th once.
+
+    Args:
+        listed: the policy's tasks, by suite.
+        episodes: at most so many are to be played.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if episodes < 1:
+        raise InputError(f"`episodes={episodes}`: at least one must be played")
+    tasks = [(suite, task) for suite, ids in listed.items() for task in ids]
+    chosen = min(episodes, len(tasks))
+    return tuple(tasks[i * len(tasks) // chosen] for i in range(chosen)), tuple(range(episodes // chosen))
 
 
 if __name__ == "__main__":
