@@ -3,10 +3,11 @@
     python benchmarks/closed_loop.py [--trials 15] [--workers 2]
     python benchmarks/closed_loop.py --seed 8 --policies dit full
 
-Every policy has the same initial states and the same noise. The result goes to benchmarks/results/closed_loop.json and
-as a table into benchmarks/results/README.md; that of a second seed, whose noise repeats what the first found out,
-stands beside it. Every episode is kept too, and the same command again continues, on another day, as long as the packs
-come out byte by byte the same. A last table adds up the results of all runs.
+The float policy is version 1 of tiny-libero. Every policy has the same initial states and the same noise. The result
+goes to benchmarks/results/closed_loop.json and as a table into benchmarks/results/README.md; that of a second seed,
+whose noise repeats what the first found out, stands beside it. Every episode is kept too, and the same command again
+continues, on another day, as long as the packs come out byte by byte the same. A last table adds up the results of all
+runs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 import tyro
 from common.floor import write_floor
 from common.grid import GUIDE_FULL
-from common.results import ROOT, write_between, write_result
+from common.results import FIRST_OBSERVATIONS, FIRST_POLICY, ROOT, write_between, write_result
 from scipy.stats import chi2
 
 from vlapack import make_pack, open_checkpoint
@@ -39,11 +40,12 @@ from vlapack.evaluate.run import conclude, evaluate
 from vlapack.evaluate.store import Record
 from vlapack.evaluate.tasks import choose_tasks, listed_tasks
 from vlapack.libero.suites import num_tasks
-from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source
+from vlapack.observations.folder import open_source
 from vlapack.ops.engine import active
 from vlapack.recipe.presets import PRESETS
 
 PARENT = "tiny-libero"
+"""What version 1 was called when its episodes were played."""
 SEED = Plan.seed
 RESULT = ROOT / "benchmarks" / "results" / "closed_loop.json"
 DOCS = RESULT.with_name("README.md")
@@ -74,10 +76,10 @@ def main(
     """
     if unknown := set(policies) - set(RECIPES):
         raise InputError(f"--policies has {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
-    checkpoint = open_checkpoint(PARENT)
-    baseline, metadata = contender("baseline", PARENT)
-    contenders = [baseline]
-    source = open_source(SHIPPED_OBSERVATIONS)
+    checkpoint = open_checkpoint(FIRST_POLICY)
+    baseline, metadata = contender("baseline", str(FIRST_POLICY))
+    contenders = [replace(baseline, identity={**baseline.identity, "name": PARENT})]
+    source = open_source(FIRST_OBSERVATIONS)
     for name, recipe in RECIPES.items():
         calibration = [frame.observation for frame in source.take(min(recipe.calib_steps, len(source)))]
         report = make_pack(checkpoint, recipe, work / "packs" / name, calibration)
@@ -117,7 +119,7 @@ def keep_floor(records: Sequence[Record], weights: str, seed: int) -> None:
         again = [Record(**{**line, "infer_ms": ()}) for line in lines if line["role"] == "baseline"]
         kind = f"another seed, of noise and fixtures: {plan['seed']} for {seed}"
         source = f"benchmarks/results/{other.parent.name}"
-        write_floor(weights, noise_floor(records, again, kind=kind, source=source))
+        write_floor(FIRST_POLICY, weights, noise_floor(records, again, kind=kind, source=source))
 
 
 def write_tables() -> None:

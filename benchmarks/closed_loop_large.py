@@ -148,7 +148,7 @@ def main(
         write_tables()
         short_tables.write_tables()
         if policy in SHIPPED:
-            write_floor(baseline.identity["weights"], found[0]["noise_floor"])
+            write_floor(SHIPPED[policy], baseline.identity["weights"], found[0]["noise_floor"])
     return 0
 
 

@@ -1,7 +1,10 @@
 """Which method keeps a quantized network closest to its float parent?
 
-    python scripts/record_observations.py --seed 1 --count 432 --out data/fidelity      # once, 20 minutes
+    python scripts/record_observations.py --seed 1 --count 432 --out data/fidelity --tasks TASKS    # once, 20 minutes
     python benchmarks/fidelity.py [--targets minilm,synthetic] [--only 'W4A4.*gptq']
+
+The target `tiny-libero` is version 1 of that policy, with TASKS
+`libero_spatial:0,libero_spatial:7,libero_spatial:8,libero_object:6`.
 
 Every row is one method on one target from one calibration seed, and says on which machine, when, by which commit and
 from what it was measured. The result goes to benchmarks/results/fidelity.json and as tables into the README.md beside
@@ -74,7 +77,7 @@ def main(
         targets: Comma list of tiny-libero, minilm, synthetic.
         only: A regular expression that a row's name must match, such as 'W4A8 per channel .* seed 0'.
         again: Measure rows that are there too.
-        observations: Of tiny-libero; recorded as the head of this file says.
+        observations: For tiny-libero; recorded as the head of this file says.
         kept: The file of rows that are finished and not in the result yet.
     """
     makers: Mapping[str, Callable[[], Target]] = {

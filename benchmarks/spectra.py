@@ -2,9 +2,10 @@
 
     python benchmarks/spectra.py                        # one minute
 
-Half of the shipped observations calibrate, the other half tests, one layer at a time on the float network's inputs.
-GPTQ wins where inputs are correlated: it moves a weight's error to where they have little energy. Here one direction,
-the same for every token, holds nearly all of it. What tells one token from another is the rest.
+The policy is version 1. Half of the observations that came with it calibrate, the other half tests, one layer at a time
+on the float network's inputs. GPTQ wins where inputs are correlated: it moves a weight's error to where they have
+little energy. Here one direction, the same for every token, holds nearly all of it. What tells one token from another
+is the rest.
 
 The result goes to benchmarks/results/spectra.json and as a table into benchmarks/results/README.md.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 import tyro
-from common.results import ROOT, read_rows, write_between, write_result
+from common.results import FIRST_OBSERVATIONS, FIRST_POLICY, ROOT, read_rows, write_between, write_result
 from torch import Tensor
 
 from vlapack import Recipe, open_checkpoint
@@ -29,14 +30,13 @@ from vlapack.methods.gptq import gptq_weight, hessian_factor
 from vlapack.methods.rotate import hadamard
 from vlapack.methods.round import round_weight
 from vlapack.methods.transform import Transform
-from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source
+from vlapack.observations.folder import open_source
 from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import stream
 from vlapack.plan.selected import Group, groups
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.recipe.presets import preset
 
-PARENT = "tiny-libero"
 RESULT = ROOT / "benchmarks" / "results" / "spectra.json"
 DOCS = RESULT.with_name("README.md")
 BITS = 4
@@ -48,8 +48,8 @@ def main(*, result: Path = RESULT) -> int:
     Args:
         result: The JSON file.
     """
-    parent = Parent(open_checkpoint(PARENT))
-    source = open_source(SHIPPED_OBSERVATIONS)
+    parent = Parent(open_checkpoint(FIRST_POLICY))
+    source = open_source(FIRST_OBSERVATIONS)
     frames = [frame.observation for frame in source.take(len(source))]
     recipe = preset("llm")
     wanted = [group for group in groups(layers_of(parent.config.architecture, recipe), recipe) if group[0].executed]

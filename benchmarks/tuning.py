@@ -2,9 +2,9 @@
 
     python benchmarks/tuning.py WORK [--observations 8] [--test 10]
 
-On tiny-libero and its shipped observations; those that tune and those that test are of different episodes. Every layer
-is packed by itself at 4 and at 8 bits, and the error of the chunk is compared with what the one pass predicted. Then,
-for every preset and uniform recipe, `tune` gets the bytes of that recipe's pack as its budget. WORK keeps what is
+On version 1 of tiny-libero and its observations; those that tune and those that test are of different episodes. Every
+layer is packed by itself at 4 and at 8 bits, and the error of the chunk is compared with what the one pass predicted.
+Then, for every preset and uniform recipe, `tune` gets the bytes of that recipe's pack as its budget. WORK keeps what is
 finished.
 """
 
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import tyro
-from common.results import ROOT, stamp, write_between
+from common.results import FIRST_OBSERVATIONS, FIRST_POLICY, ROOT, stamp, write_between
 from scipy.stats import pearsonr, spearmanr
 
 from vlapack import open_checkpoint
 from vlapack.console import stdout
 from vlapack.fingerprint import digest_observations
-from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source
+from vlapack.observations.folder import open_source
 from vlapack.packing.parent import Parent
 from vlapack.progress import progress
 from vlapack.recipe.presets import preset
@@ -37,7 +37,6 @@ from vlapack.tune.target import Target, parted
 from vlapack.tune.trial import Trial
 from vlapack.tune.tuning import tune
 
-PARENT = "tiny-libero"
 BASE = "everything"
 RESULT = ROOT / "benchmarks" / "results" / "tuning.json"
 DOCS = ROOT / "docs" / "tune.md"
@@ -52,7 +51,7 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 8, test: int =
         test: How many, of other episodes, tell what really happens.
         result: The JSON file.
     """
-    parent = Parent(open_checkpoint(PARENT))
+    parent = Parent(open_checkpoint(FIRST_POLICY))
     base = preset(BASE)
     space = Space.of(parent, base)
     tuning, held_out = split(observations, test)
@@ -75,7 +74,7 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 8, test: int =
         ]
     document = {
         "question": "Does tuning predict what quantizing a layer does, and is its recipe better than simpler ones?",
-        "parent": PARENT,
+        "parent": FIRST_POLICY.name,
         "observations": {"tuning": observations, "test": test},
         **stamp(),
         "prediction": one_by_one,
@@ -94,8 +93,8 @@ def table(document: dict[str, Any]) -> str:
     """Return what docs/tune.md says of a result, in Markdown."""
     said = document["observations"]
     lines = [
-        f"On `{PARENT}`, {said['tuning']} observations to tune on and {said['test']} of other episodes to test on."
-        " One layer packed at a time:",
+        f"On version 1 of `tiny-libero`, {said['tuning']} observations to tune on and {said['test']} of other episodes "
+        "to test on. One layer packed at a time:",
         "",
         "| choice | layers | rank correlation | correlation of logarithms | predicted / measured: 5 %, median, 95 % |",
         "|---|---|---|---|---|",
@@ -124,7 +123,7 @@ def table(document: dict[str, Any]) -> str:
 
 def split(tuning: int, test: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return observations of even and of odd episodes, evenly from each."""
-    source = open_source(SHIPPED_OBSERVATIONS)
+    source = open_source(FIRST_OBSERVATIONS)
     episodes: dict[str, list[dict[str, Any]]] = {}
     for frame in source.take(len(source)):
         episode = {key: value for key, value in frame.source.items() if key != "step"}

@@ -2,9 +2,11 @@
 
     python scripts/train_tiny.py --demos data/demos --work data/train --steps 6000
     python scripts/train_tiny.py --demos data/demos --work data/train --steps 6000 --export FOLDER
+    python scripts/train_tiny.py --demos data/demos --work data/more --steps 2000 --init src/vlapack/assets/tiny-libero
 
-A π0.5-architecture network (configuration `tiny_libero`) learns from random weights, by `tiny_learner.py`. The state of
-the run is saved every few minutes; the same command again continues at the very step and would end in the same weights.
+A π0.5-architecture network (configuration `tiny_libero`) learns from random weights, or from those of `--init`, by
+`tiny_learner.py`. The state of the run is saved every few minutes; the same command again continues at the very step
+and would end in the same weights.
 """
 
 from __future__ import annotations
@@ -33,8 +35,6 @@ from vlapack.console import say
 from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, openpi_tensors
 from vlapack.progress import progress
 
-CONFIG = Path(__file__).parent / "tiny_libero.json"
-
 
 @dataclass(frozen=True)
 class Args:
@@ -52,7 +52,7 @@ class Args:
         ema: decay of the averaged weights, which are the ones exported.
         shifts: how far the pictures of the agent's and the wrist's camera are moved at random, pixels. A pixel of the
             first is 0.7 cm of the table, and the action does not move along.
-        emphasis: tasks drawn twice as often as the others, `libero_spatial_7,libero_object_6`.
+        emphasis: tasks drawn twice as often as the others, `libero_spatial_7,libero_spatial_8`.
         seed: of initial weights, batches and noise.
         threads: torch threads; 0 leaves torch's choice.
         save_every: steps between checkpoints.
@@ -65,7 +65,7 @@ class Args:
 
     demos: Path
     work: Path
-    config: str = str(CONFIG)
+    config: str = "tiny_libero"
     steps: int = 6000
     batch: int = 64
     samples: int = 4

@@ -16,6 +16,10 @@ from vlapack.machine.cpu import describe_machine
 from vlapack.ops import engine
 
 ROOT = Path(__file__).parents[2]
+FIRST_POLICY = ROOT / "tests" / "data" / "tiny-libero-1"
+"""Version 1 of tiny-libero: results that were measured on it are reproduced with it, whatever ships by then."""
+FIRST_OBSERVATIONS = FIRST_POLICY / "observations"
+"""Those that came with it."""
 
 
 class Rows:

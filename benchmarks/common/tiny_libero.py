@@ -1,4 +1,4 @@
-"""The target `tiny-libero`: how far action chunks move when the shipped policy is quantized.
+"""The target `tiny-libero`: how far action chunks move when version 1 of that policy is quantized.
 
 Each row is a real pack, made and opened as a user's would be, but that what several rows need is computed once: what
 the layers see of a seed's observations, and what recipes prepare alike. Observations are one an episode, from initial
@@ -18,6 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from common.preparations import Preparations
+from common.results import FIRST_POLICY
 
 from vlapack import Policy, Recipe, make_pack, open_checkpoint
 from vlapack.checkpoints.pack.contents import layers_of
@@ -32,8 +33,8 @@ from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import Block
 from vlapack.recipe.presets import PRESETS
 
-PARENT = "tiny-libero"
-RECORD = "python scripts/record_observations.py --seed 1 --count 432 --out"
+TASKS = "libero_spatial:0,libero_spatial:7,libero_spatial:8,libero_object:6"
+RECORD = f"python scripts/record_observations.py --tasks {TASKS} --seed 1 --count 432 --out"
 DEALT = {"calibration": (0, 1), "choice": (2,), "test": (3, 4, 5, 6, 7, 8)}
 OF = 9
 AT_ONCE = 32
@@ -63,7 +64,7 @@ class TinyLibero:
         frames = [frame.observation for frame in source.take(len(source))]
         self._calibration = _part(frames, "calibration")
         test = _part(frames, part)[:limit]
-        self._checkpoint = open_checkpoint(PARENT)
+        self._checkpoint = open_checkpoint(FIRST_POLICY)
         policy = Policy.from_checkpoint(self._checkpoint)
         # What a network is given depends on no recipe, so it is made once.
         inputs = [policy.observe(observation) for observation in test]

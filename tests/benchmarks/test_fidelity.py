@@ -20,11 +20,11 @@ import closed_loop
 import fidelity
 from common import grid, minilm, results, sentences
 from common.in_place import InPlace
+from common.results import FIRST_OBSERVATIONS, FIRST_POLICY
 from common.tiny_libero import TinyLibero
 
 from vlapack.checkpoints import open_checkpoint
 from vlapack.evaluate.store import Record
-from vlapack.observations.folder import SHIPPED_OBSERVATIONS
 from vlapack.packing.make import make_pack
 from vlapack.quantize.calibration import collect
 from vlapack.recipe.presets import PRESETS
@@ -148,14 +148,14 @@ def test_what_recipes_have_in_common_changes_none_of_them() -> None:
 
 
 def test_a_row_of_tiny_libero_is_the_pack_that_a_user_would_make(tmp_path: Path) -> None:
-    target = TinyLibero(SHIPPED_OBSERVATIONS, limit=1)
+    target = TinyLibero(FIRST_OBSERVATIONS, limit=1)
     few: dict[str, Any] = {"calib_steps": 2, "seed": 3}
     coarse = replace(PRESETS["full"], smooth=0.3, **few)
     target.pack(replace(coarse, group_size=32), tmp_path / "grouped")  # leaves behind what the next has in common
     recipes = (coarse, replace(grid.GUIDE_FULL, **few), replace(PRESETS["everything"], rounding="rtn", **few))
     for number, recipe in enumerate(recipes):
         pack, alone = target.pack(recipe, tmp_path / f"pack{number}"), tmp_path / f"alone{number}"
-        make_pack(open_checkpoint("tiny-libero"), recipe, alone, target.chosen(3, 2))
+        make_pack(open_checkpoint(FIRST_POLICY), recipe, alone, target.chosen(3, 2))
         names = ["model.safetensors", "config.json"]
         assert filecmp.cmpfiles(pack, alone, names, shallow=False) == (names, [], [])
 

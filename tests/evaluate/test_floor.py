@@ -16,6 +16,7 @@ from vlapack.evaluate.floor import FILE, committed_floor, noise_floor, parents
 from vlapack.evaluate.summary import summarize
 from vlapack.evaluate.table import floor_sentence
 
+FIRST_POLICY = Path(__file__).parents[1] / "data" / "tiny-libero-1"
 PLAN = plan([contender("baseline", Drunkard())], tasks=1, trials=5)
 
 
@@ -57,10 +58,11 @@ def test_a_file_that_is_no_floor_is_named(tmp_path: Path) -> None:
         committed_floor(replace(contender("baseline", Drunkard()), name=str(tmp_path)))
 
 
-def test_the_shipped_policy_comes_with_a_floor_of_its_own_weights() -> None:
-    assert (SHIPPED["tiny-libero"] / FILE).is_file()
-    baseline, _ = open_contender("baseline", "tiny-libero")
-    assert committed_floor(baseline) is not None
+@pytest.mark.parametrize("policy", ["tiny-libero", str(FIRST_POLICY)])
+def test_a_floor_beside_a_policy_of_ours_belongs_to_its_weights(policy: str) -> None:
+    baseline, _ = open_contender("baseline", policy)
+    there = (SHIPPED.get(policy, Path(policy)) / FILE).is_file()
+    assert (committed_floor(baseline) is not None) == there
 
 
 def test_people_are_told_which_floor_and_where_it_is_from() -> None:

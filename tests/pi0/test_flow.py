@@ -154,14 +154,15 @@ def test_initial_values_depend_on_the_generator_alone_and_start_at_the_loss_of_s
     first, second = (model.state_dict() for model in models)
     assert all(torch.equal(first[name], second[name]) for name in first)
     generator = torch.Generator().manual_seed(8)
-    noise = torch.randn(1, 2, 10, 32, generator=generator)
+    noise = torch.randn(1, 2, config.action_horizon, 32, generator=generator)
+    side = config.vision.image_size
     loss = models[0].flow_matching_loss(
-        images=torch.rand(2, 3, 3, 112, 112, generator=generator) * 2 - 1,
+        images=torch.rand(2, 3, 3, side, side, generator=generator) * 2 - 1,
         image_masks=torch.tensor([[True, True, False]] * 2),
         tokens=torch.randint(0, 512, (2, 48), generator=generator),
         token_masks=torch.ones(2, 48, dtype=torch.bool),
         state=torch.zeros(2, 32),
-        actions=torch.zeros(2, 10, 32),
+        actions=torch.zeros(2, config.action_horizon, 32),
         noise=noise,
         time=torch.rand(1, 2, generator=generator),
     )

@@ -14,9 +14,8 @@ sys.path.insert(0, str(ROOT / "scripts"))  # the scripts import each other by na
 
 import demonstrations  # noqa: E402
 import tiny_learner  # noqa: E402
-import train_tiny  # noqa: E402
 
-from vlapack.checkpoints.configs import policy_config  # noqa: E402
+from vlapack.checkpoints.configs import POLICIES  # noqa: E402
 from vlapack.pi0.flow import Pi0  # noqa: E402
 
 
@@ -32,10 +31,10 @@ def test_a_picture_moves_by_itself_and_repeats_its_edge() -> None:
 
 
 def test_a_resampled_patch_kernel_sees_a_larger_picture_as_before() -> None:
-    shipped = ROOT / "src/vlapack/assets/tiny-libero"
-    architecture = policy_config(str(train_tiny.CONFIG)).architecture
-    weights = tiny_learner.initial_weights(shipped, Pi0(architecture))
-    stored = tiny_learner.load_file(shipped / "model.safetensors")[tiny_learner.PATCHES].float()
+    first = ROOT / "tests/data/tiny-libero-1"
+    architecture = POLICIES["tiny_libero"].architecture
+    weights = tiny_learner.initial_weights(first, Pi0(architecture))
+    stored = tiny_learner.load_file(first / "model.safetensors")[tiny_learner.PATCHES].float()
     assert weights[tiny_learner.PATCHES].shape[-1] == architecture.vision.patch_size != stored.shape[-1]
     size = architecture.vision.patch_size
     small = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0))
