@@ -36,7 +36,7 @@ def policy(case: str, model: Any) -> Policy:
     tiny = POLICIES["tiny_libero"]
     architecture = replace(
         tiny.architecture,
-        vision=replace(tiny.architecture.vision, image_size=28),
+        vision=replace(tiny.architecture.vision, image_size=28, patch_size=14),
         action_horizon=5,
         variant="pi0" if case == "pi0" else "pi05",
     )
