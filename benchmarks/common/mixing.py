@@ -7,7 +7,6 @@ layer from the pack of its choice, and equals the pack that a recipe with those 
 from __future__ import annotations
 
 import copy
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,12 +28,13 @@ from vlapack.linear import PackedLinear
 from vlapack.observations.folder import open_source
 from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import stream
+from vlapack.plan.patterns import Names
 from vlapack.plan.selected import Group
 from vlapack.policy.inputs import Inputs
 from vlapack.progress import progress
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import Block
-from vlapack.recipe.choice import Choice, as_choice
+from vlapack.recipe.choice import Choice
 from vlapack.recipe.presets import preset
 from vlapack.robots.layouts import layout_of
 
@@ -53,10 +53,8 @@ def with_choice(recipe: Recipe, choice: Choice) -> Recipe:
 
 def chosen(layers: Sequence[str], overrides: Sequence[tuple[str, int | Choice]]) -> Mix:
     """Return what a recipe's overrides choose for each layer; 4 bits where none matches."""
-    return {
-        name: as_choice(next((choice for pattern, choice in overrides if re.search(pattern, name)), 4))
-        for name in layers
-    }
+    names, recipe = Names(layers), Recipe(overrides=tuple(overrides))
+    return {name: names.choice(recipe, name) for name in layers}
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,11 @@ PARTS = ("vision", "projector", "llm", "expert")
     [
         ("dit-fast", (0, 0, 0, 126)),
         ("dit", (0, 0, 0, 126)),
+        ("dit-w4", (0, 0, 0, 126)),
         ("llm", (0, 0, 126, 0)),
+        ("llm-w4", (0, 0, 126, 0)),
         ("full", (162, 1, 126, 126)),
+        ("full-w4", (162, 1, 126, 126)),
         ("vision", (162, 0, 0, 0)),
         ("llm-dit", (0, 1, 126, 126)),
         ("attention", (108, 0, 72, 72)),
@@ -57,7 +60,42 @@ def test_everything_also_takes_the_small_parts_at_eight_bits() -> None:
         small = [layer for layer in selected if layer.part in ("adarms", "action")]
         assert Counter(layer.part for layer in small) == Counter({"adarms": adarms, "action": action})
         assert {layer.weight_bits for layer in small} == {8}
-        assert {layer.weight_bits for layer in selected if layer not in small} == {4}
+        others = {layer.name: layer.weight_bits for layer in selected if layer not in small}
+        full = select(linears(CONFIGS[variant]), PRESETS["full"])
+        assert others == {layer.name: layer.weight_bits for layer in full}
+
+
+def at_eight_bits(preset: str) -> Counter[str]:
+    """The layers of both stacks that a preset gives 8 bits, such as `0.mlp.up_proj`."""
+    return Counter(
+        layer.name.split(".layers.")[1] for layer in select(LINEARS, PRESETS[preset]) if layer.weight_bits == 8
+    )
+
+
+def test_presets_have_eight_bits_at_both_ends_and_in_keys_and_values() -> None:
+    expected = {f"0.mlp.{each}_proj" for each in ("gate", "up", "down")}
+    expected |= {f"{layer}.self_attn.{each}_proj" for layer in (0, 1, 2) for each in "qkvo"}
+    expected |= {f"{layer}.self_attn.{each}_proj" for layer in range(18) for each in "kv"}
+    llm, dit = at_eight_bits("llm"), at_eight_bits("dit")
+    assert set(llm) == expected
+    assert {name.partition(".")[0] for name in dit} == {"16", "17"}
+    assert len(dit) == 2 * 7
+    assert at_eight_bits("full") == llm + dit
+    assert not at_eight_bits("full-w4")
+
+
+def test_layers_count_from_the_end_only_in_a_pattern_that_says_so() -> None:
+    last = select(LINEARS, Recipe(include=r"language_model\.layers\.-1\..*_proj"))
+    assert len(last) == 7
+    assert all(".layers.17." in layer.name for layer in last)
+    but_first = select(LINEARS, replace(PRESETS["llm-w4"], exclude=r"layers\.0\."))
+    assert len(but_first) == 126 - 7
+
+
+def test_a_network_of_nested_stacks_counts_each_from_its_own_end() -> None:
+    nested = {f"blocks.{i}.experts.{j}.up": (8, 8) for i in range(2) for j in range(3 - i)}
+    chosen = select(nested, Recipe(scope="", include=r"experts\.-1\.up$"))
+    assert [layer.name for layer in chosen] == ["blocks.0.experts.2.up", "blocks.1.experts.1.up"]
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ module are all the same to it.
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 
 from vlapack.errors import InputError
 from vlapack.plan.folding import plan
+from vlapack.plan.patterns import Names
 from vlapack.plan.selected import Group, Selected, groups, part_of, spellings
-from vlapack.recipe.choice import Choice, as_choice
+from vlapack.recipe.choice import Choice
 from vlapack.recipe.presets import GUIDE_SCOPES, PRESETS
 from vlapack.recipe.recipe import Recipe
 from vlapack.recipe.rules import nearest
@@ -48,7 +48,7 @@ def select(
     if not scoped:
         raise InputError(_unmatched_scope(linears, recipe))
     if stored is None:
-        selected = _chosen(scoped, linears, recipe, never_executed)
+        selected = _chosen(Names(linears), scoped, linears, recipe, never_executed)
     else:
         selected = _stored(scoped, stored, linears, recipe, never_executed)
     for group in groups(selected, recipe):
@@ -57,10 +57,14 @@ def select(
 
 
 def _chosen(
-    scoped: list[str], linears: Mapping[str, tuple[int, int]], recipe: Recipe, never_executed: Collection[str]
+    names: Names,
+    scoped: list[str],
+    linears: Mapping[str, tuple[int, int]],
+    recipe: Recipe,
+    never_executed: Collection[str],
 ) -> list[Selected]:
     """The layers that the recipe's patterns choose."""
-    chosen = _exact(scoped, recipe) if recipe.layers else [name for name in scoped if _matches(name, recipe)]
+    chosen = _exact(scoped, recipe) if recipe.layers else [name for name in scoped if names.selects(recipe, name)]
     if not chosen:
         raise InputError(
             f"none of the {len(scoped)} linears in the scope {recipe.scope!r} matches include {recipe.include!r}"
@@ -69,12 +73,12 @@ def _chosen(
     # Flags may leave out every layer that a preset's own override is for; what a user wrote must match something.
     own = PRESETS[recipe.preset].overrides if recipe.preset in PRESETS else ()
     for pattern, choice in recipe.overrides:
-        if (pattern, choice) not in own and not any(_search(pattern, name) for name in chosen):
+        if (pattern, choice) not in own and not any(names.match(pattern, name) for name in chosen):
             raise InputError(
                 f"the override {pattern!r} matches none of the {len(chosen)} selected layers; "
                 f"it is a regular expression for names such as {chosen[0]!r}"
             )
-    choices = {name: _choice(name, recipe) for name in chosen}
+    choices = {name: names.choice(recipe, name) for name in chosen}
     selected = [
         _selected(name, linears[name], choices[name], recipe, executed=name not in never_executed)
         for name in chosen
@@ -88,15 +92,6 @@ def _chosen(
 def fit_block(block: int, width: int) -> int:
     """Return the largest power of two ≤ `block` (itself one) that divides `width`."""
     return min(block, width & -width)
-
-
-def _search(pattern: str, name: str) -> bool:
-    return any(re.search(pattern, form) for form in spellings(name))
-
-
-def _matches(name: str, recipe: Recipe) -> bool:
-    excluded = recipe.exclude is not None and _search(recipe.exclude, name)
-    return _search(recipe.include, name) and not excluded
 
 
 def _exact(scoped: list[str], recipe: Recipe) -> list[str]:
@@ -129,12 +124,6 @@ def _stored(
         for name in scoped
         if name in stored
     ]
-
-
-def _choice(name: str, recipe: Recipe) -> Choice:
-    """What the first override that matches says of a layer, else the recipe's bits."""
-    found = (chosen for pattern, chosen in recipe.overrides if _search(pattern, name))
-    return as_choice(next(found, recipe.weight_bits))
 
 
 def _check_shared(group: Group) -> None:
@@ -184,7 +173,8 @@ def _block(name: str, what: str, width: int, wanted: int) -> int:
 
 
 def _unmatched_scope(linears: Mapping[str, tuple[int, int]], recipe: Recipe) -> str:
-    counts = Counter(prefix for name in linears if _matches(name, recipe) for prefix in _prefixes(name))
+    names = Names(linears)
+    counts = Counter(prefix for name in linears if names.selects(recipe, name) for prefix in _prefixes(name))
     close = difflib.get_close_matches(recipe.scope, list(counts), n=4, cutoff=0.5)
     found = close or [scope for scope in GUIDE_SCOPES.values() if scope in counts] or sorted(counts, key=len)[:4]
     listed = ", ".join(f"{scope!r} ({counts[scope]} layers)" for scope in found)
