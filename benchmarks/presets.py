@@ -31,7 +31,7 @@ from vlapack.fingerprint import digest
 from vlapack.observations.folder import SHIPPED_OBSERVATIONS
 from vlapack.progress import progress
 from vlapack.recipe.choice import Choice, as_choice
-from vlapack.recipe.presets import preset
+from vlapack.recipe.presets import PRESETS, preset
 
 RESULT = ROOT / "benchmarks" / "results" / "presets.json"
 DOCS = RESULT.with_name("README.md")
@@ -53,7 +53,11 @@ G128 = Choice(4, 128)
 POLICY_MIXES: Mapping[str, Overrides] = {
     "W4": (),
     "W8": ((".", 8),),
+    "full": PRESETS["full"].overrides,
     "W4g128": ((".", G128),),
+    "vision": ((VISION, 8),),
+    "expert": ((EXPERT, 8),),
+    "expert last layer": ((EXPERT + r".*layers\.-1\.", 8),),
     "language model": ((LLM, 8),),
     "llm attention": ((LLM_ATTENTION, 8),),
     "llm k, v": ((LLM_KV, 8),),

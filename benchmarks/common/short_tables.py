@@ -91,10 +91,7 @@ def kept(document: Mapping[str, Any]) -> str:
 def uniform_and_full() -> dict[str, tuple[str, list[list[Any]]]]:
     """Return uniform bits and the preset `full`: label → its name in the large run, its overrides in presets.json."""
     full = [[pattern, as_choice(choice).to_json()] for pattern, choice in PRESETS["full"].overrides]
-    eight = {"W8A8": ("w8a8", EIGHT)}
-    if not full:
-        return {"W4A8 (`full`)": ("full", []), **eight}
-    return {"W4A8 (`full-w4`)": ("full-w4", []), "`full`": ("full", full), **eight}
+    return {"W4A8 (`full-w4`)": ("full-w4", []), "W4/8A8 (`full`)": ("full", full), "W8A8": ("w8a8", EIGHT)}
 
 
 def bits(rows: Rows) -> str:
@@ -106,7 +103,8 @@ def bits(rows: Rows) -> str:
             label: [row for row in there if row["overrides"] == overrides]
             for label, (_, overrides) in uniform_and_full().items()
         }
-        compared["W4/8A8, by names"] = [row for row in there if row["mix"] in BY_NAMES]
+        if not compared["W4/8A8 (`full`)"]:
+            compared["W4/8A8, by names"] = [row for row in there if row["mix"] in BY_NAMES]
         for label, of_bits in compared.items():
             if of_bits:
                 lines.append(f"| {target}, {NETWORKS[target]} | {label} | {' | '.join(_cells(of_bits))} |")

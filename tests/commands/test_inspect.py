@@ -49,7 +49,7 @@ def test_full_keeps_the_json_contract(capsys: pytest.CaptureFixture[str]) -> Non
         "415",
         "414",
         "20 %",
-        "6.2 %",
+        "6.0 %",
         "40 %",
         "60 %",
         "K = 4304",
@@ -169,8 +169,8 @@ def test_a_repository_in_the_cache_is_inspected_by_its_name(
 
 def test_a_mix_of_bits_is_named_with_its_layers_and_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
     mixed = "language_model.*[kv]_proj:8,gemma_expert.*down_proj:4g32"
-    found = document(capsys, "pi05_libero", "--preset", "full", "--weight-overrides", mixed)
-    plain = document(capsys, "pi05_libero", "--preset", "full")
+    found = document(capsys, "pi05_libero", "--preset", "full-w4", "--weight-overrides", mixed)
+    plain = document(capsys, "pi05_libero", "--preset", "full-w4")
     (note,) = [note for note in found["notes"] if "throughout" in note]
     assert note.startswith(
         "W4/4g32/8A8: llm k_proj W8A8 (18 ×), llm v_proj W8A8 (18 ×), expert down_proj W4g32A8 (18 ×);"

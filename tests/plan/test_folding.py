@@ -38,7 +38,7 @@ EXPERT = "paligemma_with_expert.gemma_expert.model.layers.0"
 TOWER = "paligemma_with_expert.paligemma.model.vision_tower.vision_model"
 VISION = f"{TOWER}.encoder.layers.0"
 PROJECTOR = "paligemma_with_expert.paligemma.model.multi_modal_projector.linear"
-FULL = replace(preset("full"), block=16)
+FULL = replace(preset("full-w4"), block=16)
 SMOOTH = replace(FULL, smooth=0.3)
 TOKENS = 7
 

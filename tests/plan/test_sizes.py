@@ -39,10 +39,10 @@ def guide(place: str) -> Recipe:
 @pytest.mark.parametrize(
     ("recipe", "percent", "within"),
     [
-        (PRESETS["llm"], 39.8, 0.3),
-        (PRESETS["dit"], 6.2, 0.3),
+        (PRESETS["llm-w4"], 39.8, 0.3),
+        (PRESETS["dit-w4"], 6.2, 0.3),
         (PRESETS["dit-fast"], 6.2, 0.3),
-        (PRESETS["full"], 54.3, 0.3),
+        (PRESETS["full-w4"], 54.3, 0.3),
         (PRESETS["quantvla"], 44.3, 0.3),
         (guide("LLM"), 38.7, 0.1),
         (guide("DiT (action expert)"), 5.9, 0.1),
@@ -137,7 +137,7 @@ def test_layers_add_up_to_the_total_and_parts_too() -> None:
 def test_everything_maps_eight_bit_embedding_rows() -> None:
     sizes = size(PRESETS["everything"])
     assert sizes.mapped == PI05.vocab_size * (PI05.llm.width + 4)
-    small = [layer for layer in sizes.layers if layer.layer.weight_bits == 8]
+    small = [layer for layer in sizes.layers if layer.layer.part in ("adarms", "action")]
     assert sum(layer.before for layer in small) == pytest.approx(4 * 0.1188e9, rel=0.01)
     assert all(layer.after < layer.before for layer in small)
 

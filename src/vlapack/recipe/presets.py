@@ -14,13 +14,25 @@ _VISION = "paligemma_with_expert.paligemma.model.vision_tower."
 # adaRMS (π0.5), the action and time projections of both variants, and π0's state projection.
 _SMALL_PARTS = r"(norm\.dense|(^|\.)(action_in_proj|action_out_proj|state_proj|(action_)?time_mlp_(in|out)))$"
 
+# Where 8 bits earn their bytes (docs/fidelity.md): the first layers see everything that follows go wrong, all queries
+# and the expert read the few keys and values, and nothing dampens what the expert's last layers do.
+_LLM_8 = (
+    (r"language_model\.layers\.0\.", 8),
+    (r"language_model\.layers\.\d+\.self_attn\.[kv]_proj$", 8),
+    (r"language_model\.layers\.[12]\.self_attn\.", 8),
+)
+_EXPERT_8 = ((r"gemma_expert\.model\.layers\.-[12]\.", 8),)
+
 PRESETS: dict[str, Recipe] = {
     "dit-fast": Recipe(preset="dit-fast", scope=_EXPERT, permute=False, rotation="none", rounding="rtn"),
-    "dit": Recipe(preset="dit", scope=_EXPERT),
-    "llm": Recipe(preset="llm", scope=_LLM),
-    "full": Recipe(preset="full", scope=_ALL),
+    "dit": Recipe(preset="dit", scope=_EXPERT, overrides=_EXPERT_8),
+    "dit-w4": Recipe(preset="dit-w4", scope=_EXPERT),
+    "llm": Recipe(preset="llm", scope=_LLM, overrides=_LLM_8),
+    "llm-w4": Recipe(preset="llm-w4", scope=_LLM),
+    "full": Recipe(preset="full", scope=_ALL, overrides=_LLM_8 + _EXPERT_8),
+    "full-w4": Recipe(preset="full-w4", scope=_ALL),
     "vision": Recipe(preset="vision", scope=_VISION),
-    "llm-dit": Recipe(preset="llm-dit", scope=_ALL, exclude="vision_tower"),
+    "llm-dit": Recipe(preset="llm-dit", scope=_ALL, exclude="vision_tower", overrides=_LLM_8 + _EXPERT_8),
     "attention": Recipe(preset="attention", scope=_ALL, include=r"(q_proj|k_proj|v_proj|o_proj|out_proj)$"),
     "mlp": Recipe(preset="mlp", scope=_ALL, include=r"(fc1|fc2|gate_proj|up_proj|down_proj)$"),
     # QuantVLA (arXiv 2602.20309): the LLM and the expert's MLP; the expert's attention stays float.
@@ -35,16 +47,19 @@ PRESETS: dict[str, Recipe] = {
         preset="everything",
         scope="",
         include=f"{DEFAULT_INCLUDE}|{_SMALL_PARTS}",
-        overrides=((_SMALL_PARTS, 8),),
+        overrides=((_SMALL_PARTS, 8), *_LLM_8, *_EXPERT_8),
         embedding_bits=8,
     ),
 }
 
 SUMMARIES: dict[str, str] = {
     "dit-fast": "the action expert, rounded as it is: no permutation, rotation or calibration (run_simple_w4a8.sh)",
-    "dit": "the action expert (run_optimized_duquant.sh)",
-    "llm": "the language model: the largest saving of one part (run_llm_w4a8.sh)",
-    "full": "vision tower, projector, language model and expert (run_full_quantize.sh)",
+    "dit": "the action expert, its last two layers at 8 bits",
+    "dit-w4": "the action expert at 4 bits throughout (run_optimized_duquant.sh)",
+    "llm": "the language model, the largest saving of one part; first layer, keys and values at 8 bits",
+    "llm-w4": "the language model at 4 bits throughout (run_llm_w4a8.sh)",
+    "full": "vision tower, projector, language model and expert, at 8 bits what `llm` and `dit` have so",
+    "full-w4": "the same at 4 bits throughout (run_full_quantize.sh)",
     "vision": "the vision tower",
     "llm-dit": "all but the vision tower: language model, expert and the projector between",
     "attention": "the attention projections of every part",
