@@ -63,7 +63,7 @@ def main(out: Path = Path("runs/demo"), episodes: int = 12, workers: int = 2) ->
         preset: conclude(plan, records, out, names=(folders[preset], PARENT), role=preset) for preset in PRESETS
     }
     write_json(out / "summary.json", summaries)
-    rows = {f"{PARENT} {preset} W4A8": summary for preset, summary in summaries.items()}
+    rows = {f"{PARENT} {preset}": summary for preset, summary in summaries.items()}
     print_table(f"{len(plan.cases())} paired episodes on {len(tasks)} LIBERO tasks", rows)
     for label, summary in rows.items():
         stdout.print(f"{label}: {spelled(sentence(summary))}", markup=False, soft_wrap=True)
