@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import tyro
 from common.floor import write_floor
-from common.grid import GUIDE_FULL
+from common.grid import AT_FOUR_BITS, GUIDE_FULL
 from common.results import FIRST_OBSERVATIONS, FIRST_POLICY, ROOT, write_between, write_result
 from scipy.stats import chi2
 
@@ -42,7 +42,6 @@ from vlapack.evaluate.tasks import choose_tasks, listed_tasks
 from vlapack.libero.suites import num_tasks
 from vlapack.observations.folder import open_source
 from vlapack.ops.engine import active
-from vlapack.recipe.presets import PRESETS
 
 PARENT = "tiny-libero"
 """What version 1 was called when its episodes were played."""
@@ -51,9 +50,9 @@ RESULT = ROOT / "benchmarks" / "results" / "closed_loop.json"
 DOCS = RESULT.with_name("README.md")
 W4A8_PRESETS = ("dit-fast", "dit", "llm", "vision", "quantvla", "full", "everything")
 RECIPES = {
-    **{name: PRESETS[name] for name in W4A8_PRESETS},
+    **{name: AT_FOUR_BITS[name] for name in W4A8_PRESETS},
     "guide-full": GUIDE_FULL,
-    "full-w4a4": replace(PRESETS["full"], act_bits=4),
+    "full-w4a4": replace(AT_FOUR_BITS["full"], act_bits=4),
 }
 
 

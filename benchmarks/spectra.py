@@ -51,7 +51,7 @@ def main(*, result: Path = RESULT) -> int:
     parent = Parent(open_checkpoint(FIRST_POLICY))
     source = open_source(FIRST_OBSERVATIONS)
     frames = [frame.observation for frame in source.take(len(source))]
-    recipe = preset("llm")
+    recipe = preset("llm-w4")
     wanted = [group for group in groups(layers_of(parent.config.architecture, recipe), recipe) if group[0].executed]
     seen, unseen = (inputs_of(parent, wanted, frames[half::2]) for half in (0, 1))
     found = [row for group in wanted for row in rows(parent, group, seen[group[0].name], unseen[group[0].name])]
@@ -70,7 +70,7 @@ def inputs_of(
 ) -> dict[str, LayerInputs]:
     """Return what the groups' layers see of some observations."""
     found: dict[str, LayerInputs] = {}
-    for _, inputs in stream(parent, wanted, preset("llm"), observations, dtype=torch.float32):
+    for _, inputs in stream(parent, wanted, preset("llm-w4"), observations, dtype=torch.float32):
         found |= inputs
     return found
 

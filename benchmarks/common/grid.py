@@ -39,7 +39,13 @@ GUIDE_FULL = replace(GUIDE, scope=PRESETS["full"].scope)
 """The scripts guide's own recipe on all four parts."""
 
 PRESET = "preset"
-"""The method of rows that measure a preset as it is."""
+"""The method of rows that measure a preset's layers at 4 bits."""
+AT_FOUR_BITS = {
+    name: replace(recipe, overrides=tuple(each for each in recipe.overrides if each not in PRESETS["full"].overrides))
+    for name, recipe in PRESETS.items()
+    if not name.endswith("-w4")
+}
+"""The presets before they mixed 4 and 8 bits, which is what version 1 of tiny-libero was measured with."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Row:
         """How it is quantized; its scope is everything that a π0 network's `full` takes, or its preset's own."""
         weight_bits, act_bits = BITS[self.bits]
         if self.method == PRESET:
-            return replace(PRESETS[self.preset or ""], act_bits=act_bits)
+            return replace(AT_FOUR_BITS[self.preset or ""], act_bits=act_bits)
         if self.method == "guide":
             return replace(GUIDE_FULL, weight_bits=weight_bits, act_bits=act_bits)
         method = replace(METHODS[self.method], weight_bits=weight_bits, act_bits=act_bits)
@@ -91,5 +97,5 @@ def rows(target: str, preset: str | None) -> Iterator[Row]:
         for bits in BITS:
             yield Row(target, "guide", 0.0, None, bits, preset, seed)
         if preset is not None:
-            for name, recipe in PRESETS.items():
+            for name, recipe in AT_FOUR_BITS.items():
                 yield Row(target, PRESET, recipe.smooth, recipe.group_size, "W4A8", name, seed)
