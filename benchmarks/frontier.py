@@ -53,7 +53,7 @@ def main(
     source = open_source(calib)
     frames = [frame.observation for frame in source.take(min(observations, len(source)))]
     parent = Parent(open_checkpoint(PARENT))
-    tuned = tune(parent, preset(BASE), Target("error", bound), frames, work)
+    tuned = tune(parent, preset(BASE), Target("error", bound), frames, work, survey=True)
     document = {
         "question": "How many bytes does which error cost?",
         "parent": PARENT,

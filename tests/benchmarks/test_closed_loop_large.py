@@ -167,7 +167,7 @@ def test_rows_keep_the_contract_and_count_pairs_only(tmp_path: Path) -> None:
     assert full["drop"] < full["drop_upper95"] < full["drop_ci95"][1] + 0.05
     assert full["noise_floor"]["discordant"] == 24
     assert found["quantvla"]["episodes"] == 1
-    assert "| `full` | W4A8 | 120 | 80.0 % |" in large.table({"rows": list(found.values())})
+    assert "| `full` | W4/8A8 | 120 | 80.0 % |" in large.table({"rows": list(found.values())})
 
 
 def test_there_are_enough_noise_seeds_for_the_pairs_that_are_asked_for() -> None:

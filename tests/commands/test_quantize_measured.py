@@ -111,6 +111,7 @@ def test_killed_anywhere_the_same_command_ends_in_the_same_pack(
         (["--max-error", "1%", "--weight-bits", "8"], "--weight-bits and a measured target exclude each other"),
         (["--max-error", "1%", "--check"], "--check and a measured target exclude each other"),
         (["--choices", "4,8,4g32"], "--choices goes with --max-error, --budget or --budget-file"),
+        (["--survey"], "--survey goes with --max-error, --budget or --budget-file"),
         (["--check"], "no --recipe FILE is given"),
     ],
 )

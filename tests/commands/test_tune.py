@@ -115,6 +115,21 @@ def test_a_kept_folder_serves_another_target_without_measuring_again(
     assert bytes_of["held"] <= 300_000 < bytes_of["file"]
 
 
+def test_a_survey_measures_every_point_and_chooses_the_same(
+    tune: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = str(tmp_path / "work")
+    found = []
+    for out, words in (("r.json", ()), ("survey.json", ("--survey",))):
+        assert tune("--work", work, "--json", *words, out=out) == 0
+        found.append(json.loads(capsys.readouterr().out)["points"])
+    plain, survey = found
+    assert None in [point["measured"] for point in plain]
+    assert None not in [point["measured"] for point in survey]
+    assert {**survey[0], "ms": 0} == {**plain[0], "ms": 0}  # times follow all points that ran
+    assert [point["name"] for point in survey] == [point["name"] for point in plain]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

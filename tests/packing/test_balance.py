@@ -110,7 +110,7 @@ def test_strengths_are_those_of_the_logits_a_softmax_sees(tmp_path: Path) -> Non
     assert found.outputs[-1] == pytest.approx(float(torch.cat(seen["outputs"]).double().square().mean().sqrt()))
 
 
-COARSE = replace(preset("full"), atm=True, ohb=True, act_bits=4, rotation="none", permute=False, rounding="rtn")
+COARSE = replace(preset("full-w4"), atm=True, ohb=True, act_bits=4, rotation="none", permute=False, rounding="rtn")
 RECIPES = {
     "float attention": replace(COARSE, scope=QUANTVLA.scope, include=QUANTVLA.include),
     "packed": COARSE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -43,6 +44,17 @@ def test_every_point_is_there_and_says_what_it_is() -> None:
     assert {"allocation", "full <4>", "uniform W8"} <= set(texts(root))
     numbers = [float(value) for value in re.findall(r'c[xy]="([^"]+)"', ElementTree.tostring(root, encoding="unicode"))]
     assert all(0 <= value <= 820 for value in numbers)
+
+
+def test_the_line_goes_through_what_was_measured_only_if_everything_was() -> None:
+    chosen, other = point("allocation", 1_300_000, 0.004, median=0.009), point("1.1 MB", 1_100_000, 0.01, median=0.03)
+    for last, predicted in ((other, False), (replace(other, measured=None), True)):
+        root = drawn(chosen, last)
+        (line,) = root.iter("{http://www.w3.org/2000/svg}polyline")
+        circles = root.iter("{http://www.w3.org/2000/svg}circle")
+        (dot,) = (float(one.attrib["cy"]) for one in circles if one.attrib["r"] == "6")
+        assert (f",{dot:.1f}" in line.attrib["points"]) is not predicted
+        assert any("dashed line: predicted" in text for text in texts(root)) is predicted
 
 
 @pytest.mark.parametrize("predicted", [0.0, 0.01])

@@ -64,8 +64,8 @@ def test_what_never_runs_is_packed_and_nothing_is_measured_there(parent: Parent)
 def test_every_preset_is_a_rival_of_everything_and_only_narrower_ones_of_llm(parent: Parent) -> None:
     rivals = [name for name, _, _ in simple_recipes(Space.of(parent, preset("everything")))]
     assert {"uniform W4", "uniform W8", "uniform W4, embedding kept"} <= set(rivals)
-    # dit-fast and dit touch the same layers; the first of them stands for both.
-    assert set(PRESETS) - set(rivals) == {"dit"}
+    # dit-fast and dit-w4 have the same bits in the same layers; the first of them stands for both.
+    assert set(PRESETS) - set(rivals) == {"dit-w4"}
     narrow = simple_recipes(Space.of(parent, preset("llm")))
     assert [name for name, _, _ in narrow] == ["uniform W4", "uniform W8"]
 

@@ -41,6 +41,8 @@ class MeasuringFlags:
             fourth). By default all, up to 64.
         choices: What a layer may become beside staying as it is, such as `4,8,4g32,4g128`: bits, and groups that share
             a scale. Every one takes time and disk.
+        survey: Measure every point of the frontier, not only those near the target: a chunk of every observation kept
+            back for each of some thirty. Those that are not measured are predictions, which may be several times off.
         work: A folder for what is measured, which stays: another target then takes seconds. Without it, a `.partial`
             beside the result, which goes when that is written.
     """
@@ -50,6 +52,7 @@ class MeasuringFlags:
     budget_file: str | None = None
     observations: int | None = None
     choices: str = "4,8"
+    survey: bool = False
     work: Path | None = None
 
     @property

@@ -115,7 +115,17 @@ def quantize_measured(
         reports.append(pack_tuned(tuned, workshop, goal, note_of(tuned, asked), device=place))
 
     with shortage_explained(place):
-        tuned = run(parent, base, target, found, wanted.work or partial, packed=packed, done=write, device=place)
+        tuned = run(
+            parent,
+            base,
+            target,
+            found,
+            wanted.work or partial,
+            packed=packed,
+            survey=wanted.survey,
+            done=write,
+            device=place,
+        )
     if wanted.work is None:
         sweep(partial)
     if json:
@@ -142,7 +152,7 @@ def require_unmeasured(wanted: MeasuringFlags, recipe: Path | None, *, check: bo
     from vlapack.recipe.recipe import read_tuned
 
     plain = MeasuringFlags()
-    for name in ("choices", "work") if check else ("choices", "work", "observations"):
+    for name in ("choices", "survey", "work") if check else ("choices", "survey", "work", "observations"):
         if getattr(wanted, name) != getattr(plain, name):
             raise InputError(f"`{name}` goes with `max_error`, `budget` or `budget_file`: give one of them")
     if check and (recipe is None or read_tuned(recipe) is None):

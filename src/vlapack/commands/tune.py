@@ -89,7 +89,17 @@ def tune(
 
     try:
         with shortage_explained(computes):
-            tuned = run(parent, base, target, found, wanted.work or partial, packed=packed, done=write, device=computes)
+            tuned = run(
+                parent,
+                base,
+                target,
+                found,
+                wanted.work or partial,
+                packed=packed,
+                survey=wanted.survey,
+                done=write,
+                device=computes,
+            )
     finally:
         if wanted.work is None and out.exists():
             sweep(partial)

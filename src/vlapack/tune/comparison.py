@@ -44,11 +44,14 @@ class Comparison:
         errors: what every choice adds to the squared error.
         target: what is wanted.
         kept: numbers of the observations kept back, of which any first ones are spread evenly.
+        survey: measure every point, not only those near the target.
     """
 
-    def __init__(self, space: Space, trial: Trial, errors: Errors, target: Target, kept: Sequence[int]) -> None:
+    def __init__(
+        self, space: Space, trial: Trial, errors: Errors, target: Target, kept: Sequence[int], *, survey: bool = False
+    ) -> None:
         """Set up the allocation problems."""
-        self._space, self._trial, self._target, self._kept = space, trial, target, kept
+        self._space, self._trial, self._target, self._kept, self._survey = space, trial, target, kept, survey
         self._problem = space.problem(errors, target.measure)
         self._files, self._memory = space.problem(errors, "file"), space.problem(errors, "held")
         self._counts: dict[str, int] = {}
@@ -66,6 +69,8 @@ class Comparison:
         for one in (*rivals, *self._curve()):
             if all(one.bits != point.bits for point in points):
                 points.append(one)
+        if self._survey:
+            points = [one if one.measured else self._measured(one, len(self._kept)) for one in points]
         tried = [(one.bits, self._kept[: one.measured.frames]) for one in points if one.measured is not None]
         with costs(device) as table:
             ms = Times(self._space, self._trial, table, self._kept[0], tried)

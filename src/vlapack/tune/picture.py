@@ -36,18 +36,20 @@ class Dot:
 
 
 def picture(tuned: Tuned) -> str:
-    """Return the SVG of a tuning: a line for what is predicted, dots for what was measured, each with a tooltip."""
+    """Return the SVG of a tuning: dots and a line for what was measured, open and dashed where it is only predicted."""
     points = [one for one in tuned.points if min(_errors(one)) > 0] or [tuned.chosen]
     curve = sorted((one for one in points if one.kind == "allocation"), key=lambda one: one.held)
+    surveyed = all(one.measured is not None for one in curve)
+    errors = [_errors(one)[0] if surveyed else one.predicted for one in curve]
+    legend = "full dots: measured, median of the observations kept back, the line up to their 95 % point"
     return plot(
         [_dot(one, chosen=one is tuned.chosen) for one in points],
-        [(one.held, one.predicted) for one in curve if one.predicted > 0],
+        [(one.held, error) for one, error in zip(curve, errors, strict=True) if error > 0],
         across="bytes that a running policy holds",
         upwards="error of a chunk",
         legend=(
             f"{tuned.target}: {_described(tuned.chosen)}",
-            "full dots: measured, median of the observations kept back, the line up to their 95 % point; "
-            "open dots and the dashed line: predicted",
+            legend if surveyed else f"{legend}; open dots and the dashed line: predicted",
         ),
     )
 

@@ -50,6 +50,7 @@ def tune(
     folder: Path,
     *,
     packed: Sequence[Chosen] = PACKED_BITS,
+    survey: bool = False,
     done: Callable[[Tuned, Workshop], None] = lambda tuned, workshop: None,
     device: torch.device = CPU,
 ) -> Tuned:
@@ -62,6 +63,7 @@ def tune(
         observations: in the layout's keys.
         folder: for the work; see `TuningFolder`.
         packed: what a layer may become, beside staying as it is.
+        survey: measure every point of the frontier; the others are predictions, which may be several times off.
         done: is told the result while other processes are still kept out of the folder.
         device: where everything runs; it decides roundings, so that a tuning goes on where it was begun.
 
@@ -82,7 +84,7 @@ def tune(
             parent, load_candidates(work, space, device), observations, work, seed=space.base.seed, device=device
         )
         errors = trial.sensitivity(parts.sensed)
-        points, chunks = Comparison(space, trial, errors, target, parts.kept).run(device)
+        points, chunks = Comparison(space, trial, errors, target, parts.kept, survey=survey).run(device)
         tuned = Tuned(
             recipe=replace(space.recipe(points[0].bits), calib_steps=len(calibrating)),
             target=target,
