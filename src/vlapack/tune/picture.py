@@ -124,6 +124,7 @@ def _axes(across: _Axis, upwards: _Axis, below: str, beside: str) -> Iterator[st
 
 def _drawn(dots: Sequence[Dot], across: _Axis, upwards: _Axis) -> Iterator[str]:
     taken: list[Place] = []
+    labels: list[str] = []
     for one in dots:
         x, color = across(one.held), COLORS[one.kind]
         title = f"<title>{escape(one.title)}</title>"
@@ -140,9 +141,10 @@ def _drawn(dots: Sequence[Dot], across: _Axis, upwards: _Axis) -> Iterator[str]:
         y = upwards(first)
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{color}">{title}</circle>'
         if one.kind != "allocation" or one.chosen:
-            place = _free((x + 8, y + 4), taken)
+            place = _free((x + 10, y + 4), taken)
             taken.append(place)
-            yield f'<text x="{place[0]:.1f}" y="{place[1]:.1f}" fill="{color}">{escape(one.name)}</text>'
+            labels.append(f'<text x="{place[0]:.1f}" y="{place[1]:.1f}" fill="{color}">{escape(one.name)}</text>')
+    yield from labels  # over dots that come later
 
 
 def _free(wanted: Place, taken: Sequence[Place]) -> Place:

@@ -39,7 +39,7 @@ class Target:
     def __str__(self) -> str:
         """Say it in a few words."""
         if self.kind == "error":
-            return f"median error below {self.value:.3%}"
+            return f"median error below {100 * self.value:.3g} %"
         return f"{self.value / 1e6:.2f} MB {'held' if self.kind == 'held' else 'on the disk'}"
 
 
