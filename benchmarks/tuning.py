@@ -93,7 +93,8 @@ def table(document: dict[str, Any]) -> str:
     """Return what docs/tune.md says of a result, in Markdown."""
     said = document["observations"]
     lines = [
-        f"On version 1 of `tiny-libero`, {said['tuning']} observations to tune on and {said['test']} of other episodes "
+        "On version 1 of `tiny-libero`, when presets had 4 bits throughout, "
+        f"{said['tuning']} observations to tune on and {said['test']} of other episodes "
         "to test on. One layer packed at a time:",
         "",
         "| choice | layers | rank correlation | correlation of logarithms | predicted / measured: 5 %, median, 95 % |",

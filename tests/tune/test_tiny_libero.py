@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vlapack.checkpoints import open_checkpoint
-from vlapack.observations.folder import SHIPPED_OBSERVATIONS, load_observations
+from vlapack.observations.folder import load_observations
 from vlapack.packing.parent import Parent
 from vlapack.recipe.presets import preset
 from vlapack.tune.candidates import load_candidates, pack_candidates
@@ -17,6 +17,7 @@ from vlapack.tune.folder import TuningFolder
 from vlapack.tune.space import Space
 from vlapack.tune.trial import Trial
 
+POLICY = Path(__file__).parents[1] / "data" / "tiny-libero-1"
 VISION = "paligemma_with_expert.paligemma.model.vision_tower.vision_model.encoder.layers"
 LLM = "paligemma_with_expert.paligemma.model.language_model.layers"
 EXPERT = "paligemma_with_expert.gemma_expert.model.layers"
@@ -38,9 +39,9 @@ SEEN = 16
 
 @pytest.mark.slow
 def test_the_prediction_agrees_with_one_layer_at_a_time(tmp_path: Path) -> None:
-    parent = Parent(open_checkpoint("tiny-libero"))
+    parent = Parent(open_checkpoint(POLICY))
     space = Space.of(parent, replace(preset("everything"), layers=LAYERS, embedding_bits=16))
-    observations = load_observations(SHIPPED_OBSERVATIONS, SEEN)
+    observations = load_observations(POLICY / "observations", SEEN)
     with TuningFolder(tmp_path / "work", {}) as work:
         pack_candidates(work, space, observations)
         trial = Trial(parent, load_candidates(work, space), observations, work, seed=0)

@@ -78,8 +78,8 @@ def test_it_acts_in_bf16_too(pack: Path) -> None:
 def test_it_holds_in_memory_what_inspect_promises(pack: Path, random_checkpoint: Path) -> None:
     policy = Policy.from_pretrained(pack)
     _, sizes = open_network(str(random_checkpoint), None).pack(RECIPES[pack.name])
-    # The compiled engine fills up its panels of 32 rows: with layers as small as these it shows.
-    assert policy.held_bytes() == pytest.approx(sizes.held, rel=0.03)
+    # The compiled engine fills up its panels of 32 rows: with layers as small as these it shows, most at 8 bits.
+    assert policy.held_bytes() == pytest.approx(sizes.held, rel=0.04)
     assert policy.mapped_bytes() == sizes.mapped
 
 
