@@ -109,15 +109,17 @@ def activation_of_mlp(place: Place) -> None:
 def turning(place: Place) -> None:
     """Queries and keys turned by their positions, keys and values in the cache: to the bit."""
     batch, tokens, heads, width, before = (2, 3, 2, 16, 5) if place.small else (2, 10, 8, 256, 544)
-    for number, parts in enumerate((0, 3)):
+    for number, (parts, own) in enumerate(((0, None), (3, None), (0, heads), (3, heads))):
         dtype = place.dtype(number + 1)
-        product, ending = _product(place, batch * tokens, (heads + 2) * width, parts, dtype)
+        product, ending = _product(place, batch * tokens, (own or heads + 2) * width, parts, dtype)
+        rest, rest_ending = (None, ()) if own is None else _product(place, batch * tokens, 2 * width, parts, dtype)
         cos, sin = (place.normal(batch, tokens, 1, width, dtype=dtype) for _ in range(2))
         ours = [place.normal(batch, 1, before + tokens, width, dtype=dtype) for _ in range(2)]
         theirs = [tensor.clone() for tensor in ours]
-        found = turn_and_keep(product, cos, sin, *ours, before, *ending, heads=heads)
-        expected = fused_reference.turn_and_keep(product, cos, sin, *theirs, before, *ending, heads=heads)
-        what = f"{batch * tokens} tokens {dtype}, {parts or 'no'} sums"
+        others = (rest, *rest_ending)
+        found = turn_and_keep(product, cos, sin, *ours, before, *ending, *others, heads=heads)
+        expected = fused_reference.turn_and_keep(product, cos, sin, *theirs, before, *ending, *others, heads=heads)
+        what = f"{batch * tokens} tokens {dtype}, {parts or 'no'} sums, {'one product' if own is None else 'two'}"
         for said, one, other in zip(("queries", "keys", "values"), (found, *ours), (expected, *theirs), strict=True):
             same(one, other, f"{what}: {said}")
 

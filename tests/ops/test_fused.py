@@ -69,6 +69,8 @@ def test_turning_passes_opcheck_and_writes_only_into_the_cache(heads):
     sums = torch.randint(-9, 9, (3, 6, width), dtype=torch.int32)
     ending = (torch.ones(6, 1), torch.ones(width, 1), torch.ones(width))
     check(fused.turn_and_keep, sums, *table, *cache, 0, *ending, heads=heads)
+    rest = torch.randn(6, 4)
+    check(fused.turn_and_keep, torch.randn(6, width - 4), *table, *cache, 0, None, None, None, rest, heads=heads)
 
 
 @pytest.mark.parametrize("masked", [False, True])

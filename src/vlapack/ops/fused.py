@@ -14,6 +14,7 @@ from vlapack.ops import fused_reference as reference
 from vlapack.ops.library import by_device, by_layout, define, of_triton
 
 _ENDING = "Tensor? s=None, Tensor? weight_scale=None, Tensor? bias=None"
+_REST = "Tensor? rest=None, Tensor? rest_s=None, Tensor? rest_weight_scale=None, Tensor? rest_bias=None"
 _STEPS = "Tensor? smooth=None, Tensor? permutation=None, Tensor? rotation=None"
 _ROUNDING = f"{_STEPS}, Tensor? scale=None, int bits=8, Tensor? pre_rotation=None"
 _NORM = (
@@ -122,7 +123,7 @@ gelu_transform = _on_devices(
 )
 turn_and_keep = _on_devices(
     "turn_and_keep",
-    f"(Tensor product, Tensor cos, Tensor sin, Tensor(a!) keys, Tensor(b!) values, int first, {_ENDING}, "
+    f"(Tensor product, Tensor cos, Tensor sin, Tensor(a!) keys, Tensor(b!) values, int first, {_ENDING}, {_REST}, "
     "*, int heads) -> Tensor",
     _fake_turn,
     "turning",

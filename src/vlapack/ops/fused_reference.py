@@ -256,14 +256,18 @@ def turn_and_keep(  # noqa: PLR0917
     s: Tensor | None = None,
     weight_scale: Tensor | None = None,
     bias: Tensor | None = None,
+    rest: Tensor | None = None,
+    rest_s: Tensor | None = None,
+    rest_weight_scale: Tensor | None = None,
+    rest_bias: Tensor | None = None,
     *,
     heads: int,
 ) -> Tensor:
-    """Cut one product into queries, keys and values, turn the first two by their positions, and keep the last two.
+    """Cut one product or two into queries, keys and values, turn the first two by position, and keep the last two.
 
     Args:
         product: [B · T, (heads + 2 G) · D] in the dtype of `keys`, or sums of it (see `ended`): the queries' heads, the
-            G keys, the G values.
+            G keys, the G values. With a `rest`, the first of these heads.
         cos: [B or 1, T, 1, D], as the sines with their signs (`pi0.positions.rotary_table`).
         sin: The same.
         keys: [B, G, S, D]; the tokens `first` to `first` + T are written.
@@ -272,6 +276,11 @@ def turn_and_keep(  # noqa: PLR0917
         s: Of the sums, as the next two.
         weight_scale: [N, 1] fp32.
         bias: [N] or None.
+        rest: The other heads, where they are a product of their own; like `product`, as the next three are like s,
+            weight_scale and bias.
+        rest_s: Of its sums.
+        rest_weight_scale: Of its sums.
+        rest_bias: Of its sums.
         heads: Of the queries; 0 where only keys and values are wanted.
 
     Returns:
@@ -279,7 +288,10 @@ def turn_and_keep(  # noqa: PLR0917
     """
     batch, groups, _, width = keys.shape
     tokens = cos.shape[1]
-    y = ended(product, s, weight_scale, bias, keys.dtype).view(batch, tokens, heads + 2 * groups, width)
+    y = ended(product, s, weight_scale, bias, keys.dtype)
+    if rest is not None:
+        y = torch.cat((y, ended(rest, rest_s, rest_weight_scale, rest_bias, keys.dtype)), dim=1)
+    y = y.view(batch, tokens, heads + 2 * groups, width)
     low, high = y[:, :, : heads + groups].chunk(2, dim=-1)
     turned = y[:, :, : heads + groups] * cos + torch.cat((high, low), dim=-1) * sin
     keys[:, :, first : first + tokens] = turned[:, :, heads:].transpose(1, 2)

@@ -43,6 +43,43 @@ def test_heads_are_turned_and_kept_bit_for_bit(size, parts, dtype):
     assert_equal(case(size, dtype, parts=parts))
 
 
+def in_two(given, own, *, parts):
+    """The same product as two, of the first `own` heads and of the rest, which is sums of `parts` shares."""
+    at = own * given["keys"].shape[3]
+    first, rest = given["product"][..., :at], given["product"][..., at:]
+    scales = given.get("weight_scale")
+    if scales is None:
+        return given | {"product": first, "rest": rest}
+    shares = torch.cat((rest[:1].expand(parts - 1, -1, -1), rest[:1] - 7))
+    return given | {
+        "product": first,
+        "weight_scale": scales[:at],
+        "rest": shares,
+        "rest_s": given["s"],
+        "rest_weight_scale": scales[at:],
+        "rest_bias": torch.randn(len(scales) - at).bfloat16(),
+    }
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("parts", [0, 2])
+@pytest.mark.parametrize(
+    ("size", "own"),
+    [((1, 5, 8, 1, 256), 8), ((2, 3, 4, 2, 24), 4), ((2, 3, 4, 2, 24), 6), ((2, 3, 2, 1, 16), 1), ((3, 1, 0, 1, 6), 1)],
+    ids=["q|kv", "q|kv of two groups", "qk|v", "within q", "k|v"],
+)
+def test_heads_of_two_products_are_turned_and_kept_bit_for_bit(size, own, parts, dtype):
+    assert_equal(in_two(case(size, dtype, parts=parts), own, parts=3))
+
+
+def test_two_products_are_what_one_is():
+    given = case((2, 3, 4, 2, 24), torch.bfloat16)
+    theirs = given | {name: given[name].clone() for name in ("keys", "values")}
+    found, expected = turn_and_keep(**in_two(given, 4, parts=0)), turn_and_keep(**theirs)
+    assert torch.equal(found, expected)
+    assert all(torch.equal(given[name], theirs[name]) for name in ("keys", "values"))
+
+
 @pytest.mark.parametrize("parts", [0, 2])
 def test_every_sample_may_have_its_own_positions_and_a_bias(parts):
     given = case((3, 4, 2, 1, 16), torch.bfloat16, parts=parts, tables=3)
@@ -84,6 +121,14 @@ def test_a_cache_that_is_full_is_filled_to_its_end():
     [
         ({"product": torch.zeros(3, 65)}, r"product must be torch.float32 \[3, 64\] on cpu"),
         ({"product": torch.zeros(3, 64).half()}, "not torch.float16"),
+        ({"rest": torch.zeros(3, 16)}, "product has 4 of 4 heads and there is a `rest`"),
+        ({"product": torch.zeros(3, 8), "rest": torch.zeros(3, 56)}, "product has 0 of 4 heads"),
+        ({"product": torch.zeros(3, 40), "rest": torch.zeros(3, 24)}, r"product must be torch.float32 \[3, 32\]"),
+        ({"product": torch.zeros(3, 32), "rest": torch.zeros(3, 16)}, r"rest must be torch.float32 \[3, 32\]"),
+        (
+            {"product": torch.zeros(3, 32), "rest": torch.zeros(1, 3, 32, dtype=torch.int32)},
+            "rest is sums of a product, which `s` ends",
+        ),
         ({"first": 6}, "first=6 of 8 tokens"),
         ({"first": -1}, "first=-1"),
         ({"heads": -1}, "heads=-1"),

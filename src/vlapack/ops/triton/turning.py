@@ -1,7 +1,8 @@
 """Rotary embedding between a merged q, k, v product and attention: queries come out, keys and values are kept.
 
 One program takes one head of one token. It may read the product as sums (`sums`), and rounds where plain torch would
-store a result, so its numbers are the reference's bit for bit.
+store a result, so its numbers are the reference's bit for bit. Where q, k and v differ in bits they are two products,
+of the first heads and of the rest.
 """
 
 from __future__ import annotations
@@ -16,21 +17,57 @@ from torch import Tensor
 from vlapack.errors import InputError
 from vlapack.ops.triton.numeric import rounded
 from vlapack.ops.triton.specimen import Specimen
-from vlapack.ops.triton.sums import STORED, ended_at, ending
+from vlapack.ops.triton.sums import NOTHING, STORED, Ending, ended_at, ending
 from vlapack.ops.triton.tensors import FLOATS, described
 
 
-@triton.jit(do_not_specialize=["tokens", "first"])
+@triton.jit
+def turned_at(
+    product_ptr, product_part, step_ptr, end_scale_ptr, bias_ptr, cos_ptr, cos_at, sin_ptr, sin_at,
+    head, turns, channel, inside, PARTS: tl.constexpr, DTYPE: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """One head of one token in a product, as fp32 numbers of DTYPE.
+
+    Args:
+        product_ptr: [its heads * WIDTH], of this token; this and the next four are what `sums.ended_at` reads
+        cos_ptr: of DTYPE
+        cos_at: where this token's WIDTH cosines begin; added by the load, else sm_90's compiler spills
+        sin_ptr: the same of the sines
+        sin_at: the same
+        head: which head of this product
+        turns: whether it is turned
+        channel: which channels
+        inside: which of them exist
+    """
+    y = ended_at(
+        product_ptr, product_part, step_ptr, end_scale_ptr, bias_ptr, head * WIDTH + channel, inside, PARTS, DTYPE
+    )
+    if turns:
+        other = tl.where(channel < WIDTH // 2, channel + WIDTH // 2, channel - WIDTH // 2)
+        partner = ended_at(
+            product_ptr, product_part, step_ptr, end_scale_ptr, bias_ptr, head * WIDTH + other, inside, PARTS, DTYPE
+        )
+        cos = tl.load(cos_ptr + cos_at + channel, mask=inside, other=0.0).to(tl.float32)
+        sin = tl.load(sin_ptr + sin_at + channel, mask=inside, other=0.0).to(tl.float32)
+        y = rounded(rounded(y * cos, DTYPE) + rounded(partner * sin, DTYPE), DTYPE)
+    return y
+
+
+@triton.jit(do_not_specialize=["tokens", "first", "own"])
 def turn_kernel(
     product_ptr, product_stride, product_part, step_ptr, end_scale_ptr, bias_ptr,
+    rest_ptr, rest_stride, rest_part, rest_step_ptr, rest_scale_ptr, rest_bias_ptr,
     cos_ptr, cos_batch, cos_token, sin_ptr, sin_batch, sin_token,
     query_ptr, key_ptr, key_batch, key_group, key_token, value_ptr, value_batch, value_group, value_token,
-    tokens, first, heads, groups, PARTS: tl.constexpr, DTYPE: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr,
+    tokens, first, heads, groups, own, PARTS: tl.constexpr, REST_PARTS: tl.constexpr, DTYPE: tl.constexpr,
+    WIDTH: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """One head of one token: turned, unless it is a value, and stored where it belongs.
 
     Args:
-        product_ptr: [B * T, (heads + 2 groups) * WIDTH]; this and the next five are what `sums.ended_at` reads
+        product_ptr: [B * T, (heads + 2 groups) * WIDTH], or the first `own` heads of these; this and the next five are
+            what `sums.ended_at` reads
+        rest_ptr: the other heads, or None; this and the next five are the same of another product
         cos_ptr: [B or 1, T, 1, WIDTH] of DTYPE, and its strides; a stride of 0 is for the one that all samples share
         sin_ptr: the same
         query_ptr: [B, T, heads, WIDTH]
@@ -40,6 +77,8 @@ def turn_kernel(
         first: the token of the cache where these begin
         heads: of the queries
         groups: of the keys, and of the values
+        own: heads of the first product; not read without a rest
+        REST_PARTS: as PARTS, of the rest
     """
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -47,21 +86,31 @@ def turn_kernel(
     token = row % tokens
     channel = tl.arange(0, SIZE)
     inside = channel < WIDTH
+    turns = head < heads + groups
+    cos_at = batch * cos_batch + token * cos_token
+    sin_at = batch * sin_batch + token * sin_token
     product_ptr += row * product_stride
     if step_ptr is not None:
         step_ptr += row
-    y = ended_at(
-        product_ptr, product_part, step_ptr, end_scale_ptr, bias_ptr, head * WIDTH + channel, inside, PARTS, DTYPE
-    )
-    if head < heads + groups:
-        other = tl.where(channel < WIDTH // 2, channel + WIDTH // 2, channel - WIDTH // 2)
-        partner = ended_at(
-            product_ptr, product_part, step_ptr, end_scale_ptr, bias_ptr, head * WIDTH + other, inside, PARTS, DTYPE
-        )
-        cos = tl.load(cos_ptr + batch * cos_batch + token * cos_token + channel, mask=inside, other=0.0)
-        sin = tl.load(sin_ptr + batch * sin_batch + token * sin_token + channel, mask=inside, other=0.0)
-        y = rounded(y * cos.to(tl.float32), DTYPE) + rounded(partner * sin.to(tl.float32), DTYPE)
-        y = rounded(y, DTYPE)
+    if rest_ptr is not None:
+        rest_ptr += row * rest_stride
+    if rest_step_ptr is not None:
+        rest_step_ptr += row
+    if rest_ptr is None:  # noqa: SIM114 - known when the kernel is compiled, unlike the next
+        y = turned_at(
+            product_ptr, product_part, step_ptr, end_scale_ptr, bias_ptr, cos_ptr, cos_at, sin_ptr, sin_at,
+            head, turns, channel, inside, PARTS, DTYPE, WIDTH,
+        )  # fmt: skip
+    elif head < own:
+        y = turned_at(
+            product_ptr, product_part, step_ptr, end_scale_ptr, bias_ptr, cos_ptr, cos_at, sin_ptr, sin_at,
+            head, turns, channel, inside, PARTS, DTYPE, WIDTH,
+        )  # fmt: skip
+    else:
+        y = turned_at(
+            rest_ptr, rest_part, rest_step_ptr, rest_scale_ptr, rest_bias_ptr, cos_ptr, cos_at, sin_ptr, sin_at,
+            head - own, turns, channel, inside, REST_PARTS, DTYPE, WIDTH,
+        )  # fmt: skip
     if head < heads:
         place = query_ptr + (row * heads + head) * WIDTH
     elif head < heads + groups:
@@ -81,6 +130,10 @@ def turn_and_keep(
     s: Tensor | None = None,
     weight_scale: Tensor | None = None,
     bias: Tensor | None = None,
+    rest: Tensor | None = None,
+    rest_s: Tensor | None = None,
+    rest_weight_scale: Tensor | None = None,
+    rest_bias: Tensor | None = None,
     *,
     heads: int,
 ) -> Tensor:
@@ -93,14 +146,20 @@ def turn_and_keep(
             f"{tokens} cosines, {sin.shape[1]} sines, heads={heads}, and first={first} of {room} tokens: heads are 0 "
             "or more, and the tokens must fit"
         )
-    shape = (batch * tokens, (heads + 2 * groups) * width)
-    given = ending("product", product, s, weight_scale, bias, shape, keys.dtype, keys.device)
+    rows, total = batch * tokens, heads + 2 * groups
+    own = total if rest is None else _own(product, total, width)
+    given = ending("product", product, s, weight_scale, bias, (rows, own * width), keys.dtype, keys.device)
+    other: Ending | None = None
+    if rest is not None:
+        shape = (rows, (total - own) * width)
+        other = ending("rest", rest, rest_s, rest_weight_scale, rest_bias, shape, keys.dtype, keys.device)
     query = torch.empty(batch, tokens, heads, width, dtype=keys.dtype, device=keys.device)
-    if not shape[0] * shape[1]:
+    if not rows * total * width:
         return query
     size = max(16, int(triton.next_power_of_2(width)))
-    turn_kernel[(shape[0], heads + 2 * groups)](
+    turn_kernel[(rows, total)](
         *given.arguments,
+        *(NOTHING if other is None else other.arguments),
         cos,
         *_strides(cos),
         sin,
@@ -114,7 +173,9 @@ def turn_and_keep(
         first,
         heads,
         groups,
+        0 if other is None else own,
         PARTS=given.parts,
+        REST_PARTS=0 if other is None else other.parts,
         DTYPE=STORED[keys.dtype],
         WIDTH=width,
         SIZE=size,
@@ -137,6 +198,14 @@ def _cache(keys: Tensor, values: Tensor) -> torch.Size:
     return keys.shape
 
 
+def _own(product: Tensor, total: int, width: int) -> int:
+    """Return the heads of a product that is not the only one."""
+    own = product.shape[-1] // width
+    if not 0 < own < total:
+        raise InputError(f"product has {own} of {total} heads and there is a `rest`: each must have one or more")
+    return own
+
+
 def _table(name: str, table: Tensor, batch: int, keys: Tensor) -> Tensor:
     """Check cosines or sines [B or 1, T, 1, D]."""
     width = keys.shape[3]
@@ -153,21 +222,24 @@ def _strides(table: Tensor) -> tuple[int, int]:
 
 
 def specimens() -> list[Specimen]:
-    """π0.5's expert, whose product is split or not, and its language model's prefill."""
+    """π0.5's expert, whose product is split or not, and its language model's prefill, also with two products."""
     return [
         _specimen("4 sums, bias", parts=4, bias="*bf16"),
         _specimen("2 sums", parts=2),
+        _specimen("2 sums, 4 of the rest", parts=2, rest=4),
         _specimen("bf16", parts=0),
+        _specimen("bf16 and the rest", parts=0, rest=0),
     ]
 
 
-def _specimen(name: str, *, parts: int, bias: str | None = None) -> Specimen:
-    ending: dict[str, str | None] = {"step_ptr": "*fp32", "end_scale_ptr": "*fp32", "bias_ptr": bias}
-    kinds = {"product_ptr": "*i32" if parts else "*bf16", **(ending if parts else dict.fromkeys(ending))}
+def _specimen(name: str, *, parts: int, bias: str | None = None, rest: int | None = None) -> Specimen:
+    kinds = _kinds(("product", "step", "end_scale", "bias"), parts, bias)
+    kinds |= _kinds(("rest", "rest_step", "rest_scale", "rest_bias"), rest)
     tables = [f"{name}_{axis}" for name in ("cos", "sin") for axis in ("batch", "token")]
     caches = [f"{name}_{axis}" for name in ("key", "value") for axis in ("batch", "group", "token")]
-    numbers = ("product_stride", "product_part", *tables, *caches, "tokens", "first", "heads", "groups")
-    constants: dict[str, Any] = {"PARTS": parts, "DTYPE": tl.bfloat16, "WIDTH": 256, "SIZE": 256}
+    strides = [f"{name}_{axis}" for name in ("product", "rest") for axis in ("stride", "part")]
+    numbers = (*strides, *tables, *caches, "tokens", "first", "heads", "groups", "own")
+    constants: dict[str, Any] = {"PARTS": parts, "REST_PARTS": rest or 0, "DTYPE": tl.bfloat16}
     return Specimen(
         kernel=turn_kernel,
         name=f"turn and keep {name}",
@@ -176,6 +248,17 @@ def _specimen(name: str, *, parts: int, bias: str | None = None) -> Specimen:
             **{f"{name}_ptr": "*bf16" for name in ("cos", "sin", "query", "key", "value")},
             **dict.fromkeys(numbers, "i32"),
         },
-        constexprs={**{name: None for name, kind in kinds.items() if kind is None}, **constants},
+        constexprs={
+            **{name: None for name, kind in kinds.items() if kind is None},
+            **constants,
+            "WIDTH": 256,
+            "SIZE": 256,
+        },
         num_warps=2,
     )
+
+
+def _kinds(names: tuple[str, str, str, str], parts: int | None, bias: str | None = None) -> dict[str, str | None]:
+    """Types of a product, its steps, scales and bias, of which only sums have the last three; `parts` None: nothing."""
+    types = ("*i32", "*fp32", "*fp32", bias) if parts else (None if parts is None else "*bf16", None, None, None)
+    return dict(zip((f"{name}_ptr" for name in names), types, strict=True))
