@@ -18,6 +18,7 @@ from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.checkpoints.write import write_folder
 from vlapack.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from vlapack.pi0.names import openpi_tensors
+from vlapack.recipe.presets import preset
 from vlapack.robots.layouts import LAYOUTS, Layout
 
 TOKENIZER = Path(__file__).parents[1] / "src/vlapack/assets/tiny-libero/tokenizer.model"
@@ -33,6 +34,9 @@ SMALL = Pi0Config(
     max_token_len=40,
     num_cameras=3,
 )
+
+MIXED = replace(preset("full-w4"), overrides=((r"self_attn\.[kv]_proj$", 8),))
+"""Keys and values at 8 bits in every layer, as `full` has them in most of the language model's: deeper than `SMALL`."""
 
 
 def small_policy(**changes: Any) -> PolicyConfig:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import SMALL, small_policy
+from small import MIXED, SMALL, small_policy
 
 from vlapack.bench.synthetic import synthetic_policy
 from vlapack.pi0.buffers import Shape
@@ -15,6 +15,7 @@ from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.launches import Launches, launches
 from vlapack.pi0.load import build
 from vlapack.recipe.presets import preset
+from vlapack.recipe.recipe import Recipe
 
 SHAPE = Shape(batch=1, cameras=2, prompt=80, pixels=torch.float32)
 STEPS = 3
@@ -29,9 +30,19 @@ def counted(depth: int, variant: str = "pi05", dtype: torch.dtype = torch.float3
     return launches(build(shallow(depth, variant)).to(dtype), SHAPE, fused=fused)
 
 
-def packed(depth: int, name: str = "full", shape: Shape = SHAPE) -> Launches:
+def packed(depth: int, recipe: Recipe = preset("full")) -> Launches:  # noqa: B008 - frozen
     policy = small_policy(architecture=shallow(depth), discrete_state_input=False)
-    return launches(synthetic_policy(policy, preset(name)).model, shape)
+    return launches(synthetic_policy(policy, recipe).model, SHAPE)
+
+
+def layer_of_the_language_model(recipe: Recipe) -> Counter[str]:
+    """What a layer that is not the last adds to a prefix of more tokens than are handed on unfinished."""
+
+    def encode(depth: int) -> Counter[str]:
+        policy = small_policy(architecture=replace(shallow(depth), vision=SMALL.vision), discrete_state_input=False)
+        return launches(synthetic_policy(policy, recipe).model, SHAPE).encode
+
+    return encode(2) - encode(1)
 
 
 def of_a_step(more: Launches, less: Launches) -> Counter[str]:
@@ -60,6 +71,23 @@ def test_a_fused_layer_of_the_expert_launches_ten_kernels() -> None:
     assert of_a_step(counted(2, fused=True), counted(1, fused=True)) == float_layer
     assert of_a_step(packed(2), packed(1)) == layer
     assert sum(layer.values()) == sum(float_layer.values()) == 10
+
+
+def test_a_layer_whose_keys_and_values_have_other_bits_takes_one_product_more() -> None:
+    step = of_a_step(packed(2, MIXED), packed(1, MIXED))
+    assert step == of_a_step(packed(2), packed(1)) + Counter({"int_sums": 1})
+    assert step.total() == 11
+    uniform = layer_of_the_language_model(preset("full-w4"))
+    assert uniform.total() == 10
+    assert layer_of_the_language_model(MIXED) == uniform + Counter({"int_linear": 1})
+
+
+@pytest.mark.parametrize(("pattern", "more"), [("[kv]_proj", 1), ("q_proj", 1), ("v_proj", 1), ("k_proj", 2)])
+def test_a_layer_of_the_tower_takes_the_products_more_that_its_bits_need(pattern: str, more: int) -> None:
+    uniform = packed(1, preset("vision")).encode
+    mixed = packed(1, replace(preset("vision"), overrides=((rf"layers\.0\.self_attn\.{pattern}$", 8),))).encode
+    # Few tokens in this small tower, and a product that torch's attention reads is then two kernels.
+    assert mixed - uniform == {"int_linear": 2 * more}
 
 
 def test_a_fused_layer_of_tower_and_language_model_launches_nine_and_ten() -> None:

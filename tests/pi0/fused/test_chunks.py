@@ -5,21 +5,22 @@ On the CPU the fused ops are their definitions, so what differs is how torch's p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from openpi_golden import PREFIX_INPUTS, Golden, read_golden
-from small import SMALL, random_observations, small_policy
-from torch import Tensor
+from small import MIXED, SMALL, random_observations, small_policy
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vlapack.bench.synthetic import synthetic_policy
 from vlapack.checkpoints.configs import POLICIES
 from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.flow import Denoise, Pi0
+from vlapack.pi0.fused.merging import Merged, merge
 from vlapack.pi0.graphs import Runner
 from vlapack.pi0.init import init_weights
 from vlapack.pi0.load import build
@@ -139,6 +140,26 @@ def test_a_pack_of_every_preset_is_the_plain_one_but_for_integers_on_an_edge(nam
     assert (actions - theirs).abs().max() <= 0.005 * theirs.abs().max()
 
 
+@pytest.mark.parametrize("horizon", [4, 70])
+@pytest.mark.parametrize("overrides", [*((f"{one}_proj", 8) for one in "qkv"), *MIXED.overrides], ids="qkv+")
+def test_a_layer_of_two_kinds_of_bits_gives_the_unmerged_ones_integers(
+    monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, int], horizon: int
+) -> None:
+    def unmerged(linears: Sequence[nn.Module], **options: Any) -> tuple[Merged, ...]:
+        return () if len(linears) > 2 else merge(linears, **options)
+
+    recipe = replace(MIXED, overrides=(overrides,))
+    architecture = replace(SMALL, num_steps=2, action_horizon=horizon)
+    inputs = observed(architecture, 2, 3)
+    with Integers() as ours:
+        actions = fused(packed(recipe, architecture, dtype=torch.bfloat16)).sample_actions(*inputs)
+    monkeypatch.setattr("vlapack.pi0.fused.products.merge", unmerged)
+    with Integers() as theirs:
+        expected = fused(packed(recipe, architecture, dtype=torch.bfloat16)).sample_actions(*inputs)
+    assert all(torch.equal(mine, its) for mine, its in zip(ours.found, theirs.found, strict=True))
+    assert torch.equal(actions, expected)
+
+
 RECIPES = {
     "8-bit weights": {"weight_bits": 8},
     "groups": {"group_size": 32},
@@ -147,6 +168,7 @@ RECIPES = {
     "static": {"act_scale": "static"},
     "row rotation": {"row_rot": "restore"},
     "two rotations": {"order": "rotate_permute_rotate"},
+    "keys and values of 8 bits": {"overrides": MIXED.overrides},
     "layers of 4, 8 and 16 bits": {"overrides": (("q_proj|gate_proj", 8), ("o_proj|v_proj", 16))},
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing import get_context
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from live_bytes import LiveBytes
 from openpi_golden import PREFIX_INPUTS, Golden, read_golden
 from safetensors.torch import save
-from small import SMALL, small_policy
+from small import MIXED, SMALL, small_policy
 from torch import Tensor, nn
 
 from vlapack.bench.synthetic import synthetic_policy
@@ -39,7 +40,11 @@ def golden() -> Golden:
 
 
 def packed(name: str = "full") -> Pi0:
-    return synthetic_policy(small_policy(), preset(name)).model
+    return synthetic_policy(small_policy(), MIXED if name == "mixed" else preset(name)).model
+
+
+def mixed() -> Pi0:
+    return packed("mixed")
 
 
 def held(model: nn.Module) -> dict[int, int]:
@@ -58,8 +63,8 @@ def merged(model: Pi0) -> Iterator[Merged]:
     for stack in (form.vision, form.llm, form.expert):
         for layer in stack.layers:
             for product in layer.products:
-                assert product.merged is not None
-                yield product.merged
+                assert product.merged
+                yield from product.merged
 
 
 def stack_group(parts: Merged) -> int:
@@ -70,7 +75,7 @@ def floating() -> Pi0:
     return read_golden("pi05").load()
 
 
-@pytest.mark.parametrize("make", [packed, floating])
+@pytest.mark.parametrize("make", [packed, mixed, floating])
 def test_nothing_is_held_twice(make: Callable[[], Pi0]) -> None:
     model = make()
     before = sum(held(model).values())
@@ -82,7 +87,7 @@ def test_nothing_is_held_twice(make: Callable[[], Pi0]) -> None:
             assert tensor is None or tensor.untyped_storage().data_ptr() in after
 
 
-@pytest.mark.parametrize("make", [packed, floating])
+@pytest.mark.parametrize("make", [packed, mixed, floating])
 def test_merging_needs_one_group_of_linears_besides(make: Callable[[], Pi0]) -> None:
     with LiveBytes() as bytes_of:
         model = make()
@@ -105,15 +110,19 @@ def test_the_state_dict_of_a_fused_pack_is_the_packs() -> None:
     assert save(weights)  # refuses tensors that share memory or have gaps
 
 
-def test_a_state_dict_is_loaded_into_the_merged_weights() -> None:
-    expert = packed().expert
+@pytest.mark.parametrize("name", ["full", "mixed"])
+def test_a_state_dict_is_loaded_into_the_merged_weights(name: str) -> None:
+    expert = packed(name).expert
     changed = {name: 2 * tensor if "weight_scale" in name else tensor for name, tensor in expert.state_dict().items()}
-    model = packed()
+    model = packed(name)
     model.fuse()
     model.expert.load_state_dict({name: tensor for name, tensor in changed.items() if not tensor.is_meta}, strict=False)
     expert.load_state_dict({name: tensor for name, tensor in changed.items() if not tensor.is_meta}, strict=False)
-    ours = model._fused.expert.layers[0].products[2].merged.weight_scale  # type: ignore[union-attr]
-    assert torch.equal(ours[0::2], expert.layers[0].mlp.gate_proj.weight_scale)  # type: ignore[union-attr]
+    entry, _, gate_up, _ = model._fused.expert.layers[0].products  # type: ignore[union-attr]
+    attention, mlp = expert.layers[0].self_attn, expert.layers[0].mlp  # type: ignore[union-attr]
+    assert torch.equal(gate_up.merged[0].weight_scale[0::2], mlp.gate_proj.weight_scale)  # type: ignore[index, union-attr]
+    values = attention.v_proj.weight_scale  # type: ignore[union-attr]
+    assert torch.equal(entry.merged[-1].weight_scale[-len(values) :], values)  # type: ignore[arg-type, index]
 
 
 def _moved(model: Pi0) -> Pi0:
@@ -125,7 +134,7 @@ def _pickled(model: Pi0) -> Pi0:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, _pickled, _moved])
-@pytest.mark.parametrize("name", ["full", "llm"])
+@pytest.mark.parametrize("name", ["full", "llm", "mixed"])
 def test_what_leaves_is_plain_and_gives_the_same_actions(copied: Callable[[Pi0], Pi0], name: str) -> None:
     model = packed(name)
     inputs = _inputs()
@@ -155,6 +164,19 @@ def _inputs() -> list[Tensor]:
         torch.zeros(1, 32),
         torch.randn(1, SMALL.action_horizon, 32, generator=draw),
     ]
+
+
+@pytest.mark.parametrize("name", ["q_proj", "v_proj"])
+def test_a_linear_of_either_product_of_a_layer_that_gets_another_weight_is_seen(name: str) -> None:
+    model = packed("mixed")
+    inputs = _inputs()
+    model.fuse()
+    linear = model.llm.layers[0].self_attn.get_submodule(name)  # type: ignore[union-attr]
+    linear._buffers["weight_scale"] = 2 * linear.weight_scale  # type: ignore[assignment, operator]
+    after = model.sample_actions(*inputs)
+    assert not model.is_fused
+    model.fuse()
+    torch.testing.assert_close(model.sample_actions(*inputs), after, rtol=0, atol=0.01)
 
 
 def test_a_layer_that_was_moved_alone_is_seen(golden: Golden) -> None:
@@ -195,15 +217,15 @@ def _behind_its_back(model: Pi0, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, module)
 
 
-@pytest.mark.parametrize("replace", [Pi0.set_submodule, _behind_its_back])
-def test_a_module_that_is_replaced_is_not_left_out(golden: Golden, replace: Callable[..., None]) -> None:
+@pytest.mark.parametrize("put", [Pi0.set_submodule, _behind_its_back])
+def test_a_module_that_is_replaced_is_not_left_out(golden: Golden, put: Callable[..., None]) -> None:
     name = f"{EXPERT}.layers.0.mlp.down_proj"
     batch = [golden.batches["libero"][name] for name in INPUTS]
     model, plain = golden.load(), golden.load()
     model.fuse()
     before = model.sample_actions(*batch)
     for one in (model, plain):
-        replace(one, name, Doubled(one.get_submodule(name)))
+        put(one, name, Doubled(one.get_submodule(name)))
     torch.testing.assert_close(model.sample_actions(*batch), plain.sample_actions(*batch), rtol=1e-5, atol=1e-5)
     assert not model.is_fused
     model.fuse()  # the wrapper runs by itself
@@ -263,25 +285,47 @@ def test_linears_of_one_kind_become_views_of_one_weight() -> None:
     weights = [one.weight.clone() for one in linears]
     x = torch.randn(5, 16)
     outputs = [one(x) for one in linears]
-    merged = merge(linears)
-    assert merged is not None
+    (merged,) = merge(linears)
     assert torch.equal(merged.weight, torch.cat(weights))
     assert all(torch.equal(one.weight, weight) for one, weight in zip(linears, weights, strict=True))
     assert all(one.weight.untyped_storage().data_ptr() == merged.weight.data_ptr() for one in linears)
     torch.testing.assert_close(torch.cat(Product(*linears).outputs(x), 1), torch.cat(outputs, 1))
 
 
+@pytest.mark.parametrize("other", [linear(4, bias=False), linear(4, dtype=torch.bfloat16)], ids=["no bias", "bf16"])
+def test_neighbors_of_one_kind_are_merged_whatever_stands_beside(other: nn.Module) -> None:
+    first, second = linear(2), linear(3)
+    for linears, sizes in (((other, first, second), [(4,), (2, 3)]), ((first, other, second), [(2,), (4,), (3,)])):
+        assert [one.sizes for one in merge(linears)] == sizes
+
+
+@pytest.mark.parametrize(("bits", "sizes"), [("q", 2), ("k", 3), ("v", 2), ("kv", 2), ("qk", 2), ("qkv", 1)])
+def test_packed_neighbors_with_the_same_bits_are_one_product(bits: str, sizes: int) -> None:
+    recipe = replace(preset("full-w4"), overrides=((rf"self_attn\.[{bits}]_proj$", 8),))
+    model = synthetic_policy(small_policy(), recipe).model
+    inputs = _inputs()
+    model.fuse()
+    attention = model.llm.layers[0].self_attn
+    linears = [getattr(attention, f"{name}_proj") for name in "qkv"]
+    entry = model._fused.llm.layers[0].products[0]  # type: ignore[union-attr]
+    assert len(entry.merged) == sizes
+    x = entry.ready(torch.randn(5, SMALL.llm.width))
+    expected = [one(x) for one in linears]
+    assert all(torch.equal(mine, its) for mine, its in zip(entry.outputs(x), expected, strict=True))
+    assert torch.equal(entry.finished(x), torch.cat(expected, dim=1))
+    assert model.sample_actions(*inputs).isfinite().all()
+
+
 @pytest.mark.parametrize(
     "linears",
-    [
-        (linear(4), linear(4, bias=False)),
-        (linear(4), linear(4, dtype=torch.bfloat16)),
-        (linear(4), nn.Sequential(linear(4))),
-    ],
-    ids=["one bias", "two dtypes", "a wrapper"],
+    [(linear(4), nn.Sequential(linear(4))), (nn.Sequential(linear(4)),)],
+    ids=["a wrapper beside", "a wrapper"],
 )
-def test_linears_of_two_kinds_run_one_after_another(linears: tuple[nn.Module, ...]) -> None:
-    assert merge(linears) is None
+def test_a_wrapper_is_not_merged(linears: tuple[nn.Module, ...]) -> None:
+    assert merge(linears) == ()
+    x = torch.randn(5, 16)
+    expected = [one(x) for one in linears]
+    assert all(torch.equal(mine, its) for mine, its in zip(Product(*linears).outputs(x), expected, strict=True))
 
 
 def test_the_cpus_layout_is_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +335,7 @@ def test_the_cpus_layout_is_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     attention = layer.self_attn  # type: ignore[union-attr]
     linears = (attention.q_proj, attention.k_proj)
     prepared = isinstance(linears[0], PackedLinear) and linears[0].weight_prepared is not None
-    assert (merge(linears) is None) == prepared
+    assert (merge(linears) == ()) == prepared
     inputs = _inputs()
     expected = model.sample_actions(*inputs)
     model.fuse()

@@ -72,7 +72,7 @@ class _Plain:
             if name != EMBEDDING
         ]
         products = [product for layer in layers for product in layer.products]
-        self._places = [place for product in products if product.merged for place in product.merged.places]
+        self._places = [place for product in products for merged in product.merged for place in merged.places]
 
     @property
     def state(self) -> State:

@@ -1,5 +1,6 @@
 """The Gemma stacks as GPUs run them: ten kernels a layer, and keys and values written where they are read.
 
+A layer whose q, k and v differ in bits takes eleven: neighbors with the same bits are one product.
 The interface and the results are those of `pi0.gemma.GemmaModel`, whose modules hold the weights.
 """
 
@@ -98,10 +99,11 @@ class FusedLayer:
 
     def _turned(self, stream: Stream, norm: Norm, rope: tuple[Tensor, Tensor], past: Past, first: int) -> Tensor:
         """Write keys and values from token `first` on; return the queries [B, T, heads, D]."""
-        product = self._entry.unfinished(stream.enter(self._entry, norm))
+        product, *others = self._entry.pieces(stream.enter(self._entry, norm), most=2)
+        rest = [argument for other in others for argument in (other.values, *other.ending)]
         heads = 0 if self.keeps_only else self._config.num_heads
         query: Tensor = fused.turn_and_keep(
-            product.values, *rope, past.keys, past.values, first, *product.ending, heads=heads
+            product.values, *rope, past.keys, past.values, first, *product.ending, *rest, heads=heads
         )
         return query
 

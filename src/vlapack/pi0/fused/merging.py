@@ -1,4 +1,4 @@
-"""One weight in place of several that read the same input, in the same memory.
+"""One weight in place of several that read the same input and have the same bits, in the same memory.
 
 The linears stay what they are: their tensors become views of the merged ones, so that nothing is held twice and the
 plain network still runs. Merging needs one group of linears on top of what is held, and one group is merged at a time.
@@ -6,9 +6,9 @@ plain network still runs. Merging needs one group of linears on top of what is h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -61,17 +61,55 @@ class Merged:
     places: tuple[Place, ...]
 
 
-def merge(linears: Sequence[nn.Module], *, in_turns: bool = False) -> Merged | None:
-    """Merge linears that read the same input, or return None where their kinds do not allow it.
+def merge(linears: Sequence[nn.Module], *, in_turns: bool = False) -> tuple[Merged, ...]:
+    """Merge linears that read the same input: one product for each run of neighbors that are of one form.
 
     Args:
-        linears: packed ones of one `ActivationStep`, as many bits and as large groups, without row rotations; or plain
-            ones of one dtype. All have a bias or none has. One linear is a product of its own.
-        in_turns: take the rows of two linears in turns.
+        linears: packed ones of one `ActivationStep`, without row rotations, or plain ones. Of one form are those with
+            as many bits and as large groups, or of one dtype, and with a bias or without.
+        in_turns: take the rows of two linears of one form in turns.
+
+    Returns:
+        One product for all where their form is the same, nothing where the kinds of the linears do not allow merging.
     """
-    held = _held(linears)
-    if held is None or len({_form(tensors) for tensors in held}) > 1:
+    forms = [_form(linear) for linear in linears]
+    steps = {id(linear.inputs) if isinstance(linear, PackedLinear) else None for linear in linears}
+    if None in forms or len(steps) > 1:
+        return ()
+    runs = groupby(zip(forms, linears, strict=True), key=lambda pair: pair[0])
+    return tuple(_merged([linear for _, linear in run], in_turns=in_turns) for _, run in runs)
+
+
+def _form(linear: nn.Module) -> Hashable:
+    """What has to be the same in linears that are merged; None for one that never is."""
+    held = _held(linear)
+    if type(linear) is PackedLinear:
+        # The CPU's engine lays rows out in panels, and a row rotation mixes them after the product.
+        weight = next(iter(held.values()), None)
+        if weight is None or layouts.engine_of(weight) == "cpu" or linear.row_rotation is not None:
+            return None
+        group_size = linear.group_size
+    elif type(linear) is nn.Linear:
+        group_size = None
+    else:
         return None
+    return group_size, *((name, tensor.dtype, tensor.device, tensor.shape[1:]) for name, tensor in held.items())
+
+
+def _held(linear: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a linear by their names, the weight first."""
+    names = (*PackedLinear.WEIGHTS, "weight_scale", "bias")
+    tensors = _dict_of(linear)
+    return {name: tensor.detach() for name in names if (tensor := tensors.get(name)) is not None}
+
+
+def _dict_of(linear: nn.Module) -> Mapping[str, Tensor | None]:
+    return linear._buffers if isinstance(linear, PackedLinear) else linear._parameters
+
+
+def _merged(linears: Sequence[nn.Module], *, in_turns: bool) -> Merged:
+    """Merge linears of one form; one linear is a product of its own."""
+    held = [_held(linear) for linear in linears]
     merged: dict[str, Tensor] = {}
     places = []
     for name in held[0]:
@@ -81,44 +119,17 @@ def merge(linears: Sequence[nn.Module], *, in_turns: bool = False) -> Merged | N
         for linear, view in zip(linears, views, strict=True):
             if len(parts) > 1:
                 _put(linear, name, view)
-            tensors = linear._buffers if isinstance(linear, PackedLinear) else linear._parameters
-            places.append(Place(tensors, name, view.data_ptr()))
+            places.append(Place(_dict_of(linear), name, view.data_ptr()))
     first = linears[0]
     return Merged(
         weight=next(iter(merged.values())),
         weight_scale=merged.get("weight_scale"),
         bias=merged.get("bias"),
         group_size=first.group_size if isinstance(first, PackedLinear) else None,
-        in_turns=in_turns,
+        in_turns=in_turns and len(linears) > 1,
         sizes=tuple(len(next(iter(tensors.values()))) for tensors in held),
         places=tuple(places),
     )
-
-
-def _held(linears: Sequence[nn.Module]) -> list[dict[str, Tensor]] | None:
-    """The tensors of each linear by their names, the weight first; None where these linears are not merged."""
-    if all(type(linear) is PackedLinear for linear in linears):
-        first, *others = linears
-        if any((one.inputs, one.group_size) != (first.inputs, first.group_size) for one in others):
-            return None
-        names = (*PackedLinear.WEIGHTS, "weight_scale", "row_rotation", "bias")
-        found = [_present(linear._buffers, names) for linear in linears]
-        # The CPU's engine lays rows out in panels, and a row rotation mixes them after the product.
-        weights = [next(iter(tensors.values()), None) for tensors in found]
-        fit = all(weight is not None and layouts.engine_of(weight) != "cpu" for weight in weights)
-        return found if fit and not any("row_rotation" in tensors for tensors in found) else None
-    if all(type(linear) is nn.Linear for linear in linears):
-        return [_present(linear._parameters, ("weight", "bias")) for linear in linears]
-    return None
-
-
-def _present(tensors: Mapping[str, Tensor | None], names: Sequence[str]) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name in names if (tensor := tensors.get(name)) is not None}
-
-
-def _form(tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    """What has to be the same in all linears: names, dtypes, devices, and shapes but for the number of rows."""
-    return tuple((name, tensor.dtype, tensor.device, tensor.shape[1:]) for name, tensor in tensors.items())
 
 
 def _joined(parts: Sequence[Tensor], *, in_turns: bool) -> tuple[Tensor, Sequence[Tensor]]:

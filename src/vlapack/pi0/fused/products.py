@@ -1,8 +1,9 @@
-"""What a fused layer multiplies by: one product of the linears that read one input, and what it hands on."""
+"""What a fused layer multiplies by: the linears that read one input, in few products, and what these hand on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
 import torch
@@ -47,7 +48,8 @@ class Outcome:
 class Product:
     """The product of one or several linears that read the same input.
 
-    Linears that cannot be merged run one after another, as the plain network has them run.
+    Neighbors with the same bits are one product. Linears that cannot be merged run one after another, as the plain
+    network has them run.
 
     Args:
         linears: in the order of their outputs.
@@ -55,15 +57,15 @@ class Product:
 
     Attributes:
         step: what happens to the input before the product; None: nothing.
-        merged: one weight of all; None: the linears run by themselves.
+        merged: one weight of all, or of each run of neighbors with the same bits; empty: the linears run by themselves.
     """
 
     def __init__(self, *linears: nn.Module, in_turns: bool = False) -> None:
         """Merge the linears where their kinds allow it."""
         self._linears = linears
         self.step = _shared_step(linears)
-        self.merged: Merged | None = merge(linears, in_turns=in_turns and self.rounds)
-        if self.merged is not None and len(linears) > 1 and self.merged.weight.is_cuda:
+        self.merged: tuple[Merged, ...] = merge(linears, in_turns=in_turns and self.rounds)
+        if any(len(one.sizes) > 1 and one.weight.is_cuda for one in self.merged):
             # Else torch's allocator keeps the blocks of what was merged, in the end as much as the weights take.
             torch.cuda.empty_cache()
 
@@ -96,44 +98,52 @@ class Product:
 
     def unfinished(self, x: Ready) -> Outcome:
         """Multiply, and leave the end to the op that reads the outcome where there are few tokens."""
-        if self.merged is None or not self._hands_on(x):
-            return Outcome(self.finished(x))
-        assert isinstance(x, Activation)
-        sums = fused.int_sums(x.values, self.merged.weight, sum(self.merged.sizes))
-        return Outcome(sums, x.scale, self.merged.weight_scale, self.merged.bias)
+        (outcome,) = self.pieces(x, most=1)
+        return outcome
+
+    def pieces(self, x: Ready, *, most: int) -> tuple[Outcome, ...]:
+        """Multiply as `unfinished` does, into an outcome for each merged weight, in the order of their outputs.
+
+        Args:
+            x: what enters.
+            most: outcomes that the op that reads them takes; more are one that is finished.
+        """
+        if not 0 < len(self.merged) <= most:
+            return (Outcome(self.finished(x)),)
+        return tuple(self._piece(merged, x) for merged in self.merged)
 
     def finished(self, x: Ready) -> Tensor:
         """Multiply: [M, N] of all linears side by side, in the dtype of the stream."""
-        if self.merged is not None:
-            return self._multiplied(self.merged, x)
-        outputs = self.outputs(x)
+        outputs = tuple(self._multiplied(merged, x) for merged in self.merged) or self.outputs(x)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     def outputs(self, x: Ready) -> tuple[Tensor, ...]:
         """Multiply: [M, N] of each linear."""
-        if self.merged is not None:
-            assert not self.merged.in_turns
-            return torch.split(self._multiplied(self.merged, x), list(self.merged.sizes), dim=1)
+        if self.merged:
+            assert not self._in_turns
+            split = (torch.split(self._multiplied(one, x), list(one.sizes), dim=1) for one in self.merged)
+            return tuple(chain.from_iterable(split))
         if isinstance(x, Tensor):
             return project(x, *self._linears)
         return tuple(linear(x) for linear in self._linears)
 
     def gated(self, x: Ready, down: Product) -> Ready:
         """Multiply by gate and up, and make gelu(gate) · up ready for the product that follows."""
-        if self.merged is None or not self.merged.in_turns:
+        if not self._in_turns:
             gate, up = self.outputs(x)
             return down.activated(Outcome(gate), up, gated=True, dtype=gate.dtype)
         assert isinstance(x, Activation)
-        if self._hands_on(x):
+        (merged,) = self.merged
+        if self._hands_on(merged, x):
             return down.activated(self.unfinished(x), gated=True, dtype=x.dtype)
         y = fused.gated_product(
             x.values,
             x.scale,
-            self.merged.weight,
-            self.merged.weight_scale,
-            self.merged.bias,
+            merged.weight,
+            merged.weight_scale,
+            merged.bias,
             dtype=x.dtype,
-            group_size=self.merged.group_size,
+            group_size=merged.group_size,
         )
         return down.ready(y)
 
@@ -154,11 +164,22 @@ class Product:
         y: Tensor = fused.gelu_transform(*arguments, self.first_rotation, gated=gated, dtype=dtype, out_dtype=kept)
         return y if self.step is None else Activation(y, None, y.shape[:1], dtype)
 
-    def _hands_on(self, x: Ready) -> bool:
+    @property
+    def _in_turns(self) -> bool:
+        """Whether gate and up are one product."""
+        return any(one.in_turns for one in self.merged)
+
+    def _hands_on(self, merged: Merged, x: Ready) -> bool:
         """Whether the sums of integers can be handed on."""
-        assert self.merged is not None
-        grouped = self.merged.group_size is not None
+        grouped = merged.group_size is not None
         return self.rounds and not grouped and isinstance(x, Activation) and len(x.values) <= DECODE_TOKENS
+
+    def _piece(self, merged: Merged, x: Ready) -> Outcome:
+        if not self._hands_on(merged, x):
+            return Outcome(self._multiplied(merged, x))
+        assert isinstance(x, Activation)
+        sums = fused.int_sums(x.values, merged.weight, sum(merged.sizes))
+        return Outcome(sums, x.scale, merged.weight_scale, merged.bias)
 
     def _multiplied(self, merged: Merged, x: Ready) -> Tensor:
         if isinstance(x, Tensor):

@@ -27,10 +27,10 @@ class FusedLayer:
 
     def run(self, stream: Stream, pictures: int) -> None:
         """Move the stream [pictures · patches, width] on by a layer."""
-        outputs = self._entry.finished(stream.enter(self._entry, Norm.of_layer(self._norms[0])))
-        heads = outputs.view(pictures, len(outputs) // pictures, 3, self._heads, -1)
-        query, key, value = heads.transpose(1, 3).unbind(2)
-        mixed = scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(len(outputs), -1)
+        outputs = self._entry.outputs(stream.enter(self._entry, Norm.of_layer(self._norms[0])))
+        rows = len(outputs[0])
+        query, key, value = (y.view(pictures, rows // pictures, self._heads, -1).transpose(1, 2) for y in outputs)
+        mixed = scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(rows, -1)
         stream.owe(self._mixing.unfinished(self._mixing.ready(mixed)))
         entered = self._first.unfinished(stream.enter(self._first, Norm.of_layer(self._norms[1])))
         stream.owe(self._second.unfinished(self._second.activated(entered, gated=False, dtype=stream.x.dtype)))
