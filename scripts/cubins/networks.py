@@ -29,8 +29,9 @@ from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
 
 META = torch.device("meta")
-LAYERS = 2
-"""One like all, and the last, of which the language model runs a part."""
+LAYERS = {"vision": 2, "llm": 5, "expert": 5}
+"""Each kind of layer: nothing is added to the stream before the first; `full` has other bits in the language model's
+first, next two and further layers, and in the expert's last two; the language model runs a part of its last layer."""
 HORIZONS = (10, 25, 50, 100)
 """One for each tile of a product of few tokens (`ops.triton.tiles`), and one for many: batches of a server, too."""
 CAMERAS = (1, 2, 3)
@@ -80,8 +81,8 @@ def works() -> Iterator[Work]:
 
 
 def shortened(architecture: Pi0Config) -> Pi0Config:
-    """Return the network with `LAYERS` layers in each of its stacks."""
-    parts = {part: replace(getattr(architecture, part), depth=LAYERS) for part in ("vision", "llm", "expert")}
+    """Return the network with so many layers in each of its stacks as `LAYERS` says."""
+    parts = {part: replace(getattr(architecture, part), depth=depth) for part, depth in LAYERS.items()}
     return replace(architecture, **parts)
 
 

@@ -8,6 +8,7 @@ from gate.peaks import CARDS, Card
 from gate.targets import TARGETS
 
 from vlapack.bench.floor import operations
+from vlapack.recipe.presets import preset
 
 SLOW = Card("slow", "sm_80", int8=2, bf16=1, memory=1, source="")
 
@@ -23,7 +24,7 @@ def test_the_expert_is_read_once_a_step_at_half_a_byte_a_weight() -> None:
     # q, k and v, o, gate and up, down, as (outputs, inputs)
     layer = [(2048, 1024), (256, 1024), (256, 1024), (1024, 2048), (4096, 1024), (4096, 1024), (1024, 4096)]
     expected = 18 * sum(outputs * inputs / 2 + 4 * outputs for outputs, inputs in layer)
-    packed = (call for call in calls(architecture(), recipes()["full"]) if call.integer and call.times == 10)
+    packed = (call for call in calls(architecture(), preset("full-w4")) if call.integer and call.times == 10)
     assert sum(call.weight_bytes for call in packed) == expected
 
 
