@@ -146,8 +146,8 @@ def test_parameters_are_read_from_either_spelling_of_ptx() -> None:
 
 
 def test_a_small_network_stands_for_a_deep_one(forget_kernels) -> None:
-    """Every layer of a kind launches the same kernels: those of two layers are those of four."""
-    deep = {part: replace(getattr(SMALL, part), depth=4) for part in ("vision", "llm", "expert")}
+    """Every layer of a kind launches the same kernels: those of five layers are those of seven."""
+    deep = {part: replace(getattr(SMALL, part), depth=7) for part in ("vision", "llm", "expert")}
     whole = keep(work(PRESETS["full"], **deep)).found
     forget_kernels()
     assert keep(work(PRESETS["full"])._replace(architecture=shortened(replace(SMALL, **deep)))).found == whole
