@@ -203,11 +203,12 @@ def test_a_fused_flow_is_steered_as_a_plain_one(golden: Golden, step: Any) -> No
 
 
 @pytest.mark.parametrize("batch_name", ["mixed", "libero"])
-def test_a_replayed_fused_chunk_is_the_eager_one_to_the_bit(golden: Golden, batch_name: str) -> None:
+def test_a_replayed_fused_chunk_is_the_eager_one(golden: Golden, batch_name: str) -> None:
+    """But for float products' last bit, which on some CPUs hangs on how MKL's buffers lie in memory (MKL_CBWR)."""
     batch = [golden.batches[batch_name][name][:2] for name in INPUTS]
     acting, eager = Runner(fused(golden.load()), Recorder), fused(golden.load(savings=WHOLE))
     for _ in range(2):
-        assert torch.equal(acting.sample_actions(*batch), eager.sample_actions(*batch))
+        torch.testing.assert_close(acting.sample_actions(*batch), eager.sample_actions(*batch), rtol=0, atol=4e-6)
         assert acting.how == "graph"
 
 
