@@ -32,7 +32,7 @@ PARENT = "tiny-libero"
 PRESETS = ("llm", "full")
 
 
-def main(out: Path = Path("runs/demo"), episodes: int = 12, workers: int = 2) -> int:
+def main(out: Path = Path("runs/demo"), episodes: int = 14, workers: int = 2) -> int:
     """Quantize tiny-libero twice and evaluate both packs against it.
 
     Args:
