@@ -17,7 +17,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from common.in_place import InPlace
-from common.preparations import Preparations
+from common.preparations import Preparations, Prepare
 from torch import Tensor, nn
 
 from vlapack import Policy, Recipe, make_pack, open_checkpoint
@@ -33,7 +33,7 @@ from vlapack.plan.selected import Group
 from vlapack.policy.inputs import Inputs
 from vlapack.progress import progress
 from vlapack.quantize.calibration import LayerInputs
-from vlapack.quantize.groups import Block
+from vlapack.quantize.groups import Block, prepare
 from vlapack.recipe.choice import Choice
 from vlapack.recipe.presets import preset
 from vlapack.robots.layouts import layout_of
@@ -89,32 +89,32 @@ class PolicyMixes:
         self, name: str, parent: str, calibration: Path, test: Path, recipe: Recipe | None = None, *, every: int = 1
     ) -> None:
         self.name = name
-        self._checkpoint = open_checkpoint(parent)
-        self._parent = Parent(self._checkpoint)
+        self.checkpoint = open_checkpoint(parent)
+        self._parent = Parent(self.checkpoint)
         self.recipe = recipe or replace(preset("full"), overrides=())
-        self.layers = [layer.name for layer in layers_of(self._checkpoint.config.architecture, self.recipe)]
+        self.layers = [layer.name for layer in layers_of(self.checkpoint.config.architecture, self.recipe)]
         self._calibration = _frames(calibration)
         frames = _frames(test)[::every]
-        policy = Policy.from_checkpoint(self._checkpoint)
+        policy = Policy.from_checkpoint(self.checkpoint)
         inputs = [policy.observe(frame) for frame in frames]
         self._batches = [Inputs.stack(inputs[start : start + AT_ONCE]) for start in range(0, len(inputs), AT_ONCE)]
         noises = torch.stack([noise for noise, _ in zip(draws(0, policy.noise_shape), frames, strict=False)])
         with progress(f"{name}: float", len(self._batches) * NOISES) as advance:
             chunks = [self._chunks(policy, noises[:, number], advance) for number in range(NOISES)]
         self._expected, self._noise = np.stack(chunks, axis=1), noises[:, 0]
-        self._layout = layout_of(self._checkpoint.config)
+        self._layout = layout_of(self.checkpoint.config)
         self._prepare, self._seen = Preparations(), {}
         self._seeded: tuple[int, Seeded, Policy] | None = None
         self.identity = digest(
             {
-                "weights": digest_weights(self._checkpoint.names(), self._checkpoint.read),
+                "weights": digest_weights(self.checkpoint.names(), self.checkpoint.read),
                 "observations": digest_observations([*self._calibration, *frames]),
             }
         )
 
-    def forget(self) -> None:
-        """Let the layers be rounded again."""
-        self._seeded, self._prepare = None, Preparations()
+    def forget(self, one: Prepare = prepare) -> None:
+        """Let the layers be rounded again, prepared by the library or by another function."""
+        self._seeded, self._prepare = None, Preparations(one)
 
     def measure(self, mix: Mix, seed: int) -> dict[str, float]:
         """Return median and 95 % point of the deviation, the gripper's flips, and the cosine of the chunks."""
@@ -152,7 +152,7 @@ class PolicyMixes:
             patch("vlapack.packing.layers.stream", self._stream),
             patch("vlapack.quantize.groups.prepare", self._prepare),
         ):
-            made = make_pack(self._checkpoint, recipe, folder, self._observations(recipe))
+            made = make_pack(self.checkpoint, recipe, folder, self.observations(recipe))
         return Policy.from_pretrained(made.pack)
 
     def _packed(self, seed: int, choices: set[Choice]) -> tuple[Seeded, Policy]:
@@ -169,7 +169,8 @@ class PolicyMixes:
             seeded.layers[choice] = _packed_layers(other.model)
         return seeded, policy
 
-    def _observations(self, recipe: Recipe) -> list[dict[str, Any]]:
+    def observations(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Return those that calibrate by this recipe."""
         order = np.random.default_rng(recipe.seed).permutation(len(self._calibration))
         return [self._calibration[number] for number in order[: recipe.calib_steps]]
 
@@ -177,7 +178,7 @@ class PolicyMixes:
         """Stand for `streaming.stream`: what a layer sees depends on nothing of a recipe but the observations."""
         key = (recipe.seed, recipe.calib_steps)
         if key not in self._seen:
-            blocks = stream(self._parent, todo, recipe, self._observations(recipe))
+            blocks = stream(self._parent, todo, recipe, self.observations(recipe))
             self._seen = {key: {name: inputs for _, of_block in blocks for name, inputs in of_block.items()}}
         seen: dict[str, LayerInputs] = self._seen[key]
         yield todo, {group[0].name: seen[group[0].name] for group in todo if group[0].executed}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -12,14 +12,20 @@ from vlapack.plan.selected import Group, Selected
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import Prepared, Read, prepare
 
+Prepare = Callable[[Read, Group, Sequence[Tensor], Recipe, LayerInputs | None], Prepared]
+
 
 class Preparations:
     """Stands for `quantize.prepare`, as long as recipes differ in bits of weights, scale groups and clip only.
 
     The inputs must be the same for recipes of the same seed.
+
+    Args:
+        one: prepares one group; another than the library's is being tried out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, one: Prepare = prepare) -> None:
+        self._prepare = one
         self._common = ""
         self._found: dict[Selected, Prepared] = {}
 
@@ -32,5 +38,5 @@ class Preparations:
             self._common, self._found = common, {}
         like = replace(group[0], weight_bits=4, group_size=None)
         if like not in self._found:
-            self._found[like] = prepare(read, group, weights, recipe, inputs)
+            self._found[like] = self._prepare(read, group, weights, recipe, inputs)
         return self._found[like]

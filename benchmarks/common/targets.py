@@ -20,7 +20,8 @@ def targets(
 
     Args:
         names: of policy, synthetic, minilm, language.
-        policy: the policy's folder, for `policy`; its folder's name is the target's.
+        policy: the policy's folder, for `policy`; its folder's name is the target's, followed by the part of the
+            observations that is compared on.
         calibration: what policies are calibrated on.
         observations: what policies are compared on.
         language: where `language.py` has trained its model.
@@ -31,7 +32,9 @@ def targets(
     """
 
     def on_policy(name: str, folder: str) -> PolicyMixes:
-        return PolicyMixes(name, folder, calibration, observations, every=every)
+        # Rows of fewer observations are rows of another target, as they are no mean of the same thing.
+        part = {1: "", 2: ", every second", 3: ", every third"}.get(every, f", one in {every}")
+        return PolicyMixes(name + part, folder, calibration, observations, every=every)
 
     makers: Mapping[str, Callable[[], PolicyMixes | ModuleMixes]] = {
         "policy": lambda: on_policy(Path(policy).name, policy),

@@ -24,7 +24,7 @@ def test_a_mix_is_the_pack_of_its_recipe(random_checkpoint: Path, observation_fo
     recipe = replace(target.recipe, calib_steps=2, overrides=OVERRIDES)
     target.recipe = replace(recipe, overrides=())
     found = target.measure(chosen(target.layers, OVERRIDES), seed=0)
-    made = make_pack(target._checkpoint, recipe, tmp_path / "pack", target._observations(recipe))
+    made = make_pack(target.checkpoint, recipe, tmp_path / "pack", target.observations(recipe))
     policy = Policy.from_pretrained(made.pack)
     assert target._seeded is not None
     mixed = target._seeded[1].network
