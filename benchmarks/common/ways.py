@@ -12,6 +12,7 @@ import torch
 from common.calibrations import by_action_gradients, of_packed_inputs
 from common.mixing import PolicyMixes
 from common.preparations import Prepare
+from common.rotations import with_learned_block
 from torch import Tensor
 
 from vlapack.methods import gptq
@@ -193,6 +194,7 @@ WAYS: Mapping[str, Way] = {
     "twice the observations": Way("64 instead of 32", steps=64),
     "inputs of packed layers": Way(str(of_packed_inputs.__doc__), prepare=of_packed_inputs),
     "action gradients": Way(str(by_action_gradients.__doc__), prepare=by_action_gradients),
+    "rotation learned": Way(str(with_learned_block.__doc__), prepare=lambda _target, _seed: with_learned_block),
 }
 
 

@@ -14,9 +14,11 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from common.calibrations import ALL_LAYERS, of_packed_inputs, packed_inputs, robot_units, squared_gradients, weighted
 from common.mixing import PolicyMixes
+from common.rotations import expected, learned_block, lost, with_learned_block
 
 from vlapack import Policy
 from vlapack.methods.gptq import hessian_factor
+from vlapack.methods.rotate import hadamard
 from vlapack.ops.reference import quantize_activation
 from vlapack.plan.select import select
 from vlapack.plan.selected import Group, groups
@@ -102,3 +104,17 @@ def test_the_hessian_is_that_of_what_packed_layers_leave(target: PolicyMixes, tm
     # The same tokens in the same order, but for bf16: nothing is packed before it.
     assert apart[first] < 0.02
     assert max(apart.values()) > 0.1
+
+
+def test_a_learned_block_turns_and_is_expected_to_lose_less() -> None:
+    hessian = TOKENS.T @ TOKENS
+    start = hadamard(64).float()
+    block = learned_block(WEIGHT, hessian, start, steps=30)
+    torch.testing.assert_close(block[0] @ block[0].T, torch.eye(64), atol=1e-4, rtol=0)
+    assert expected(WEIGHT, hessian, block[0]) < expected(WEIGHT, hessian, start[0]) - 0.01
+
+
+def test_a_learned_block_is_kept_where_it_loses_less() -> None:
+    plain = prepare(read, one_layer(), [WEIGHT], RECIPE, INPUTS)
+    found = with_learned_block(read, one_layer(), [WEIGHT], RECIPE, INPUTS)
+    assert lost(found, [WEIGHT], INPUTS, 4) <= lost(plain, [WEIGHT], INPUTS, 4)
