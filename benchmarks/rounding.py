@@ -1,4 +1,4 @@
-"""What 4 bits can still gain: ways of rounding that cost neither bytes nor time when the network runs.
+"""What 4 bits can still gain: ways of rounding that cost no bytes, and no time either where their note names none.
 
     python benchmarks/rounding.py --observations DIR [--policy FOLDER] [--language FOLDER] [--targets …] [--only …]
 
