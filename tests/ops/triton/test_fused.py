@@ -134,8 +134,8 @@ def test_rows_that_stay_floating_are_those_before_their_integers(steps, dtype, o
     found = fused.norm_transform(**norm, **steps, dtype=out)
     expected = reference.norm_transform(**norm, **steps, dtype=out)
     assert torch.equal(found[0], expected[0])
-    # A step may spread one value's last bit over a block.
-    last = {"rtol": 2 * torch.finfo(out).eps, "atol": 8 * torch.finfo(dtype).eps}
+    # A step may spread the last bit of a value, the largest of which are between 16 and 32, over a block.
+    last = {"rtol": 2 * torch.finfo(out).eps, "atol": 16 * torch.finfo(dtype).eps}
     activation = {"gate": gate, "up": up, "gated": True, "dtype": dtype, "out_dtype": out, **steps}
     for one, other in (
         (found[1], expected[1]),
