@@ -80,7 +80,7 @@ W8A8 = replace(PRESETS["full"], weight_bits=8, overrides=())
 PLAYERS = {
     "full": Player(PRESETS["full"], MANY),
     "w8a8": Player(W8A8, MANY),
-    **({"full-w4": Player(PRESETS["full-w4"], SOME)} if "full-w4" in PRESETS else {}),
+    "full-w4": Player(PRESETS["full-w4"], SOME),
     "quantvla": Player(PRESETS["quantvla"], SOME),
     "guide-full": Player(GUIDE_FULL, SOME),
 }
