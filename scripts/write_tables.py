@@ -24,19 +24,22 @@ from common import short_tables
 from gate import table as gate_table
 from gpu import table as gpu_table
 
+BENCHMARKS = (
+    closed_loop,
+    closed_loop_large,
+    fidelity,
+    frontier_minilm,
+    presets,
+    rounding,
+    short_tables,
+    spectra,
+    tuning,
+    gate_table,
+    gpu_table,
+)
+"""Each has the page that it writes to, `DOCS`, and `write_tables`."""
+
 if __name__ == "__main__":
-    for benchmark in (
-        closed_loop,
-        closed_loop_large,
-        fidelity,
-        frontier_minilm,
-        presets,
-        rounding,
-        short_tables,
-        spectra,
-        tuning,
-        gate_table,
-        gpu_table,
-    ):
+    for benchmark in BENCHMARKS:
         benchmark.write_tables()
     frontier_minilm.write_picture()
