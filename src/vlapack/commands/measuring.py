@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import resource
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,14 @@ from vlapack.console import emit_table, say, stdout
 from vlapack.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from vlapack.packing.parent import Parent
+    from vlapack.recipe.recipe import Recipe
     from vlapack.tune.allocate import Chosen
     from vlapack.tune.results import Tuned
     from vlapack.tune.target import Target
+    from vlapack.tune.tuning import Workshop
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 MOST_OBSERVATIONS = 64
@@ -137,6 +142,34 @@ def observations_for(
     if count > there:
         raise InputError(f"{folder} holds {there} observations, fewer than `observations={count}`: record more")
     return load_observations(folder, count, config=parent.config, rename_map=rename_map)
+
+
+def tuned_as_asked(
+    parent: Parent,
+    base: Recipe,
+    flags: MeasuringFlags,
+    observations: Sequence[Mapping[str, Any]],
+    partial: Path,
+    *,
+    done: Callable[[Tuned, Workshop], None],
+    device: torch.device,
+) -> Tuned:
+    """Tune as the flags say, in their folder or else in `partial`; the rest is as in `tune.tuning.tune`."""
+    from vlapack.quantize.room import shortage_explained
+    from vlapack.tune.tuning import tune
+
+    with shortage_explained(device):
+        return tune(
+            parent,
+            base,
+            flags.target(),
+            observations,
+            flags.work or partial,
+            packed=flags.packed(),
+            survey=flags.survey,
+            done=done,
+            device=device,
+        )
 
 
 def document(tuned: Tuned, seconds: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlapack.commands.measuring import MeasuringFlags, document, observations_for, show
+from vlapack.commands.measuring import MeasuringFlags, document, observations_for, show, tuned_as_asked
 from vlapack.commands.shared_flags import CheckpointFlags, calibration_folder
 from vlapack.console import emit_json, say, stdout
 from vlapack.errors import InputError
@@ -89,10 +89,9 @@ def quantize_measured(
     from vlapack.files import require_writable, sweep
     from vlapack.packing.make import Report
     from vlapack.packing.parent import Parent
-    from vlapack.quantize.room import peak_bytes, shortage_explained
+    from vlapack.quantize.room import peak_bytes
     from vlapack.tune.pack import pack_tuned, tuned_pack
     from vlapack.tune.record import frontier_paths, note_of, request, write_frontier
-    from vlapack.tune.tuning import tune as run
 
     goal = settled(wished)
     partial = partial_path(goal.with_name(f"{goal.name}.tuning"))
@@ -114,18 +113,7 @@ def quantize_measured(
         write_frontier(tuned, goal)
         reports.append(pack_tuned(tuned, workshop, goal, note_of(tuned, asked), device=place))
 
-    with shortage_explained(place):
-        tuned = run(
-            parent,
-            base,
-            target,
-            found,
-            wanted.work or partial,
-            packed=packed,
-            survey=wanted.survey,
-            done=write,
-            device=place,
-        )
+    tuned = tuned_as_asked(parent, base, wanted, found, partial, done=write, device=place)
     if wanted.work is None:
         sweep(partial)
     if json:
@@ -152,7 +140,7 @@ def require_unmeasured(wanted: MeasuringFlags, recipe: Path | None, *, check: bo
     from vlapack.recipe.recipe import read_tuned
 
     plain = MeasuringFlags()
-    for name in ("choices", "survey", "work") if check else ("choices", "survey", "work", "observations"):
+    for name in ("choices", "survey", "work", *(() if check else ("observations",))):
         if getattr(wanted, name) != getattr(plain, name):
             raise InputError(f"`{name}` goes with `max_error`, `budget` or `budget_file`: give one of them")
     if check and (recipe is None or read_tuned(recipe) is None):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from vlapack.commands.measuring import MeasuringFlags, document, observations_for, show
+from vlapack.commands.measuring import MeasuringFlags, document, observations_for, show, tuned_as_asked
 from vlapack.commands.shared_flags import (
     CalibFlag,
     CheckpointFlags,
@@ -71,9 +71,8 @@ def tune(
     from vlapack.checkpoints.pack.writer import partial_path
     from vlapack.files import require_writable, sweep
     from vlapack.packing.parent import Parent
-    from vlapack.quantize.room import peak_bytes, shortage_explained
+    from vlapack.quantize.room import peak_bytes
     from vlapack.tune.record import frontier_paths, note_of, request, write_frontier, write_recipe
-    from vlapack.tune.tuning import tune as run
 
     partial = partial_path(out)
     for place in (wanted.work or partial, out.parent):
@@ -88,18 +87,7 @@ def tune(
         write_recipe(tuned, note_of(tuned, request(parent, base, target, packed, found)), out)
 
     try:
-        with shortage_explained(computes):
-            tuned = run(
-                parent,
-                base,
-                target,
-                found,
-                wanted.work or partial,
-                packed=packed,
-                survey=wanted.survey,
-                done=write,
-                device=computes,
-            )
+        tuned = tuned_as_asked(parent, base, wanted, found, partial, done=write, device=computes)
     finally:
         if wanted.work is None and out.exists():
             sweep(partial)
