@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from vlapack.ops.activation import Activation
 from vlapack.pi0.savings import Savings
 from vlapack.plan.selected import Group
 from vlapack.policy.inputs import Inputs
-from vlapack.quantize.calibration import InputCollector, LayerInputs
+from vlapack.quantize.calibration import InputCollector, LayerInputs, watch
 from vlapack.quantize.groups import Prepared, Read, prepare
+from vlapack.tune.sensitivity import robot_units
 
 DIRECTIONS = 2
 """Random signs per observation; the mean of the squared gradients over them is that of the Jacobian's columns."""
@@ -57,20 +58,22 @@ def packed_inputs(policy: Policy, observations: Sequence[Mapping[str, Any]], see
     Noises, tokens and their sample are those of the calibration, since they are drawn from the seed alike.
     """
     layers = {name: module for name, module in policy.model.named_modules() if isinstance(module, PackedLinear)}
-    collectors = {name: InputCollector(name, seed=seed) for name in layers}
+    readers = {name: Reader(layer, InputCollector(name, seed=seed)) for name, layer in layers.items()}
+    watch(policy.model, readers, lambda start: policy.sample(*start), starts(policy, observations, seed))
+    return {name: reader.collector.inputs().sample for name, reader in readers.items()}
 
-    def see(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, given: tuple[Tensor | Activation]) -> None:
-            (x,) = given
-            ready = x if isinstance(x, Activation) else layers[name].inputs(x)
-            collectors[name].update(ready.values if ready.scale is None else ready.values * ready.scale)
 
-        return hook
+@dataclass(frozen=True)
+class Reader:
+    """Collects what a packed layer's product reads."""
 
-    with hooked(module.register_forward_pre_hook(see(name)) for name, module in layers.items()):
-        for inputs, noise in starts(policy, observations, seed):
-            policy.sample(inputs, noise)
-    return {name: collector.inputs().sample for name, collector in collectors.items()}
+    layer: PackedLinear
+    collector: InputCollector
+
+    def update(self, x: Tensor | Activation) -> None:
+        """Take what enters the layer; its activation step may have run already."""
+        ready = x if isinstance(x, Activation) else self.layer.inputs(x)
+        self.collector.update(ready.values if ready.scale is None else ready.values * ready.scale)
 
 
 def by_action_gradients(target: PolicyMixes, seed: int) -> Prepare:
@@ -134,17 +137,6 @@ def squared_gradients(
                 collectors[name].update(sums / DIRECTIONS)
     calls.clear()
     return {name: collector.inputs().sample for name, collector in collectors.items() if collector.nbytes}
-
-
-def robot_units(policy: Policy, inputs: Inputs) -> Tensor:
-    """Return what one unit of the network's action is to the robot [1, H, action_dim]; 0 for padding."""
-    low, high = (
-        policy.robot_actions(torch.full((1, *policy.noise_shape), value).numpy(), inputs.robot_state)
-        for value in (0.0, 1.0)
-    )
-    unit = torch.zeros(1, *policy.noise_shape)
-    unit[..., : low.shape[-1]] = torch.from_numpy(high - low)
-    return unit
 
 
 def starts(policy: Policy, observations: Sequence[Mapping[str, Any]], seed: int) -> Iterator[tuple[Inputs, Tensor]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from common.calibrations import ALL_LAYERS, of_packed_inputs, packed_inputs, robot_units, squared_gradients, weighted
+from common.calibrations import ALL_LAYERS, of_packed_inputs, packed_inputs, squared_gradients, weighted
 from common.mixing import PolicyMixes
 from common.rotations import expected, learned_block, lost, with_learned_block
 
@@ -26,6 +26,7 @@ from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import Prepared, Read, prepare
 from vlapack.recipe.presets import preset
 from vlapack.recipe.recipe import Recipe
+from vlapack.tune.sensitivity import robot_units
 
 TOKENS = torch.randn(50, 64, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.1, 3, 64)
 RECIPE = replace(preset("full"), scope="", include=".", overrides=())

@@ -30,6 +30,7 @@ from vlapack.linear import project
 from vlapack.machine.gpu import CPU
 from vlapack.pi0.flow import Pi0
 from vlapack.policy.inputs import Inputs
+from vlapack.policy.policy import Policy
 from vlapack.tune.allocate import Chosen
 
 Choices = Mapping[str, Mapping[Chosen, nn.Module]]
@@ -98,6 +99,22 @@ def probing(model: nn.Module, choices: Choices, device: torch.device | None = No
     finally:
         for name, original in originals.items():
             model.set_submodule(name, original)
+
+
+def robot_units(policy: Policy, inputs: Inputs) -> Tensor:
+    """Return what one unit of the network's action is to the robot, [1, H, action_dim]; 0 for padding.
+
+    Args:
+        policy: whose actions they are.
+        inputs: one observation, B = 1.
+    """
+    low, high = (
+        policy.robot_actions(torch.full((1, *policy.noise_shape), value).numpy(), inputs.robot_state)
+        for value in (0.0, 1.0)
+    )
+    unit = torch.zeros(1, *policy.noise_shape)
+    unit[..., : low.shape[-1]] = torch.from_numpy(high - low)
+    return unit
 
 
 def sample(model: Pi0, probes: list[Probe], inputs: Inputs, noise: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from vlapack.policy.policy import Policy
 from vlapack.progress import progress
 from vlapack.tune.allocate import FLOAT_BITS, Bits, Chosen, label, named
 from vlapack.tune.folder import TuningFolder
-from vlapack.tune.sensitivity import Choices, probing, sample
+from vlapack.tune.sensitivity import Choices, probing, robot_units, sample
 
 DIRECTIONS = 2
 """Samples of ‖Δ‖² per observation: each is one more direction on the way back, for the price of one forward pass."""
@@ -69,7 +69,7 @@ class Trial:
         draw = torch.Generator().manual_seed(seed)
         self._noise = torch.randn((len(observations), 1, *shape), generator=draw)
         signs = torch.randint(0, 2, (len(observations), DIRECTIONS, *shape), generator=draw) * 2.0 - 1.0
-        self._directions = signs * self._unit(shape)
+        self._directions = signs * robot_units(self._policy, self._inputs[0])
 
     def sensitivity(self, numbers: Sequence[int]) -> dict[str, dict[Chosen, float]]:
         """Return what every choice adds to the squared relative error of the chunk, to first order.
@@ -213,13 +213,6 @@ class Trial:
 
     def _square(self, number: int, chunk: Tensor) -> float:
         return float(np.square(self._robot(number, chunk)).sum())
-
-    def _unit(self, shape: tuple[int, int]) -> Tensor:
-        """What one unit of the network's action is to the robot, [H, action_dim]; 0 for padding."""
-        low, high = (self._robot(0, torch.full((1, *shape), value)) for value in (0.0, 1.0))
-        unit = torch.zeros(shape)
-        unit[:, : low.shape[-1]] = torch.from_numpy((high - low)[0])
-        return unit
 
 
 def _nothing() -> None:
