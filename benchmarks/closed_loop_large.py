@@ -17,7 +17,6 @@ from __future__ import annotations
 import vlapack  # noqa: F401  before torch, whose waiting threads then leave their cores to the simulators
 
 # isort: split
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -263,10 +262,7 @@ def bits(recipe: Recipe) -> str:
 
 def write_tables() -> None:
     """Write the result's table into the docs."""
-    if RESULT.is_file():
-        write_between(DOCS, MARKER, table(json.loads(RESULT.read_text(encoding="utf-8"))))
-    else:
-        write_between(DOCS, MARKER, short_tables.MISSING)
+    write_between(DOCS, MARKER, short_tables.of_result(RESULT.name, table))
 
 
 def table(document: Mapping[str, Any]) -> str:

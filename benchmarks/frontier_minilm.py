@@ -35,7 +35,7 @@ from vlapack.tune.picture import Dot, plot
 from vlapack.tune.results import Kind
 
 RESULT = ROOT / "benchmarks" / "results" / "frontier_minilm.json"
-DOCS = ROOT / "benchmarks" / "results" / "README.md"
+DOCS = RESULT.with_name("README.md")
 PICTURE = ROOT / "docs" / "pictures" / "frontier-minilm.svg"
 KEPT = ROOT / "outputs" / "frontier_minilm.jsonl"
 PLAIN = Choice(4)

@@ -85,8 +85,9 @@ def measure(target: PolicyMixes | ModuleMixes, only: re.Pattern[str], seeds: int
             target.recipe = recipe if way.steps is None else replace(recipe, calib_steps=way.steps)
             if name.startswith("rtn"):
                 target.recipe = replace(recipe, rotation="none", permute=False, rounding="rtn", clip="absmax")
-            target.forget()
-            if way.prepare is not None:
+            if way.prepare is None:
+                target.forget()
+            else:
                 assert isinstance(target, PolicyMixes)
                 target.forget(way.prepare(target, seed))
             with by(way):

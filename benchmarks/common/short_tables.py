@@ -17,15 +17,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "pictures" / "frontier-tiny-libero.svg"
 DOCS = ROOT / "docs" / "fidelity.md"
 MISSING = "Not measured yet."
+POLICY = "tiny-libero"
 NETWORKS = {
-    "tiny-libero": "deviation of chunks",
-    "tiny-libero-1": "deviation of chunks",
+    POLICY: "deviation of chunks",
     "language": "KL of the next byte",
     "minilm": "1 − cosine",
 }
 """Targets of presets.json, and the errors that are given for them."""
-POLICIES = ("tiny-libero", "tiny-libero-1")
-"""The shipped policy, and the one that stands in for it until it is measured."""
 BY_NAMES = ("llm k, v and first layer", "first layer and k, v")
 """The mix that helps on every network, as π0's layers are called and as others are."""
 EIGHT = [[".", 8]]
@@ -36,21 +34,24 @@ Rows = Sequence[Mapping[str, Any]]
 def write_tables() -> None:
     """Write all of them into the docs."""
     measured = read_rows(RESULTS / "presets.json")
-    policy = next((name for name in POLICIES if of_target(measured, name)), POLICIES[0])
-    networks = [name for name in NETWORKS if name == policy or name not in POLICIES]
     write_between(DOCS, "frontier", of_result("frontier-tiny-libero.json", frontier))
     write_between(DOCS, "max error", of_result("max_error.json", kept))
-    write_between(DOCS, "bits", bits([row for name in networks for row in of_target(measured, name)]))
-    file = RESULTS / "closed_loop_large.json"
-    played = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    claims = read_rows(RESULTS / "claims.json")
-    write_between(DOCS, "beside the others", beside(claims, policy, of_target(measured, policy), played))
+    write_between(DOCS, "bits", bits([row for name in NETWORKS for row in of_target(measured, name)]))
+    claims, played = read_rows(RESULTS / "claims.json"), result("closed_loop_large.json")
+    write_between(DOCS, "beside the others", beside(claims, POLICY, of_target(measured, POLICY), played))
+
+
+def result(name: str) -> Mapping[str, Any] | None:
+    """Return a result's document; None: nothing is measured yet."""
+    file = RESULTS / name
+    found: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return found
 
 
 def of_result(name: str, text: Callable[[Mapping[str, Any]], str]) -> str:
     """Return what a result's document says, or that there is none."""
-    file = RESULTS / name
-    return text(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else MISSING
+    document = result(name)
+    return MISSING if document is None else text(document)
 
 
 def of_target(rows: Rows, target: str) -> list[Mapping[str, Any]]:

@@ -48,7 +48,7 @@ def select(
     if not scoped:
         raise InputError(_unmatched_scope(linears, recipe))
     if stored is None:
-        selected = _chosen(Names(linears), scoped, linears, recipe, never_executed)
+        selected = _chosen(scoped, linears, recipe, never_executed)
     else:
         selected = _stored(scoped, stored, linears, recipe, never_executed)
     for group in groups(selected, recipe):
@@ -57,13 +57,10 @@ def select(
 
 
 def _chosen(
-    names: Names,
-    scoped: list[str],
-    linears: Mapping[str, tuple[int, int]],
-    recipe: Recipe,
-    never_executed: Collection[str],
+    scoped: list[str], linears: Mapping[str, tuple[int, int]], recipe: Recipe, never_executed: Collection[str]
 ) -> list[Selected]:
     """The layers that the recipe's patterns choose."""
+    names = Names(linears)
     chosen = _exact(scoped, recipe) if recipe.layers else [name for name in scoped if names.selects(recipe, name)]
     if not chosen:
         raise InputError(
