@@ -14,8 +14,8 @@ _VISION = "paligemma_with_expert.paligemma.model.vision_tower."
 # adaRMS (π0.5), the action and time projections of both variants, and π0's state projection.
 _SMALL_PARTS = r"(norm\.dense|(^|\.)(action_in_proj|action_out_proj|state_proj|(action_)?time_mlp_(in|out)))$"
 
-# Where 8 bits earn their bytes (docs/fidelity.md): the first layers see everything that follows go wrong, all queries
-# and the expert read the few keys and values, and nothing dampens what the expert's last layers do.
+# Where 8 bits earn their bytes (docs/fidelity.md): everything reads the first layers' errors, all queries and the
+# expert read the few keys and values, and nothing dampens the errors of the expert's last layers.
 _LLM_8 = (
     (r"language_model\.layers\.0\.", 8),
     (r"language_model\.layers\.\d+\.self_attn\.[kv]_proj$", 8),
@@ -58,7 +58,7 @@ SUMMARIES: dict[str, str] = {
     "dit-w4": "the action expert at 4 bits throughout (run_optimized_duquant.sh)",
     "llm": "the language model, the largest saving of one part; first layer, keys and values at 8 bits",
     "llm-w4": "the language model at 4 bits throughout (run_llm_w4a8.sh)",
-    "full": "vision tower, projector, language model and expert, at 8 bits what `llm` and `dit` have so",
+    "full": "vision tower, projector, language model and expert, with the 8-bit layers of `llm` and `dit`",
     "full-w4": "the same at 4 bits throughout (run_full_quantize.sh)",
     "vision": "the vision tower",
     "llm-dit": "all but the vision tower: language model, expert and the projector between",

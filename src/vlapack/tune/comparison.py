@@ -1,7 +1,7 @@
 """What assignments of bits really do to the chunks of observations kept back, and which of them is chosen.
 
 Beside the allocations stand the simpler recipes: uniform bits, and the presets by what they touch. Under a budget those
-within it that are predicted to come nearest are measured like the allocation, and whoever does best is chosen. Under a
+within it that are predicted to come nearest are measured like the allocation, and the best of all is chosen. Under a
 bound on the error the allocation alone is searched for, and two simpler recipes are run on some of the observations.
 """
 

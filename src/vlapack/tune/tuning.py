@@ -34,7 +34,7 @@ from vlapack.tune.trial import DIRECTIONS, Trial
 
 @dataclass(frozen=True)
 class Workshop:
-    """What a tuning leaves to whoever goes on with its result while its folder is held."""
+    """What the next step needs of a tuning besides its result, while the folder is held."""
 
     space: Space
     work: TuningFolder
