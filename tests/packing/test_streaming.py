@@ -80,7 +80,7 @@ def hooked(parent: Parent, observations: list[Any], dtype: torch.dtype) -> tuple
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inputs_and_actions_are_those_of_the_whole_policy(case: tuple[Parent, list[Any]], dtype: torch.dtype) -> None:
     parent, observations = case
-    with threads():  # what the last stage runs on
+    with threads(1):  # what the last stage runs on
         wanted, chunks = hooked(parent, observations, dtype)
     found: dict[str, LayerInputs] = {}
     for _, inputs in stream(parent, groups_of(parent), WIDEST, observations, dtype=dtype):

@@ -45,6 +45,10 @@ COLUMNS_OF_TRIANGLE = 1024
 """Columns of H that are computed at once, from their diagonal block down. For K = 16384 that is 53 % of the square (136
 of 256 blocks), for K = 2048 75 %; the rest is the same by symmetry and is never read."""
 
+WORTH_TWO_THREADS = 2048
+"""Inputs from which on H is factored by two threads, on machines of any size. Below it one takes at most a third longer.
+Two must wait for each other many times: where something else has the cores, 192 inputs took them 280 times as long."""
+
 
 @dataclass(frozen=True)
 class HessianFactor:
@@ -97,7 +101,7 @@ def hessian_factor(inputs: Tensor) -> HessianFactor:
             for part in _parts(channels):
                 lower[part.start :, part].addmm_(ordered[:, part.start :].T, ordered[:, part])
         lower.diagonal().add_(torch.where(alive[order], damping * mean, mean))
-        with threads():  # alone of what is done here, its last bits depend on their number
+        with threads(1 if channels < WORTH_TWO_THREADS else 2):  # alone here, its last bits depend on their number
             torch.linalg.cholesky_ex(lower, out=(lower, failed))
         if not failed:
             # Cholesky's L is U √D: its columns divided by their diagonal are U. D weighs the columns' errors, not the

@@ -1,4 +1,4 @@
-"""A fixed number of threads for computations whose last bits depend on it."""
+"""A given number of threads for computations whose last bits depend on it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
-FIXED = 2
-"""What small computations run on whatever the process has. Two, since that costs little in both directions: they are
-a small part of their work, so that many cores would hardly be felt, and one core takes turns."""
-
 
 @contextmanager
-def threads(count: int = FIXED) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """Let torch compute with this many threads in the block."""
     before = torch.get_num_threads()
     # Even for the same number: once told, MKL never takes fewer, which it may where nobody said anything.

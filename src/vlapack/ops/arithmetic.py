@@ -2,7 +2,7 @@
 
 torch splits a product or a sum among its threads, by blocks that depend on the instructions and on the CPU's caches.
 Other splits add up in another order. Measured on the first tiny-libero: one thread against two changed 58 of a pack's
-397 tensors, until packing ran what was found to depend on it on a fixed number (`methods.threads`); and it changes the
+397 tensors, until packing ran what was found to depend on it on a given number (`methods.threads`); and it changes the
 number of steps that an episode takes.
 """
 

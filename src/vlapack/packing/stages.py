@@ -143,7 +143,9 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
         behind = number_tokens(length, config.suffix_length, None, device)[:, length:]
         rope = rotary_table(behind, config.expert.head_dim, passage.x.dtype)
         past = Prefix(passage.past, rope, suffix_mask(1, length, None, config=config, device=device))
-        with threads():  # products of so few rows are split otherwise for another number
+        # Products of so few rows are split otherwise for another number. One thread never waits for another, and what
+        # two would save is little beside the prefix.
+        with threads(1):
             passage.actions = model.integrate(past, passage.state, passage.noise)
 
     heads = [name for name, _ in model.named_children() if name != "paligemma_with_expert"]
