@@ -1,11 +1,11 @@
 """How long does quantizing a full-size π0.5 take, and how much memory?
 
-    python benchmarks/quantize_full.py FOLDER [--runs weights-only,calibrated,gptq]
+    python benchmarks/quantize_full.py FOLDER [--runs weights-only,calibrated,gptq,max-error]
 
-FOLDER holds the parent, and a pack at a time: about 12 GB. A synthetic parent is written where there is none. Every run
-is the command `vlapack quantize` in a process of its own; calibration is compared with what its observations would take
-one by one in a float policy of the same dtype. The result goes into results/quantize_full-<isa>.json; runs that are not
-asked for keep their rows there.
+FOLDER holds the parent, and a pack at a time: about 12 GB, and 20 with what `--max-error` measures. A synthetic parent
+is written where there is none. Every run is the command `vlapack quantize` in a process of its own; calibration is
+compared with what its observations would take one by one in a float policy of the same dtype. The result goes into
+results/quantize_full-<isa>.json; runs that are not asked for keep their rows there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ RUNS = {
     "weights-only": ("--preset", "full", "--weights-only", "--rounding", "rtn"),
     "calibrated": ("--preset", "full", "--rounding", "rtn"),
     "gptq": ("--preset", "llm-dit", "--rounding", "gptq"),
+    "max-error": ("--max-error", "1%"),
 }
+MEASURED = "max-error"
+"""The run that chooses the bits itself; it divides its observations into those that calibrate and those kept back."""
 RESULTS = Path(__file__).parent / "results"
 CHUNKS = 3
 
@@ -45,6 +48,7 @@ def main(
     *,
     runs: str = ",".join(RUNS),
     observations: int = 32,
+    measured: int = 48,
     config: str = "pi05_libero",
     result: Path | None = None,
 ) -> None:
@@ -52,8 +56,9 @@ def main(
 
     Args:
         folder: Where there are 12 GB to spare; the parent stays in it.
-        runs: Which of weights-only, calibrated and gptq.
+        runs: Which of weights-only, calibrated, gptq and max-error.
         observations: How many calibrate.
+        measured: How many max-error takes.
         config: Of the parent.
         result: The JSON file. Default: benchmarks/results/quantize_full-<isa>.json.
     """
@@ -67,12 +72,16 @@ def main(
     rows = {row["run"]: row for row in document.get("rows", [])}
     for name in runs.split(","):
         words = RUNS[name]
-        if name != "weights-only":
+        if name == MEASURED:
+            words = (*words, "--observations", str(measured))
+        elif name != "weights-only":
             words = (*words, "--calib-steps", str(observations))
         say(f"{name}: vlapack quantize {' '.join(words)}")
         rows[name] = {"run": name, "flags": " ".join(words), **_quantize(parent, config, words, folder / "pack")}
     # Rows that are kept were calibrated by other observations, beside other work.
-    if calibrated := [rows[name] for name in runs.split(",") if rows[name]["calibration_seconds"]]:
+    if calibrated := [
+        row for name in runs.split(",") if (row := rows[name]).get("calibration_seconds") and name != MEASURED
+    ]:
         chunk, dtype = _float_chunk(parent, config)
         for row in calibrated:
             row |= {"observations": observations, "dtype": dtype, "float_chunk_seconds": chunk}
@@ -96,8 +105,9 @@ def _quantize(parent: Path, config: str, words: tuple[str, ...], pack: Path) -> 
     done = subprocess.run([sys.executable, "-c", command, *flags], check=True, stdout=subprocess.PIPE, text=True)
     shutil.rmtree(pack)
     said = json.loads(done.stdout)
-    kept = ("layers", "seconds", "calibration_seconds", "peak_rss_bytes", "bytes", "weight_error")
-    return {key: said[key] for key in kept}
+    # What a target chose has an error of actions too; its `layers` counts them by their bits.
+    kept = ("layers", "seconds", "calibration_seconds", "peak_rss_bytes", "bytes", "weight_error", "error", "target")
+    return {key: said[key] for key in kept if key in said}
 
 
 def _float_chunk(parent: Path, config: str) -> tuple[float, str]:

@@ -85,11 +85,11 @@ def measure(target: PolicyMixes | ModuleMixes, only: re.Pattern[str], seeds: int
             target.recipe = recipe if way.steps is None else replace(recipe, calib_steps=way.steps)
             if name.startswith("rtn"):
                 target.recipe = replace(recipe, rotation="none", permute=False, rounding="rtn", clip="absmax")
-            if way.prepare is None:
-                target.forget()
+            if way.prepare_for is None:
+                target.forget(way.prepare)
             else:
                 assert isinstance(target, PolicyMixes)
-                target.forget(way.prepare(target, seed))
+                target.forget(way.prepare_for(target, seed))
             with by(way):
                 found = target.measure(chosen(target.layers, [(".", way.bits)]), seed)
             done.add({"target": target.name, "way": name, "seed": seed, **found, **here, "made_of": made_of})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
-from common.preparations import Preparations
+from common.preparations import Preparations, Prepare
 from torch import nn
 
 from vlapack import Recipe
@@ -13,7 +13,7 @@ from vlapack.linear import PackedLinear
 from vlapack.plan.select import select
 from vlapack.plan.selected import Group, groups
 from vlapack.quantize.calibration import LayerInputs
-from vlapack.quantize.groups import QuantizedGroup, pack_group, read_weights
+from vlapack.quantize.groups import QuantizedGroup, pack_group, prepare, read_weights
 
 
 class InPlace:
@@ -21,14 +21,15 @@ class InPlace:
 
     Args:
         model: the float network; it stays as it is.
+        one: prepares one group; another than the library's is being tried out.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, one: Prepare = prepare) -> None:
         self._model = model
         self._linears = {
             n: (m.out_features, m.in_features) for n, m in model.named_modules() if isinstance(m, nn.Linear)
         }
-        self._prepare = Preparations()
+        self._prepare = Preparations(one)
 
     def quantized(self, recipe: Recipe, inputs: Mapping[str, LayerInputs]) -> nn.Module:
         """Return a copy of the model whose layers are packed.

@@ -202,9 +202,9 @@ class ModuleMixes:
         self._packing = InPlace(model)
         self._seeded: tuple[int, Seeded] | None = None
 
-    def forget(self) -> None:
-        """Let the layers be rounded again."""
-        self._seeded, self._packing = None, InPlace(self._model)
+    def forget(self, one: Prepare = prepare) -> None:
+        """Let the layers be rounded again, prepared by the library or by another function."""
+        self._seeded, self._packing = None, InPlace(self._model, one)
 
     def measure(self, mix: Mix, seed: int) -> dict[str, float]:
         """Return what the target says of this mix."""
