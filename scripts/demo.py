@@ -1,35 +1,47 @@
 """The whole chain on the policy that comes with the package: quantize, act, compare. Run by `make demo`.
 
-tiny-libero is packed with the presets `llm` and `full`; then the float parent and both packs play the same LIBERO
-episodes. The parent's episodes are played once and serve both comparisons. Interrupted, it goes on where it stopped.
+tiny-libero is packed with `full` and with 8 bits throughout; then the float parent and both packs play the same LIBERO
+episodes. A table says what came out, with what thousands of episodes said before and with the error of the actions,
+since a dozen episodes tell a loss of half the success from none, and no more. Interrupted, it goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tyro
+from real_size import real_size
+from rich.table import Table
 
+from vlapack import Policy
 from vlapack.commands.quantize import quantize
 from vlapack.commands.spelling import with_flags
-from vlapack.console import exit_code, say, spelled, stdout
+from vlapack.console import emit_table, exit_code, say, spelled, stdout
 from vlapack.errors import InputError
+from vlapack.evaluate.compare import compare
 from vlapack.evaluate.contender import contender
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, evaluate
 from vlapack.evaluate.summary import FAILED_VERDICTS
-from vlapack.evaluate.table import print_table, sentence
+from vlapack.evaluate.table import sentence
 from vlapack.evaluate.tasks import listed_tasks
 from vlapack.files import write_json
 from vlapack.libero.suites import simulator
+from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source
 from vlapack.ops.engine import active
+from vlapack.recipe.presets import PRESETS
+from vlapack.recipe.resolve import RecipeFlags
 
 PARENT = "tiny-libero"
-PRESETS = ("llm", "full")
+PACKS = {"full": RecipeFlags(), "w8a8": RecipeFlags(weight_bits=8)}
+"""Packs as the large run calls them, and how they differ from the preset `full`."""
+LARGE_RUN = Path(__file__).parents[1] / "benchmarks" / "results" / "closed_loop_large.json"
 
 
 def main(out: Path = Path("runs/demo"), episodes: int = 14, workers: int = 2) -> int:
@@ -42,14 +54,14 @@ def main(out: Path = Path("runs/demo"), episodes: int = 14, workers: int = 2) ->
     """
     start = time.monotonic()
     scenes = simulator()
-    for preset in PRESETS:
-        say(f"== quantizing {PARENT} with preset {preset}")
-        quantize(PARENT, preset=preset, out=out / "packs" / preset)
+    folders = {name: out / "packs" / name for name in PACKS}
+    for name, fields in PACKS.items():
+        say(f"== quantizing {PARENT}: {name}")
+        quantize(PARENT, preset="full", out=folders[name], fields=fields)
+    errors = {name: action_error(folder) for name, folder in folders.items()}
     baseline, metadata = contender("baseline", PARENT)
-    folders = {preset: str(out / "packs" / preset) for preset in PRESETS}
-    packs = [contender(preset, folder)[0] for preset, folder in folders.items()]
+    contenders = [baseline, *(contender(name, str(folder))[0] for name, folder in folders.items())]
     tasks, init_states = spread(listed_tasks(metadata), episodes)
-    contenders = [baseline, *packs]
     plan = Plan(
         tasks=tasks,
         init_states=init_states,
@@ -60,19 +72,68 @@ def main(out: Path = Path("runs/demo"), episodes: int = 14, workers: int = 2) ->
     say(f"== {len(plan.cases())} LIBERO episodes for each of {PARENT} and its packs, on the same starts and noise")
     records = evaluate(plan, contenders, out, workers=workers)
     summaries = {
-        preset: conclude(plan, records, out, names=(folders[preset], PARENT), role=preset) for preset in PRESETS
+        name: conclude(plan, records, out, names=(str(folder), PARENT), role=name) for name, folder in folders.items()
     }
     write_json(out / "summary.json", summaries)
-    rows = {f"{PARENT} {preset}": summary for preset, summary in summaries.items()}
-    print_table(f"{len(plan.cases())} paired episodes on {len(tasks)} LIBERO tasks", rows)
-    for label, summary in rows.items():
-        stdout.print(f"{label}: {spelled(sentence(summary))}", markup=False, soft_wrap=True)
+    size = real_size()
+    print_table(f"{PARENT} on {len(tasks)} LIBERO tasks, float and packed", summaries, errors)
+    for name, summary in summaries.items():
+        stdout.print(f"{name}: {spelled(sentence(summary))}", markup=False, soft_wrap=True)
+    stdout.print(size, markup=False, soft_wrap=True)
     stdout.print(
         f"{(time.monotonic() - start) / 60:.1f} minutes; videos, packs and summary.json: {out}/",
         markup=False,
         soft_wrap=True,
     )
     return int(any(summary["verdict"] in FAILED_VERDICTS for summary in summaries.values()))
+
+
+def action_error(pack: Path) -> Mapping[str, Any]:
+    """Return how far a pack's chunks are from its parent's, on the recorded observations that did not calibrate it."""
+    source = open_source(SHIPPED_OBSERVATIONS)
+    calibrated = {frame.name for frame in source.take(PRESETS["full"].calib_steps)}
+    frames = [frame for frame in source.take(len(source)) if frame.name not in calibrated]
+    found: Mapping[str, Any] = compare(
+        lambda: Policy.from_pretrained(PARENT), lambda: Policy.from_pretrained(pack), frames
+    )["deviation"]
+    return found
+
+
+def print_table(
+    title: str, summaries: Mapping[str, Mapping[str, Any]], errors: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Print success here and in the large run, the error of the actions, and the memory."""
+    before = {row["policy"]: row for row in json.loads(LARGE_RUN.read_text())["rows"]}
+    table = Table(title=title)
+    table.add_column("policy")
+    for column in ("success here", "in the large run", "action error: median", "95 %", "MB held"):
+        table.add_column(column, justify="right")
+    first = next(iter(summaries.values()))
+    played = first["baseline_success_rate"], first["baseline_ci95"]
+    table.add_row("float", _success(*played), _before(before["float"]), "", "", _megabytes(first["bytes"]["baseline"]))
+    for name, summary in summaries.items():
+        table.add_row(
+            name,
+            _success(summary["success_rate"], summary["ci95"]),
+            _before(before[name]),
+            f"{errors[name]['p50']:.1%}",
+            f"{errors[name]['p95']:.1%}",
+            _megabytes(summary["bytes"]["policy"]),
+        )
+    emit_table(table)
+
+
+def _success(rate: float | None, interval: Sequence[float]) -> str:
+    return "-" if rate is None else f"{rate:.0%} ({interval[0]:.0%} to {interval[1]:.0%})"
+
+
+def _before(row: Mapping[str, Any]) -> str:
+    low, high = row["ci95"]
+    return f"{row['success_rate']:.1%} of {row['episodes']} ({low:.1%} to {high:.1%})"
+
+
+def _megabytes(held: int | None) -> str:
+    return "-" if held is None else f"{held / 1e6:.2f}"
 
 
 def spread(listed: Mapping[str, Sequence[int]], episodes: int) -> tuple[tuple[tuple[str, int], ...], tuple[int, ...]]:
