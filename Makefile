@@ -121,11 +121,11 @@ bench: setup
 bench-gpu: $(VENV)/.installed $(if $(VLAPACK_BENCH_DRY),$(NEWEST)/.installed)
 	PYTHONPATH=benchmarks$(if $(VLAPACK_BENCH_DRY),:$(NEWEST)) $(BIN)/python -m gpu $(BENCH_GPU_ARGS)
 
-# Tables between markers come from benchmarks/results; the tests compare the other lists and figures with the code.
+# Figures come from benchmarks/results; the tests compare lists with the code.
 docs: $(VENV)/.installed
-	$(BIN)/python scripts/write_tables.py
-	$(BIN)/pytest -q tests/benchmarks/test_tables.py tests/test_repository.py tests/test_architecture.py \
-	  tests/commands/test_inspect.py
+	$(BIN)/python scripts/fill_docs.py
+	$(BIN)/pytest -q tests/benchmarks/test_tables.py tests/benchmarks/test_figures.py tests/benchmarks/test_sizes.py \
+	  tests/test_guide.py tests/test_repository.py tests/test_architecture.py tests/commands/test_inspect.py
 
 lint: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lint.sh

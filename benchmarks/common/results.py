@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vlapack.machine.cpu import describe_machine
-from vlapack.ops import engine
 
 ROOT = Path(__file__).parents[2]
 FIRST_POLICY = ROOT / "tests" / "data" / "tiny-libero-1"
@@ -43,11 +41,15 @@ class Rows:
 
 def isa() -> str:
     """Return what the active engine multiplies with, by which files are named whose figures depend on it."""
+    from vlapack.ops import engine
+
     return engine.kernels.isa() if engine.active() == "cpu" else "reference"
 
 
 def stamp() -> dict[str, Any]:
     """Return what measured, when, and which code: the fields that every result begins with."""
+    import torch  # pages are filled without it
+
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
     return {
         "machine": describe_machine(),
@@ -85,7 +87,20 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def write_between(page: Path, marker: str, text: str) -> None:
-    """Put `text` into a page between `<!-- marker -->` and `<!-- /marker -->`."""
-    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+    """Put `text` into a page wherever it has `<!-- marker -->`.
+
+    A marker at the end of its line begins a table, which ends at `<!-- /marker -->`. Any other begins a figure, which
+    ends at `<!-- / -->`.
+
+    Raises:
+        ValueError: the page has no such marker, or one that does not end.
+    """
+    begin = re.escape(f"<!-- {marker} -->")
+    table = re.compile(rf"{begin}\n.*?<!-- /{re.escape(marker)} -->", re.DOTALL)
+    figure = re.compile(rf"{begin}(?!\n).*?<!-- / -->")
+    before = page.read_text(encoding="utf-8")
+    after, tables = table.subn(lambda _: f"<!-- {marker} -->\n{text}\n<!-- /{marker} -->", before)
+    after, figures = figure.subn(lambda _: f"<!-- {marker} -->{text}<!-- / -->", after)
+    if tables + figures != before.count(f"<!-- {marker} -->") or not tables + figures:
+        raise ValueError(f"{page}: `<!-- {marker} -->` is missing, or does not end")
+    page.write_text(after, encoding="utf-8")

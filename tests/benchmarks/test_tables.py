@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from write_tables import BENCHMARKS
+from fill_docs import BENCHMARKS
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda module: module.__name__)
