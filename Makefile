@@ -2,7 +2,7 @@
 #
 #   make demo        quantize tiny-libero and watch it act next to its float parent (≤ 12 minutes on two cores)
 #   make test        the quick tests           make test-slow   the ones that take minutes
-#   make bench       the figures in the docs   make docs        write its tables again, and check the rest
+#   make bench       the figures in the docs   make docs        fill in the figures, check the rest, build site/
 #   make lint        ruff, mypy, schemas       make setup       only the environment
 #   make clean       remove the environments
 #   make test-triton the GPU kernels with the oldest Triton
@@ -52,7 +52,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(KERNELS)
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[libero,lerobot,jax,dev]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[libero,lerobot,jax,docs,dev]'
 	@touch $@
 
 # The simulator renders without a screen: try it once, instead of failing in the middle of an evaluation.
@@ -121,14 +121,18 @@ bench: setup
 bench-gpu: $(VENV)/.installed $(if $(VLAPACK_BENCH_DRY),$(NEWEST)/.installed)
 	PYTHONPATH=benchmarks$(if $(VLAPACK_BENCH_DRY),:$(NEWEST)) $(BIN)/python -m gpu $(BENCH_GPU_ARGS)
 
-# Figures come from benchmarks/results; the tests compare lists with the code.
+# Figures come from benchmarks/results; the tests compare lists with the code. VLAPACK_SOURCE=URL makes the site's links
+# to other files of the repository lead there; without it they lead to this checkout.
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/fill_docs.py
+	$(BIN)/python scripts/make_api_docs.py --check
 	$(BIN)/pytest -q tests/benchmarks/test_tables.py tests/benchmarks/test_figures.py tests/benchmarks/test_sizes.py \
-	  tests/test_guide.py tests/test_repository.py tests/test_architecture.py tests/commands/test_inspect.py
+	  tests/scripts/test_docs_site.py tests/test_guide.py tests/test_repository.py tests/test_architecture.py \
+	  tests/commands/test_inspect.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lint.sh
 
 clean:
-	rm -rf $(VENV) $(VENV312) $(TRITON) .gate
+	rm -rf $(VENV) $(VENV312) $(TRITON) .gate site
