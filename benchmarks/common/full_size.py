@@ -9,6 +9,7 @@ from typing import Any
 from common.results import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
+NOT_MEASURED = "not measured"
 MACHINES = {"25/17": "Zen 4", "25/1": "Zen 3", "6/167": "Intel Xeon with AMX"}
 """CPU family and model, as Linux reports them → what people call them."""
 ENGINES = {"avx512vnni": "AVX-512 VNNI", "avx2": "AVX2"}
@@ -120,22 +121,25 @@ def quantizing() -> str:
     runs = [{row["run"]: row for row in document["rows"]} for document in documents]
     lines = [f"| | | {_machines(documents)} |", "|---" * 4 + "|"]
     observations = [str(of_machine["gptq"]["observations"]) for of_machine in runs]
-    lines.append(f"| observations | | {' | '.join(observations)} |")
+    lines.append(f"| observations that calibrate | | {' | '.join(observations)} |")
     for run, label in (
         ("weights-only", "415 layers, `--weights-only --rounding rtn`"),
         ("calibrated", "415 layers, `--rounding rtn`"),
         ("gptq", "253 layers, GPTQ (`--preset llm-dit`)"),
+        ("max-error", "every layer measured (`--max-error 1%`)"),
     ):
-        of_machines = [of_machine[run] for of_machine in runs]
-        lines.append(_line(label, "minutes", [row["seconds"] / 60 for row in of_machines]))
-        if run != "weights-only":
-            lines.append(_line("", "of them calibrating", [row["calibration_seconds"] / 60 for row in of_machines]))
-        lines.append(_line("", "GB at most", [row["peak_rss_bytes"] / 1e9 for row in of_machines]))
+        rows = [of_machine.get(run) for of_machine in runs]
+        if any(rows):
+            lines.append(_line(label, "minutes", rows, "seconds", 60))
+            if any(row and row.get("calibration_seconds") for row in rows):
+                lines.append(_line("", "of them calibrating", rows, "calibration_seconds", 60))
+            lines.append(_line("", "GB at most", rows, "peak_rss_bytes", 1e9))
     return "\n".join(lines)
 
 
-def _line(label: str, what: str, values: Sequence[float]) -> str:
-    return f"| {label} | {what} | {' | '.join(f'{value:.1f}' for value in values)} |"
+def _line(label: str, what: str, rows: Sequence[Mapping[str, Any] | None], field: str, unit: float) -> str:
+    cells = (f"{row[field] / unit:.1f}" if row and field in row else NOT_MEASURED for row in rows)
+    return f"| {label} | {what} | {' | '.join(cells)} |"
 
 
 def tuning() -> str:

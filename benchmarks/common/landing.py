@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from common import full_size, preset_tables
-from common.full_size import MACHINES, RESULTS, read
+from common.full_size import MACHINES, NOT_MEASURED, RESULTS, read
 
-NOT_MEASURED = "not measured"
 COLUMNS = {
     "weights": "π0.5's weights in memory",
     "hardware": "runs on",
@@ -61,8 +60,17 @@ def _amx() -> str:
 
 
 def _gpu() -> str:
-    """Return that no card was measured, or where those that were stand."""
-    return "[measured](docs/gpu.md#measuring-your-card)" if any(RESULTS.glob("gpu-*.json")) else NOT_MEASURED
+    return "[measured](docs/gpu.md#measuring-your-card)" if cards() else NOT_MEASURED
+
+
+def cards() -> list[str]:
+    """Return the names of the GPUs that were measured."""
+    return [read(file.name)["card"]["name"] for file in sorted(RESULTS.glob("gpu-*.json"))]
+
+
+def on_cards() -> str:
+    """Return what is known of the GPU kernels, as the end of a sentence."""
+    return f"measured on {', '.join(found)}" if (found := cards()) else "compiled and checked, not yet run on a card"
 
 
 def _deviation() -> str:
@@ -103,5 +111,5 @@ def beside_peers() -> str:
     )
 
 
-FIGURES = {"proven": proven, "peers": beside_peers}
+FIGURES = {"proven": proven, "peers": beside_peers, "GPUs": on_cards}
 """Marker → what it shows."""
