@@ -56,8 +56,8 @@ class Report:
     calibration_seconds: float
     """The part of `seconds` in which the float network ran."""
     measured: Mapping[str, Any]
-    """`bytes` (before: the parent's file, after: the pack's tensors), `weight_error` (mean, max, worst_layer) and, if
-    attention was balanced, `balance`: the factors."""
+    """`bytes` (before: the parent's file, after: the pack's tensors), `weight_error` (mean, max, worst_layer),
+    `layer_errors` (every layer's) and, if attention was balanced, `balance`: the factors."""
     without_inputs: Sequence[str]
     """Layers packed without calibration although the recipe calibrates, because inference never calls them."""
     already_there: bool
@@ -187,7 +187,12 @@ def pack_parent(
             packed = pack_layers(writer, parent, together, recipe, seen, on_layer=on_layer, ready=ready, device=device)
             _copy_rest(writer, parent, selected, recipe, device)
             calibration_seconds = packed.calibration_seconds
-            measured = {"bytes": {"before": parent.nbytes, "after": after}, "weight_error": _summary(packed.errors)}
+            measured = {
+                "bytes": {"before": parent.nbytes, "after": after},
+                "weight_error": _summary(packed.errors),
+                # Rows that a tuning reordered add up to another last digit.
+                "layer_errors": {name: float(f"{error:.5g}") for name, error in packed.errors.items()},
+            }
         if tuned is not None:
             measured = {**measured, "tuned": dict(tuned)}
         config = config_document(
