@@ -5,6 +5,7 @@
 #   make bench       the figures in the docs   make docs        fill in the figures, check the rest, build site/
 #   make lint        ruff, mypy, schemas       make setup       only the environment
 #   make clean       remove the environments
+#   make test-browser the report in headless Chromium
 #   make test-triton the GPU kernels with the oldest Triton
 #   make test-py312  the quick tests on Python 3.12 with LeRobot's distribution of LIBERO, in .venv312
 #   make gate        compile every GPU kernel for every card, without one, and read the machine code
@@ -42,7 +43,7 @@ export MUJOCO_GL ?= egl
 # Every extra is installed here: a test that lacks one fails instead of being skipped.
 export VLAPACK_REQUIRE_EXTRAS := 1
 
-.PHONY: setup demo test test-slow test-triton test-py312 fuzz fuzz-slice gate gate-slice cubins bench bench-gpu docs lint clean
+.PHONY: setup demo test test-slow test-browser test-triton test-py312 fuzz fuzz-slice gate gate-slice cubins bench bench-gpu docs lint clean
 
 setup: $(VENV)/.installed $(VENV)/.renders
 
@@ -52,7 +53,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(KERNELS)
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[libero,lerobot,jax,docs,dev]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[libero,lerobot,jax,docs,report,dev]'
 	@touch $@
 
 # The simulator renders without a screen: try it once, instead of failing in the middle of an evaluation.
@@ -66,11 +67,15 @@ demo: setup
 	$(BIN)/python scripts/demo.py
 
 test: setup $(NEWEST)/.installed
-	PYTHONPATH=$(NEWEST) $(BIN)/pytest -m 'not slow and not fuzz'
+	PYTHONPATH=$(NEWEST) $(BIN)/pytest -m 'not slow and not fuzz and not browser'
 
 # pytest says 5 if nothing was selected.
 test-slow: setup $(NEWEST)/.installed
 	PYTHONPATH=$(NEWEST) $(BIN)/pytest -m slow || [ $$? -eq 5 ]
+
+# Playwright drives the chromium of the system; a test that finds none says which package brings it.
+test-browser: $(VENV)/.installed
+	$(BIN)/pytest -m browser
 
 # The GPU kernels, interpreted, with the oldest Triton; `make test` has the newest.
 test-triton: $(VENV)/.installed $(OLDEST)/.installed
@@ -82,7 +87,7 @@ $(TRITON)/%/.installed: $(VENV)/.installed
 	@touch $@
 
 test-py312: $(VENV312)/.installed
-	LIBERO_CONFIG_PATH=$(abspath $(VENV312))/libero $(VENV312)/bin/pytest -m 'not slow' --ignore tests/ops/triton
+	LIBERO_CONFIG_PATH=$(abspath $(VENV312))/libero $(VENV312)/bin/pytest -m 'not slow and not browser' --ignore tests/ops/triton
 
 # hf-libero asks where data sets lie at its first import: here, into the environment's own configuration.
 $(VENV312)/.installed: pyproject.toml $(CONSTRAINTS312) $(KERNELS)
@@ -91,7 +96,7 @@ $(VENV312)/.installed: pyproject.toml $(CONSTRAINTS312) $(KERNELS)
 	  exit 1; }
 	$(PYTHON312) -m venv $(VENV312)
 	$(VENV312)/bin/pip install --quiet --constraint $(CONSTRAINTS312) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
-	$(VENV312)/bin/pip install --quiet --constraint $(CONSTRAINTS312) --editable '.[libero,lerobot,jax,dev]'
+	$(VENV312)/bin/pip install --quiet --constraint $(CONSTRAINTS312) --editable '.[libero,lerobot,jax,report,dev]'
 	@mkdir -p $(VENV312)/libero
 	@echo n | LIBERO_CONFIG_PATH=$(abspath $(VENV312))/libero $(VENV312)/bin/python -c 'import libero.libero' >/dev/null
 	@touch $@

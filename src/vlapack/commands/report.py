@@ -1,0 +1,85 @@
+"""`vlapack report`: one HTML page that answers whether a pack may be shipped, from what the other commands wrote."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from vlapack.commands.eval import eval as eval_command
+from vlapack.commands.shared_flags import CheckpointFlags, Flat
+from vlapack.commands.spelling import flags_of
+from vlapack.console import emit_json, say, spelled, stdout
+from vlapack.errors import InputError
+
+MOST_VIDEO_MB = 2000
+
+
+def report(
+    inputs: tyro.conf.Positional[tuple[str, ...]],
+    *,
+    out: Path,
+    data: Path | None = None,
+    video_mb: float = 25.0,
+    json: bool = False,
+    flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
+) -> int:
+    """Write one self-contained HTML page that answers "may I ship this pack?".
+
+    The page opens from disk and loads nothing. INPUTS are recognized by what they are, in any order: folders that
+    `vlapack eval` wrote (also while it still writes), packs, their float parent, and what `vlapack compare --json`,
+    `bench --json` and `inspect --json` wrote. What is missing is named on the page, with the command that provides it.
+
+        vlapack report outputs/eval/full --out report.html
+        vlapack report outputs/eval/full packs/tiny-full tiny-libero compare.json bench.json --out report.html
+
+    Args:
+        inputs: Runs, packs, their float parent, JSON documents.
+        out: The file to write; an older one is replaced.
+        data: Recorded observations (as --calib of `quantize`). The pack acts on two of them, to show its outliers.
+        video_mb: How many megabytes of the page may be videos, the worst disagreements first; the other videos are
+            links. 0 leaves all of them out.
+        json: Write the answers as one JSON document to stdout instead of text.
+        flags: What the parent's folder does not say.
+    """
+    if not inputs:
+        raise InputError("nothing to report on: give a folder that `vlapack eval` wrote")
+    if not 0 <= video_mb <= MOST_VIDEO_MB:
+        raise InputError(f"--video-mb {video_mb:g}: give 0 to {MOST_VIDEO_MB}; browsers refuse larger pages")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; give the file to write, such as {out / 'report.html'}")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
+
+    from vlapack.report.report import write_report
+
+    words = ["vlapack", "report", *inputs, "--out", str(out)]
+    words += [] if data is None else ["--data", str(data)]
+    headlines = write_report(
+        inputs,
+        out,
+        data=data,
+        video_bytes=round(1e6 * video_mb),
+        command=shlex.join(words),
+        options=flags.checkpoint_options(),
+        shell_line=_eval_line,
+    )
+    if json:
+        answers = [{"policy": line.policy, "baseline": line.baseline, **vars(line.answer)} for line in headlines]
+        emit_json({"page": str(out), "bytes": out.stat().st_size, "answers": answers})
+        return 0
+    for line in headlines:
+        text = f"{line.policy}: {line.answer.short}. {line.answer.reason}"
+        stdout.print(spelled(text), markup=False, soft_wrap=True)
+    say(f"{out.stat().st_size / 1e6:.1f} MB")
+    stdout.print(str(out), markup=False, soft_wrap=True)
+    return 0
+
+
+def _eval_line(policy: str, settings: Mapping[str, Any]) -> str:
+    """Return the `vlapack eval` that plays the same episodes."""
+    flags = flags_of(eval_command)
+    return " ".join(["vlapack eval", shlex.quote(policy), *(flags[name](repr(settings[name])) for name in settings)])

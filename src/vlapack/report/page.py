@@ -1,0 +1,93 @@
+"""The page itself: jinja2 escapes whatever came from a file, and a policy in the page forbids everything from outside.
+
+The browser is told to run the one script that is written into the page, known by its hash, and to load nothing from any
+network. So a page is safe to open and to pass on, whatever a task or a folder is called.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlapack import __version__
+from vlapack.errors import InputError, install
+from vlapack.evaluate.worker import CONTROL_HZ
+from vlapack.report.episodes import OUTCOMES, Episodes, Shown
+from vlapack.report.provenance import Facts
+from vlapack.report.sections import Section
+from vlapack.report.verdict import Answer
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The answer for one policy."""
+
+    policy: str
+    baseline: str | None
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that is on the page, in its order."""
+
+    headlines: Sequence[Headline]
+    sections: Sequence[Section]
+    episodes: Episodes
+    facts: Sequence[Facts]
+    command: str
+
+
+def render(page: Page) -> str:
+    """Return the HTML.
+
+    Raises:
+        InputError: jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+    except ModuleNotFoundError:
+        raise InputError(f"a report needs matplotlib and jinja2: {install('report')}") from None
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    shown = {row.id: row for row in (*page.episodes.worst, *page.episodes.rows)}
+    html: str = environment.get_template("page.html").render(
+        page=page,
+        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=digest,
+        svg=Markup,  # of our own charts, whose text matplotlib escapes
+        videos={name: _clips(row) for name, row in shown.items() if row.inside},
+        outcomes={
+            name: text for name, text in OUTCOMES.items() if any(_outcome(row) == name for row in shown.values())
+        },
+        several=len(page.headlines) > 1,
+        steps_per_second=CONTROL_HZ,  # videos run in real time
+        version=__version__,
+        written=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+    )
+    return html
+
+
+def _clips(row: Shown) -> Mapping[str, Any]:
+    clips = {"floating": row.watched.floating, "packed": row.watched.packed}
+    return {who: clip.data for who, clip in clips.items() if clip is not None and clip.data is not None}
+
+
+def _outcome(row: Shown) -> str:
+    return row.watched.pair.outcome

@@ -1,0 +1,53 @@
+"""What a section of the page is made of.
+
+A section whose data is missing says in one line which command provides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vlapack.report.figure import Drawing
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers as text; the first cell of a row names it."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One chart of a section.
+
+    Attributes:
+        heading: what it is about, where a section has several; empty: nothing.
+        says: what the chart shows, in a sentence or two; read aloud in its place.
+    """
+
+    heading: str
+    says: str
+    drawing: Drawing | None = None
+    table: Table | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it.
+
+    Attributes:
+        missing: the sentence in the place of data that was not given.
+    """
+
+    id: str
+    title: str
+    blocks: Sequence[Block] = field(default_factory=tuple)
+    missing: str | None = None
+
+    @classmethod
+    def of(cls, name: str, title: str, blocks: Sequence[Block], missing: str) -> Section:
+        """Make a section of the blocks that there are; of none, `missing` takes their place."""
+        return cls(name, title, tuple(blocks), None if blocks else f"{missing[0].upper()}{missing[1:]}.")

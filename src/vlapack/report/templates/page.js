@@ -1,0 +1,123 @@
+"use strict";
+(() => {
+  const videos = JSON.parse(document.getElementById("videos").textContent);
+  const stepsPerSecond = Number(document.body.dataset.stepsPerSecond);
+
+  // Two videos of one case, one clock: the longer one leads, and the shorter one stays at its last picture.
+  function synchronize(article) {
+    const play = article.querySelector(".play");
+    if (!play) return;
+    const screens = [...article.querySelectorAll("video")];
+    const slider = article.querySelector("input[type=range]");
+    const shown = article.querySelector("output");
+    const steps = Number(article.dataset.steps);
+    let leader = null, timer = 0;
+
+    if (article.dataset.parts !== "") {
+      const mark = article.querySelector(".mark");
+      mark.style.left = `${(100 * Number(article.dataset.parts)) / Math.max(steps, 1)}%`;
+      mark.hidden = false;
+    }
+    function tell(step) {
+      shown.textContent = `step ${Math.round(step)} of ${steps}`;
+    }
+    function load() {
+      if (leader) return Promise.resolve();
+      const loaded = screens.map((screen) => new Promise((resolve, reject) => {
+        screen.addEventListener("loadeddata", resolve, { once: true });
+        screen.addEventListener("error", reject, { once: true });
+        screen.preload = "auto";
+        screen.src = `data:video/mp4;base64,${videos[article.dataset.pair][screen.dataset.who]}`;
+      }));
+      return Promise.all(loaded).then(() => {
+        leader = screens.reduce((one, other) => (other.duration > one.duration ? other : one));
+        leader.addEventListener("ended", stop);
+      });
+    }
+    function seek(step) {
+      for (const screen of screens) screen.currentTime = Math.min(step / stepsPerSecond, screen.duration);
+      slider.value = step;
+      tell(step);
+    }
+    function follow() {
+      const step = Math.min(leader.currentTime * stepsPerSecond, steps);
+      slider.value = step;
+      tell(step);
+      for (const screen of screens) {
+        const wanted = Math.min(leader.currentTime, screen.duration);
+        if (screen !== leader && Math.abs(screen.currentTime - wanted) > 0.15) screen.currentTime = wanted;
+      }
+      timer = requestAnimationFrame(follow);
+    }
+    function stop() {
+      cancelAnimationFrame(timer);
+      for (const screen of screens) screen.pause();
+      play.textContent = "Play";
+    }
+    function start() {
+      if (leader.ended || Number(slider.value) >= steps) seek(0);
+      for (const screen of screens) if (screen.currentTime < screen.duration) screen.play();
+      play.textContent = "Pause";
+      follow();
+    }
+    const broken = () => { shown.textContent = "this browser cannot play the video"; };
+    play.addEventListener("click", () => load().then(() => (play.textContent === "Play" ? start() : stop())).catch(broken));
+    slider.addEventListener("input", () => {
+      const step = Number(slider.value);
+      load().then(() => { stop(); seek(step); }).catch(broken);
+    });
+    article.querySelector(".seek")?.addEventListener("click", () =>
+      load().then(() => { stop(); seek(Number(article.dataset.parts)); }).catch(broken));
+  }
+  document.querySelectorAll("article.pair").forEach(synchronize);
+
+  const table = document.getElementById("all");
+  if (!table) return;
+  const body = table.tBodies[0];
+  const rows = [...body.rows];
+  const outcome = document.getElementById("outcome");
+  const search = document.getElementById("search");
+  const count = document.getElementById("count");
+
+  function filter() {
+    const wanted = search.value.trim().toLowerCase();
+    let left = 0;
+    for (const row of rows) {
+      const fits = (!outcome.value || row.dataset.outcome === outcome.value)
+        && (!wanted || row.textContent.toLowerCase().includes(wanted));
+      row.hidden = !fits;
+      left += fits;
+    }
+    count.textContent = left === rows.length ? `${left} pairs` : `${left} of ${rows.length} pairs`;
+  }
+  outcome.addEventListener("change", filter);
+  search.addEventListener("input", filter);
+  document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
+
+  const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+  table.tHead.querySelectorAll("button").forEach((button) => {
+    const head = button.closest("th");
+    button.addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const order = (one, other) => value(one, head.cellIndex).localeCompare(value(other, head.cellIndex), "en", { numeric: true });
+      rows.sort((one, other) => (down ? -order(one, other) : order(one, other)));
+      body.append(...rows);
+    });
+  });
+
+  const player = document.getElementById("player");
+  body.addEventListener("click", (event) => {
+    const button = event.target.closest("button.watch");
+    if (!button) return;
+    const id = button.closest("tr").dataset.row;
+    const template = document.querySelector(`template[data-of="${id}"]`);
+    player.replaceChildren(template.content.cloneNode(true));
+    player.hidden = false;
+    synchronize(player.querySelector("article"));
+    player.scrollIntoView({ block: "nearest" });
+    player.focus({ preventScroll: true });
+    player.querySelector(".play").click();
+  });
+})();

@@ -1,0 +1,153 @@
+"""The first line of a report: may this pack be shipped, why, and what would decide it if nothing does yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vlapack.evaluate.statistics import Paired
+from vlapack.evaluate.summary import MARGIN, verdict
+from vlapack.report.runs import Comparison
+
+Tone = Literal["good", "bad", "open"]
+MOST_EPISODES = 100_000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the page says first.
+
+    Attributes:
+        tone: colors the answer, whose words say it too.
+        short: one or two words.
+        reason: one sentence.
+        details: further sentences: the interval, what would decide, the noise floor.
+    """
+
+    tone: Tone
+    short: str
+    reason: str
+    details: tuple[str, ...] = ()
+
+
+def answer(comparison: Comparison) -> Answer:
+    """Answer for one policy of a run."""
+    summary, paired = comparison.summary, comparison.paired
+    found = summary["verdict"]
+    if comparison.baseline is not None and (paired is None or paired.episodes == 0) and found != "errors":
+        state = comparison.run.state or "No case was played by both policies."
+        return Answer("open", "Not yet", "No episode has been played by both policies.", (state,))
+    details = [*_numbers(comparison)]
+    if comparison.run.state is not None:
+        details.insert(0, comparison.run.state)
+    tone: Tone = "open"
+    if found == "no_drop_measured":
+        tone, short = "good", "Yes"
+        reason = f"A loss of {100 * MARGIN:.0f} points of success or more is excluded with 95 % confidence."
+        if comparison.run.state is not None:
+            tone, short = "open", "Not yet"
+            reason = f"So far, {reason[0].lower()}{reason[1:]} But not all planned episodes have been played."
+    elif found == "drop":
+        tone, short = "bad", "No"
+        reason = "The packed policy succeeds less often than its float parent, and chance does not explain it."
+    elif found == "inconclusive":
+        short = "Not yet"
+        reason = f"Too few episodes to exclude a loss of {100 * MARGIN:.0f} points, or to show one."
+        assert paired is not None
+        details.append(_more(paired, summary["baseline_success_rate"]))
+    elif found == "baseline_failed":
+        short, reason = "Cannot say", "The float parent hardly ever succeeds, so nothing can be lost against it."
+        details.append(
+            "Check its checkpoint, its configuration and norm_stats, and that it was trained on these tasks."
+        )
+    elif found == "errors":
+        short = "Cannot say yet"
+        reason = f"In {summary['errors']} episodes the simulator failed, so they have no result."
+        details.append("The same `vlapack eval` command plays only those again.")
+    else:
+        short, reason = "Cannot say", "The policy was evaluated alone, so there is nothing to compare it with."
+        details.append("`vlapack eval PACK --baseline FLOAT` plays its float parent on the same episodes.")
+    return Answer(tone, short, reason, tuple(details))
+
+
+def without_run() -> Answer:
+    """Answer where no closed-loop run was given."""
+    return Answer(
+        "open",
+        "Cannot say",
+        "No closed-loop evaluation is among the inputs.",
+        ("`vlapack eval PACK --baseline FLOAT --out RUN` plays one; then give RUN to this command.",),
+    )
+
+
+def episodes_to_decide(paired: Paired, baseline_rate: float) -> int | None:
+    """How many pairs would earn a verdict if they went on as so far; None: more than can be played.
+
+    The counts are scaled up in proportion until the evaluation's own rule decides. Pairs count as independent, so
+    starts that are played with several noises need more.
+    """
+
+    def decided(pairs: int) -> bool:
+        return verdict(_scaled(paired, pairs), baseline_rate, errors=0) != "inconclusive"
+
+    low, high = paired.episodes, 2 * paired.episodes
+    while not decided(high):
+        low, high = high, 2 * high
+        if high > MOST_EPISODES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decided(middle) else (middle, high)
+    return high
+
+
+def _scaled(paired: Paired, pairs: int) -> Paired:
+    scale = pairs / paired.episodes
+    both, only_policy, only_baseline = (
+        round(count * scale) for count in (paired.both, paired.only_policy, paired.only_baseline)
+    )
+    return Paired(both, only_policy, only_baseline, max(pairs - both - only_policy - only_baseline, 0))
+
+
+def _more(paired: Paired, baseline_rate: float) -> str:
+    needed = episodes_to_decide(paired, baseline_rate)
+    if needed is None:
+        return "No number of episodes that can be played would decide, if they go on as so far."
+    return (
+        f"About {needed - paired.episodes} more pairs would decide, if they go on as so far ({needed} in all, from "
+        "different starts)."
+    )
+
+
+def _numbers(comparison: Comparison) -> list[str]:
+    summary, paired = comparison.summary, comparison.paired
+    lines = []
+    if paired is not None and paired.episodes:
+        low, high = paired.difference_interval()
+        lines.append(
+            f"Success {percent(summary['success_rate'])} packed, {percent(summary['baseline_success_rate'])} float: a "
+            f"difference of {points(paired.difference)} points (95 % interval {points(low)} to {points(high)}; exact "
+            f"McNemar p = {paired.p_value:.2g}; {paired.episodes} pairs)."
+        )
+    elif summary["episodes"]:
+        low, high = summary["ci95"]
+        lines.append(
+            f"Success {percent(summary['success_rate'])} (95 % interval {percent(low)} to {percent(high)}; "
+            f"{summary['episodes']} episodes)."
+        )
+    if (floor := summary["noise_floor"]) is not None:
+        lines.append(
+            f"For scale: the float policy against itself ({floor['kind']}; {floor['source']}) ends differently in "
+            f"{floor['discordant']} of {floor['episodes']} episodes."
+        )
+    return lines
+
+
+def percent(rate: float | None) -> str:
+    """Write a fraction as a percentage."""
+    return "–" if rate is None else f"{100 * rate:.1f} %"
+
+
+def points(difference: float) -> str:
+    """Write a difference of rates in points of a percentage, with its sign."""
+    return f"{100 * difference:+.1f}".replace("-", "−")

@@ -1,0 +1,161 @@
+"""Runs as `vlapack eval` leaves them, made without a simulator or a policy: every outcome is known in advance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlapack.evaluate.plan import Plan
+from vlapack.evaluate.run import conclude, video_path
+from vlapack.evaluate.store import Record
+from vlapack.evaluate.worker import write_video
+
+REPLAN = 5
+PARTING_FRAME = 3
+"""From this frame on, the packed policy's video shows something else where the outcomes differ."""
+
+FLOAT = (True, True, True, True, False, True)
+PACKED = (True, True, False, True, True, False)
+"""Outcomes of three init states of each of two tasks."""
+
+
+def write_run(
+    folder: Path,
+    *,
+    float_wins: Sequence[bool | None] | None = FLOAT,
+    packed_wins: Sequence[bool | None] = PACKED,
+    suite: str = "libero_spatial",
+    tasks: int = 2,
+    noise_seeds: int = 1,
+    name: str = "packs/tiny-full",
+    baseline: str = "tiny-libero",
+    videos: bool = False,
+    finished: int | None = None,
+) -> Path:
+    """Write a run.
+
+    Args:
+        float_wins, packed_wins: outcomes in the plan's order; None: the simulator failed. No `float_wins`: no baseline.
+        finished: how many of the packed policy's episodes were played; None: all, and the summary is there.
+    """
+    policies = {"policy": {"name": name, "weights": "a" * 64, "policy": "b" * 64}}
+    outcomes = {"policy": packed_wins}
+    if float_wins is not None:
+        policies = {"baseline": {"name": baseline, "weights": "c" * 64, "policy": "b" * 64}, **policies}
+        outcomes = {"baseline": float_wins, **outcomes}
+    states = len(packed_wins) // tasks // noise_seeds
+    plan = Plan(
+        tasks=tuple((suite, task) for task in range(tasks)),
+        init_states=tuple(range(states)),
+        policies=policies,
+        noise_seeds=noise_seeds,
+        engine="cpu",
+        simulator="fake 1",
+        arithmetic={"threads": 2, "torch": "2.9"},
+    )
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps(plan.to_dict()))
+    records: dict[str, list[Record]] = {}
+    for role, wins in outcomes.items():
+        for case, won in list(zip(plan.cases(), wins, strict=True))[: finished if role == "policy" else None]:
+            path = video_path(role, case)
+            parts = role == "policy" and float_wins is not None and won != float_wins[plan.cases().index(case)]
+            frames = 6 if won else 10
+            if videos and won is not None:
+                write_video(folder / path, pictures(frames, PARTING_FRAME if parts else None), 20 / REPLAN)
+            record = Record(
+                role=role,
+                suite=case.suite,
+                task_id=case.task_id,
+                init_state=case.init_state,
+                success=won,
+                steps=0 if won is None else frames * REPLAN,
+                infer_ms=(40.0, 42.0) if role == "policy" else (60.0, 64.0),
+                seconds=2.0,
+                held_bytes=5_000_000 if role == "policy" else 9_000_000,
+                mapped_bytes=200_000,
+                video=str(path) if videos and won is not None else None,
+                error="the physics exploded" if won is None else None,
+                noise=case.noise,
+            )
+            records.setdefault(role, []).append(record)
+    lines = [json.dumps(record.to_dict()) + "\n" for played in records.values() for record in played]
+    (folder / "episodes.jsonl").write_text("".join(lines))
+    if finished is None:
+        conclude(plan, records, folder, names=(name, baseline if float_wins is not None else None))
+    return folder
+
+
+def pictures(frames: int, parts: int | None) -> list[np.ndarray]:
+    """A bright square that moves right; from frame `parts` on it is lower."""
+    found = []
+    for number in range(frames):
+        picture = np.full((64, 128, 3), 60, dtype=np.uint8)
+        top = 8 if parts is None or number < parts else 36
+        left = 4 + 8 * number
+        picture[top : top + 20, left : left + 20] = (230, 160, 40)
+        found.append(picture)
+    return found
+
+
+def compared() -> dict[str, Any]:
+    """What `vlapack compare --json` writes."""
+    quantiles = {"p50": 0.1, "p95": 0.3, "max": 0.9}
+    dimensions = [
+        {"name": name, "scale": 0.5, "absolute": quantiles, "relative": quantiles, "spread": {**quantiles, "p95": 0.8}}
+        for name in ("x", "y", "z")
+    ]
+    still = {"name": "still", "scale": 0.0, "absolute": quantiles, "relative": None, "spread": quantiles}
+    return {
+        "policy": "packs/tiny-full",
+        "baseline": "tiny-libero",
+        "data": "observations",
+        "source": "32 observations",
+        "seed": 0,
+        "engine": "cpu",
+        "dtype": "float32",
+        "frames": 32,
+        "horizon": 10,
+        "noise_seeds": 8,
+        "dimensions": [*dimensions, still],
+        "deviation": {"p50": 0.12, "p95": 0.3, "max": 0.6},
+        "deviation_spread": {"p50": 0.48, "p95": 0.9, "max": 1.4},
+        "gripper": {"flips": 3, "actions": 320, "rate": 0.0094, "spread_rate": 0.031},
+        "worst": [{"frame": "00031", "deviation": 0.6, "spread": 0.5, "dimension": "x"}],
+        "cosine": {"mean": 0.998, "min": 0.98},
+    }
+
+
+def benched() -> dict[str, Any]:
+    """What `vlapack bench --json` writes."""
+
+    def policy(name: str, scale: float) -> Mapping[str, Any]:
+        return {
+            "name": name,
+            "ms_per_chunk": {"median": 50.0 * scale, "min": 48.0 * scale, "max": 55.0 * scale},
+            "parts": {"vision": 20.0 * scale, "prefix": 15.0 * scale, "denoise": 12.0 * scale},
+            "how": "eager",
+            "first_chunk_ms": 80.0,
+            "load_seconds": 0.3,
+            "rss_bytes": 400_000_000,
+            "peak_rss_bytes": 500_000_000,
+            "weight_bytes": round(5e6 * scale),
+            "mapped_bytes": 200_000,
+            "bytes_by_part": {"vision": round(2e6 * scale), "llm": round(2e6 * scale), "expert": round(1e6 * scale)},
+        }
+
+    return {
+        "cpu": "A CPU",
+        "isa": "avx2",
+        "engine": "cpu",
+        "threads": 2,
+        "tokens": {"cameras": 2, "prompt_tokens": 36, "prefix_tokens": 164},
+        "policy": policy("packs/tiny-full", 1.0),
+        "baseline": policy("tiny-libero", 1.6),
+        "ratio": 1.6,
+        "floor": {"ops": 1, "peak_ops_per_s": 1.0, "peak_of": "int8 products", "seconds": 0.01, "times_floor": 5.0},
+    }
