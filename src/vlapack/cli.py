@@ -21,7 +21,7 @@ COMMANDS = {
     "verify": "check every checksum and the format of a pack",
     "eval": "a policy and its float parent on the same LIBERO episodes, with intervals and a paired test",
     "compare": "a pack's actions and its float parent's on recorded observations; no simulator needed",
-    "report": "one HTML page that answers `may I ship this pack?` from what the other commands wrote",
+    "report": "one HTML page that answers: may I ship this pack? From what eval, compare and bench wrote",
     "serve": "a policy behind openpi's websocket protocol, for robots and simulators on other machines",
     "bench": "milliseconds per action chunk, part by part, and bytes in memory, against a baseline and the CPU's floor",
     "doctor": "is everything there, and if not, what to type",

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlapack.report.figure import BAD, FLOAT, GRID, HEAT, INK, MUTED, PACKED, SERIES, Drawing, Frame, drawing, short
 
-ROW_HEIGHT = 0.42
+ROW_HEIGHT = 0.48
 """Inches that a row of a chart takes, at 72 pixels an inch."""
 
 
@@ -119,7 +119,7 @@ def stacked(bars: Mapping[str, Mapping[str, float]], unit: str) -> Drawing:
             axes.barh(range(len(bars)), widths, left=left, height=0.62, color=color, label=short(part, 20))
         totals = [sum(bar.values()) for bar in bars.values()]
         for place, total in enumerate(totals):
-            axes.text(total, place, f" {number_of(total)}", va="center", fontsize=11)
+            axes.text(total + 0.008 * max(totals), place, number_of(total), va="center", fontsize=11)
         axes.set_xlim(0, max([*totals, 1e-9]) * (1.22 if frame.narrow else 1.1))
         axes.set_xlabel(unit)
         _legend(axes, columns)
@@ -216,10 +216,10 @@ def _strips(grid: Grid, paint: Any, legend: str, keys: Mapping[str, Mapping[str,
         heights = [len(rows_of(cells)) for cells in grid.values()]
         size = 0.2 if frame.narrow else 0.27
         figure.set_figheight(sum(height * size + 0.55 for height in heights) + 0.6)
+        last = max(layer for cells in grid.values() for _, layer in cells)  # one width of a layer for all parts
         panels = figure.subplots(len(grid), 1, squeeze=False, height_ratios=[height + 1 for height in heights])
         for axes, (part, cells) in zip(panels[:, 0], grid.items(), strict=True):
             names = rows_of(cells)
-            last = max((layer for _, layer in cells), default=0)
             for (projection, layer), value in cells.items():
                 place = (layer - 0.46, names.index(projection) - 0.42)
                 axes.add_patch(Rectangle(place, 0.92, 0.84, lw=0, **paint(value)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlapack.evaluate.store import Record
+from vlapack.progress import progress
 from vlapack.report.runs import Comparison
 from vlapack.report.videos import Budget, Watched
 
@@ -98,7 +99,11 @@ def episodes(comparisons: Sequence[Comparison], budget: Budget) -> Episodes:
     places = [(policy, place) for policy, pairs in enumerate(order) for place in range(len(pairs))]
     worst = [show(*place) for place in places if place[1] < WORST and disagree(*place)]
     places.sort(key=lambda place: place[1])  # every policy's worst before anybody's best
-    rows = [shown.get(place) or show(*place) for place in places[:MOST_ROWS]]
+    rows = []
+    with progress("episodes", len(places[:MOST_ROWS])) as advance:
+        for place in places[:MOST_ROWS]:
+            rows.append(shown.get(place) or show(*place))
+            advance()
     notes = []
     if len(places) > MOST_ROWS:
         notes.append(f"{len(places)} pairs were played; the table has the {MOST_ROWS} that differ most.")

@@ -20,6 +20,7 @@ def memory(
     benched: Sequence[Benched],
     packs: Sequence[PackFacts],
     parents: Mapping[str, Mapping[str, int]],
+    inspected: Sequence[Inspected] = (),
 ) -> Section:
     """Megabytes by part: in the file, and held in memory."""
     files = {f"{name}, file": parts for name, parts in parents.items()}
@@ -46,6 +47,16 @@ def memory(
     if rows := _held(comparisons):
         says = "In the run, as its policies held them:"
         blocks.append(Block("", says, None, Table(["policy", "held, MB", "mapped, MB"], rows)))
+    if inspected:
+        rows = [
+            [
+                found.target,
+                *(f"{getattr(found.bytes, name) / 1e6:,.2f}" for name in ("before", "after", "held", "mapped")),
+            ]
+            for found in inspected
+        ]
+        head = ["plan", "file before, MB", "file after, MB", "held, MB", "mapped, MB"]
+        blocks.append(Block("", "As planned, from names and shapes:", None, Table(head, rows)))
     missing = (
         "not known: give the pack and its float parent, and what `vlapack bench --policy PACK --baseline FLOAT --json` "
         "wrote"

@@ -27,7 +27,25 @@ OBSERVATIONS = 2
 """On which outliers are measured: a channel that stands out does so on every one."""
 
 
-def write_report(
+def write_report(inputs: Sequence[str], out: Path, **settings: Any) -> list[Headline]:
+    """Write the page.
+
+    Args:
+        inputs: as in `compose`, as all other settings.
+        out: the file to write; an older one is replaced.
+
+    Returns:
+        The answer for every policy.
+
+    Raises:
+        InputError: as in `compose`; an older page is left as it is.
+    """
+    page = compose(inputs, out, **settings)
+    write_atomically(out, render(page).encode(errors="backslashreplace"))
+    return list(page.headlines)
+
+
+def compose(
     inputs: Sequence[str],
     out: Path,
     *,
@@ -36,26 +54,27 @@ def write_report(
     command: str = "",
     options: Mapping[str, Any] | None = None,
     shell_line: ShellLine = python_call,
-) -> list[Headline]:
-    """Write the page.
+) -> Page:
+    """Read everything, and measure what is asked.
 
     Args:
         inputs: runs, packs, their float parents, and documents of other commands, in any order.
-        out: the file to write; an older one is replaced.
-        data: recorded observations; the first packed policy acts on two of them, to see its outliers.
+        out: where the page will be; links to videos are relative to its folder.
+        data: recorded observations; packs act on two of them, to show their outliers.
         video_bytes: how much of the page may be videos.
         command: what the user typed, for the page.
         options: what a parent's folder does not say (`checkpoints.open_with`).
         shell_line: how the page spells what plays the same episodes.
-
-    Returns:
-        The answer for every policy.
 
     Raises:
         InputError: an input is nothing that a report takes, or is damaged; or a library is missing.
     """
     require_matplotlib()
     found = gather(inputs)
+    if data is not None and not found.packs:
+        raise InputError(
+            f"`data={data}` shows the outliers of a pack, and no pack is among the inputs: give its folder"
+        )
     for run in found.runs:
         if run.state is not None:
             say(f"{run.folder}: {run.state}")
@@ -64,20 +83,14 @@ def write_report(
     comparisons = list(all_comparisons(found.runs))
     packs = [pack_facts(name) for name in found.packs]
     parents = {name: parent_files(name, options or {}) for name in found.parents}
-    if data is not None and not found.packs:
-        raise InputError(
-            f"`data={data}` shows the outliers of a pack, and no pack is among the inputs: give its folder"
-        )
     measured = {} if data is None else {name: _outliers(name, data) for name in found.packs}
     headlines = [Headline(each.name, each.baseline, answer(each)) for each in comparisons]
-    if not headlines:
-        headlines = [Headline(", ".join(found.packs) or "no policy", None, without_run())]
-    page = Page(
-        headlines=headlines,
+    return Page(
+        headlines=headlines or [Headline(", ".join(found.packs) or "no policy", None, without_run())],
         sections=[
             acting.success(comparisons),
             acting.actions(found.compared),
-            packed.memory(comparisons, found.benched, packs, parents),
+            packed.memory(comparisons, found.benched, packs, parents, found.inspected),
             acting.times(comparisons, found.benched),
             packed.errors(packs),
             packed.outlier_section(measured),
@@ -87,8 +100,6 @@ def write_report(
         facts=provenance(comparisons, packs, shell_line),
         command=command,
     )
-    write_atomically(out, render(page).encode(errors="backslashreplace"))
-    return headlines
 
 
 def _outliers(name: str, data: Path) -> list[Outliers]:

@@ -1,0 +1,39 @@
+"""Take the pictures of docs/report.md: the top of a report, and its worst disagreement, by headless Chromium.
+
+    python scripts/picture_report.py report.html
+
+Needs Debian's package `chromium`, and a report of a run with videos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+WIDTH, HEIGHT = 960, 1000
+
+
+def main() -> None:
+    """Write report-answer.png (light) and report-disagreement.png (dark)."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("report", type=Path)
+    url = parser.parse_args().report.resolve().as_uri()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        page.goto(url)
+        page.screenshot(path=PICTURES / "report-answer.png")
+        page.emulate_media(color_scheme="dark")
+        worst = page.locator("#worst article").first
+        worst.get_by_role("button", name="Go to step").click()
+        page.wait_for_timeout(500)  # until the pictures of that step are shown
+        worst.screenshot(path=PICTURES / "report-disagreement.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
