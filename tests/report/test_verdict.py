@@ -50,7 +50,7 @@ def test_a_run_without_a_pair_yet_says_so(tmp_path: Path) -> None:
 
 def test_an_undecided_run_says_how_many_more_episodes_would_decide(tmp_path: Path) -> None:
     found = answered(write_run(tmp_path / "run", float_wins=[True] * 6, packed_wins=[True] * 6))
-    assert any("more pairs would decide" in line for line in found.details)
+    assert any("more pairs would exclude a loss of 10 points" in line for line in found.details)
 
 
 @pytest.mark.parametrize("counts", [(6, 0, 0, 0), (20, 2, 3, 5), (30, 1, 3, 0), (8, 1, 2, 1)])

@@ -113,9 +113,11 @@ def _more(paired: Paired, baseline_rate: float) -> str:
     needed = episodes_to_decide(paired, baseline_rate)
     if needed is None:
         return "No number of episodes that can be played would decide, if they go on as so far."
+    shown = verdict(_scaled(paired, needed), baseline_rate, errors=0)
+    what = "show the drop" if shown == "drop" else f"exclude a loss of {100 * MARGIN:.0f} points"
     return (
-        f"About {needed - paired.episodes} more pairs would decide, if they go on as so far ({needed} in all, from "
-        "different starts)."
+        f"If the episodes go on as so far, about {needed - paired.episodes} more pairs would {what} ({needed} in all, "
+        "from different starts)."
     )
 
 
