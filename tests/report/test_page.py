@@ -17,7 +17,7 @@ from vlapack.report.report import write_report
 
 needs("matplotlib", "jinja2", remedy="pip install '.[report]'")
 
-HOSTILE = "</script><img src=x onerror=alert(1)>\"'&amp;<b>"
+HOSTILE = "`</script><img src=x onerror=alert(1)>\"'&amp;<b>"
 
 
 class Reader(HTMLParser):

@@ -52,7 +52,8 @@ def forest(rows: Sequence[ForestRow], margin: float) -> Drawing:
             ("float", FLOAT, -0.14, "o", [row.floating for row in rows]),
             ("packed", PACKED, 0.14, "s", [row.packed for row in rows]),
         ):
-            _intervals(panels[0], pick, color=color, offset=offset, marker=marker, name=name)
+            if any(pick):  # a policy alone has no float parent beside it
+                _intervals(panels[0], pick, color=color, offset=offset, marker=marker, name=name)
         panels[0].set(xlim=(-2, 102), xlabel="success, %")
         _legend(panels[0], 2)
         if not compared:
@@ -133,12 +134,13 @@ Grid = Mapping[str, Mapping[tuple[str, int], Any]]
 
 def heat(grid: Grid, legend: str) -> Drawing:
     """Draw one strip per part, projections by layers; the deeper the color, the larger the value."""
-    top = max((value for cells in grid.values() for value in cells.values()), default=0.0) or 1.0
+    values = [value for cells in grid.values() for value in cells.values()]
+    low, high = min(values), max(values)
 
     def paint(value: float) -> Mapping[str, Any]:
-        return {"facecolor": HEAT, "alpha": 0.06 + 0.94 * max(value, 0.0) / top}
+        return {"facecolor": HEAT, "alpha": 0.1 + 0.9 * (value - low) / ((high - low) or 1.0)}
 
-    return _strips(grid, paint, f"{legend}: palest 0, deepest {number_of(top)}")
+    return _strips(grid, paint, f"{legend}: palest {number_of(low)}, deepest {number_of(high)}")
 
 
 def categories(grid: Grid, names: Sequence[str]) -> Drawing:

@@ -15,6 +15,9 @@ from vlapack.plan.selected import part_of
 from vlapack.report.evidence import InspectedLayer
 
 PARTS = ("vision", "projector", "llm", "expert", "adarms", "action", "embedding")
+ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2")
+"""Of the rows of a strip: as an input goes through a layer."""
+
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 
@@ -110,7 +113,12 @@ def grid(values: Mapping[str, Any]) -> dict[str, dict[tuple[str, int], Any]]:
         number = _LAYER.search(name)
         cell = (name.rpartition(".")[2], int(number[1]) if number else 0)
         found.setdefault(part_of(name), {})[cell] = value
-    return found
+    order = {part: sorted(cells, key=lambda cell: (_place(cell[0]), cell)) for part, cells in found.items()}
+    return {part: {cell: found[part][cell] for cell in order[part]} for part in PARTS if part in found}
+
+
+def _place(projection: str) -> int:
+    return ORDER.index(projection) if projection in ORDER else len(ORDER)
 
 
 def _numbers(found: object, layers: Mapping[str, Any]) -> dict[str, float]:

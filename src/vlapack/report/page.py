@@ -63,6 +63,7 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["coded"] = _coded
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = {row.id: row for row in (*page.episodes.worst, *page.episodes.rows)}
@@ -82,6 +83,18 @@ def render(page: Page) -> str:
         written=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
     )
     return html
+
+
+def _coded(text: str) -> Any:
+    """Escape a text, and set what stands in backticks as code."""
+    from markupsafe import Markup, escape
+
+    pieces = [escape(piece) for piece in text.split("`")]
+    if len(pieces) % 2 == 0:  # one backtick without another
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(piece) if odd % 2 else piece for odd, piece in enumerate(pieces)
+    )
 
 
 def _clips(row: Shown) -> Mapping[str, Any]:
