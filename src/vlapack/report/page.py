@@ -93,7 +93,7 @@ def _coded(text: str) -> Any:
     if len(pieces) % 2 == 0:  # one backtick without another
         return escape(text)
     return Markup("").join(
-        Markup("<code>{}</code>").format(piece) if odd % 2 else piece for odd, piece in enumerate(pieces)
+        Markup("<code>{}</code>").format(piece) if place % 2 else piece for place, piece in enumerate(pieces)
     )
 
 
