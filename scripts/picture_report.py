@@ -1,4 +1,4 @@
-"""Take the pictures of docs/report.md: the top of a report, and its worst disagreement, by headless Chromium.
+"""Take the pictures of docs/report.md: the answer of a report, and its worst disagreement, by headless Chromium.
 
     python scripts/picture_report.py report.html
 
@@ -26,7 +26,9 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.goto(url)
-        page.screenshot(path=PICTURES / "report-answer.png")
+        end = page.evaluate("document.getElementById('success').getBoundingClientRect().bottom")
+        clip = {"x": 0, "y": 0, "width": WIDTH, "height": round(end)}
+        page.screenshot(path=PICTURES / "report-answer.png", clip=clip, full_page=True)
         page.emulate_media(color_scheme="dark")
         worst = page.locator("#worst article").first
         worst.get_by_role("button", name="Go to step").click()

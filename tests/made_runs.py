@@ -15,6 +15,8 @@ from vlapack.evaluate.store import Record
 from vlapack.evaluate.worker import write_video
 
 REPLAN = 5
+HOSTILE = "`</script><img src=x onerror=alert(1)>\"'&amp;<b>"
+"""A name that is none of a task, a policy or a folder, and would be markup if it were let."""
 PARTING_FRAME = 3
 """From this frame on, the packed policy's video shows something else where the outcomes differ."""
 

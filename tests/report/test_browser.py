@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from extras import needs
-from made_runs import PARTING_FRAME, REPLAN, benched, compared
+from made_runs import HOSTILE, PARTING_FRAME, REPLAN, benched, compared, write_run
 
 from vlapack.report.report import write_report
 
@@ -191,3 +191,18 @@ def test_print_shows_pictures_and_tables_and_no_buttons(page: Page) -> None:
     assert page.locator("#worst .controls").first.is_hidden()
     assert page.locator("#all").is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_names_that_would_be_markup_run_nothing(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", suite=HOSTILE, name=HOSTILE, baseline=HOSTILE)
+    write_report([str(run)], tmp_path / "report.html", command=HOSTILE)
+    page = browser.new_page()
+    happened: list[str] = []
+    page.on("dialog", lambda dialog: happened.append(dialog.message))
+    page.on("console", lambda said: happened.append(said.text))
+    page.on("pageerror", lambda error: happened.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.locator("img").count() == 0
+    assert HOSTILE in page.locator(".who").inner_text()
+    page.close()
+    assert happened == []

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 from extras import needs
-from made_runs import benched, compared, write_run
+from made_runs import HOSTILE, benched, compared, write_run
 
 from vlapack.report.report import write_report
 
 needs("matplotlib", "jinja2", remedy="pip install '.[report]'")
-
-HOSTILE = "`</script><img src=x onerror=alert(1)>\"'&amp;<b>"
 
 
 class Reader(HTMLParser):

@@ -24,7 +24,7 @@ def clip(levels: list[int]) -> np.ndarray:
 def test_the_first_visible_difference_is_where_two_videos_part() -> None:
     one, other = clip([50] * 6), clip([50] * 6)
     other[2] += 10  # what compression may do
-    other[4, :8, :8] += 90
+    other[4, :10, :10] += 90
     assert parting(one, other) == 4
 
 
@@ -119,3 +119,12 @@ def test_videos_that_were_removed_are_said(run_with_videos: Path, tmp_path: Path
     shutil.rmtree(folder / "videos")
     shown = episodes(Run.read(folder).comparisons, Budget(10**7, tmp_path / "report.html"))
     assert any("are not in its folder any more" in note for note in shown.notes)
+
+
+def test_where_no_outcome_differs_the_longest_detour_is_shown(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", float_wins=(True,) * 6, packed_wins=(True,) * 6)
+    rows = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    rows[-1]["steps"], rows[-2]["steps"] = 90, 45
+    (folder / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = episodes(Run.read(folder).comparisons, Budget(10**7, tmp_path / "report.html"))
+    assert [row.packed for row in shown.worst] == ["success after 90 steps", "success after 45 steps"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -19,7 +19,7 @@ MOST_VIDEO_MB = 2000
 
 
 def report(
-    inputs: tyro.conf.Positional[tuple[str, ...]],
+    inputs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN|PACK|FLOAT|FILE")]],
     *,
     out: Path,
     data: Path | None = None,

@@ -11,7 +11,7 @@ from vlapack.report.runs import Comparison
 from vlapack.report.videos import Budget, Watched
 
 WORST = 10
-"""Disagreements that are shown before everything else."""
+"""Disagreements that are shown before everything else: other outcomes first, then other lengths."""
 
 MOST_ROWS = 2000
 """Pairs in the table; of more, the worst."""
@@ -94,7 +94,8 @@ def episodes(comparisons: Sequence[Comparison], budget: Budget) -> Episodes:
         return shown.setdefault((policy, place), Shown(f"p{policy}-{place}", comparison.name, watched, *texts))
 
     def disagree(policy: int, place: int) -> bool:
-        return order[policy][place].outcome in ("only float", "only packed")
+        pair = order[policy][place]
+        return pair.outcome in ("only float", "only packed") or (pair.comparable and pair.steps_apart > 0)
 
     places = [(policy, place) for policy, pairs in enumerate(order) for place in range(len(pairs))]
     worst = [show(*place) for place in places if place[1] < WORST and disagree(*place)]
