@@ -33,6 +33,14 @@ def test_inputs_come_in_any_order_and_count_once(tmp_path: Path, random_checkpoi
     assert found.parents == [str(random_checkpoint), "tiny-libero"]
 
 
+def test_the_frontier_of_a_tuning_is_one_of_the_inputs() -> None:
+    measured = Path(__file__).parents[2] / "benchmarks" / "results" / "frontier-tiny-libero.json"
+    document = json.loads(measured.read_text())
+    [found] = gather([str(measured)]).frontiers
+    assert [point.held_bytes for point in found.points] == [point["held_bytes"] for point in document["points"]]
+    assert found.sensitivity == document["sensitivity"]
+
+
 @pytest.mark.parametrize("name", ["plan.json", "episodes.jsonl", "summary.json"])
 def test_a_file_of_a_run_asks_for_its_folder(tmp_path: Path, name: str) -> None:
     folder = write_run(tmp_path / "run")

@@ -30,8 +30,9 @@ def report(
     """Write one self-contained HTML page that answers "may I ship this pack?".
 
     The page opens from disk and loads nothing. INPUTS are recognized by what they are, in any order: folders that
-    `vlapack eval` wrote (also while it still writes), packs, their float parent, and what `vlapack compare --json`,
-    `bench --json` and `inspect --json` wrote. What is missing is named on the page, with the command that provides it.
+    `vlapack eval` wrote (also while it still writes), packs, their float parent, what `vlapack compare --json`,
+    `bench --json` and `inspect --json` wrote, and the frontier of a tuning (NAME.frontier.json). What is missing is
+    named on the page, with the command that provides it.
 
         vlapack report outputs/eval/full --out report.html
         vlapack report outputs/eval/full packs/tiny-full tiny-libero compare.json bench.json --out report.html

@@ -173,6 +173,59 @@ def before_and_after(before: Sequence[float], after: Sequence[float]) -> Drawing
     return drawing(draw)
 
 
+@dataclass(frozen=True)
+class Place:
+    """One dot: megabytes against an error in percent.
+
+    Attributes:
+        kind: dots of one kind have one color.
+        measured: a full dot; else a hollow one.
+        chosen: drawn larger, with its name.
+    """
+
+    name: str
+    kind: str
+    megabytes: float
+    error: float
+    measured: bool
+    chosen: bool
+
+
+def frontier(places: Sequence[Place], aim: float | None) -> Drawing:
+    """Draw what every point costs and how far it moves the actions.
+
+    Args:
+        places: the points; errors are on a logarithmic scale, so those of 0 are left out.
+        aim: the error that was asked for, in percent.
+    """
+
+    def draw(figure: Any, frame: Frame) -> None:
+        figure.set_figheight(4.0)
+        axes = figure.subplots()
+        shown = [place for place in places if place.error > 0]
+        for number, kind in enumerate(dict.fromkeys(place.kind for place in shown)):
+            for measured in (True, False):
+                group = [place for place in shown if (place.kind, place.measured) == (kind, measured)]
+                color, label = SERIES[number % len(SERIES)], kind if measured else f"{kind}, predicted"
+                at = [place.megabytes for place in group], [place.error for place in group]
+                if group:
+                    axes.plot(*at, "o", color=color, label=label, fillstyle="full" if measured else "none", ms=6)
+        for place in shown:
+            if place.chosen:
+                axes.plot(place.megabytes, place.error, "o", ms=13, fillstyle="none", color=INK)
+                axes.annotate(short(place.name, 20), (place.megabytes, place.error), (9, 6), textcoords="offset points")
+        if aim is not None:
+            axes.axhline(aim, color=BAD, lw=1, ls=(0, (4, 3)))
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: number_of(value))
+        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        axes.set(xlabel="MB held", ylabel="error of a chunk, %")
+        axes.grid()
+        _legend(axes, 2 if frame.narrow else 4)
+
+    return drawing(draw)
+
+
 def number_of(value: float) -> str:
     """Write a number with three digits that say something."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, FiniteFloat, NonNegativeInt, ValidationError
 
@@ -142,14 +142,50 @@ class Inspected(BaseModel):
     bytes: InspectedBytes
 
 
-Document = Compared | Benched | Inspected
-T = TypeVar("T", Compared, Benched, Inspected)
+class Target(BaseModel):
+    """What a tuning aimed at: `error` a fraction, or `held` or `file` bytes."""
+
+    kind: str
+    value: Amount
+
+
+class Error(BaseModel):
+    """Of a chunk, over observations that were kept back."""
+
+    median: Amount
+    p95: Amount
+
+
+class Point(BaseModel):
+    """One assignment of bits."""
+
+    name: str
+    kind: str
+    file_bytes: NonNegativeInt
+    held_bytes: NonNegativeInt
+    predicted: Amount
+    measured: Error | None
+    ms: Amount | None
+    layers: dict[str, NonNegativeInt]
+
+
+class Frontier(BaseModel):
+    """What a report reads of a tuning's `NAME.frontier.json`."""
+
+    target: Target
+    chosen: str
+    points: list[Point]
+    sensitivity: dict[str, dict[str, Amount]]
+
+
+Document = Compared | Benched | Inspected | Frontier
 KINDS: dict[type[Document], tuple[str, frozenset[str]]] = {
-    Compared: ("compare", frozenset({"dimensions", "deviation", "deviation_spread"})),
-    Benched: ("bench", frozenset({"policy", "floor", "threads"})),
-    Inspected: ("inspect", frozenset({"layers", "counts", "sources"})),
+    Compared: ("`vlapack compare --json`", frozenset({"dimensions", "deviation", "deviation_spread"})),
+    Benched: ("`vlapack bench --json`", frozenset({"policy", "floor", "threads"})),
+    Inspected: ("`vlapack inspect --json`", frozenset({"layers", "counts", "sources"})),
+    Frontier: ("`vlapack tune` (NAME.frontier.json)", frozenset({"points", "sensitivity", "chosen"})),
 }
-"""Document → the command that writes it, and the keys by which it is known."""
+"""Document → what writes it, and the keys by which it is known."""
 
 
 @dataclass
@@ -160,9 +196,22 @@ class Evidence:
     compared: list[Compared] = field(default_factory=list)
     benched: list[Benched] = field(default_factory=list)
     inspected: list[Inspected] = field(default_factory=list)
+    frontiers: list[Frontier] = field(default_factory=list)
     packs: list[str] = field(default_factory=list)
     parents: list[str] = field(default_factory=list)
     """Names of folders, to be opened as checkpoints."""
+
+    def add(self, document: Document) -> None:
+        """Put a document to its kind."""
+        match document:
+            case Compared():
+                self.compared.append(document)
+            case Benched():
+                self.benched.append(document)
+            case Inspected():
+                self.inspected.append(document)
+            case Frontier():
+                self.frontiers.append(document)
 
 
 def gather(inputs: Iterable[str]) -> Evidence:
@@ -175,9 +224,7 @@ def gather(inputs: Iterable[str]) -> Evidence:
     for name in dict.fromkeys(inputs):
         path = from_home(name)
         if is_file(path):
-            document = _document(path)
-            kept = {Compared: found.compared, Benched: found.benched, Inspected: found.inspected}[type(document)]
-            kept.append(document)  # type: ignore[attr-defined]  # the list of its own type
+            found.add(_document(path))
         elif path.is_dir() and is_run(path):
             found.runs.append(Run.read(path))
         elif path.is_dir() and _is_pack(path):
@@ -187,7 +234,7 @@ def gather(inputs: Iterable[str]) -> Evidence:
         else:
             raise InputError(
                 f"there is no {name!r}; give folders of `vlapack eval`, packs, their float parent, or what "
-                "`vlapack compare --json`, `vlapack bench --json` and `vlapack inspect --json` wrote"
+                "`vlapack compare --json`, `vlapack bench --json`, `vlapack inspect --json` and `vlapack tune` wrote"
             )
     return found
 
@@ -196,15 +243,15 @@ def _document(path: Path) -> Document:
     if path.name in (PLAN_FILE, EPISODES_FILE, SUMMARY_FILE):
         raise InputError(f"{path} is a part of a run: give its folder, {path.parent}")
     document = read_json(path)
-    for kind, (command, keys) in KINDS.items():
+    for kind, (source, keys) in KINDS.items():
         if keys <= document.keys():
             try:
                 return kind.model_validate(document)
             except ValidationError as error:
                 raise InputError(
-                    f"{path} is not what `vlapack {command} --json` writes today: {first_problem(error)}; run it again"
+                    f"{path} is not what {source} writes today: {first_problem(error)}; run it again"
                 ) from error
-    known = ", ".join(f"`vlapack {name} --json`" for name, _ in KINDS.values())
+    known = ", ".join(source for source, _ in KINDS.values())
     raise InputError(f"{path} is not of a kind that a report knows: {known}")
 
 

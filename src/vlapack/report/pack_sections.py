@@ -74,29 +74,30 @@ def _held(comparisons: Sequence[Comparison]) -> list[list[str]]:
     return list(rows.values())
 
 
-def errors(packs: Sequence[PackFacts]) -> Section:
-    """The rounding error of every layer and projection."""
-    blocks = []
+def errors(packs: Sequence[PackFacts], sensitivity: Sequence[Block] = ()) -> Section:
+    """The rounding error of every layer and projection; `sensitivity` is what that does to the actions, if known."""
+    blocks = list(sensitivity)
     for pack in packs:
         if pack.errors:
             worst = sorted(pack.errors, key=lambda name: -pack.errors[name])
             says = (
-                f"Relative rounding error of each packed weight: mean {100 * (pack.mean_error or 0):.2f} %, largest "
+                f"Relative to each weight: mean {100 * (pack.mean_error or 0):.2f} %, largest "
                 f"{100 * pack.errors[worst[0]]:.2f} % in {worst[0]}. Columns are the layers of a part."
             )
             rows = [[name, f"{100 * pack.errors[name]:.2f}", pack.bits.get(name, "–")] for name in worst]
             drawn = heat(grid({name: 100 * error for name, error in pack.errors.items()}), "relative error, %")
             blocks.append(
-                Block(_of(packs, pack), says, drawn, Table(["layer, the worst first", "error, %", "bits"], rows))
+                Block(_rounding(packs, pack), says, drawn, Table(["layer, the worst first", "error, %", "bits"], rows))
             )
         elif pack.mean_error is not None and pack.max_error is not None:
             says = (
-                f"Relative rounding error of the packed weights: mean {100 * pack.mean_error:.2f} %, largest "
+                f"Relative to each weight: mean {100 * pack.mean_error:.2f} %, largest "
                 f"{100 * pack.max_error:.2f} % ({pack.worst_layer}). This pack was made by a version that did not note "
                 "it per layer; `vlapack quantize` of this version does."
             )
-            blocks.append(Block(_of(packs, pack), says))
-    return Section.of("errors", "Where packing rounds most", blocks, "not known: give the pack")
+            blocks.append(Block(_rounding(packs, pack), says))
+    missing = "not known: give the pack, or the NAME.frontier.json of `vlapack tune`"
+    return Section.of("errors", "Layer errors, projection by projection", blocks, missing)
 
 
 def outlier_section(found: Mapping[str, Sequence[Outliers]]) -> Section:
@@ -142,5 +143,5 @@ def bits(packs: Sequence[PackFacts], inspected: Sequence[Inspected]) -> Section:
     return Section.of("bits", "Bits, layer by layer", blocks, missing)
 
 
-def _of(packs: Sequence[PackFacts], pack: PackFacts) -> str:
-    return pack.name if len(packs) > 1 else ""
+def _rounding(packs: Sequence[PackFacts], pack: PackFacts) -> str:
+    return f"Rounding error of the weights{f', {pack.name}' if len(packs) > 1 else ''}"

@@ -111,7 +111,9 @@ def grid(values: Mapping[str, Any]) -> dict[str, dict[tuple[str, int], Any]]:
     found: dict[str, dict[tuple[str, int], Any]] = {}
     for name, value in values.items():
         number = _LAYER.search(name)
-        cell = (name.rpartition(".")[2], int(number[1]) if number else 0)
+        names = name.split(".")
+        projection = names[-2] if names[-1] == "dense" else names[-1]  # a layer has one of them in each norm
+        cell = (projection, int(number[1]) if number else 0)
         found.setdefault(part_of(name), {})[cell] = value
     order = {part: sorted(cells, key=lambda cell: (_place(cell[0]), cell)) for part, cells in found.items()}
     return {part: {cell: found[part][cell] for cell in order[part]} for part in PARTS if part in found}

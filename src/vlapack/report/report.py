@@ -12,6 +12,7 @@ from vlapack.errors import InputError
 from vlapack.files import write_atomically
 from vlapack.report import acting_sections as acting
 from vlapack.report import pack_sections as packed
+from vlapack.report import tuning_sections as tuning
 from vlapack.report.episodes import episodes
 from vlapack.report.evidence import gather
 from vlapack.report.figure import require_matplotlib
@@ -92,9 +93,10 @@ def compose(
             acting.actions(found.compared),
             packed.memory(comparisons, found.benched, packs, parents, found.inspected),
             acting.times(comparisons, found.benched),
-            packed.errors(packs),
+            packed.errors(packs, tuning.sensitivity(found.frontiers)),
             packed.outlier_section(measured),
             packed.bits(packs, found.inspected),
+            tuning.better(found.frontiers),
         ],
         episodes=episodes(comparisons, Budget(video_bytes, out)),
         facts=provenance(comparisons, packs, shell_line),
