@@ -22,6 +22,7 @@ pytestmark = pytest.mark.browser
 needs("matplotlib", "jinja2", remedy="pip install '.[report]'")
 
 STEP = PARTING_FRAME * REPLAN
+FRONTIER = Path(__file__).parents[2] / "benchmarks" / "results" / "frontier-tiny-libero.json"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,8 @@ def report(tmp_path_factory: pytest.TempPathFactory, run_with_videos: Path) -> P
     (folder / "c.json").write_text(json.dumps(compared()))
     (folder / "b.json").write_text(json.dumps(benched()))
     out = folder / "report.html"
-    write_report([str(run_with_videos), str(folder / "c.json"), str(folder / "b.json")], out, command="vlapack report")
+    inputs = [run_with_videos, folder / "c.json", folder / "b.json", FRONTIER, "tiny-libero"]
+    write_report([str(name) for name in inputs], out, command="vlapack report")
     return out
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from extras import needs
+from made_runs import write_run
 from safetensors.torch import load_file
 from small import random_observations
 
@@ -63,6 +65,18 @@ def test_outliers_are_those_of_the_inputs_that_a_layer_sees(pack: Path) -> None:
     turned = transform_activation(x, step.inputs.smooth, step.inputs.permutation, step.inputs.rotation)
     torch.testing.assert_close(torch.tensor(strongest.before), x.abs().amax(0))
     torch.testing.assert_close(torch.tensor(strongest.after), turned.abs().amax(0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pack_that_was_not_played_is_named(pack: Path, tmp_path: Path) -> None:
+    needs("matplotlib", "jinja2", remedy="pip install '.[report]'")
+    out = tmp_path / "report.html"
+    other, own = write_run(tmp_path / "other"), write_run(tmp_path / "own")
+    plan = json.loads((own / "plan.json").read_text())
+    plan["policy.weights"] = vlapack.open_checkpoint(str(pack)).fingerprint
+    (own / "plan.json").write_text(json.dumps(plan))
+    for run, warned in ((other, True), (own, False)):
+        write_report([str(run), str(pack)], out)
+        assert ("was not played in these runs" in out.read_text(encoding="utf-8")) == warned
 
 
 def test_a_pack_its_parent_and_data_fill_their_sections(

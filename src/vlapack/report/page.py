@@ -43,6 +43,7 @@ class Page:
     episodes: Episodes
     facts: Sequence[Facts]
     command: str
+    warnings: Sequence[str] = ()
 
 
 def render(page: Page) -> str:

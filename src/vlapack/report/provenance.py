@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -34,6 +34,15 @@ def provenance(
 ) -> list[Facts]:
     """Describe every run and every pack; `shell_line` says how to play the same episodes."""
     return [*(_run(comparison, shell_line) for comparison in comparisons), *(_pack(pack) for pack in packs)]
+
+
+def mismatches(comparisons: Sequence[Comparison], packs: Sequence[PackFacts]) -> Iterator[str]:
+    """Name every pack that was not played, where it is known which were."""
+    identities = [comparison.run.plan.policies[comparison.role] for comparison in comparisons]
+    played = {identity["weights"] for identity in identities if "weights" in identity}
+    for pack in packs:
+        if played and pack.fingerprint not in played:
+            yield f"{pack.name} was not played in these runs (its fingerprint is {pack.fingerprint[:12]}…)."
 
 
 def _run(comparison: Comparison, shell_line: ShellLine) -> Facts:

@@ -19,7 +19,7 @@ from vlapack.report.figure import require_matplotlib
 from vlapack.report.outliers import Outliers, outliers
 from vlapack.report.packs import pack_facts, parent_files
 from vlapack.report.page import Headline, Page, render
-from vlapack.report.provenance import ShellLine, provenance, python_call
+from vlapack.report.provenance import ShellLine, mismatches, provenance, python_call
 from vlapack.report.runs import all_comparisons
 from vlapack.report.verdict import answer, without_run
 from vlapack.report.videos import Budget
@@ -83,6 +83,9 @@ def compose(
             say(f"{run.folder}: the last line of its record is not whole; that episode is left out")
     comparisons = list(all_comparisons(found.runs))
     packs = [pack_facts(name) for name in found.packs]
+    warnings = list(mismatches(comparisons, packs))
+    for warning in warnings:
+        say(warning)
     parents = {name: parent_files(name, options or {}) for name in found.parents}
     measured = {} if data is None else {name: _outliers(name, data) for name in found.packs}
     headlines = [Headline(each.name, each.baseline, answer(each)) for each in comparisons]
@@ -101,6 +104,7 @@ def compose(
         episodes=episodes(comparisons, Budget(video_bytes, out)),
         facts=provenance(comparisons, packs, shell_line),
         command=command,
+        warnings=warnings,
     )
 
 
