@@ -56,8 +56,8 @@ def test_a_document_of_another_version_names_the_command_and_the_field(tmp_path:
 
 
 def test_a_number_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path / "compare.json", {**compared(), "cosine": {"mean": float("nan"), "min": 0.0}})
-    with pytest.raises(InputError, match=r"cosine\.mean"):
+    path = saved(tmp_path / "compare.json", {**compared(), "deviation": {"p50": float("nan"), "p95": 0.0, "max": 0.0}})
+    with pytest.raises(InputError, match=r"deviation\.p50"):
         gather([path])
 
 

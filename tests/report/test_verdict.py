@@ -72,3 +72,10 @@ def test_the_episodes_needed_are_the_first_that_decide(counts: tuple[int, int, i
 def test_a_drop_of_exactly_the_margin_is_never_decided_as_none() -> None:
     paired = Paired(80, 0, 10, 10)
     assert verdict(paired, 0.9, errors=0) == "drop"
+
+
+def test_several_noises_on_one_start_are_counted_by_starts(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", float_wins=[True] * 12, packed_wins=[True, False] * 6, noise_seeds=3)
+    bound = Run.read(folder).comparisons[0].summary["paired"]["drop_upper95"]
+    wanted = f"Counted by starts, the drop is at most {100 * bound:.1f} points"
+    assert any(wanted in line for line in answered(folder).details)

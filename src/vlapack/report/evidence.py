@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, FiniteFloat, NonNegativeInt, ValidationError
 
@@ -23,11 +22,10 @@ Amount = FiniteFloat
 
 
 class Quantiles(BaseModel):
-    """Median, 95th percentile and maximum."""
+    """Median and 95th percentile."""
 
     p50: Amount
     p95: Amount
-    max: Amount
 
 
 class Dimension(BaseModel):
@@ -39,18 +37,9 @@ class Dimension(BaseModel):
     spread: Quantiles
 
 
-class Cosine(BaseModel):
-    """Of the chunks."""
-
-    mean: Amount
-    min: Amount
-
-
 class Gripper(BaseModel):
     """How often a gripper's sign is another."""
 
-    flips: NonNegativeInt
-    actions: NonNegativeInt
     rate: Amount
     spread_rate: Amount
 
@@ -62,12 +51,9 @@ class Compared(BaseModel):
     baseline: str
     data: str
     frames: NonNegativeInt
-    horizon: NonNegativeInt
-    engine: str
     dimensions: list[Dimension]
     deviation: Quantiles
     deviation_spread: Quantiles
-    cosine: Cosine
     gripper: Gripper | None
 
 
@@ -85,10 +71,6 @@ class Timed(BaseModel):
     name: str
     ms_per_chunk: Milliseconds
     parts: dict[str, Amount]
-    how: str
-    weight_bytes: NonNegativeInt
-    mapped_bytes: NonNegativeInt
-    peak_rss_bytes: NonNegativeInt | None
     bytes_by_part: dict[str, NonNegativeInt]
 
 
@@ -117,7 +99,6 @@ class InspectedLayer(BaseModel):
     """One layer in `vlapack inspect --json`."""
 
     name: str
-    part: str
     weight_bits: NonNegativeInt
     group_size: NonNegativeInt | None
     act_bits: NonNegativeInt
@@ -136,8 +117,6 @@ class Inspected(BaseModel):
     """What a report reads of `vlapack inspect --json`."""
 
     target: str
-    preset: str | None
-    recipe: dict[str, Any]
     layers: list[InspectedLayer]
     bytes: InspectedBytes
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlapack.checkpoints.base import Checkpoint
 from vlapack.linear import PackedLinear
@@ -60,15 +60,14 @@ def outliers(checkpoint: Checkpoint, observations: Sequence[Mapping[str, Any]]) 
             readers.setdefault(module.inputs, []).append(name)
     seen: dict[ActivationStep, tuple[Tensor, Tensor]] = {}
 
-    def watch(step: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(step, ActivationStep)
-        x = inputs[0].reshape(-1, inputs[0].shape[-1]).float()
+    def watch(step: ActivationStep, x: Tensor) -> None:
+        rows = x.reshape(-1, x.shape[-1]).float()
         steps = (step.smooth, step.permutation, step.rotation, step.pre_rotation)
-        found = x.abs().amax(0), library.transform_activation(x, *steps).abs().amax(0)
-        earlier = seen.get(step)
-        seen[step] = found if earlier is None else (found[0].maximum(earlier[0]), found[1].maximum(earlier[1]))
+        found = rows.abs().amax(0), library.transform_activation(rows, *steps).abs().amax(0)
+        earlier = seen.get(step, found)
+        seen[step] = found[0].maximum(earlier[0]), found[1].maximum(earlier[1])
 
-    hooks = [step.register_forward_pre_hook(watch) for step in readers]
+    hooks = [step.register_forward_pre_hook(lambda _, inputs, step=step: watch(step, inputs[0])) for step in readers]
     try:
         for observation in observations:
             policy.infer(dict(observation), generator=torch.Generator().manual_seed(0))

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlapack.checkpoints import open_checkpoint, open_with
+from vlapack.checkpoints import open_with
 from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+from vlapack.files import from_home
 from vlapack.plan.selected import part_of
 from vlapack.report.evidence import InspectedLayer
 
@@ -54,8 +55,7 @@ def pack_facts(name: str) -> PackFacts:
     Raises:
         InputError: it is damaged.
     """
-    checkpoint = open_checkpoint(name)
-    assert isinstance(checkpoint, PackedCheckpoint)
+    checkpoint = PackedCheckpoint.open(from_home(name))
     document = checkpoint.document
     error = document["measured"].get("weight_error") or {}
     return PackFacts(

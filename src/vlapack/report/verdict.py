@@ -50,10 +50,9 @@ def answer(comparison: Comparison) -> Answer:
     elif found == "drop":
         tone, short = "bad", "No"
         reason = "The packed policy succeeds less often than its float parent, and chance does not explain it."
-    elif found == "inconclusive":
+    elif found == "inconclusive" and paired is not None:
         short = "Not yet"
         reason = f"Too few episodes to exclude a loss of {100 * MARGIN:.0f} points, or to show one."
-        assert paired is not None
         details.append(_more(paired, summary["baseline_success_rate"]))
     elif found == "baseline_failed":
         short, reason = "Cannot say", "The float parent hardly ever succeeds, so nothing can be lost against it."
@@ -131,6 +130,11 @@ def _numbers(comparison: Comparison) -> list[str]:
             f"difference of {points(paired.difference)} points (95 % interval {points(low)} to {points(high)}; exact "
             f"McNemar p = {paired.p_value:.2g}; {paired.episodes} pairs)."
         )
+        if comparison.run.plan.noise_seeds > 1:
+            lines.append(
+                "Episodes of one start are not independent. Counted by starts, the drop is at most "
+                f"{100 * summary['paired']['drop_upper95']:.1f} points (one-sided 95 %)."
+            )
     elif summary["episodes"]:
         low, high = summary["ci95"]
         lines.append(
