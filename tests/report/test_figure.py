@@ -51,5 +51,13 @@ def test_categories_name_every_kind() -> None:
     assert ">W8A8<" in drawn
 
 
+def test_many_channels_stay_small_and_keep_their_outlier() -> None:
+    channels = [0.5] * 16384
+    channels[9999] = 40.0
+    drawn = before_and_after(channels, [0.5] * 16384).wide
+    assert len(drawn) < 200_000
+    assert ">40<" in drawn
+
+
 def test_a_long_name_keeps_its_end() -> None:
     assert short("a" * 100 + "layers.3.q_proj", 20) == "…" + ("a" * 100 + "layers.3.q_proj")[-19:]

@@ -10,6 +10,8 @@ from vlapack.report.figure import BAD, FLOAT, GRID, HEAT, INK, MUTED, PACKED, SE
 
 ROW_HEIGHT = 0.48
 """Inches that a row of a chart takes, at 72 pixels an inch."""
+MOST_CHANNELS = 800
+"""Places of a chart of channels; more would be finer than a screen, and make the page large."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,9 @@ def before_and_after(before: Sequence[float], after: Sequence[float]) -> Drawing
             (panels[0], before, "before", FLOAT),
             (panels[1], after, "after", PACKED),
         ):
-            axes.fill_between(range(len(values)), values, step="mid", color=color, lw=0)
+            step = -(-len(values) // MOST_CHANNELS)  # of many channels, the largest of each few: no outlier is lost
+            tops = [max(values[start : start + step]) for start in range(0, len(values), step)]
+            axes.fill_between(range(0, len(values), step), tops, step="mid", color=color, lw=0)
             axes.set_title(title, loc="left", fontsize=12)
             axes.set(xlabel="input channel", xlim=(0, max(len(values) - 1, 1)))
             axes.grid(axis="y")
