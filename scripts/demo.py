@@ -2,7 +2,8 @@
 
 tiny-libero is packed with `full` and with 8 bits throughout; then the float parent and both packs play the same LIBERO
 episodes. A table says what came out, with what thousands of episodes said before and with the error of the actions,
-since a dozen episodes tell a loss of half the success from none, and no more. Interrupted, it goes on where it stopped.
+since a dozen episodes tell a loss of half the success from none, and no more. The report shows the episodes side by
+side. Interrupted, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from rich.table import Table
 
 from vlapack import Policy
 from vlapack.commands.quantize import quantize
+from vlapack.commands.report import report
 from vlapack.commands.spelling import with_flags
-from vlapack.console import emit_table, exit_code, say, spelled, stdout
+from vlapack.console import emit_table, exit_code, say, stdout
 from vlapack.errors import InputError
 from vlapack.evaluate.compare import compare
 from vlapack.evaluate.contender import contender
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, evaluate
 from vlapack.evaluate.summary import FAILED_VERDICTS
-from vlapack.evaluate.table import sentence
 from vlapack.evaluate.tasks import listed_tasks
 from vlapack.files import write_json
 from vlapack.libero.suites import simulator
@@ -59,6 +60,9 @@ def main(out: Path = Path("runs/demo"), episodes: int = 14, workers: int = 2) ->
         say(f"== quantizing {PARENT}: {name}")
         quantize(PARENT, preset="full", out=folders[name], fields=fields)
     errors = {name: action_error(folder) for name, folder in folders.items()}
+    compared = {out / f"compare-{name}.json": found for name, found in errors.items()}
+    for path, found in compared.items():
+        write_json(path, found)
     baseline, metadata = contender("baseline", PARENT)
     contenders = [baseline, *(contender(name, str(folder))[0] for name, folder in folders.items())]
     tasks, init_states = spread(listed_tasks(metadata), episodes)
@@ -77,26 +81,20 @@ def main(out: Path = Path("runs/demo"), episodes: int = 14, workers: int = 2) ->
     write_json(out / "summary.json", summaries)
     size = real_size()
     print_table(f"{PARENT} on {len(tasks)} LIBERO tasks, float and packed", summaries, errors)
-    for name, summary in summaries.items():
-        stdout.print(f"{name}: {spelled(sentence(summary))}", markup=False, soft_wrap=True)
     stdout.print(size, markup=False, soft_wrap=True)
-    stdout.print(
-        f"{(time.monotonic() - start) / 60:.1f} minutes; videos, packs and summary.json: {out}/",
-        markup=False,
-        soft_wrap=True,
-    )
+    evidence = [out, *folders.values(), *compared]
+    report(tuple(str(path) for path in evidence), out=out / "report.html", data=SHIPPED_OBSERVATIONS)
+    say(f"{(time.monotonic() - start) / 60:.1f} minutes; packs, videos and summaries: {out}/")
     return int(any(summary["verdict"] in FAILED_VERDICTS for summary in summaries.values()))
 
 
-def action_error(pack: Path) -> Mapping[str, Any]:
-    """Return how far a pack's chunks are from its parent's, on the recorded observations that did not calibrate it."""
+def action_error(pack: Path) -> dict[str, Any]:
+    """Compare a pack's chunks with its parent's, on the recorded observations that did not calibrate it."""
     source = open_source(SHIPPED_OBSERVATIONS)
     calibrated = {frame.name for frame in source.take(PRESETS["full"].calib_steps)}
     frames = [frame for frame in source.take(len(source)) if frame.name not in calibrated]
-    found: Mapping[str, Any] = compare(
-        lambda: Policy.from_pretrained(PARENT), lambda: Policy.from_pretrained(pack), frames
-    )["deviation"]
-    return found
+    found = compare(lambda: Policy.from_pretrained(PARENT), lambda: Policy.from_pretrained(pack), frames)
+    return {"policy": str(pack), "baseline": PARENT, "data": str(SHIPPED_OBSERVATIONS), **found}
 
 
 def print_table(
@@ -116,8 +114,8 @@ def print_table(
             name,
             _success(summary["success_rate"], summary["ci95"]),
             _before(before[name]),
-            f"{errors[name]['p50']:.1%}",
-            f"{errors[name]['p95']:.1%}",
+            f"{errors[name]['deviation']['p50']:.1%}",
+            f"{errors[name]['deviation']['p95']:.1%}",
             _megabytes(summary["bytes"]["policy"]),
         )
     emit_table(table)

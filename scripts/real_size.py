@@ -32,7 +32,7 @@ def real_size(seconds: float = SECONDS) -> str:
     say(f"== π0.5 at its real size with random weights: at most {seconds:.0f} s")
     found = _bench(seconds)
     if found is None:
-        return committed(f"it was not done in {seconds:.0f} s; is something else running?")
+        return committed(f"it was not done in {seconds:.0f} s, as when something else runs")
     machine = f"{describe_machine()['cpu']}, {found['threads']} threads"
     return _sentence(f"here ({machine}; random weights)", found["policy"], found["baseline"])
 
@@ -41,7 +41,7 @@ def committed(reason: str) -> str:
     """Say what was measured on another machine, and why not here."""
     document = json.loads(COMMITTED.read_text())
     rows = {row["name"]: row for row in document["rows"]}
-    where = f"not measured here: {reason}. On {document['cpu']} with {document['threads']} threads"
+    where = f"not measured here ({reason}); on {document['cpu']} with {document['threads']} threads, 4 bits throughout"
     source = f"{COMMITTED.parent.parent.name}/results/{COMMITTED.name}"
     return f"{_sentence(where, rows['full@bfloat16'], rows['float@bfloat16'])} ({source})"
 

@@ -18,7 +18,7 @@ import real_size  # noqa: E402
 def test_a_cpu_without_bf16_gets_the_committed_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(real_size, "fast_bf16", lambda: False)
     said = real_size.real_size()
-    assert "not measured here: this CPU has no instructions for bf16" in said
+    assert "not measured here (this CPU has no instructions for bf16" in said
     assert said.endswith("(benchmarks/results/chunk-avx512vnni.json)")
 
 
