@@ -1,10 +1,13 @@
-"""The command line's promises: exit codes, one document on stdout, help without torch."""
+"""The command line's promises: exit codes, one document on stdout, help without torch, a reader that may leave."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from vlapack import cli, console
 from vlapack.errors import InputError, WorkError
@@ -69,3 +72,53 @@ def test_json_is_the_only_thing_on_stdout(capsys):
 def test_json_refuses_what_json_cannot_say():
     with pytest.raises(ValueError, match="JSON"):
         console.emit_json({"p": float("nan")})
+
+
+MANY_LINES = """
+import sys
+from vlapack.console import emit_table, emit_text, exit_code
+from rich.table import Table
+def report():
+    table = Table("n")
+    for number in range(100):
+        table.add_row(str(number))
+    {begin}
+    return 0
+sys.exit(exit_code(report))
+"""
+
+
+@pytest.mark.parametrize(
+    ("begin", "code"),
+    [
+        ("emit_table(table)", 141),
+        ("[emit_text(str(number)) for number in range(100)]", 141),
+        ("[print(number) for number in range(100)]", 141),
+        ("raise SystemExit(print('x' * 100_000))", 141),  # as tyro ends after its help
+        ("r, w = __import__('os').pipe(); __import__('os').close(r); __import__('os').write(w, b'x')", 1),  # not stdout
+    ],
+)
+def test_a_reader_that_leaves_ends_a_command_without_a_word(begin: str, code: int) -> None:
+    reader, writer = os.pipe()
+    child = [sys.executable, "-c", MANY_LINES.format(begin=begin)]
+    with subprocess.Popen(child, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writer)
+        if code == 141:
+            os.close(reader)
+        complaint = process.communicate()[1]
+    assert process.returncode == code
+    assert ("BrokenPipeError" in complaint) == (code == 1)
+    assert code == 1 or complaint == ""
+
+
+def test_messages_wrap_at_words_on_a_terminal_and_nowhere_else(monkeypatch):
+    long_path = "/" + "folder/" * 20
+    message = f"no observations are given: calibrating on those in {long_path} which come with the package and fit it"
+    for terminal in (True, False):
+        console_ = Console(file=io.StringIO(), force_terminal=terminal, width=60, color_system=None)
+        monkeypatch.setattr(console, "stderr", console_)
+        console.say(message)
+        lines = console_.file.getvalue().splitlines()
+        assert " ".join(lines) == message
+        assert long_path in lines or not terminal
+        assert len(lines) == (3 if terminal else 1)

@@ -1,10 +1,16 @@
-"""Two kinds of work that take turns: each kind's own pace, and one forecast of both."""
+"""Two kinds of work that take turns: each kind's own pace, and one forecast of both; and a bar that fits its line."""
 
 from __future__ import annotations
 
-import pytest
+import io
 
-from vlapack.progress import InterleavedProgress
+import pytest
+from rich.console import Console
+
+from vlapack import progress as progress_module
+from vlapack.progress import InterleavedProgress, duration, meter, shortened
+
+NAME = "paligemma_with_expert.paligemma.model.language_model.layers.17.mlp.down_proj"
 
 
 class Watched:
@@ -44,3 +50,41 @@ def test_what_an_earlier_run_did_counts_as_done_and_not_as_pace() -> None:
 def test_work_that_never_began_forecasts_nothing() -> None:
     watched = Watched(first=0.0, second=0.0)
     assert watched.reach(5, "first", 0.0) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("title", ["packing", "calibrating attention", "packing at 4, 8, 4g32, 4g128 bits"])
+def test_at_eighty_columns_the_bar_keeps_title_bar_percentage_and_the_end_of_a_name(
+    title: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    monkeypatch.setattr(progress_module, "stderr", terminal)
+    with meter(title) as show:
+        show(0.5, 59.0, f"{NAME} error 0.1234, mean 0.0987")
+    written = terminal.file.getvalue()  # type: ignore[attr-defined]
+    line = next(line for line in reversed(written.splitlines()) if title in line).rpartition("\r")[2]
+    assert "━━━━━" in line
+    assert " 50 %" in line
+    assert "59 s left" in line
+    assert len(line.replace("\x1b[2K", "").rstrip()) <= 80
+    if title == "packing":
+        assert line.rstrip().endswith("mlp.down_proj")
+
+
+@pytest.mark.parametrize("width", range(81))
+def test_a_note_never_takes_more_than_there_is(width: int) -> None:
+    for note in (NAME, f"8/415 {NAME}", f"{NAME} error 0.1234, mean 0.0987", "", "one two three four"):
+        assert len(shortened(note, width)) <= width
+
+
+def test_a_name_loses_its_beginning_and_the_count_stays() -> None:
+    assert shortened(f"8/415 {NAME}", 22) == "8/415 …7.mlp.down_proj"
+    assert shortened(f"{NAME} error 0.1", 40).endswith("mlp.down_proj error 0.1")
+    assert shortened(NAME, 200) == NAME
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59, "59 s"), (99, "99 s"), (100, "2 min"), (5900, "98 min"), (7300, "2 h 2 min")],
+)
+def test_a_time_is_never_zero_minutes(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

@@ -5,54 +5,38 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from vlapack import __version__
+from vlapack.commands import help as shown
+from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, say
-from vlapack.files import from_home
 
 COMMANDS = {
-    "inspect": "which layers a recipe quantizes, and the bytes before and after; loads no weights",
-    "quantize": "checkpoint + recipe + observations -> one self-contained 4-bit pack folder",
-    "tune": "the best bits per layer under an error or a budget, measured on the action chunk -> a recipe file",
+    "inspect": "which layers a recipe quantizes, and the bytes before and after",
+    "quantize": "checkpoint + recipe + observations -> a 4-bit pack",
+    "tune": "the best bits per layer for an error or a budget -> a recipe",
     "verify": "check every checksum and the format of a pack",
-    "eval": "a policy and its float parent on the same LIBERO episodes, with intervals and a paired test",
-    "compare": "a pack's actions and its float parent's on recorded observations; no simulator needed",
-    "report": "one HTML page that answers: may I ship this pack? From what eval, compare and bench wrote",
-    "serve": "a policy behind openpi's websocket protocol, for robots and simulators on other machines",
-    "bench": "milliseconds per action chunk, part by part, and bytes in memory, against a baseline and the CPU's floor",
-    "doctor": "is everything there, and if not, what to type",
+    "eval": "a policy and its float parent on the same LIBERO episodes",
+    "compare": "a pack's actions beside its float parent's, without a simulator",
+    "report": "one page that answers: may I ship this pack?",
+    "serve": "a policy behind openpi's websocket protocol",
+    "bench": "milliseconds per action chunk, part by part, and memory",
+    "doctor": "what is missing or wrong here, and what to type",
     "clean": "list or remove what interrupted runs left behind",
 }
 
-EPILOG = "Exit codes: 0 good, 1 the work failed, 2 the input cannot be used. `vlapack COMMAND --help` explains each."
+SHELLS = ("bash", "zsh", "fish")
+
+EPILOG = """`vlapack COMMAND --help` explains a command. Exit codes: 0 good, 1 the work
+failed, 2 the input cannot be used. `vlapack --print-completion bash` (or zsh,
+fish) writes the script that completes commands and flags (docs/quickstart.md)."""
 
 
 def _load(name: str) -> Callable[..., int]:
     command: Callable[..., int] = getattr(importlib.import_module(f"vlapack.commands.{name}"), name)
     return command
-
-
-def _spell(command: Callable[..., int], text: str) -> str:
-    from vlapack.commands.spelling import with_flags
-
-    return with_flags(command, text)
-
-
-def _path_from_home(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
-    """Read every path with `~` as the home folder, which shells leave as it is behind an equals sign or in quotes."""
-    if info.type is not Path:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH",
-        instance_from_str=lambda words: from_home(words[0]),
-        is_instance=lambda value: isinstance(value, Path),
-        str_from_instance=lambda value: [str(value)],
-    )
 
 
 def _usage() -> str:
@@ -63,22 +47,38 @@ def _usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; return the exit code."""
     args = sys.argv[1:] if argv is None else argv
-    if not args or args[0] in ("-h", "--help"):
+    name, *words = args or ["--help"]
+    if name not in COMMANDS:
+        return exit_code(lambda: _without_command(name, words, asked=bool(args)))
+    return exit_code(lambda: _run(name, words), lambda text: with_flags(_load(name), text))
+
+
+def _run(name: str, words: list[str]) -> int:
+    """Run a subcommand; its help begins with what its docstring says."""
+    command = _load(name)
+    if "-h" in words or "--help" in words:
+        sys.stdout.write(f"{shown.description(command)}\n\n")
+    return int(tyro.cli(command, prog=f"vlapack {name}", description="", args=words, registry=shown.registry()))
+
+
+def _without_command(word: str, words: list[str], *, asked: bool) -> int:
+    """Answer what is no subcommand."""
+    if word in ("-h", "--help"):
         sys.stdout.write(_usage())
-        return 0 if args else 2
-    if args[0] == "--version":
+        return 0 if asked else 2
+    if word == "--version":
         sys.stdout.write(f"{__version__}\n")
         return 0
-    if args[0] not in COMMANDS:
-        say(f"error: there is no command {args[0]!r}; commands: {', '.join(COMMANDS)}")
-        return 2
-    name, *words = args
-    registry = ConstructorRegistry()
-    registry.primitive_rule(_path_from_home)
-    return exit_code(
-        lambda: int(tyro.cli(_load(name), prog=f"vlapack {name}", args=words, registry=registry)),
-        lambda text: _spell(_load(name), text),
-    )
+    if word == "--print-completion":
+        if words not in [[shell] for shell in SHELLS]:
+            say(f"error: {word} takes one of {', '.join(SHELLS)}, as in `vlapack {word} bash`")
+            return 2
+        commands = {name: _load(name) for name in COMMANDS}
+        arguments = ["--tyro-print-completion", *words]
+        registry = shown.registry()
+        return int(tyro.extras.subcommand_cli_from_dict(commands, prog="vlapack", args=arguments, registry=registry))
+    say(f"error: there is no command {word!r}; commands: {', '.join(COMMANDS)}")
+    return 2
 
 
 if __name__ == "__main__":

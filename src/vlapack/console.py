@@ -1,16 +1,20 @@
 """What a command says while it works: everything to stderr, so that stdout carries only the result.
 
-On a terminal `progress` is a bar; elsewhere (CI, a log file) it is one line every ten seconds.
+On a terminal `progress` is a bar and lines wrap at words; elsewhere (CI, a log file) progress is one line every ten
+seconds, and no line is broken.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import os
+import select
 import sys
+import textwrap
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vlapack.errors import InputError, WorkError
 from vlapack.machine.encoding import is_utf8, write_any_text
@@ -23,11 +27,14 @@ if TYPE_CHECKING:
     stdout: Console
 
 OFF_TERMINAL = 400
-"""Columns that a table may take where no terminal says how many there are: more than any of ours, for none is to be
-folded there. rich would fold into 80."""
+"""Columns that a table may take where no terminal says how many there are: wide enough that nothing wraps. rich would
+fold into 80."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 """What the system says of a disk, whatever the file."""
+
+BROKEN_PIPE = 128 + 13
+"""What a shell reports of a program that SIGPIPE ended, as it ends `cat FILE | head`."""
 
 Spelling = Callable[[str], str]
 """Rewrites the settings in a text, which the library names as Python does, for the reader at hand."""
@@ -41,11 +48,20 @@ def __getattr__(name: str) -> Any:
     """
     if name not in ("stderr", "stdout"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["stderr"] = _console(stderr=True)
+    globals()["stdout"] = _console()
+    return globals()[name]
+
+
+def _console(**options: Any) -> Console:
     from rich.console import Console
 
-    globals()["stderr"] = Console(stderr=True, highlight=False, soft_wrap=True)
-    globals()["stdout"] = Console(highlight=False)
-    return globals()[name]
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave it to `exit_code`: rich would end the program with 1."""
+            raise  # noqa: PLE0704  (rich calls this while it handles the error)
+
+    return Ours(highlight=False, **options)
 
 
 def spelled(text: str) -> str:
@@ -60,11 +76,31 @@ def say(message: str) -> None:
     except ModuleNotFoundError:
         sys.stderr.write(f"{spelled(message)}\n")
     else:
-        console.print(spelled(message), markup=False)
+        _print(console, spelled(message))
+
+
+def emit_text(text: str) -> None:
+    """Write lines of the result to stdout, without markup."""
+    _print(sys.modules[__name__].stdout, text)
+
+
+def _print(console: Console, text: str) -> None:
+    """Wrap lines at words on a terminal, and nowhere else; a longer word, such as a path, stays in one piece."""
+    if console.is_terminal:
+        text = "\n".join(_wrapped(line, console.width) for line in text.split("\n"))
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _wrapped(line: str, width: int) -> str:
+    """Fold one line, and indent what follows as it is itself."""
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def exit_code(command: Callable[[], int], spelling: Spelling = str) -> int:
     """Run a command; say what the user did wrong (2) or what failed (1) in one line instead of a traceback.
+
+    A reader of stdout or stderr that goes away, such as `head`, ends the command without a word (`BROKEN_PIPE`).
 
     Args:
         command: returns the exit code if nothing goes wrong
@@ -72,6 +108,23 @@ def exit_code(command: Callable[[], int], spelling: Spelling = str) -> int:
     """
     write_any_text()
     token = _spelling.set(spelling)
+    try:
+        try:
+            return _outcome(command)
+        finally:
+            sys.stdout.flush()  # what its reader does not want is then noticed here, and not when Python ends
+    except BrokenPipeError:
+        if not (closed := [stream for stream in (sys.stdout, sys.stderr) if _reader_is_gone(stream)]):
+            raise
+        for stream in closed:  # what is still in its buffer goes nowhere, and without another error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return BROKEN_PIPE
+    finally:
+        _spelling.reset(token)
+
+
+def _outcome(command: Callable[[], int]) -> int:
+    """Run a command, and turn what users meet into a line and an exit code."""
     try:
         return command()
     except InputError as error:
@@ -89,8 +142,13 @@ def exit_code(command: Callable[[], int], spelling: Spelling = str) -> int:
     except KeyboardInterrupt:
         say("interrupted; the same command again continues where this one stopped")
         return 130
-    finally:
-        _spelling.reset(token)
+
+
+def _reader_is_gone(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads any more, such as one into `head`."""
+    poll = select.poll()
+    poll.register(stream, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def emit_json(document: Any, *, indent: int | None = 2) -> None:
@@ -106,11 +164,9 @@ def emit_json(document: Any, *, indent: int | None = 2) -> None:
 
 
 def emit_table(table: Table) -> None:
-    """Write a table to stdout, and its title above it in a line that is not folded, nor read as markup."""
-    from rich.console import Console
-
+    """Write a table to stdout, and its title above it in lines that are not read as markup."""
     terminal: Console = sys.modules[__name__].stdout
     if table.title is not None:
-        terminal.print(table.title, markup=False, soft_wrap=True)
+        _print(terminal, str(table.title))
         table.title = None
-    (terminal if terminal.is_terminal else Console(width=OFF_TERMINAL, highlight=False)).print(table)
+    (terminal if terminal.is_terminal else _console(width=OFF_TERMINAL)).print(table)

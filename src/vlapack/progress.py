@@ -1,4 +1,4 @@
-"""How far several kinds of work have come that take turns, and how long the rest will take."""
+"""Progress and time left, for interleaved work too."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from vlapack.console import say, stderr
 
 SECONDS_BETWEEN_LINES = 10.0
+WIDEST_BAR, NARROWEST_BAR = 40, 10
+BESIDE_BAR = 30
+"""Columns for percentage and times."""
+SHORTEST_NAME = 16
 
 
 class Advance(Protocol):
@@ -50,19 +57,22 @@ def meter(title: str) -> Iterator[Show]:
     """Begin a piece of work that says itself how far it is: a bar on a terminal, elsewhere lines."""
     start = last = time.monotonic()
     if stderr.is_terminal:
+        # rich takes what is missing from the columns that may wrap: here only the note.
+        free = stderr.width - len(title) - BESIDE_BAR
+        bar_width = max(NARROWEST_BAR, min(WIDEST_BAR, stderr.width // 4, free))
         columns: tuple[ProgressColumn, ...] = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width, table_column=Column(no_wrap=True)),
             TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[note]}", markup=False),
+            NoteColumn(),
         )
         with Progress(*columns, console=stderr) as bar:
             task = bar.add_task(title, total=1.0, left="", note="")
 
             def draw(part: float, left: float, note: str = "") -> None:
-                bar.update(task, completed=part, left=f"{left:.0f} s left", note=note)
+                bar.update(task, completed=part, left=f"{duration(left)} left", note=note)
 
             yield draw
         return
@@ -72,9 +82,57 @@ def meter(title: str) -> Iterator[Show]:
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES or part == 1:
             last = now
-            say(f"{title}: {part:.0%}, {now - start:.0f} s, {left:.0f} s left {note}".rstrip())
+            say(f"{title}: {part:.0%}, {duration(now - start)}, {duration(left)} left {note}".rstrip())
 
     yield write
+
+
+def duration(seconds: float) -> str:
+    """Say a time in seconds, minutes or hours, whichever two it takes."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def shortened(note: str, width: int) -> str:
+    """Return a note in at most `width` characters.
+
+    Its longest word is a layer's name, of which the end says most: it loses its beginning, and what follows it goes
+    first where little of it would be left.
+    """
+    if len(note) <= width:
+        return note
+    name = max(note.split(), key=len)
+    before, _, after = note.partition(name)
+    for kept in (after, ""):
+        room = width - len(before) - len(kept)
+        if room >= (min(len(name), SHORTEST_NAME) if kept else len("…x")):
+            return before + _end(name, room) + kept
+    return _end(note, width)
+
+
+def _end(text: str, width: int) -> str:
+    return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"[:width]
+
+
+@dataclass(frozen=True)
+class _Note:
+    text: str
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(0, len(self.text))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield shortened(self.text, options.max_width)
+
+
+class NoteColumn(ProgressColumn):
+    """What is beside the bar, in the columns that the rest leaves."""
+
+    def render(self, task: Task) -> _Note:
+        """Return the task's note."""
+        return _Note(task.fields["note"])
 
 
 @dataclass

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from vlapack.bench.floor import operations, peak
 from vlapack.bench.race import Runner
-from vlapack.console import emit_table, stdout
+from vlapack.console import emit_table, emit_text
 from vlapack.machine.cpu import describe_machine
 from vlapack.machine.gpu import CPU
 from vlapack.ops import engine
@@ -86,7 +86,7 @@ def print_document(found: Mapping[str, Any]) -> None:
         )
     emit_table(table)
     for line in _sentences(found, results):
-        stdout.print(line, markup=False, soft_wrap=True)
+        emit_text(line)
 
 
 def _sentences(found: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[str]:

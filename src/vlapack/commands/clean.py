@@ -7,7 +7,7 @@ from typing import Any
 
 import tyro
 
-from vlapack.console import emit_json, stdout
+from vlapack.console import emit_json, emit_text
 from vlapack.errors import InputError
 
 
@@ -44,9 +44,9 @@ def clean(
         emit_json({"leftovers": rows})
         return 0
     for row in rows:
-        stdout.print(f"{row['state']:8s}{row['bytes'] / 1e6:10.1f} MB  {row['path']}", markup=False, soft_wrap=True)
+        emit_text(f"{row['state']:8s}{row['bytes'] / 1e6:10.1f} MB  {row['path']}")
     if not rows:
-        stdout.print("nothing is left over")
+        emit_text("nothing is left over")
     elif not yes:
-        stdout.print("remove these with --yes, or take one up again with the command that began it")
+        emit_text("remove these with --yes, or take one up again with the command that began it")
     return 0

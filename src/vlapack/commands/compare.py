@@ -10,7 +10,7 @@ import tyro
 from rich.table import Table
 
 from vlapack.commands.shared_flags import Flat, PolicyFlags, RenameMapFlag
-from vlapack.console import emit_json, emit_table, say, stdout
+from vlapack.console import emit_json, emit_table, emit_text, say
 from vlapack.errors import InputError
 
 
@@ -89,7 +89,7 @@ def _print(found: Mapping[str, Any]) -> None:
         table.add_row(row["name"], *cells)
     emit_table(table)
     for line in _sentences(found):
-        stdout.print(line, markup=False, soft_wrap=True)
+        emit_text(line)
 
 
 def _numbers(values: Mapping[str, float] | None) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from vlapack.commands.shared_flags import CheckpointFlags, Flat
-from vlapack.console import emit_json, spelled, stdout
+from vlapack.console import emit_json, emit_text, spelled
 from vlapack.errors import InputError
 
 
@@ -45,9 +45,9 @@ def doctor(
         findings.append(finding)
         if not json:
             line = f"{'good ' if finding.ok else 'WRONG'}  {finding.name}: {finding.value}"
-            stdout.print(line, markup=False, soft_wrap=True)
+            emit_text(line)
             if finding.remedy is not None:
-                stdout.print(f"       -> {finding.remedy}", markup=False, soft_wrap=True)
+                emit_text(f"       -> {finding.remedy}")
     ok = all(finding.ok for finding in findings)
     if json:
         emit_json({"ok": ok, "findings": [finding.to_dict() for finding in findings]})
@@ -74,5 +74,5 @@ def _against(policy: str | None, python: Path, flags: CheckpointFlags, *, json: 
         lines.append(line if stage.note is None else f"{line}: {stage.note}")
     lines.append("it is your policy: no stage differs" if first is None else f"first: {first.name} -> {first.cause}")
     for line in lines:
-        stdout.print(line, markup=False, soft_wrap=True)
+        emit_text(line)
     return 0 if first is None else 1

@@ -13,8 +13,8 @@ import tyro
 from rich.table import Table
 
 from vlapack.commands.inspect_notes import bits_of, notes_on
-from vlapack.commands.shared_flags import ConfigFlag, PresetFlag, RecipeFlag
-from vlapack.console import emit_json, emit_table, spelled, stdout
+from vlapack.commands.shared_flags import ConfigFlag, Flat, PresetFlag, RecipeFlag
+from vlapack.console import emit_json, emit_table, emit_text, spelled
 from vlapack.errors import InputError
 from vlapack.files import from_home
 from vlapack.plan.selected import Selected
@@ -62,7 +62,7 @@ def inspect(
     config: ConfigFlag = None,
     layers: bool = False,
     json: bool = False,
-    fields: tyro.conf.OmitArgPrefixes[RecipeFlags] = RecipeFlags(),  # noqa: B008  (frozen)
+    fields: Flat[RecipeFlags] = RecipeFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Show which layers a recipe quantizes and what that saves, from names and shapes alone.
 
@@ -88,12 +88,12 @@ def inspect(
         emit_json(_document(target, resolved.recipe, sources, sizes, notes))
         return 0
     for line in _settings(resolved.recipe, sources):
-        stdout.print(line, markup=False, soft_wrap=True)
+        emit_text(line)
     tables = [_layers(sizes)] if layers or resolved.options.debug else []
     for table in [*tables, _parts(target, sizes)]:
         emit_table(table)
     for note in notes:
-        stdout.print(f"* {note}", markup=False, soft_wrap=True)
+        emit_text(f"* {note}")
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from vlapack.console import emit_table, say, stdout
+from vlapack.console import emit_table, emit_text, say
 from vlapack.errors import InputError
 
 if TYPE_CHECKING:
@@ -212,11 +212,9 @@ def show(tuned: Tuned, written: tuple[Path, Path]) -> None:
     emit_table(table)
     chosen = tuned.chosen
     assert chosen.measured is not None
-    stdout.print(
+    emit_text(
         f"{chosen.name}: {chosen.held / 1e6:.2f} MB held, {chosen.nbytes / 1e6:.2f} MB in the file; median error "
         f"{chosen.measured.median:.2%}, 95 % point {chosen.measured.p95:.2%} on {chosen.measured.frames} observations "
         f"kept back; {tuned.chunks['float']} float and {tuned.chunks['packed']} packed chunks",
-        markup=False,
-        soft_wrap=True,
     )
     say(f"the frontier is in {written[0]} and {written[1].name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -26,8 +26,9 @@ from vlapack.commands.shared_flags import (
     WorkDeviceFlag,
     calibration_folder,
 )
-from vlapack.console import emit_json, say, stdout
+from vlapack.console import emit_json, emit_text, say
 from vlapack.errors import InputError
+from vlapack.progress import duration
 from vlapack.recipe.recipe import Recipe
 from vlapack.recipe.resolve import RecipeFlags, resolve
 
@@ -41,18 +42,18 @@ if TYPE_CHECKING:
 def quantize(
     checkpoint: tyro.conf.Positional[str],
     *,
-    out: Path | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PACK")] = None,
     preset: PresetFlag = None,
     recipe: RecipeFlag = None,
     calib: CalibFlag = None,
     rename_map: RenameMapFlag = None,
     weights_only: bool = False,
     check: bool = False,
-    json: bool = False,
     device: WorkDeviceFlag = "cpu",
+    json: bool = False,
     wanted: Flat[MeasuringFlags] = MeasuringFlags(),  # noqa: B008  (frozen)
+    fields: Flat[RecipeFlags] = RecipeFlags(),  # noqa: B008  (frozen)
     flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
-    fields: tyro.conf.OmitArgPrefixes[RecipeFlags] = RecipeFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Quantize a policy into a pack: a folder that loads without its parent.
 
@@ -122,16 +123,14 @@ def quantize(
         say(f"by their weights alone, since they never run: {', '.join(report.without_inputs)}")
     sizes, error = report.measured["bytes"], report.measured["weight_error"]
     if report.already_there:
-        stdout.print(f"{target} is this very pack already; nothing was done", markup=False, soft_wrap=True)
-    stdout.print(
+        emit_text(f"{target} is this very pack already; nothing was done")
+    emit_text(
         f"{target}: {report.layers} layers packed, {sizes['before'] / 1e6:.2f} MB → {sizes['after'] / 1e6:.2f} MB, "
-        f"{report.seconds:.0f} s; rounding error mean {error['mean']:.3f}, largest {error['max']:.3f} "
+        f"{duration(report.seconds)}; rounding error mean {error['mean']:.3f}, largest {error['max']:.3f} "
         f"({error['worst_layer']}); fingerprint {report.fingerprint[:12]}",
-        markup=False,
-        soft_wrap=True,
     )
     if verdict is not None:
-        stdout.print(str(verdict), markup=False, soft_wrap=True)
+        emit_text(str(verdict))
     return code
 
 

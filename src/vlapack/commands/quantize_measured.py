@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from vlapack.commands.measuring import MeasuringFlags, document, observations_for, show, tuned_as_asked
 from vlapack.commands.shared_flags import CheckpointFlags, calibration_folder
-from vlapack.console import emit_json, say, stdout
+from vlapack.console import emit_json, emit_text, say
 from vlapack.errors import InputError
+from vlapack.progress import duration
 from vlapack.recipe.environment import PREFIX, options_from_environment, variables_set
 from vlapack.recipe.presets import preset as named_preset
 from vlapack.recipe.resolve import RecipeFlags
@@ -105,7 +106,7 @@ def quantize_measured(
         if json:
             emit_json({"pack": str(goal), "already_there": True, "tuned": note})
         else:
-            stdout.print(f"{goal} is this very pack already; nothing was done", markup=False, soft_wrap=True)
+            emit_text(f"{goal} is this very pack already; nothing was done")
         return 0
     reports: list[Report] = []
 
@@ -122,11 +123,9 @@ def quantize_measured(
         emit_json({**reports[0].to_dict(), **outcome})
         return 0
     show(tuned, frontier_paths(goal))
-    stdout.print(
-        f"{goal}: {reports[0].layers} layers packed, {time.monotonic() - start:.0f} s; fingerprint "
+    emit_text(
+        f"{goal}: {reports[0].layers} layers packed, {duration(time.monotonic() - start)}; fingerprint "
         f"{reports[0].fingerprint[:12]}",
-        markup=False,
-        soft_wrap=True,
     )
     return 0
 

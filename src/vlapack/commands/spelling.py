@@ -40,7 +40,7 @@ class Flag:
 
     Attributes:
         name: with its dashes
-        switch: whether it takes no value, and has an opposite with `no-` before its name
+        switch: whether it takes no value
     """
 
     name: str
@@ -51,8 +51,7 @@ class Flag:
         if value is None or (self.switch and value == "True"):
             return self.name
         if self.switch and value == "False":
-            before, dot, last = self.name.removeprefix("--").rpartition(".")
-            return f"--{before}{dot}no-{last}"
+            return f"no {self.name}"
         return f"{self.name} {_word(value)}"
 
 

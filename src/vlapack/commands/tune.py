@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -18,8 +18,9 @@ from vlapack.commands.shared_flags import (
     WorkDeviceFlag,
     calibration_folder,
 )
-from vlapack.console import emit_json, stdout
+from vlapack.console import emit_json, emit_text
 from vlapack.errors import InputError
+from vlapack.progress import duration
 from vlapack.recipe.presets import preset as named_preset
 
 if TYPE_CHECKING:
@@ -30,20 +31,20 @@ if TYPE_CHECKING:
 def tune(
     policy: tyro.conf.Positional[str],
     *,
-    out: Path,
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")],
     calib: CalibFlag = None,
     rename_map: RenameMapFlag = None,
     preset: str = "everything",
     seed: int = 0,
-    json: bool = False,
     device: WorkDeviceFlag = "cpu",
+    json: bool = False,
     wanted: Flat[MeasuringFlags] = MeasuringFlags(),  # noqa: B008  (frozen)
     flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Choose 4, 8 or 16 bits for every layer by what they do to the actions, and write the recipe.
 
     What each choice does to the final action chunk is measured for all layers at once (docs/tune.md), an exact solver
-    allocates the bits, and the result is run on observations kept back. Beside the recipe go OUT.frontier.json and a
+    allocates the bits, and the result is run on observations kept back. Beside the recipe go FILE.frontier.json and a
     picture: bytes, errors and milliseconds of allocations, presets and uniform recipes. A run that was interrupted goes
     on with the same command. `vlapack quantize` takes the same three targets and writes the pack at once.
 
@@ -96,5 +97,5 @@ def tune(
         emit_json({"recipe": str(out), "frontier": [str(path) for path in frontier_paths(out)], **outcome})
         return 0
     show(tuned, frontier_paths(out))
-    stdout.print(f"{out}: {time.monotonic() - start:.0f} s", markup=False, soft_wrap=True)
+    emit_text(f"{out}: {duration(time.monotonic() - start)}")
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from vlapack.console import emit_json, stdout
+from vlapack.console import emit_json, emit_text
 
 
 def verify(pack: tyro.conf.Positional[Path], *, json: bool = False) -> int:
@@ -38,10 +38,8 @@ def verify(pack: tyro.conf.Positional[Path], *, json: bool = False) -> int:
             }
         )
     else:
-        stdout.print(
+        emit_text(
             f"{pack}: whole; format {version}, {len(names)} tensors, {size / 1e6:.2f} MB, "
             f"fingerprint {checkpoint.fingerprint[:12]}",
-            markup=False,
-            soft_wrap=True,
         )
     return 0

@@ -24,6 +24,7 @@ from vlapack.evaluate.summary import eval_info, summarize
 from vlapack.evaluate.worker import Factory, Job, libero
 from vlapack.files import write_json
 from vlapack.ops.arithmetic import on_threads
+from vlapack.progress import duration
 
 
 def evaluate(
@@ -122,7 +123,7 @@ def _run_one(plan: Plan, contender: Contender, store: Store, *, workers: int, vi
             record = _record(contender.role, outcome, policy, store.out)
             store.append(record)
             left = (time.monotonic() - start) / number * (len(jobs) - number)
-            say(f"[{done + number}/{total}] {contender.role}: {_line(record)}; about {left / 60:.0f} min left")
+            say(f"[{done + number}/{total}] {contender.role}: {_line(record)}; about {duration(left)} left")
 
 
 def video_path(role: str, case: Case) -> Path:
