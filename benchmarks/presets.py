@@ -24,7 +24,7 @@ from common.mixing import ModuleMixes, PolicyMixes, chosen
 from common.results import ROOT, Rows, origin, read_rows, write_between, write_result
 from common.targets import targets as networks
 
-from vlapack.commands.inspect import open_network
+from vlapack.commands.inspect_network import open_network
 from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, stdout
 from vlapack.fingerprint import digest
@@ -184,7 +184,7 @@ def held(overrides: list[list[Any]]) -> int:
 
 @cache
 def _held(overrides: tuple[tuple[str, Choice], ...]) -> int:
-    return _full_size().pack(replace(preset("full"), overrides=overrides))[1].held
+    return _full_size().pack(replace(preset("full"), overrides=overrides)).held
 
 
 @cache

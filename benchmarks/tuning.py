@@ -56,7 +56,7 @@ def main(work: tyro.conf.Positional[Path], *, observations: int = 8, test: int =
     space = Space.of(parent, base)
     tuning, held_out = split(observations, test)
     simple = {name: bits for name, _, bits in simple_recipes(space)}
-    byte_counts = {name: space.pack_bytes(space.recipe(bits)) for name, bits in simple.items()}
+    byte_counts = {name: space.file_bytes(space.recipe(bits)) for name, bits in simple.items()}
     tuned = {
         name: tune(parent, base, Target("file", nbytes), tuning, work / "tuning")
         for name, nbytes in byte_counts.items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import select
 import sys
 import textwrap
@@ -35,6 +36,9 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 
 BROKEN_PIPE = 128 + 13
 """What a shell reports of a program that SIGPIPE ended, as it ends `cat FILE | head`."""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+UNIT = re.compile(r"(?<=\d) (?=[×%]|[KMG]B\b|(?:m?s|min|h|layers)\b)")
 
 Spelling = Callable[[str], str]
 """Rewrites the settings in a text, which the library names as Python does, for the reader at hand."""
@@ -92,9 +96,11 @@ def _print(console: Console, text: str) -> None:
 
 
 def _wrapped(line: str, width: int) -> str:
-    """Fold one line, and indent what follows as it is itself."""
-    indent = line[: len(line) - len(line.lstrip())]
-    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    """Fold one line, and indent what follows like its text; a number keeps its unit."""
+    indent = " " * (len(line) - len(line.lstrip(" *")))
+    glued = UNIT.sub(NO_BREAK, line)
+    folded = textwrap.fill(glued, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return folded.replace(NO_BREAK, " ")
 
 
 def exit_code(command: Callable[[], int], spelling: Spelling = str) -> int:
@@ -149,6 +155,12 @@ def _reader_is_gone(stream: TextIO) -> bool:
     poll = select.poll()
     poll.register(stream, select.POLLOUT)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def size(nbytes: int) -> str:
+    """Say bytes in the largest decimal unit that they fill: `2.98 GB`, `4.65 MB`."""
+    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if nbytes >= unit), (1e3, "KB"))
+    return f"{nbytes / unit:.2f} {name}"
 
 
 def emit_json(document: Any, *, indent: int | None = 2) -> None:

@@ -41,7 +41,7 @@ def commands(random_checkpoint: Path, observation_folder: Path, tmp_path: Path) 
         "bench": ["bench", "--policy", target, "--repeats", "1"],
         "compare": ["compare", target, "--baseline", target, "--data", str(observation_folder)],
         "quantize": ["quantize", target, "--preset", "full", "--out", str(tmp_path / "pack")],
-        "tune": ["tune", target, "--budget-file", "500KB", "--out", str(tmp_path / "recipe.json")],
+        "tune": ["tune", target, "--budget-file", "580KB", "--out", str(tmp_path / "recipe.json")],
     }
 
 

@@ -35,28 +35,16 @@ def test_full_keeps_the_json_contract(capsys: pytest.CaptureFixture[str]) -> Non
     found = document(capsys, "pi05_libero", "--preset", "full")
     assert list(found) == ["target", "preset", "recipe", "sources", "layers", "counts", "bytes", "notes"]
     assert found["counts"] == {"vision": 162, "projector": 1, "llm": 126, "expert": 126, "other": 0}
-    assert set(found["bytes"]) == {"before", "after", "saved_fraction", "held", "mapped"}
+    assert set(found["bytes"]) == {"before", "after", "saved_fraction", "file", "held", "mapped"}
     layer = found["layers"][0]
     keys = "name part in_features out_features weight_bits act_bits block permute row_rot bytes_before bytes_after"
     assert set(keys.split()) <= set(layer)
     assert len(found["layers"]) == 415
     assert found["sources"]["block"] == "preset full"
     notes = " ".join(found["notes"])
-    for truth in (
-        "108",
-        "162",
-        "360",
-        "415",
-        "414",
-        "20 %",
-        "6.0 %",
-        "40 %",
-        "60 %",
-        "K = 4304",
-        "64 → 16",
-        "never run",
-    ):
+    for truth in ("K = 4304", "64 → 16", "never calls 5 layers: 5 of them", "526.65 MB of vocabulary heads"):
         assert truth in notes
+    assert "guide" not in notes
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -69,7 +57,7 @@ def test_the_docs_say_of_every_preset_what_inspect_says(name: str, capsys: pytes
 def test_a_reason_that_differs_by_the_layers_number_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     notes = document(capsys, "pi05_libero", "--preset", "llm")["notes"]
     (note,) = [note for note in notes if "for llm o_proj" in note]
-    assert note.startswith("left at run time for llm o_proj (17 ×): ")
+    assert note.startswith("computed at run time for llm o_proj (17 ×): ")
     assert "gemma_expert.model.layers.*.self_attn.v_proj" in note
 
 
@@ -102,6 +90,9 @@ def test_the_guides_variables_reach_the_recipe(
     assert found["bytes"]["saved_fraction"] == pytest.approx(0.387, abs=0.004)
     assert found["sources"]["scope"] == "OPENPI_DUQUANT_SCOPE"
     assert found["preset"] is None
+    notes = " ".join(found["notes"])
+    for truth in ("108", "162", "360", "415", "414", "20 %", "6.0 %", "40 %", "60 %"):  # the guide's, and the true ones
+        assert truth in notes
 
 
 def test_tables_have_totals_and_rows_on_request(
@@ -110,6 +101,7 @@ def test_tables_have_totals_and_rows_on_request(
     name = "paligemma_with_expert.gemma_expert.model.layers.17.mlp.down_proj"
     assert main(["inspect", "pi05_libero", "--preset", "dit"]) == 0
     brief = capsys.readouterr().out
+    assert brief.startswith("pi05_libero: bytes by part")
     assert "total" in brief
     assert "7473.0" in brief
     assert name not in brief

@@ -190,7 +190,9 @@ def test_the_cause_names_the_commands_flag_and_the_text_shows_where(bench: Bench
     said = bench.capsys.readouterr().out
     assert "\nOTHER  state: " in said
     assert "dimension 2: ours " in said
-    assert said.splitlines()[-1].startswith("first: state -> normalization: the statistics (--norm-stats) of the state")
+    assert said.splitlines()[-1].startswith(
+        "first difference: state -> normalization: the statistics (--norm-stats) of"
+    )
 
 
 def test_what_cannot_be_subtracted_differs(bench: Bench) -> None:

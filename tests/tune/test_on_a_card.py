@@ -68,7 +68,7 @@ def test_sensitivities_and_errors_are_the_cpus(space: Space, tmp_path: Path, mon
 
 
 def test_a_tuning_goes_on_where_it_was_begun(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    budget = Target("file", 300_000)
+    budget = Target("file", 360_000)
 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

@@ -80,6 +80,7 @@ class Runner:
             "rss_bytes": self.chunks[-1]["rss_bytes"],
             "peak_rss_bytes": self.chunks[-1]["peak_rss_bytes"],
             "weight_bytes": self.loaded["weight_bytes"],
+            "held_bytes": self.loaded["weight_bytes"],  # as every command calls it
             "mapped_bytes": self.loaded.get("mapped_bytes", 0),
             "bytes_by_part": self.loaded.get("bytes_by_part", {}),
         }

@@ -82,7 +82,7 @@ def print_document(found: Mapping[str, Any]) -> None:
             f"{_number(times['min'])}-{_number(times['max'])}",
             *(_number(value) for value in (*parts, result["first_chunk_ms"])),
             f"{result['load_seconds']:.1f}",
-            *(_number(result[key] / 1e6) for key in ("weight_bytes", "mapped_bytes", "rss_bytes", "peak_rss_bytes")),
+            *(_number(result[key] / 1e6) for key in ("held_bytes", "mapped_bytes", "rss_bytes", "peak_rss_bytes")),
         )
     emit_table(table)
     for line in _sentences(found, results):

@@ -85,6 +85,12 @@ def _header(placed: Mapping[str, tuple[TensorSpec, int]], metadata: Mapping[str,
     return len(text).to_bytes(8, "little") + text
 
 
+def file_bytes(specs: Iterable[TensorSpec]) -> int:
+    """Return the bytes of a pack's file with these tensors, its header included."""
+    placed = place(specs)
+    return len(encode_header(placed, {})) + sum(spec.nbytes for spec, _ in placed.values())
+
+
 def write_tensors(path: Path, specs: Iterable[TensorSpec], read: Callable[[str], Tensor]) -> None:
     """Write a plain safetensors file with one tensor in memory at a time, in the order of `place`."""
     placed = place(specs)

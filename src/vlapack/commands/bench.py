@@ -26,25 +26,25 @@ def bench(
 ) -> int:
     """Measure how long a policy takes for an action chunk, part by part, and what it holds in memory.
 
-    Policy and baseline run in processes of their own and take turns, chunk by chunk. The floor is the time that the
-    products alone would take at the speed that this CPU, or the GPU, was just seen to reach (docs/runtime.md).
+    Policy and baseline run in their own processes and take turns, chunk by chunk. The floor is the time of the products
+    alone, at the speed that this CPU or GPU was just seen to reach (docs/runtime.md).
 
         vlapack bench --policy packs/tiny-full --baseline tiny-libero
-        vlapack bench --arch pi05_libero --policy full --baseline float     (random weights: no checkpoint is needed)
+        vlapack bench --arch pi05_libero --policy full --baseline float  (random weights: no checkpoint is needed)
 
     Args:
         policy: A pack, a checkpoint folder, or tiny-libero; with --arch a preset, or float (the default there).
-        arch: The configuration of which a policy with random weights is made, such as pi05_libero.
+        arch: Configuration for a policy with random weights, such as pi05_libero.
         baseline: What to compare with, of the same kinds as POLICY.
-        engine: What runs packed layers: cpu, triton (on GPUs) or reference. Default: VLAPACK_ENGINE, or the best there
-            is.
-        threads: How many work. Default: as torch chooses.
-        repeats: Chunks of each that count; one more goes before.
-        without: Savings to do without, with commas, to see what they are worth (docs/runtime.md names them).
-        data: A folder of observations, of which the first is shown. Default: the robot's example.
-        prompt: An instruction in the place of the observation's.
+        engine: Engine for packed layers: cpu, triton (on GPUs) or reference. Default: VLAPACK_ENGINE, else the best
+            available one.
+        threads: Threads to use. Default: torch's choice.
+        repeats: Chunks to time, after one that warms up.
+        without: Savings to switch off, to see what they are worth (docs/runtime.md lists them).
+        data: Folder of observations, of which the first is used. Default: an example for the robot.
+        prompt: Instruction to use instead of the observation's.
         json: Write one JSON document to stdout instead of tables.
-        flags: What the checkpoint does not say, and how the policy computes.
+        flags: What the checkpoint does not say itself, and how the policy computes.
     """
     if repeats < 1 or (threads is not None and threads < 1):
         raise InputError(f"--repeats {repeats}, --threads {threads}: give 1 or more")

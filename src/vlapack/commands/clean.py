@@ -19,11 +19,11 @@ def clean(
 ) -> int:
     """List the unfinished packs (`NAME.partial/`) in and below folders; with --yes, remove them.
 
-    The same `vlapack quantize` command would take such work up again, so remove only what is not wanted any more. Work
-    that a running process holds is never removed.
+    The `vlapack quantize` command that began such work would continue it, so remove only what you no longer need. Work
+    in use by a running process is never removed.
 
     Args:
-        folders: Where to look, or the `.partial` folders themselves; by default the current folder.
+        folders: Where to look, or the `.partial` folders themselves.
         yes: Remove what is listed.
         json: Write one JSON document to stdout instead of text.
     """
@@ -48,5 +48,5 @@ def clean(
     if not rows:
         emit_text("nothing is left over")
     elif not yes:
-        emit_text("remove these with --yes, or take one up again with the command that began it")
+        emit_text("--yes removes these; the command that began one continues it")
     return 0

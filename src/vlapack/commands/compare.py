@@ -27,7 +27,7 @@ def compare(
 ) -> int:
     """Compare a pack's actions with its float parent's on recorded observations.
 
-    Both look at the same frames and start from the same noise. Every dimension's differences stand beside the float
+    Both see the same frames and start from the same noise. The table has each dimension's differences beside the float
     policy's own spread over eight noises: a pack that differs much less than that acts like its parent
     (docs/compare.md).
 
@@ -37,11 +37,11 @@ def compare(
     Args:
         policy: A pack, a checkpoint folder, or tiny-libero.
         baseline: The float parent, a folder or tiny-libero.
-        data: Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3.
-        frames: How many to look at, spread evenly; data that holds fewer gives all.
-        seed: Of the noise.
+        data: Observations: a folder recorded by the simulator or a policy server, or a LeRobotDataset v3.
+        frames: How many frames to compare, evenly spread; all, if there are fewer.
+        seed: Seed of the noise.
         json: Write one JSON document to stdout instead of tables.
-        flags: What the checkpoint does not say, and how the policy computes.
+        flags: What the checkpoint does not say itself, and how the policy computes.
     """
     if frames < 1:
         raise InputError(f"--frames {frames}: give 1 or more")

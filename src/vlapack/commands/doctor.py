@@ -19,7 +19,7 @@ def doctor(
     json: bool = False,
     flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
 ) -> int:
-    """Look at this machine, this installation and, if one is given, a policy; say what is wrong and what helps.
+    """Check this machine, this installation and, if given, a policy: what is wrong, and what to type.
 
     Exit code 0 if nothing is wrong, 1 if something is. What is merely absent (the simulator, a GPU) is not wrong.
 
@@ -29,11 +29,11 @@ def doctor(
 
     Args:
         policy: A pack, a checkpoint folder, or tiny-libero.
-        against: The Python interpreter of an environment with openpi, or with LeRobot for its folders. Instead of the
+        against: Python interpreter of an environment with openpi, or with LeRobot for its folders. Instead of the
             checks, act once there and once here on the same observation and noise, and compare stage by stage. Exit
-            code 0 if all are equal, 1 if one differs, 2 if it cannot be tried.
+            code 0 if all are equal, 1 if one differs, 2 if it cannot be run.
         json: Write one JSON document to stdout instead of text.
-        flags: What the checkpoint does not say.
+        flags: What the checkpoint does not say itself.
     """
     if against is not None:
         return _against(policy, against, flags, json=json)
@@ -72,7 +72,9 @@ def _against(policy: str | None, python: Path, flags: CheckpointFlags, *, json: 
         apart = "not comparable" if stage.difference is None else f"{stage.difference:.2g} {stage.measure}"
         line = f"{'equal' if stage.ok else 'OTHER'}  {stage.name}: {apart} (up to {stage.tolerance:g})"
         lines.append(line if stage.note is None else f"{line}: {stage.note}")
-    lines.append("it is your policy: no stage differs" if first is None else f"first: {first.name} -> {first.cause}")
+    lines.append(
+        "it is your policy: no stage differs" if first is None else f"first difference: {first.name} -> {first.cause}"
+    )
     for line in lines:
         emit_text(line)
     return 0 if first is None else 1

@@ -5,53 +5,23 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.table import Table
 
+from vlapack.commands.inspect_network import open_network
 from vlapack.commands.inspect_notes import bits_of, notes_on
 from vlapack.commands.shared_flags import ConfigFlag, Flat, PresetFlag, RecipeFlag
 from vlapack.console import emit_json, emit_table, emit_text, spelled
-from vlapack.errors import InputError
-from vlapack.files import from_home
-from vlapack.plan.selected import Selected
 from vlapack.recipe.recipe import Recipe
 from vlapack.recipe.resolve import RecipeFlags, resolve
 
 if TYPE_CHECKING:
-    from vlapack.pi0.config import Pi0Config
-    from vlapack.plan.sizes import Sizes, Tensors
+    from vlapack.packing.pack_bytes import PackBytes
+    from vlapack.plan.sizes import Sizes
 
 COUNTED = ("vision", "projector", "llm", "expert")
-
-
-@dataclass(frozen=True)
-class InspectedNetwork:
-    """What there is to inspect, without a single weight."""
-
-    tensors: Tensors
-    architecture: Pi0Config
-
-    @property
-    def idle(self) -> list[str]:
-        """The linears that inference never calls."""
-        from vlapack.pi0.names import linears, never_executed
-
-        return [name for name in linears(self.architecture) if name in never_executed(self.architecture)]
-
-    def pack(self, recipe: Recipe) -> tuple[list[Selected], Sizes]:
-        """Select the recipe's layers and add up the bytes."""
-        from vlapack.checkpoints.pack.contents import layers_of
-        from vlapack.pi0.names import never_executed, time_table
-        from vlapack.plan.sizes import account
-
-        selected = layers_of(self.architecture, recipe)
-        tabulated, tables = time_table(self.architecture)
-        unheld = never_executed(self.architecture) | tabulated
-        return selected, account(self.tensors, selected, recipe, never_executed=unheld, tables=tables)
 
 
 def inspect(
@@ -66,8 +36,8 @@ def inspect(
 ) -> int:
     """Show which layers a recipe quantizes and what that saves, from names and shapes alone.
 
-    A configuration name needs no files; of a folder only the headers are read. The OPENPI_DUQUANT_* variables count
-    as they do in `quantize` (docs/configuration.md): preset or guide's defaults < variables < flags.
+    A configuration's name needs no files; of a folder only the headers are read. The OPENPI_DUQUANT_* variables work as
+    in `quantize` (docs/configuration.md): preset or guide's defaults < variables < flags.
 
         vlapack inspect pi05_libero --preset full
         vlapack inspect CHECKPOINT --config pi05_libero --preset llm --layers
@@ -77,70 +47,30 @@ def inspect(
             (pi05_libero, pi0_aloha, …) or JSON file.
         layers: One row per layer (also with OPENPI_DUQUANT_DEBUG=1).
         json: Write one JSON document to stdout instead of tables.
-        fields: Single fields of the recipe; each goes before preset and variables.
+        fields: Single fields of the recipe; they override preset and variables.
     """
     resolved = resolve(preset, recipe, fields, os.environ)
     sources = {field: spelled(source) for field, source in resolved.sources.items()}
     network = open_network(target, config)
-    selected, sizes = network.pack(resolved.recipe)
-    notes = list(notes_on(resolved.recipe, selected, network.pack, network.idle))
+    sizes, pack = network.by_layer(resolved.recipe), network.pack(resolved.recipe)
+    notes = list(notes_on(resolved.recipe, network))
     if json:
-        emit_json(_document(target, resolved.recipe, sources, sizes, notes))
+        emit_json(_document(target, resolved.recipe, sources, (sizes, pack), notes))
         return 0
-    for line in _settings(resolved.recipe, sources):
-        emit_text(line)
-    tables = [_layers(sizes)] if layers or resolved.options.debug else []
-    for table in [*tables, _parts(target, sizes)]:
+    for table in [_parts(target, sizes), *([_layers(sizes)] if layers or resolved.options.debug else [])]:
         emit_table(table)
+    emit_text(f"the pack: {pack}")
     for note in notes:
         emit_text(f"* {note}")
+    for line in _settings(resolved.recipe, sources):
+        emit_text(line)
     return 0
 
 
-def open_network(target: str, config: str | None) -> InspectedNetwork:
-    """Describe a checkpoint folder or a repository by its headers, or a configuration by its name.
-
-    Raises:
-        InputError: There is neither such a folder nor such a name; or the folder holds a pack.
-    """
-    import torch
-
-    from vlapack.checkpoints import SHIPPED, open_with
-    from vlapack.checkpoints.assets import REPOSITORY
-    from vlapack.checkpoints.configs import policy_config
-    from vlapack.pi0.config import CONFIGS
-    from vlapack.pi0.names import canonical_name, openpi_tensors
-
-    path = from_home(target)
-    if target in SHIPPED or path.is_dir() or (REPOSITORY.fullmatch(target) and not _is_configuration(path)):
-        from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
-
-        checkpoint = open_with(target, config=config)
-        architecture = checkpoint.config.architecture
-        names = checkpoint.names()
-        if isinstance(checkpoint, PackedCheckpoint):
-            raise InputError(
-                f"{target} is a pack already: inspect its parent, or check it by `vlapack verify {target}`"
-            )
-        tensors = {canonical_name(name): (tuple(checkpoint.shape(name)), checkpoint.dtype(name)) for name in names}
-    elif os.sep in target and not _is_configuration(path):
-        raise InputError(f"there is no folder {target}; give a checkpoint folder or a configuration name")
-    else:
-        architecture = CONFIGS[target] if target in CONFIGS else policy_config(target).architecture
-        tensors = {
-            name: (shape, getattr(torch, dtype)) for name, (shape, dtype) in openpi_tensors(architecture).items()
-        }
-    return InspectedNetwork(tensors, architecture)
-
-
-def _is_configuration(path: Path) -> bool:
-    """Whether a path means a JSON file, there or not."""
-    return path.is_file() or path.suffix == ".json"
-
-
 def _document(
-    target: str, recipe: Recipe, sources: Mapping[str, str], sizes: Sizes, notes: list[str]
+    target: str, recipe: Recipe, sources: Mapping[str, str], packed: tuple[Sizes, PackBytes], notes: list[str]
 ) -> dict[str, Any]:
+    sizes, pack = packed
     counts = Counter(size.layer.part if size.layer.part in COUNTED else "other" for size in sizes.layers)
     return {
         "target": target,
@@ -161,8 +91,7 @@ def _document(
             "before": sizes.before,
             "after": sizes.after,
             "saved_fraction": sizes.saved_fraction,
-            "held": sizes.held,
-            "mapped": sizes.mapped,
+            **vars(pack),
         },
         "notes": notes,
     }
@@ -245,6 +174,4 @@ def _parts(target: str, sizes: Sizes) -> Table:
         f"{sizes.after / 1e6:.1f}",
         f"{sizes.saved_fraction:.1%}",
     )
-    held, mapped = f"{sizes.held / 1e6:.1f} MB", f"{sizes.mapped / 1e6:.1f} MB"
-    table.caption = f"our runtime holds {held} in memory and maps {mapped} of embedding rows from the file"
     return table

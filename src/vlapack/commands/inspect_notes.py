@@ -4,49 +4,43 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vlapack.console import size
 from vlapack.plan.selected import Selected
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from vlapack.plan.sizes import Sizes
-
-Pack = Callable[[Recipe], tuple[list[Selected], "Sizes"]]
-"""Selects a recipe's layers in the network, and adds up the bytes."""
+    from vlapack.commands.inspect_network import InspectedNetwork
 
 
-def notes_on(recipe: Recipe, selected: list[Selected], pack: Pack, idle: Sequence[str]) -> Iterator[str]:
-    """Say what the tables of `inspect` do not: what is mixed, shrunk, folded, idle, and what the guide promises.
+def notes_on(recipe: Recipe, network: InspectedNetwork) -> Iterator[str]:
+    """Say what the tables of `inspect` do not: what is mixed, shrunk, folded, left out, idle.
 
-    Args:
-        recipe: that is inspected.
-        selected: its layers.
-        pack: of the network that is inspected.
-        idle: that network's linears which inference never calls.
+    Of the guide's own recipes, also where the guide's numbers are wrong.
     """
-    yield from _mix(recipe, selected, pack)
+    selected = network.select(recipe)
+    yield from _mix(recipe, selected, network)
     shrunk = Counter(note for layer in selected for note in _shrunk(layer, recipe))
     for what, count in shrunk.items():
         yield f"{what} ({count} ×)"
     yield from _left(selected)
-    if idle:
+    if heads := network.head_bytes:
+        yield f"the file leaves out {size(heads)} of vocabulary heads, which inference never reads"
+    if idle := len(network.idle):
         packed = sum(not layer.executed for layer in selected)
-        yield (
-            f"{len(idle)} layers never run, because nothing reads their output: {', '.join(idle)}; {packed} of them "
-            "are packed, by their weights alone, and none is held in memory"
-        )
+        yield f"inference never calls {idle} layers: {packed} of them are packed without calibration, none is held"
+    if recipe.balances:
+        yield "ATM/OHB scale rows of the expert's q_proj and o_proj: measured by `quantize`, no byte and no time added"
     if recipe.method == "guide":
         yield (
             "method guide: every layer has its own transform, also where q, k and v (gate and up) read one input; its "
             f"smoothing constant (smooth = {recipe.smooth}) has no effect, as in the guide"
         )
-    if recipe.balances:
-        yield "ATM/OHB scale rows of the expert's q_proj and o_proj: measured by `quantize`, no byte and no time added"
-    yield _guide(pack)
+        yield _guide(network)
 
 
 def _left(selected: list[Selected]) -> Iterator[str]:
@@ -54,12 +48,12 @@ def _left(selected: list[Selected]) -> Iterator[str]:
     kinds = {layer.name: f"{layer.part} {layer.name.rpartition('.')[2]}" for layer in selected}
     folded = Counter(f"{kinds[layer.name]} {' and '.join(layer.folded)}" for layer in selected if layer.folded)
     if folded:
-        yield f"folded into what stands before, at no cost: {', '.join(f'{w} ({n} ×)' for w, n in folded.items())}"
+        yield f"folded into the layer before, at no cost: {', '.join(f'{w} ({n} ×)' for w, n in folded.items())}"
     # What differs by the number of the layer alone is one reason.
     kept = {layer.name: re.sub(r"\blayers\.\d+", "layers.*", layer.kept) for layer in selected if layer.kept}
     for reason in dict.fromkeys(kept.values()):
         where = Counter(kinds[name] for name, of_layer in kept.items() if of_layer == reason)
-        yield f"left at run time for {', '.join(f'{w} ({n} ×)' for w, n in where.items())}: {reason}"
+        yield f"computed at run time for {', '.join(f'{w} ({n} ×)' for w, n in where.items())}: {reason}"
 
 
 def _shrunk(layer: Selected, recipe: Recipe) -> Iterator[str]:
@@ -71,19 +65,19 @@ def _shrunk(layer: Selected, recipe: Recipe) -> Iterator[str]:
         yield f"{layer.part} {kind}: row block {wanted_out} → {layer.block_out}, which divides N = {layer.out_features}"
 
 
-def _guide(pack: Pack) -> str:
-    packed = {name: pack(PRESETS[name]) for name in ("dit", "llm", "full")}
-    everywhere = [layer.part for layer in packed["full"][0]]
+def _guide(network: InspectedNetwork) -> str:
+    packed = {name: network.by_layer(PRESETS[name]) for name in ("dit", "llm", "full")}
+    everywhere = [size.layer.part for size in packed["full"].layers]
     vision, projector = everywhere.count("vision"), everywhere.count("projector")
-    saved = ", ".join(f"{100 * sizes.saved_fraction:.1f} % ({name})" for name, (_, sizes) in packed.items())
+    saved = ", ".join(f"{100 * sizes.saved_fraction:.1f} % ({name})" for name, sizes in packed.items())
     return (
         "the DuQuant scripts guide counts ~108 vision layers and ~360 in all and promises savings of 20 % (DiT), "
-        f"40 % (LLM), 60 % (all); in this network there are really {vision} and {len(everywhere)} "
-        f"({len(everywhere) - projector} inside the transformers, and the projector), and the presets save {saved}"
+        f"40 % (LLM), 60 % (all); this network has {vision} and {len(everywhere)} "
+        f"({len(everywhere) - projector} in the transformers, and the projector), and the presets save {saved}"
     )
 
 
-def _mix(recipe: Recipe, selected: list[Selected], pack: Pack) -> Iterator[str]:
+def _mix(recipe: Recipe, selected: list[Selected], network: InspectedNetwork) -> Iterator[str]:
     """Name a mix of bits, which layers differ from the recipe's, and what memory they cost."""
     plain = replace(recipe, overrides=())
     usual = f"W{recipe.weight_bits}" if recipe.group_size is None else f"W{recipe.weight_bits}g{recipe.group_size}"
@@ -91,9 +85,9 @@ def _mix(recipe: Recipe, selected: list[Selected], pack: Pack) -> Iterator[str]:
     if not other or recipe.weight_bits == 16:
         return
     kinds = Counter(f"{layer.part} {layer.name.rpartition('.')[2]} {layer.bits}" for layer in other)
-    held, without = (pack(each)[1].held for each in (recipe, plain))
+    held, without = (network.pack(each).held for each in (recipe, plain))
     yield (
-        f"{bits_of(selected)}: {', '.join(f'{what} ({count} ×)' for what, count in kinds.items())}; in memory this is "
+        f"{bits_of(selected)}: {', '.join(f'{what} ({count} ×)' for what, count in kinds.items())}; held changes by "
         f"{(held - without) / 1e6:+.1f} MB ({held / without - 1:+.1%}) against {usual}A{recipe.act_bits} throughout"
     )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from vlapack.console import emit_table, emit_text, say
+from vlapack.console import emit_table, emit_text, say, size
 from vlapack.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,17 +39,17 @@ class MeasuringFlags:
     Args:
         max_error: The smallest pack whose median error of a chunk, as `vlapack compare` prints it, stays below this
             (`1%` or `0.01`) on observations kept back.
-        budget: The least error in this much memory: bytes that a running policy holds, such as `1.5GB` or `950MB` (10^9
-            and 10^6 bytes).
-        budget_file: The least error in a file of this size.
-        observations: How many, evenly from the folder: half of them is kept back (of fewer than 32, sixteen or every
-            fourth). By default all, up to 64.
-        choices: What a layer may become beside staying as it is, such as `4,8,4g32,4g128`: bits, and groups that share
-            a scale. Every one takes time and disk.
-        survey: Measure every point of the frontier, not only those near the target: a chunk of every observation kept
-            back for each of some thirty. Those that are not measured are predictions, which may be several times off.
-        work: A folder for what is measured, which stays: another target then takes seconds. Without it, a `.partial`
-            beside the result, which goes when that is written.
+        budget: The least error for this much memory, *held* by a running policy: `1.5GB`, `950MB` (10^9 and 10^6
+            bytes).
+        budget_file: The least error for a file of at most this size.
+        observations: How many to use, evenly from the folder; half are kept back (of fewer than 32, sixteen or every
+            fourth). Default: all, up to 64.
+        choices: What a layer may become besides staying float: bits, and groups that share a scale, such as
+            `4,8,4g32,4g128`. Each one costs time and disk.
+        survey: Measure every point of the frontier, not only those near the target: some thirty more runs over the
+            observations kept back. Points that are not measured are predictions, which may be several times off.
+        work: Folder that keeps what is measured: another target then takes seconds. Default: a `.partial` folder beside
+            the result, removed at the end.
     """
 
     max_error: str | None = None
@@ -213,7 +213,7 @@ def show(tuned: Tuned, written: tuple[Path, Path]) -> None:
     chosen = tuned.chosen
     assert chosen.measured is not None
     emit_text(
-        f"{chosen.name}: {chosen.held / 1e6:.2f} MB held, {chosen.nbytes / 1e6:.2f} MB in the file; median error "
+        f"{chosen.name}: file {size(chosen.nbytes)}, held {size(chosen.held)}; median error "
         f"{chosen.measured.median:.2%}, 95 % point {chosen.measured.p95:.2%} on {chosen.measured.frames} observations "
         f"kept back; {tuned.chunks['float']} float and {tuned.chunks['packed']} packed chunks",
     )

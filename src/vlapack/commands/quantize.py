@@ -26,7 +26,7 @@ from vlapack.commands.shared_flags import (
     WorkDeviceFlag,
     calibration_folder,
 )
-from vlapack.console import emit_json, emit_text, say
+from vlapack.console import emit_json, emit_text, say, size
 from vlapack.errors import InputError
 from vlapack.progress import duration
 from vlapack.recipe.recipe import Recipe
@@ -57,25 +57,24 @@ def quantize(
 ) -> int:
     """Quantize a policy into a pack: a folder that loads without its parent.
 
-    How many bits each layer gets is measured under --max-error, --budget or --budget-file (docs/tune.md); the frontier
-    that it was chosen from is written beside the pack. Without them, what to quantize comes from --preset, --recipe or
-    the OPENPI_DUQUANT_* variables (docs/configuration.md); look at it first with `vlapack inspect`. A run that was
-    interrupted goes on with the same command.
+    With --max-error, --budget or --budget-file, the bits of each layer are chosen by measuring (docs/tune.md), and the
+    frontier goes beside the pack. Otherwise the recipe comes from --preset, --recipe or the OPENPI_DUQUANT_* variables
+    (docs/configuration.md), and `vlapack inspect` shows it first. An interrupted run continues with the same command.
 
         vlapack quantize tiny-libero --max-error 1% --out packs/tiny-1
         vlapack quantize tiny-libero --preset full --out packs/tiny-full
         vlapack quantize CHECKPOINT --config pi05_libero --preset llm --calib OBSERVATIONS --out packs/pi05-llm
 
     Args:
-        checkpoint: A float policy's folder, or `tiny-libero`, the policy that comes with the package.
-        out: The pack's folder; OPENPI_DUQUANT_PACKDIR if not given. One that holds another pack is never overwritten.
-        weights_only: Do without observations: channels are ordered by their weights.
-        check: With a tuned --recipe: compare the pack with its float parent, and say whether the recipe still holds for
-            this checkpoint (exit code 0) or has to be measured again (1).
+        checkpoint: A float policy's folder, or `tiny-libero`, the policy that comes with vlapack.
+        out: The pack's folder. Default: OPENPI_DUQUANT_PACKDIR. Another pack in it is never overwritten.
+        weights_only: Use no observations: channels are ordered by their weights.
+        check: With a tuned --recipe: compare the pack with its float parent, and say whether the recipe is still good
+            for this checkpoint (exit code 0) or has to be tuned again (1).
         json: Write one JSON document to stdout instead of text.
-        wanted: The target, and what is measured.
-        flags: What the checkpoint does not say.
-        fields: Single fields of the recipe; each goes before preset and variables.
+        wanted: Choose the bits by measuring: give one of the first three.
+        fields: Single fields of the recipe; they override preset and variables.
+        flags: What the checkpoint does not say itself.
     """
     from vlapack.policy.placing import usable
 
@@ -119,14 +118,14 @@ def quantize(
     if json:
         emit_json(report.to_dict() | ({} if verdict is None else {"check": verdict.to_dict()}))
         return code
-    if report.without_inputs:
-        say(f"by their weights alone, since they never run: {', '.join(report.without_inputs)}")
-    sizes, error = report.measured["bytes"], report.measured["weight_error"]
+    if idle := report.without_inputs:
+        say(f"packed without calibration because inference never calls them: {len(idle)} layers")
+    before, error = report.measured["bytes"]["before"], report.measured["weight_error"]
     if report.already_there:
         emit_text(f"{target} is this very pack already; nothing was done")
     emit_text(
-        f"{target}: {report.layers} layers packed, {sizes['before'] / 1e6:.2f} MB → {sizes['after'] / 1e6:.2f} MB, "
-        f"{duration(report.seconds)}; rounding error mean {error['mean']:.3f}, largest {error['max']:.3f} "
+        f"{target}: {report.layers} layers packed in {duration(report.seconds)}; the parent's weights {size(before)}; "
+        f"{report.sizes}; rounding error mean {error['mean']:.3f}, largest {error['max']:.3f} "
         f"({error['worst_layer']}); fingerprint {report.fingerprint[:12]}",
     )
     if verdict is not None:

@@ -120,12 +120,13 @@ def quantize_measured(
     if json:
         outcome = document(tuned, time.monotonic() - start)
         outcome |= {"frontier": [str(path) for path in frontier_paths(goal)], "peak_device_bytes": peak_bytes(place)}
-        emit_json({**reports[0].to_dict(), **outcome})
+        report = reports[0].to_dict()
+        emit_json({**report, **outcome, "bytes": {**report["bytes"], **outcome["bytes"]}})
         return 0
     show(tuned, frontier_paths(goal))
     emit_text(
-        f"{goal}: {reports[0].layers} layers packed, {duration(time.monotonic() - start)}; fingerprint "
-        f"{reports[0].fingerprint[:12]}",
+        f"{goal}: {reports[0].layers} layers packed, {duration(time.monotonic() - start)}; {reports[0].sizes}; "
+        f"fingerprint {reports[0].fingerprint[:12]}",
     )
     return 0
 

@@ -43,8 +43,8 @@ def serve(
 ) -> int:
     """Serve a policy by openpi's websocket protocol: clients of openpi's server need no change.
 
-    As soon as clients can connect, one JSON line on stdout says where. SIGTERM or Ctrl-C ends the server after it has
-    answered what it was asked.
+    One JSON line on stdout says when and where clients can connect. SIGTERM or Ctrl-C shuts the server down after
+    pending requests; Ctrl-C again stops it now.
 
         vlapack serve packs/tiny-full
         vlapack serve CHECKPOINT --config pi05_libero --host 0.0.0.0 --api-key KEY
@@ -52,27 +52,27 @@ def serve(
 
     Args:
         policy: A pack, a checkpoint folder, or tiny-libero.
-        host: Address to listen on; the default is reached from this machine only.
-        port: 0 takes any that is free.
-        api_key: What clients must send as `Authorization: Api-Key KEY` (openpi's client: api_key=KEY). Default: the
-            variable VLAPACK_API_KEY, which no other user of this machine can read. Needed beyond this machine.
-        insecure: Listen beyond this machine without a key.
-        cert: TLS certificate chain (PEM), with --key; clients then give wss://HOST.
+        host: Address to listen on; the default accepts clients on this machine only.
+        port: Port; 0 takes any free one.
+        api_key: Key that clients must send as `Authorization: Api-Key KEY` (openpi's client: api_key=KEY). Required
+            beyond this machine. Default: the variable VLAPACK_API_KEY, which other users of this machine cannot read.
+        insecure: Accept clients from other machines without a key.
+        cert: TLS certificate chain (PEM), with --key; clients then use wss://HOST.
         key: TLS private key (PEM).
-        default_prompt: The instruction where an observation brings none.
-        seed: Root of the noise: the same server, asked the same in the same order, answers the same.
-        max_batch: The most requests in one pass of the network. 1 makes every answer exactly what it is alone.
-        batch_wait_ms: How long a request may wait for others to join it, where more robots are connected.
-        queue: The most requests under way; the next one gets an error at once.
-        max_message_mb: The largest message that is read.
+        default_prompt: Instruction for observations that have none.
+        seed: Seed of the noise: the same requests in the same order get the same answers.
+        max_batch: Most requests in one pass of the network. With 1, every answer is exactly what it is alone.
+        batch_wait_ms: How long a request may wait for others to join it, when several robots are connected.
+        queue: Most requests under way; the next one gets an error at once.
+        max_message_mb: Largest message to accept, in units of 2^20 bytes.
         record: Keep observations in --record-dir, for `quantize --calib` and `compare --data`.
-        record_dir: Folder of the recording; an older one is continued.
-        record_limit: The most observations there; the oldest goes when one comes.
+        record_dir: Folder to record to; an older recording is continued.
+        record_limit: Most observations to keep; when full, the oldest is deleted.
         debug: Send clients the traceback of a failure, as openpi does, and log every connection.
-        env: openpi's flag, which downloads a checkpoint; refused with what to type instead.
+        env: openpi's flag that downloads a checkpoint; refused, with what to type instead.
         policy_config: openpi's spelling of --config.
         policy_dir: openpi's spelling of POLICY.
-        flags: What the checkpoint does not say, and how the policy computes.
+        flags: What the checkpoint does not say itself, and how the policy computes.
     """
     target, config = _target(policy, flags.config, env=env, policy_config=policy_config, policy_dir=policy_dir)
     flags = replace(flags, config=config)

@@ -25,26 +25,26 @@ Flat = Annotated[T, tyro.conf.arg(name="")]
 ConfigFlag = Annotated[
     str | None,
     tyro.conf.arg(
-        help="What the policy in an openpi folder is: a configuration's name or JSON file. Packs need none.",
+        help="Configuration of an openpi folder: its name, or a JSON file. Packs need none.",
     ),
 ]
 PresetFlag = Annotated[str | None, tyro.conf.arg(help=f"A named recipe: {', '.join(PRESETS)}.")]
 RecipeFlag = Annotated[
     Path | None,
-    tyro.conf.arg(help="A recipe file (JSON) instead of a preset; it excludes the variables."),
+    tyro.conf.arg(help="A recipe file (JSON) instead of a preset; not together with the variables."),
 ]
 CalibFlag = Annotated[
     Path | None,
     tyro.conf.arg(
-        help="Observations: a folder that the simulator or a policy server recorded, or a LeRobotDataset v3. "
-        "Without it, LIBERO policies take the ones that come with the package.",
+        help="Observations to calibrate on: a folder recorded by the simulator or a policy server, or a LeRobotDataset "
+        "v3. Default for LIBERO policies: the ones that come with vlapack.",
     ),
 ]
 RenameMapFlag = Annotated[
     str | None,
     tyro.conf.arg(
-        help="A LeRobot data set's features under names of their own, as LeRobot's flag of that name: "
-        """'{"observation.images.front": "cam_high"}'. Known names need none (docs/calibration.md).""",
+        help="What a LeRobot data set calls its features, as in LeRobot's flag of the same name: "
+        """'{"observation.images.front": "cam_high"}'. Usual names need none (docs/calibration.md).""",
     ),
 ]
 
@@ -52,8 +52,7 @@ RenameMapFlag = Annotated[
 WorkDeviceFlag = Annotated[
     str,
     tyro.conf.arg(
-        help="Where calibration and rounding compute: cpu, cuda, or cuda:1 for the second card. What is made runs on "
-        "both.",
+        help="Device for calibration and rounding: cpu, cuda, or cuda:1 for the second card. The result runs on both.",
     ),
 ]
 
@@ -63,8 +62,8 @@ class CheckpointFlags:
     """What a float policy's folder does not say itself; a pack says all of it.
 
     Args:
-        norm_stats: norm_stats.json or its folder, where it is not in the checkpoint's assets/.
-        tokenizer: PaliGemma's SentencePiece model, where it is not found by itself.
+        norm_stats: norm_stats.json or its folder, if it is not in the checkpoint's assets/.
+        tokenizer: PaliGemma's SentencePiece model, if it is not found automatically.
     """
 
     config: ConfigFlag = None
@@ -108,11 +107,11 @@ class PolicyFlags(CheckpointFlags):
     """What a float policy's folder does not say itself, and how a policy computes.
 
     Args:
-        dtype: Of the arithmetic around packed layers, and of a float policy: bfloat16 is openpi's, and faster on CPUs
-            with instructions for it; float32 is exact. Default: float32 on the CPU, bfloat16 on a GPU.
-        compile: Compile the networks with torch.compile: minutes at first, faster chunks then. Off where one of
+        dtype: Type of the float arithmetic: bfloat16 as in openpi, faster on CPUs that have instructions for it; or
+            float32, which is exact. Default: float32 on the CPU, bfloat16 on a GPU.
+        compile: Compile the networks with torch.compile: minutes at first, then faster chunks. Off if one of
             OPENPI_DISABLE_TORCH_COMPILE, TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE is 1.
-        device: Where it computes: cpu, cuda, or cuda:1 for the second card.
+        device: Device to compute on: cpu, cuda, or cuda:1 for the second card.
     """
 
     dtype: Literal["float32", "bfloat16"] | None = None

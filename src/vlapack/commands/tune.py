@@ -41,24 +41,24 @@ def tune(
     wanted: Flat[MeasuringFlags] = MeasuringFlags(),  # noqa: B008  (frozen)
     flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
 ) -> int:
-    """Choose 4, 8 or 16 bits for every layer by what they do to the actions, and write the recipe.
+    """Choose 4, 8 or 16 bits for every layer by their effect on the actions, and write the recipe.
 
-    What each choice does to the final action chunk is measured for all layers at once (docs/tune.md), an exact solver
-    allocates the bits, and the result is run on observations kept back. Beside the recipe go FILE.frontier.json and a
-    picture: bytes, errors and milliseconds of allocations, presets and uniform recipes. A run that was interrupted goes
-    on with the same command. `vlapack quantize` takes the same three targets and writes the pack at once.
+    The effect of each choice on the action chunk is measured for all layers at once (docs/tune.md), an exact solver
+    allocates the bits, and the result is tried on observations kept back. Beside the recipe go a table and a picture of
+    the frontier: bytes, errors and milliseconds of allocations, presets and uniform recipes. An interrupted run
+    continues with the same command. `vlapack quantize` takes the same three targets and writes the pack at once.
 
         vlapack tune CHECKPOINT --config pi05_libero --max-error 1% --calib OBSERVATIONS --out recipe.json
         vlapack tune CHECKPOINT --config pi05_libero --budget 1.5GB --calib OBSERVATIONS --out recipe.json
 
     Args:
-        policy: A float policy's folder, or `tiny-libero`, the policy that comes with the package.
+        policy: A float policy's folder, or `tiny-libero`, the policy that comes with vlapack.
         out: The recipe file to write.
-        preset: The layers about which is decided, and how they are quantized.
-        seed: Of noise, directions, and what is random in a method.
+        preset: Which layers to decide about, and how they are quantized.
+        seed: Seed of noise, directions, and what is random in a method.
         json: Write one JSON document to stdout instead of text.
-        wanted: The target, and what is measured.
-        flags: What the checkpoint does not say.
+        wanted: Give one of the first three.
+        flags: What the checkpoint does not say itself.
     """
     from vlapack.policy.placing import usable
 

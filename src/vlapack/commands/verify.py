@@ -20,11 +20,12 @@ def verify(pack: tyro.conf.Positional[Path], *, json: bool = False) -> int:
     """
     from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
     from vlapack.packing.contents import check_pack
+    from vlapack.packing.pack_bytes import bytes_of
 
     checkpoint = PackedCheckpoint.open(pack)
     check_pack(checkpoint)
     names = checkpoint.names()
-    size = checkpoint.weights.path.stat().st_size
+    sizes = bytes_of(checkpoint)
     version = checkpoint.document["format_version"]
     if json:
         emit_json(
@@ -33,13 +34,16 @@ def verify(pack: tyro.conf.Positional[Path], *, json: bool = False) -> int:
                 "format_version": version,
                 "fingerprint": checkpoint.fingerprint,
                 "tensors": len(names),
-                "bytes": size,
+                "bytes": sizes.file,
+                "file_bytes": sizes.file,
+                "held_bytes": sizes.held,
+                "mapped_bytes": sizes.mapped,
                 "whole": True,
             }
         )
     else:
         emit_text(
-            f"{pack}: whole; format {version}, {len(names)} tensors, {size / 1e6:.2f} MB, "
+            f"{pack}: whole; format {version}, {len(names)} tensors; {sizes}; "
             f"fingerprint {checkpoint.fingerprint[:12]}",
         )
     return 0

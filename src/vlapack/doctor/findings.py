@@ -20,6 +20,7 @@ from vlapack import __version__
 from vlapack.checkpoints import open_with
 from vlapack.checkpoints.assets import find_tokenizer, missing_norm_stats, missing_tokenizer
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
+from vlapack.console import size
 from vlapack.doctor.card import card
 from vlapack.doctor.finding import Finding
 from vlapack.errors import InputError, install
@@ -31,6 +32,7 @@ from vlapack.machine.gpu import CPU
 from vlapack.machine.memory import available_bytes
 from vlapack.ops.engine import ENGINE_VARIABLE, REMEDY, available, described
 from vlapack.packing.contents import check_pack
+from vlapack.packing.pack_bytes import bytes_of
 from vlapack.recipe.environment import PREFIX
 from vlapack.recipe.resolve import RecipeFlags, resolve
 
@@ -92,7 +94,7 @@ def threads() -> Finding:
     cores, used = usable_cores(), torch.get_num_threads()
     found = f"{used} of torch's, {cores} cores usable"
     if used > cores:
-        return Finding("threads", False, found, f"threads wait for each other there: set OMP_NUM_THREADS={cores}")
+        return Finding("threads", False, found, f"more threads than cores are slower: set OMP_NUM_THREADS={cores}")
     return Finding("threads", True, found)
 
 
@@ -116,7 +118,7 @@ def usable_cores(cpu_max: Path = CGROUP_CPU) -> int:
 def memory() -> Finding:
     """How much can be taken now."""
     available = available_bytes()
-    return Finding("memory", True, "unknown on this system" if available is None else f"{available / 1e9:.1f} GB free")
+    return Finding("memory", True, "unknown on this system" if available is None else f"{size(available)} free")
 
 
 def variables() -> Finding:
@@ -143,7 +145,7 @@ def simulator() -> Finding:
     mujoco = _version("mujoco")
     shown = f"{found}, mujoco {mujoco}"
     if mujoco == BROKEN_MUJOCO:
-        remedy = f"it renders the collision meshes, which no policy has seen: pip install mujoco=={OPENPIS_MUJOCO}"
+        remedy = f"it renders collision meshes, which no policy has seen: pip install mujoco=={OPENPIS_MUJOCO}"
         return Finding("libero", False, shown, remedy)
     try:
         assets = distribution.paths(found).assets
@@ -183,7 +185,7 @@ def paligemma() -> Finding:
     if found is not None:
         return Finding("tokenizer", True, str(found))
     return Finding(
-        "tokenizer", True, "not in openpi's or Hugging Face's cache", "openpi's folders need `tokenizer=PATH`"
+        "tokenizer", True, "not in openpi's or Hugging Face's cache", "for openpi's folders, give `tokenizer=PATH`"
     )
 
 
@@ -206,18 +208,19 @@ def policy_findings(policy: str, flags: Mapping[str, Any]) -> Iterator[Finding]:
     else:
         yield Finding("norm_stats", True, checkpoint.normalization.kind)
     needed, available = needed_bytes(checkpoint), available_bytes()
+    found = str(bytes_of(checkpoint)) if isinstance(checkpoint, PackedCheckpoint) else f"weights {size(needed)}"
     if available is not None and needed > available:
         remedy = "close what else runs, or quantize more of the policy (vlapack inspect shows the bytes)"
-        yield Finding("room", False, f"needs {needed / 1e9:.2f} GB of {available / 1e9:.2f} GB free", remedy)
+        yield Finding("room", False, f"{found}, and {size(available)} of memory is free", remedy)
     else:
-        yield Finding("room", True, f"needs {needed / 1e9:.2f} GB")
+        yield Finding("room", True, found)
     if isinstance(checkpoint, PackedCheckpoint):
         try:
             check_pack(checkpoint)
         except InputError as error:
             yield Finding("integrity", False, "damaged", str(error))
         else:
-            yield Finding("integrity", True, "every checksum is as it was written")
+            yield Finding("integrity", True, "all checksums match")
         yield Finding("fingerprint", True, checkpoint.fingerprint)
 
 

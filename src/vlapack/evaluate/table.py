@@ -33,7 +33,7 @@ def print_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> None:
     """
     out = Table(title=title)
     out.add_column("policy")
-    for column in ("success", "95 % interval", "against baseline", "MB in memory", "ms per chunk", "steps"):
+    for column in ("success", "95 % interval", "against baseline", "MB held", "ms per chunk", "steps"):
         out.add_column(column, justify="right", no_wrap=True)
     first = next(iter(summaries.values()))
     if first["baseline"] is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,19 @@ from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.pack.config import config_document, read_config
 from vlapack.checkpoints.pack.contents import layers_of, pack_specs, untouched
 from vlapack.checkpoints.pack.writer import PackWriter, settled, sweep_partial
-from vlapack.checkpoints.tensorlayout import TensorSpec
 from vlapack.errors import InputError
 from vlapack.fingerprint import THREADS, Fingerprint, differences
 from vlapack.machine.gpu import CPU
 from vlapack.ops.arithmetic import arithmetic, on_threads
 from vlapack.packing.balance import balanced_reader, measure_factors, require_foldable
 from vlapack.packing.layers import pack_layers
+from vlapack.packing.pack_bytes import PackBytes, bytes_by_part, pack_bytes
 from vlapack.packing.parent import Parent
 from vlapack.packing.ready import Ready
 from vlapack.packing.room import require_room
 from vlapack.packing.streaming import compute_dtype
 from vlapack.pi0.names import EMBEDDING, linears
-from vlapack.plan.selected import Selected, groups, part_of
-from vlapack.plan.sizes import Tensors
+from vlapack.plan.selected import Selected, groups
 from vlapack.policy.placing import usable
 from vlapack.quantize.groups import QuantizedGroup, pack_embedding
 from vlapack.quantize.room import peak_bytes, shortage_explained
@@ -62,6 +61,8 @@ class Report:
     """Layers packed without calibration although the recipe calibrates, because inference never calls them."""
     already_there: bool
     """Whether the folder held this very pack before, so that nothing was done."""
+    sizes: PackBytes
+    """Bytes of the pack's file, of the weights that a running policy holds, and of those that it maps."""
     peak_device_bytes: int | None = None
     """Bytes of this process's tensors on the GPU that packed, at most; None for a CPU."""
 
@@ -78,6 +79,7 @@ class Report:
             "without_inputs": list(self.without_inputs),
             "already_there": self.already_there,
             **self.measured,
+            "bytes": {**self.measured["bytes"], **vars(self.sizes)},
         }
 
 
@@ -148,6 +150,8 @@ def pack_parent(
     together = groups(selected, recipe)
     require_room(parent, together, recipe, seen or (), device)
     fingerprint = parent.fingerprint(recipe, observations)
+    specs = pack_specs(parent.tensors, selected, recipe)
+    sizes = pack_bytes(specs, selected, recipe, architecture)
 
     def report(measured: Mapping[str, Any], calibration_seconds: float, *, already_there: bool) -> Report:
         return Report(
@@ -159,6 +163,7 @@ def pack_parent(
             measured=measured,
             without_inputs=[layer.name for layer in selected if seen is not None and not layer.executed],
             already_there=already_there,
+            sizes=sizes,
             peak_device_bytes=peak_bytes(device),
         )
 
@@ -166,7 +171,6 @@ def pack_parent(
         sweep_partial(out)
         return report(there["measured"], 0.0, already_there=True)
 
-    specs = pack_specs(parent.tensors, selected, recipe)
     # What one machine began another must not end in its own way: the pack would be neither's.
     made_with = {**arithmetic(device), "device": device.type}
     made_with["calibrates_in"] = None if seen is None else str(compute_dtype(parent, device)).removeprefix("torch.")
@@ -204,7 +208,7 @@ def pack_parent(
             made_with={key: writer.plan[key] for key in made_with},
             measured=measured,
         )
-        parts = _parts(parent.tensors, specs)
+        parts = bytes_by_part(parent, specs)
         repository = repository_of(parent.checkpoint.path)
         card = model_card(parent.config, recipe, selected, parts=parts, measured=measured, base_model=repository)
         writer.finish(config, {**parent.files(), CARD_FILE: card})
@@ -288,13 +292,3 @@ def _copy_rest(
 def _summary(errors: Mapping[str, float]) -> dict[str, Any]:
     worst = max(errors, key=lambda name: errors[name])
     return {"mean": sum(errors.values()) / len(errors), "max": errors[worst], "worst_layer": worst}
-
-
-def _parts(tensors: Tensors, specs: Iterable[TensorSpec]) -> dict[str, tuple[int, int]]:
-    """Part → bytes before and after, from the tensors as they are stored."""
-    parts: dict[str, tuple[int, int]] = {}
-    before = [(TensorSpec(name, dtype, shape), 0) for name, (shape, dtype) in tensors.items()]
-    for spec, side in (*before, *((spec, 1) for spec in specs)):
-        old, new = parts.get(part_of(spec.name), (0, 0))
-        parts[part_of(spec.name)] = (old, new + spec.nbytes) if side else (old + spec.nbytes, new)
-    return parts

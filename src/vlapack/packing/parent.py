@@ -17,9 +17,10 @@ from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.finite import require_finite
 from vlapack.checkpoints.pack.card import notices, processor_files
 from vlapack.checkpoints.pack.config import format_of
-from vlapack.console import say
+from vlapack.checkpoints.pack.contents import without_heads
+from vlapack.console import say, size
 from vlapack.fingerprint import UNUSED, WEIGHTS_ONLY, Fingerprint, digest, digest_observations, digest_weights
-from vlapack.pi0.names import EMBEDDING, EXPERT_HEAD, TIED_EMBEDDING, canonical_name
+from vlapack.pi0.names import EMBEDDING, canonical_name
 from vlapack.plan.sizes import Tensors
 from vlapack.recipe.needs import needs_activations
 from vlapack.recipe.recipe import Recipe
@@ -45,10 +46,7 @@ class Parent:
         self.config = checkpoint.config
         self.normalization = checkpoint.normalization
         self.tokenizer: Path = checkpoint.tokenizer
-        names = {canonical_name(name): name for name in checkpoint.names()}
-        if TIED_EMBEDDING in names:
-            names.setdefault(EMBEDDING, names[TIED_EMBEDDING])
-        self._names = {name: stored for name, stored in names.items() if name not in (TIED_EMBEDDING, EXPERT_HEAD)}
+        self._names = without_heads({canonical_name(name): name for name in checkpoint.names()})
         self.tensors: Tensors = {
             name: (tuple(checkpoint.shape(stored)), checkpoint.dtype(stored)) for name, stored in self._names.items()
         }
@@ -93,7 +91,7 @@ class Parent:
 
     @cached_property
     def _weights_digest(self) -> str:
-        say(f"hashing {self.nbytes / 1e9:.3f} GB of weights in {self.checkpoint.path}")
+        say(f"hashing {size(self.nbytes)} of weights in {self.checkpoint.path}")
         return digest_weights(self._names, self._read_finite)
 
     def _read_finite(self, name: str) -> Tensor:

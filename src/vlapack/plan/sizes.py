@@ -1,4 +1,4 @@
-"""The bytes of every part of a network: as openpi holds it, with a recipe's layers packed, and as our runtime holds it.
+"""The bytes of every part of a network: as openpi holds it, and with a recipe's layers packed.
 
 `packed_tensors` is the one statement of what a pack stores for a layer; every byte counted here follows from it.
 Rotations are stored in fp32, because in bf16 a block is no longer orthogonal (its inverse is its transpose only to 3
@@ -9,7 +9,7 @@ save 38.7 % (LLM), 5.9 % (expert) and 52.4 % (all) of π0.5. A permutation is an
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,10 +61,6 @@ class Sizes:
     """The whole file, as openpi holds it."""
     after: int
     """The same file with only the selected linears (and 8-bit embedding rows) replaced."""
-    held: int
-    """What our runtime keeps in memory: without lm_heads, layers that it never calls, and the embedding."""
-    mapped: int
-    """The embedding, whose rows are read from the file."""
     layers: tuple[LayerSize, ...]
     parts: Mapping[Part, PartSize]
 
@@ -159,22 +155,13 @@ def runtime(layer: Selected, recipe: Recipe, *, stores_transform: bool = True) -
     return Runtime(total_bytes(left.values()), sum(macs[kind] for kind in left))
 
 
-def account(
-    tensors: Tensors,
-    selected: Sequence[Selected],
-    recipe: Recipe,
-    *,
-    never_executed: Collection[str] = frozenset(),
-    tables: int = 0,
-) -> Sizes:
+def account(tensors: Tensors, selected: Sequence[Selected], recipe: Recipe) -> Sizes:
     """Add up the bytes of a network before and after packing.
 
     Args:
         tensors: Every tensor of the unpacked file, named as `selected` names its layers.
         selected: The layers that `recipe` packs.
         recipe: How they are packed.
-        never_executed: Names of modules that inference never calls, or not after loading.
-        tables: Bytes of what it keeps in the place of some of them.
 
     Raises:
         InputError: A selected layer's weight is not among `tensors`.
@@ -189,7 +176,6 @@ def account(
     after: dict[Part, int] = {}
     of_layer = dict.fromkeys(packed, 0)
     biases = dict.fromkeys(packed, 0)
-    held, mapped = tables, 0
     embedding = _embedding(tensors)
     for name, tensor in tensors.items():
         module, _, kind = name.rpartition(".")
@@ -205,15 +191,9 @@ def account(
         part = part_of(name)
         before[part] = before.get(part, 0) + old
         after[part] = after.get(part, 0) + new
-        if name == embedding:
-            mapped += new
-        elif part != "embedding" and module not in never_executed:
-            held += new
     return Sizes(
         before=sum(before.values()),
         after=sum(after.values()),
-        held=held,
-        mapped=mapped,
         layers=tuple(
             LayerSize(
                 layer,

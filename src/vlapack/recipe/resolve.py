@@ -35,11 +35,11 @@ class RecipeFlags:
         scope: Prefix of the dotted layer names.
         include: Regular expression that a layer's name must match.
         exclude: Regular expression that a layer's name must not match.
-        only_layers: Exact layer names, separated by commas; include and exclude do not count then.
+        only_layers: Exact layer names, separated by commas; include and exclude are ignored then.
         weight_overrides: Bits per layer, `pattern:bits,…` (4, 8, or 16: stays float; 4g32: in groups of 32, 4g0:
             without groups; 4a16: with 16-bit activations; 4g32a8); the first match wins.
         weight_bits: Bits of all other selected weights.
-        act_bits: 8 or 4, or 16: activations are not quantized.
+        act_bits: Bits of the activations; 16 leaves them float.
         rotation: How blocks of input channels are rotated.
         block: Channels per rotation block, a power of two.
         shared_block: One rotation block per input instead of K/B distinct ones.
@@ -49,16 +49,16 @@ class RecipeFlags:
         smooth: λ of the smoothing step; 0: none.
         order: Permute and rotate, or rotate, permute and rotate again (DuQuant).
         group_size: Input channels per weight scale, instead of one scale per output channel.
-        rounding: Weights to the nearest integer, or by GPTQ, which makes up for each column's error in the later ones.
-        clip: The end of the integers' range: where the squared error is least, or the largest weight.
+        rounding: rtn: round to nearest; gptq: later columns make up for each column's error, on calibration data.
+        clip: End of the integer range: where the squared error is least, or the largest weight.
         act_scale: One activation scale per token, or one per layer from calibration.
         act_percentile: Percentile that sets the static scale.
-        calib_steps: How many observations calibrate.
-        fold: Let the layers before one take the first steps of its transform.
-        embedding_bits: 8: the embedding's rows as int8.
-        atm: Attention temperature matching (QuantVLA): the expert's queries are scaled, head by head, until their
-            logits vary as the float policy's do.
-        ohb: Output head balancing (QuantVLA): the same for the strength of what the expert's attention adds.
+        calib_steps: How many observations to calibrate on.
+        fold: Fold the first steps of a transform into the layers before it.
+        embedding_bits: 8: store the embedding's rows as int8.
+        atm: Attention temperature matching (QuantVLA): scale the expert's queries, head by head, until their logits
+            vary as the float policy's do.
+        ohb: Output head balancing (QuantVLA): the same for the strength of the expert's attention.
         seed: Seed of what is random in a method.
     """
 

@@ -137,7 +137,7 @@ def _stop_signal() -> asyncio.Future[None]:
 
     def heard() -> None:
         if not stop.done():
-            say("stopping: what was asked is answered first (once more to stop at once)")
+            say("shutting down after pending requests; Ctrl-C again to stop now")
             stop.set_result(None)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)

@@ -119,7 +119,7 @@ class Comparison:
         return one.nbytes if self._target.measure == "file" else one.held
 
     def _candidate(self, name: str, kind: Kind, bits: Bits) -> Candidate:
-        nbytes = self._space.pack_bytes(self._space.recipe(bits))  # counted by another way than the problem's
+        nbytes = self._space.file_bytes(self._space.recipe(bits))  # counted by another way than the problem's
         return Candidate(name, kind, bits, nbytes, self._memory.nbytes(bits), math.sqrt(self._files.error(bits)))
 
     def _measured(self, one: Candidate, count: int) -> Candidate:

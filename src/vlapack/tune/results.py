@@ -45,7 +45,7 @@ class Candidate:
     kind: Kind
     bits: Bits
     nbytes: int
-    """Of the pack's tensors."""
+    """Of the pack's file."""
     held: int
     """In the memory of a policy that runs on the CPU."""
     predicted: float

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from vlapack.methods.transform import Transform
+from vlapack.packing.held import TRANSFORM
 from vlapack.packing.ready import Ready
 from vlapack.plan.selected import Group, Selected
 from vlapack.quantize.calibration import LayerInputs
@@ -14,7 +15,6 @@ from vlapack.quantize.groups import QuantizedGroup
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.candidates import ERROR, piece_of
 from vlapack.tune.folder import TuningFolder
-from vlapack.tune.sizes import TRANSFORM
 from vlapack.tune.space import Space
 
 

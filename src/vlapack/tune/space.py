@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeAlias, cast
 
 from vlapack.checkpoints.pack.contents import layers_of, pack_specs
+from vlapack.checkpoints.tensorlayout import TensorSpec, file_bytes
 from vlapack.errors import InputError
 from vlapack.packing.parent import Parent
 from vlapack.pi0.names import EMBEDDING, EMBEDDING_MODULE, linears
@@ -92,8 +94,12 @@ class Space:
         return found | ({EMBEDDING_MODULE: (EMBEDDING_BITS,)} if self.embedding else {})
 
     def problem(self, errors: Errors, measure: Measure = "file") -> Problem:
-        """Return the allocation problem; its bytes are exactly those of the packs, or of loaded policies of them."""
-        sizes = sizes_of(self.parent, measure)
+        """Return the allocation problem.
+
+        Its bytes are exactly those of loaded policies of the packs; or those of their files, with the largest header
+        that any of them has.
+        """
+        sizes = sizes_of(self.parent, measure, self.largest_header)
         nothing: Mapping[Chosen, float] = {}
         options = {}
         for layer in self.layers:
@@ -188,10 +194,25 @@ class Space:
         act_bits = self.base.act_bits if isinstance(chosen.act_bits, str) else chosen.act_bits
         return chosen.weight_bits, group_size, act_bits
 
-    def pack_bytes(self, recipe: Recipe) -> int:
-        """Return the bytes of the pack that a recipe makes: the sum over its tensors."""
+    def file_bytes(self, recipe: Recipe) -> int:
+        """Return the bytes of the file that a recipe makes."""
+        return file_bytes(self._specs(recipe))
+
+    @cached_property
+    def largest_header(self) -> int:
+        """Bytes of a pack's header at most: every layer packed and nothing folded, which is the most tensors.
+
+        Larger tensors, such as those that stay float, may make each of the two offsets of a tensor a digit longer.
+        """
+        recipes = (replace(self.uniform(choice), fold=False) for choice in self.packed)
+        return max(
+            file_bytes(specs) - sum(spec.nbytes for spec in specs) + 2 * len(specs)
+            for specs in map(self._specs, recipes)
+        )
+
+    def _specs(self, recipe: Recipe) -> list[TensorSpec]:
         selected = layers_of(self.parent.config.architecture, recipe)
-        return sum(spec.nbytes for spec in pack_specs(self.parent.tensors, selected, recipe))
+        return pack_specs(self.parent.tensors, selected, recipe)
 
     def _folded(self, sizes: Sizes) -> Iterator[tuple[tuple[str, ...], int]]:
         """Yield (layers, bytes) of what folds as soon as all these layers are packed, be it fewer bytes or more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vlapack.console import size
 from vlapack.errors import InputError
 
 KEPT_BACK = 4
@@ -23,7 +24,7 @@ class Target:
     """A budget of bytes, or a bound on the error.
 
     Attributes:
-        kind: `held`: bytes that a running policy holds; `file`: bytes of the pack's tensors; `error`: the median
+        kind: `held`: bytes that a running policy holds; `file`: bytes of the pack's file; `error`: the median
             deviation of a chunk, for the fewest bytes held.
         value: bytes, or the error (0.01 for 1 %).
     """
@@ -40,7 +41,7 @@ class Target:
         """Say it in a few words."""
         if self.kind == "error":
             return f"median error below {100 * self.value:.3g} %"
-        return f"{self.value / 1e6:.2f} MB {'held' if self.kind == 'held' else 'on the disk'}"
+        return f"{self.kind} {size(int(self.value))}"
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def model_card(
         policy: the parent's.
         recipe: how the layers were packed.
         selected: which layers were packed.
-        parts: part of the network → bytes of its tensors in the parent's file and in the pack, as they are.
+        parts: part of the file → its bytes in the parent's and in the pack's.
         measured: bytes and rounding errors.
         base_model: the parent's repository on Hugging Face's hub, if it came from there.
     """
@@ -118,10 +118,10 @@ def model_card(
         f"(method {recipe.method}, rotation {recipe.rotation}, blocks of {recipe.block}, "
         f"{recipe.act_scale} activation scales; the whole recipe stands in `config.json`).",
         "",
-        "| part | packed layers | MB in the parent | MB in this pack |",
+        "| part | packed layers | MB in the parent | MB in this file |",
         "|---|---:|---:|---:|",
         *rows,
-        f"| **total** | **{len(selected)}** | **{before / 1e6:.3f}** | **{after / 1e6:.3f}** |",
+        f"| **file** | **{len(selected)}** | **{before / 1e6:.3f}** | **{after / 1e6:.3f}** |",
         "",
         f"Relative rounding error of the packed weights: mean {error['mean']:.4f}, largest {error['max']:.4f} "
         f"(`{error['worst_layer']}`). The parent's vocabulary heads, which acting never reads, are not stored.",

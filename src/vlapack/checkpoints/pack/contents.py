@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ from vlapack.plan.selected import Selected, groups
 from vlapack.plan.sizes import Tensors, packed_tensors, rewritten
 from vlapack.recipe.choice import ACT_BITS, GROUP_SIZES, Choice
 from vlapack.recipe.recipe import Recipe
+
+T = TypeVar("T")
 
 POSITIVE = ("smooth", "input_scale")
 """Tensors by which inputs are divided."""
@@ -62,6 +64,14 @@ def untouched(tensors: Tensors, selected: Sequence[Selected], recipe: Recipe) ->
     return {name: tensor for name, tensor in tensors.items() if name not in replaced}
 
 
+def without_heads(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Return what a pack is made of: no vocabulary heads, but the one that is tied to the embedding, as that."""
+    kept = {name: tensor for name, tensor in tensors.items() if name not in (TIED_EMBEDDING, EXPERT_HEAD)}
+    if TIED_EMBEDDING in tensors:
+        kept.setdefault(EMBEDDING, tensors[TIED_EMBEDDING])
+    return kept
+
+
 def pack_specs(tensors: Tensors, selected: Sequence[Selected], recipe: Recipe) -> list[TensorSpec]:
     """Return every tensor of the pack that a network's `tensors` become, without computing one."""
     stored = dict(untouched(tensors, selected, recipe))
@@ -81,11 +91,13 @@ class Contents:
     """What a pack's documents say it holds.
 
     Attributes:
+        recipe: how the layers are packed.
         layers: the packed layers, by name.
         groups: the same, as loading needs them.
     """
 
     path: Path
+    recipe: Recipe
     layers: Mapping[str, Selected]
     groups: Sequence[PackedGroup]
 
@@ -117,7 +129,7 @@ class Contents:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         _check_document(path, document["quantization_config"], recipe, selected, architecture)
-        return cls(path, {layer.name: layer for layer in selected}, packed_groups(selected, recipe))
+        return cls(path, recipe, {layer.name: layer for layer in selected}, packed_groups(selected, recipe))
 
     @cached_property
     def ruled(self) -> frozenset[str]:
