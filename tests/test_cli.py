@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from vlapack import cli, console
 from vlapack.errors import InputError, WorkError
@@ -122,3 +123,20 @@ def test_messages_wrap_at_words_on_a_terminal_and_nowhere_else(monkeypatch):
         assert " ".join(lines) == message
         assert long_path in lines or not terminal
         assert len(lines) == (3 if terminal else 1)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_too_narrow_for_a_table_shows_every_number(width, monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    monkeypatch.setattr(console, "stdout", terminal)
+    table = Table("layer", title="twelve columns", caption="said once")
+    for number in range(12):
+        table.add_column(f"column {number}", justify="right", no_wrap=True)
+    for name in ("a.very.long.dotted.name.of.a.layer" * 3, "short"):
+        table.add_row(name, *(f"{number}234.56" for number in range(12)))
+    console.emit_table(table)
+    shown = terminal.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    assert all(f" {number}234.56 " in shown for number in range(12))
+    assert shown.count("said once") == shown.count("twelve columns") == 1
+    assert "…" not in shown

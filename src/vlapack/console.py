@@ -13,7 +13,7 @@ import re
 import select
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -52,9 +52,8 @@ def __getattr__(name: str) -> Any:
     """
     if name not in ("stderr", "stdout"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()["stderr"] = _console(stderr=True)
-    globals()["stdout"] = _console()
-    return globals()[name]
+    globals()[name] = made = _console(stderr=name == "stderr")
+    return made
 
 
 def _console(**options: Any) -> Console:
@@ -176,9 +175,47 @@ def emit_json(document: Any, *, indent: int | None = 2) -> None:
 
 
 def emit_table(table: Table) -> None:
-    """Write a table to stdout, and its title above it in lines that are not read as markup."""
+    """Write a table to stdout, and its title above it in lines that are not read as markup.
+
+    Where a terminal is too narrow for all columns, they follow in several tables, each with the first column again.
+    rich would cut the numbers.
+    """
     terminal: Console = sys.modules[__name__].stdout
     if table.title is not None:
         _print(terminal, str(table.title))
         table.title = None
-    (terminal if terminal.is_terminal else _console(width=OFF_TERMINAL)).print(table)
+    if not terminal.is_terminal:
+        _console(width=OFF_TERMINAL).print(table)
+        return
+    for places in _fitting(table, terminal):
+        terminal.print(table if len(places) == len(table.columns) else _columns_of(table, places))
+
+
+def _fitting(table: Table, console: Console) -> Iterator[list[int]]:
+    """Yield the places of columns that fit beside the first one, which may be folded if it may wrap."""
+    unbound = console.options.update(max_width=OFF_TERMINAL)
+    first = console.measure(_columns_of(table, [0]), options=unbound).maximum
+    if not table.columns[0].no_wrap:
+        first = min(first, console.width // 3)
+    places = [0]
+    for place in range(1, len(table.columns)):
+        beside = console.measure(_columns_of(table, [*places[1:], place]), options=unbound).maximum
+        if len(places) > 1 and first + beside > console.width:
+            yield places
+            places = [0]
+        places.append(place)
+    yield places
+
+
+def _columns_of(table: Table, places: Sequence[int]) -> Table:
+    """Return a table of some columns of another one; the last one brings the caption along."""
+    from rich.table import Table
+
+    last = places[-1] == len(table.columns) - 1
+    part = Table(caption=table.caption if last else None, caption_justify=table.caption_justify)
+    columns = [table.columns[place] for place in places]
+    for column in columns:
+        part.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap, overflow="fold")
+    for row, cells in zip(table.rows, zip(*(column.cells for column in columns), strict=True), strict=True):
+        part.add_row(*cells, end_section=row.end_section)
+    return part

@@ -39,7 +39,7 @@ class MeasuringFlags:
     Args:
         max_error: The smallest pack whose median error of a chunk, as `vlapack compare` prints it, stays below this
             (`1%` or `0.01`) on observations kept back.
-        budget: The least error for this much memory, *held* by a running policy: `1.5GB`, `950MB` (10^9 and 10^6
+        budget: The least error for this much memory, held by a running policy: `1.5GB`, `950MB` (10^9 and 10^6
             bytes).
         budget_file: The least error for a file of at most this size.
         observations: How many to use, evenly from the folder; half are kept back (of fewer than 32, sixteen or every
