@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
 from vlapack import cli
+from vlapack.commands.help import VALUES
+from vlapack.commands.spelling import flags_of
 
 OUR_WORDS = re.compile(r"[A-Z]+(:[A-Z]+)?(,…)?|\{.+\}")
 
@@ -82,3 +85,9 @@ def test_completion_knows_the_commands_and_their_flags(shell: str, capfd: pytest
 def test_an_unknown_shell_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--print-completion", "ksh"]) == 2
     assert "bash, zsh, fish" in capfd.readouterr().err
+
+
+def test_every_value_that_has_a_name_is_taken_by_a_command() -> None:
+    commands = [cli._load(name) for name in cli.COMMANDS]
+    known = {name for command in commands for name in (*inspect.signature(command).parameters, *flags_of(command))}
+    assert VALUES.keys() - known == set()
