@@ -217,11 +217,12 @@ def _line(target: str, mix: str, rows: Sequence[Mapping[str, Any]], plain: Seque
         one, other = mean(rows, field), mean(plain, field)
         return f"{one / other:.2f}" if one is not None and other else ""
 
-    cost, median, flips = mean(rows, "full_size_bytes_held"), mean(rows, "median"), mean(rows, "flips")
+    cost, plain_cost = mean(rows, "full_size_bytes_held"), mean(plain, "full_size_bytes_held")
+    median, flips = mean(rows, "median"), mean(rows, "flips")
     error = mean(rows, "error")
     assert error is not None
     cells = [
-        "" if cost is None else f"{100 * (cost / held([]) - 1):+.1f} %",
+        "" if cost is None or plain_cost is None else f"{100 * (cost / plain_cost - 1):+.1f} %",
         "" if median is None else f"{100 * median:.2f} %",
         f"{100 * error:.3g} %",
         ratio("error"),
