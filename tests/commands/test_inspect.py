@@ -170,3 +170,14 @@ def test_a_mix_of_bits_is_named_with_its_layers_and_what_it_costs(capsys: pytest
     more = found["bytes"]["held"] - plain["bytes"]["held"]
     assert f"{more / 1e6:+.1f} MB" in note
     assert not [note for note in plain["notes"] if "throughout" in note]
+
+
+def test_an_engine_of_gpus_stands_in_no_ones_way(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for engine in ("triton", "reference"):
+        monkeypatch.setenv("VLAPACK_ENGINE", engine)
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        found.append(document(capsys, "tiny-libero", "--preset", "dit")["bytes"])
+    assert found[0] == found[1]

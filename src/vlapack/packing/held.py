@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from vlapack.errors import InputError
 from vlapack.machine.gpu import CPU
 from vlapack.ops import layouts
 from vlapack.pi0.config import Pi0Config
@@ -68,13 +69,15 @@ class Held:
         """The weight as the CPU's engine lays it out, and its scales."""
         if layer.name in self.nowhere:
             return 0
-        weight = (layer.weight_bits, layer.out_features, layer.in_features, layer.act_bits)
-        kept = {
-            kind: tensor
+        tensors = {
+            name.rpartition(".")[2]: tensor
             for name, tensor in packed_tensors(layer, recipe, stores_transform=False).items()
-            if (kind := name.rpartition(".")[2]) in ("weight_scale", "row_rotation")
         }
-        return layouts.held_bytes(*weight, CPU) + total_bytes(kept.values())
+        try:
+            weight = layouts.held_bytes(layer.weight_bits, layer.out_features, layer.in_features, layer.act_bits, CPU)
+        except InputError:  # VLAPACK_ENGINE names an engine of GPUs: as the pack stores it
+            weight = total_bytes(tensors[kind] for kind in ("weight", "weight_packed") if kind in tensors)
+        return weight + total_bytes(tensors[kind] for kind in ("weight_scale", "row_rotation") if kind in tensors)
 
     def transform(self, lead: Selected, recipe: Recipe) -> int:
         """The tensors of the one activation step."""
