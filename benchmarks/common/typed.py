@@ -23,12 +23,12 @@ TYPED: dict[str, set[tuple[str, str]]] = {
         *_on("tune.md", "1.5 times", "8 %", "1.5 %", "90 %", "1.2 times"),
         *_on("evaluation.md", "10 %", "10 points"),
         *_on("diagnose.md", "5 %"),
-        *_on("report.md", "10 points"),
+        *_on("report.md", "4 %", "10 points"),
     },
     "a question or an example, not an answer": {
         *_on("fidelity.md", "1 %"),
         *_on("presets.md", "8 GB"),
-        *_on("report.md", "1 %", "2,000 pairs"),
+        *_on("report.md", "2,000 pairs"),
         *_on("tune.md", "1 %", "1.5 GB", "2.4 GB"),
     },
     "a level of confidence, or the name of a percentile": {

@@ -70,6 +70,7 @@ VALUES: Mapping[str, str] = {
     "block_out": "ROWS",
     "batch_wait_ms": "MILLISECONDS",
     "max_message_mb": "MEGABYTES",
+    "video_mb": "MEGABYTES",
     "api_key": "KEY",
     "default_prompt": "TEXT",
     "prompt": "TEXT",

@@ -19,9 +19,11 @@ MOST_VIDEO_MB = 2000
 
 
 def report(
-    inputs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN|PACK|FLOAT|FILE")]],
+    inputs: tyro.conf.Positional[
+        Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN|PACK|FLOAT|FILE", help_behavior_hint="")]
+    ],
     *,
-    out: Path,
+    out: Annotated[Path, tyro.conf.arg(metavar="PAGE")],
     data: Path | None = None,
     video_mb: float = 25.0,
     json: bool = False,
