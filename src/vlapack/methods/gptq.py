@@ -46,8 +46,8 @@ COLUMNS_OF_TRIANGLE = 1024
 of 256 blocks), for K = 2048 75 %; the rest is the same by symmetry and is never read."""
 
 WORTH_TWO_THREADS = 2048
-"""Inputs from which on H is factored by two threads, on machines of any size. Below it one takes at most a third longer.
-Two must wait for each other many times: where something else has the cores, 192 inputs took them 280 times as long."""
+"""Inputs from which on two threads factor H, on machines of any size. Below it one takes at most a third longer. Two
+wait for each other many times: where something else has the cores, 192 inputs took them 280 times as long."""
 
 
 @dataclass(frozen=True)
