@@ -35,9 +35,9 @@ from vlapack.console import exit_code, say
 from vlapack.errors import InputError
 from vlapack.evaluate.contender import contender
 from vlapack.evaluate.floor import noise_floor
+from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, evaluate
-from vlapack.evaluate.store import Record
 from vlapack.evaluate.tasks import choose_tasks, listed_tasks
 from vlapack.libero.suites import num_tasks
 from vlapack.observations.folder import open_source

@@ -24,7 +24,7 @@ from common.results import FIRST_OBSERVATIONS, FIRST_POLICY
 from common.tiny_libero import TinyLibero
 
 from vlapack.checkpoints import open_checkpoint
-from vlapack.evaluate.store import Record
+from vlapack.evaluate.ledger import Record
 from vlapack.packing.make import make_pack
 from vlapack.quantize.calibration import collect
 from vlapack.recipe.presets import PRESETS

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from vlapack.evaluate.contender import Contender
+from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import Plan
-from vlapack.evaluate.store import Record
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,24 +44,23 @@ def test_no_pair_is_no_floor() -> None:
 
 def test_a_floor_of_other_weights_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / FILE).write_text(json.dumps({"weights": "d", **floor()}))
-    here = replace(contender("baseline", Drunkard(), digest="d"), name=str(tmp_path))
-    assert committed_floor(here) == floor()
-    assert committed_floor(replace(here, identity={"weights": "e"})) is None
+    assert committed_floor(str(tmp_path), "d") == floor()
+    assert committed_floor(str(tmp_path), "e") is None
     assert "measured with other weights" in capsys.readouterr().err
-    assert committed_floor(replace(here, name=str(tmp_path / "none"))) is None
+    assert committed_floor(str(tmp_path / "none"), "d") is None
 
 
 def test_a_file_that_is_no_floor_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("[1]")
     with pytest.raises(InputError, match=r"noise_floor.json is not a noise floor"):
-        committed_floor(replace(contender("baseline", Drunkard()), name=str(tmp_path)))
+        committed_floor(str(tmp_path), "d")
 
 
 @pytest.mark.parametrize("policy", ["tiny-libero", str(FIRST_POLICY)])
 def test_a_floor_beside_a_policy_of_ours_belongs_to_its_weights(policy: str) -> None:
     baseline, _ = open_contender("baseline", policy)
     there = (SHIPPED.get(policy, Path(policy)) / FILE).is_file()
-    assert (committed_floor(baseline) is not None) == there
+    assert (committed_floor(baseline.name, baseline.identity["weights"]) is not None) == there
 
 
 def test_people_are_told_which_floor_and_where_it_is_from() -> None:
@@ -72,7 +70,11 @@ def test_people_are_told_which_floor_and_where_it_is_from() -> None:
     assert said.startswith(
         "noise floor (another noise seed; this run): the float policy disagrees with itself in 3 of 4"
     )
-    assert floor_sentence({"noise_floor": None}) is None
+    alone = summarize(PLAN, records(PLAN, "policy", [True] * 5), None, names=("pack", None))
+    assert floor_sentence(alone) is None
+    ours, theirs = records(PLAN, "policy", [True] * 5), records(PLAN, "baseline", [True] * 5)
+    compared = summarize(PLAN, ours, theirs, names=("pack", "float"))
+    assert floor_sentence(compared) == "noise floor: not known; `noise_floor` plays it"
 
 
 @pytest.mark.parametrize(

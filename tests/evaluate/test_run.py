@@ -14,9 +14,9 @@ from extras import needs
 from fakes import Drunkard, contender, plan
 
 from vlapack.errors import InputError, WorkError
+from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import NOISE_FLOOR
 from vlapack.evaluate.run import conclude, evaluate, video_path
-from vlapack.evaluate.store import Record
 
 
 def courses(records: list[Record]) -> list[tuple[int, int, bool | None, int]]:

@@ -7,8 +7,9 @@ import pytest
 from fakes import Drunkard, contender, plan
 
 from vlapack.errors import InputError, WorkError
+from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import Case
-from vlapack.evaluate.store import Record, Store
+from vlapack.evaluate.store import Store
 
 PLAN = plan([contender("policy", Drunkard()), contender("baseline", Drunkard())], tasks=1)
 

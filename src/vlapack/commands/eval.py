@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from vlapack.commands.shared_flags import Flat, PolicyFlags
-from vlapack.console import emit_json, say, spelled, stdout
+from vlapack.commands.results import show_results
+from vlapack.commands.shared_flags import Flat, PlayFlags, PolicyFlags
+from vlapack.console import emit_json, say
 from vlapack.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlapack.evaluate.ledger import Record
+    from vlapack.evaluate.shard import Shard
 
 
 def eval(
@@ -26,10 +35,10 @@ def eval(
     seed: int = 7,
     replan: int | None = None,
     hard_reset: bool = False,
-    workers: int = 2,
-    videos: bool = True,
+    until_ci: float | None = None,
     out: Path | None = None,
     json: bool = False,
+    playing: Flat[PlayFlags] = PlayFlags(),  # noqa: B008  (frozen)
     flags: Flat[PolicyFlags] = PolicyFlags(),  # noqa: B008  (frozen)
 ) -> int:
     """Play LIBERO episodes with a policy, and with a baseline on the same ones.
@@ -41,11 +50,13 @@ def eval(
         vlapack eval PACK --baseline tiny-libero --trials 20 --out outputs/eval/full
         vlapack eval PACK --baseline tiny-libero --trials 20 --noise-seeds 5 --noise-floor
         vlapack eval PACK --baseline CHECKPOINT --config pi05_libero --suite libero_spatial --task-ids 0,3,7
-        vlapack eval ws://HOST:8000 --suite libero_goal      (a policy that `vlapack serve` serves)
+        vlapack eval PACK --baseline CHECKPOINT --suite libero_10 --trials 50 --noise-seeds 4 --until-ci 0.03
+        vlapack eval PACK --baseline CHECKPOINT --suite libero_10 --shard 3/8 --out DIR; vlapack merge DIR
+        vlapack eval ws://HOST:8000,ws://OTHER:8000 --suite libero_goal --workers 4      (policies of `vlapack serve`)
 
     Args:
         policy: A pack, a checkpoint folder, tiny-libero, or the address of a policy server (ws://HOST:PORT; its key is
-            read from VLAPACK_API_KEY).
+            read from VLAPACK_API_KEY), or of several that serve the same policy, with commas between them.
         baseline: The float parent to compare with, a folder or tiny-libero; without it the policy plays alone.
         suite: libero_spatial, libero_object, libero_goal, libero_10, libero_90, or several with commas. Default:
             the suites that the policy says it was trained for.
@@ -63,41 +74,41 @@ def eval(
         replan: Actions carried out of each chunk before the next is asked for. Default: what the policy says
             (LeRobot's n_action_steps), else openpi's 5.
         hard_reset: Build the scene again for every episode, as openpi does; slower.
-        workers: Processes that hold a simulator. No result depends on it.
-        videos: Write a video of every episode.
+        until_ci: Stop as soon as the 95 % interval of the difference (without a baseline: of the success rate) is this
+            narrow on each side, such as 0.03 for 3 points. The interval holds whenever the run stops; --trials and
+            --noise-seeds say how many episodes there are at most.
         out: Output folder. Default: outputs/eval/<date>/<time>_<policy>.
         json: Write summary.json to stdout instead of a table.
+        playing: How the episodes are played.
         flags: What the checkpoint does not say, and how the policy computes.
     """
+    from vlapack.evaluate.conclusions import conclude_all
     from vlapack.evaluate.contender import contender
-    from vlapack.evaluate.floor import committed_floor, parents
+    from vlapack.evaluate.floor import parents
     from vlapack.evaluate.plan import Plan, choose_replan
-    from vlapack.evaluate.run import conclude, evaluate
-    from vlapack.evaluate.summary import FAILED_VERDICTS
-    from vlapack.evaluate.table import floor_sentence, print_table, sentence
+    from vlapack.evaluate.run import evaluate
+    from vlapack.evaluate.sequential import Stopping
     from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks
     from vlapack.files import require_writable
-    from vlapack.libero.suites import mujoco_version, num_tasks, other_scenes, simulator
+    from vlapack.libero.suites import num_tasks
     from vlapack.machine.gpu import parse_device
-    from vlapack.ops.arithmetic import arithmetic
-    from vlapack.ops.engine import described
 
     if (noise_floor or bf16_floor) and baseline is None:
         raise InputError("a noise floor is the baseline's disagreement with itself: give `baseline`")
-    scenes = simulator()  # asked first: nothing is loaded for an evaluation that cannot run
-    if (difference := other_scenes(mujoco_version())) is not None:
-        say(difference)
+    scenes = simulator_here()  # asked first: nothing is loaded for an evaluation that cannot run
+    if out is None and playing.shard is not None:
+        raise InputError(f"`shard={playing.shard!r}` is one of several: give all of them the same `out`")
     out = default_out(policy) if out is None else out
     require_writable(out)
     computing = flags.policy_options()
+    how = playing.options(computing)
     device = parse_device(computing["device"])
     options = flags.checkpoint_options() | computing
     states = choose_init_states(trials, init_states)
     ours, metadata = contender("policy", policy, **options)
-    contenders, committed = [ours], None
+    contenders = [ours]
     if baseline is not None:
         contenders = [*parents(baseline, options, noise_floor=noise_floor, bf16_floor=bf16_floor), ours]
-        committed = committed_floor(contenders[0])
     plan = Plan(
         tasks=choose_tasks(suite, task_ids, listed_tasks(metadata), num_tasks),
         init_states=states,
@@ -106,28 +117,49 @@ def eval(
         seed=seed,
         replan=choose_replan(replan, metadata),
         hard_reset=hard_reset,
-        engine=described(device)
-        + (f", {computing['dtype']}" if computing["dtype"] != "float32" else "")
-        + (", compiled" if computing["compile"] else ""),
         simulator=scenes,
-        arithmetic=arithmetic(device),
+        **computed_by(device, computing),
     )
     tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)
     seeds = f"; noise seeds {noise_seeds}" if noise_seeds > 1 else ""
     say(f"episodes per policy: {len(plan.cases())} ({tasks}; init states {list(states)}{seeds}); engine {plan.engine}")
     say(f"results go to {out}; after an interruption, the same command with --out {out} continues there")
-    records = evaluate(plan, contenders, out, workers=workers, videos=videos)
-    summary = conclude(plan, records, out, names=(policy, baseline), committed=committed)
+    until = None if until_ci is None else Stopping(plan, until_ci)
+    records = evaluate(plan, contenders, out, until=until, **how)
+    if how["shard"] is not None:
+        return show_shard(records, out, how["shard"], json=json)
+    return show_results(conclude_all(plan, records, out, until=until), out, json=json)
+
+
+def simulator_here() -> str:
+    """Return which simulator plays; say so if some scenes differ from openpi's."""
+    from vlapack.libero.suites import mujoco_version, other_scenes, simulator
+
+    scenes = simulator()
+    if (difference := other_scenes(mujoco_version())) is not None:
+        say(difference)
+    return scenes
+
+
+def computed_by(device: torch.device, computing: Mapping[str, Any]) -> dict[str, Any]:
+    """The `engine` and `arithmetic` of a plan."""
+    from vlapack.ops.arithmetic import arithmetic
+    from vlapack.ops.engine import described
+
+    engine = described(device)
+    engine += f", {computing['dtype']}" if computing["dtype"] != "float32" else ""
+    engine += ", compiled" if computing["compile"] else ""
+    return {"engine": engine, "arithmetic": arithmetic(device)}
+
+
+def show_shard(records: Mapping[str, Sequence[Record]], out: Path, shard: Shard, *, json: bool) -> int:
+    """Say that a shard is done; what its episodes mean, all of them tell together."""
+    played = [record for some in records.values() for record in some]
+    errors = sum(record.error is not None for record in played)
+    say(f"shard {shard}: {len(played)} episodes, {errors} without a result; `vlapack merge {out}` when all are there")
     if json:
-        emit_json(summary)
-    else:
-        print_table(f"{summary['suite']}, episodes: {summary['episodes']}", {policy: summary})
-        said = (spelled(sentence(summary)), floor_sentence(summary), str(out))
-        stdout.print("\n".join(filter(None, said)), markup=False, soft_wrap=True)
-    if (remedy := FAILED_VERDICTS.get(summary["verdict"])) is not None:
-        say(f"failed: {remedy}")
-        return 1
-    return 0
+        emit_json({"shard": str(shard), "episodes": len(played), "errors": errors, "out": str(shard.folder(out))})
+    return 1 if errors else 0
 
 
 def default_out(policy: str) -> Path:

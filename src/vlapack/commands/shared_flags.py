@@ -5,6 +5,7 @@ They stay flat on the command line, and nothing here loads torch: `--help` answe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -131,6 +132,41 @@ class PolicyFlags(CheckpointFlags):
         device = usable(self.device)
         dtype = self.dtype or str(default_dtype(device)).removeprefix("torch.")
         return {"dtype": dtype, "compile": compile_wanted(self.compile), "device": str(device)}
+
+
+@dataclass(frozen=True)
+class PlayFlags:
+    """How episodes are played; no result depends on it.
+
+    Args:
+        workers: Processes that hold a simulator; with --ray, those of each process that holds the policy.
+        videos: Write a video of every episode.
+        shard: Play one part of the plan, such as 3/8, into OUT/shards; `vlapack merge OUT` puts the parts together.
+        ray: Play on a Ray cluster: HOST:PORT, `auto` for the one that this machine belongs to, or `local` to start one
+            here.
+    """
+
+    workers: int = 2
+    videos: bool = True
+    shard: str | None = None
+    ray: str | None = None
+
+    def options(self, computing: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of `evaluate.run.evaluate`.
+
+        Args:
+            computing: `dtype`, `device` and `compile` of the policies.
+
+        Raises:
+            InputError: a shard that is none, or policies that cannot be sent to a cluster.
+        """
+        from vlapack.evaluate.cluster import require_portable
+        from vlapack.evaluate.shard import parse_shard
+
+        if self.ray is not None:
+            require_portable(device=computing["device"], compile=computing["compile"])
+        shard = None if self.shard is None else parse_shard(self.shard)
+        return {"workers": self.workers, "videos": self.videos, "shard": shard, "ray": self.ray}
 
 
 def calibration_folder(parent: Checkpoint, calib: Path | None) -> Path:

@@ -14,6 +14,7 @@ from vlapack.checkpoints import open_with
 from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
 from vlapack.console import say
+from vlapack.evaluate.servers import Servers, addresses
 from vlapack.fingerprint import digest, digest_weights
 
 
@@ -43,6 +44,7 @@ class Contender:
         identity: what must be the same for a run to continue: digests of weights and configuration.
         needed_bytes: memory of the machine that loading and running it takes, about; on a GPU hardly any.
         load: loads it.
+        at_once: how many observations it answers at the same time: the number of its servers.
     """
 
     role: str
@@ -50,6 +52,7 @@ class Contender:
     identity: Mapping[str, str]
     needed_bytes: int
     load: Callable[[], Acting]
+    at_once: int = 1
 
 
 def contender(
@@ -67,7 +70,8 @@ def contender(
 
     Args:
         role: its part in the evaluation.
-        target: a pack, a checkpoint folder, `tiny-libero`, or the address of a policy server (ws://HOST:PORT).
+        target: a pack, a checkpoint folder, `tiny-libero`, or the address of a policy server (ws://HOST:PORT), or of
+            several with commas between them.
         config, norm_stats, tokenizer: what an openpi folder does not say itself (`checkpoints.open_with`). Packs and
             our own folders say it, so that one set of flags serves a pack and its parent.
         dtype: of its arithmetic, by torch's name.
@@ -81,12 +85,12 @@ def contender(
         InputError: the folder cannot be opened; the message names what is missing. Or no server is there, or the policy
             does not fit into the device's memory.
     """
-    if target.startswith(("ws://", "wss://")):
+    if urls := addresses(target):
         if dtype != "float32" or compile:
             say(f"{target} computes as its server was started; `dtype` and `compile` do not reach it")
         if device != "cpu":
             say(f"{target} computes where its server runs; `device` does not reach it")
-        return _remote(role, target)
+        return _remote(role, target, urls)
     from vlapack.pi0.savings import Savings
     from vlapack.policy.placing import require_room, usable
     from vlapack.policy.policy import Policy
@@ -103,13 +107,11 @@ def contender(
     return Contender(role, target, identity, needed, load), checkpoint.metadata
 
 
-def _remote(role: str, url: str) -> tuple[Contender, dict[str, Any]]:
-    """A policy that a server holds; beyond its metadata, nothing is known of it here."""
-    from vlapack.serve.client import RemotePolicy
-
-    policy = RemotePolicy(url)
-    identity = {"name": url, "engine": str(policy.engine), "metadata": digest(policy.metadata)}
-    return Contender(role, url, identity, 0, lambda: policy), policy.metadata
+def _remote(role: str, target: str, urls: list[str]) -> tuple[Contender, dict[str, Any]]:
+    """A policy that servers hold; beyond its metadata, nothing is known of it here."""
+    policy = Servers(urls)
+    identity = {"name": target, "engine": str(policy.engine), "metadata": digest(policy.metadata)}
+    return Contender(role, target, identity, 0, lambda: policy, at_once=policy.at_once), policy.metadata
 
 
 def _weights(checkpoint: Checkpoint) -> str:

@@ -17,9 +17,9 @@ from vlapack.checkpoints import SHIPPED
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.evaluate.contender import Contender, contender
+from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import NOISE_FLOOR
 from vlapack.evaluate.statistics import Paired, drop_upper95, wilson
-from vlapack.evaluate.store import Record
 
 BF16_FLOOR = "bf16-floor"
 KINDS = {NOISE_FLOOR: "another noise seed", BF16_FLOOR: "bfloat16, the same noise"}
@@ -112,13 +112,17 @@ def floor_of_pairs(pairs: Sequence[tuple[Hashable, bool, bool]], *, kind: str, s
     }
 
 
-def committed_floor(baseline: Contender) -> dict[str, Any] | None:
+def committed_floor(name: str, weights: str | None) -> dict[str, Any] | None:
     """Read the floor that comes with a policy; one of other weights is not used, which is said.
+
+    Args:
+        name: the policy's folder, or what it is shipped as.
+        weights: their digest.
 
     Raises:
         InputError: the file is not what `benchmarks/closed_loop_large.py` writes.
     """
-    path = SHIPPED.get(baseline.name, Path(baseline.name)) / FILE
+    path = SHIPPED.get(name, Path(name)) / FILE
     if not path.is_file():
         return None
     try:
@@ -126,7 +130,7 @@ def committed_floor(baseline: Contender) -> dict[str, Any] | None:
         measured_with, floor = found["weights"], {key: found[key] for key in _KEYS}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a noise floor ({error!r}); remove it, or measure one with a run") from error
-    if measured_with != baseline.identity.get("weights"):
+    if measured_with != weights:
         say(f"{path} was measured with other weights than these; it is left out")
         return None
     return floor

@@ -1,7 +1,8 @@
 """Episodes on this machine: worker processes hold simulators, this process infers for all of them.
 
 One observation at a time, in the order in which they arrive: a policy exists once in memory however many workers
-render, and since every episode has its own noise generator, results do not depend on the number of workers.
+render, and since every episode has its own noise generator, results do not depend on the number of workers. Only where
+other machines infer (`servers`) are several observations answered at a time.
 """
 
 from __future__ import annotations
@@ -9,24 +10,34 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from vlapack.console import say
 from vlapack.errors import InputError, WorkError
+from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.worker import Crashed, Factory, Finished, Job, Observed, Refused, serve
+
+if TYPE_CHECKING:
+    from vlapack.evaluate.contender import Acting
 
 ATTEMPTS = 2
 """A case whose simulator fails is tried once more in a fresh process, then recorded as an error."""
 
 FAILURES_IN_A_ROW = 6
 """So many failures without one finished episode mean that the simulator does not work here at all."""
+
+LOOK_AHEAD = 512
+"""Jobs among which the next one is chosen. All jobs are never in memory at once."""
 
 SECONDS_TO_END = 5.0
 
@@ -44,6 +55,20 @@ class Outcome:
     seconds: float
     infer_ms: tuple[float, ...]
     error: str | None = None
+
+
+def begin_with(policy: Acting, plan: Plan) -> Callable[[Job], Actor]:
+    """Return what begins an episode: the policy with a noise generator of the episode's own."""
+
+    def begin(job: Job) -> Actor:
+        generator = torch.Generator().manual_seed(plan.noise_seed(job.case, job.role))
+
+        def act(observation: dict[str, Any]) -> np.ndarray:
+            return np.asarray(policy.infer(observation, generator=generator)["actions"])
+
+        return act
+
+    return begin
 
 
 class _Worker:
@@ -87,7 +112,7 @@ class _Worker:
 
 
 def play(
-    jobs: Sequence[Job], begin: Callable[[Job], Actor], *, factory: Factory, workers: int
+    jobs: Iterable[Job], begin: Callable[[Job], Actor], *, factory: Factory, workers: int, at_once: int = 1
 ) -> Generator[Outcome, None, None]:
     """Run all jobs and yield each outcome as it comes.
 
@@ -96,15 +121,18 @@ def play(
         begin: called at the start of every attempt at a job; returns what acts in it.
         factory: makes a simulator, in the worker's process.
         workers: how many processes hold one.
+        at_once: how many observations may be answered at the same time, each in a thread of its own.
 
     Raises:
         InputError: a worker says that no episode can run with this input.
         WorkError: the simulator failed several times in a row without one finished episode.
     """
-    crew = _Crew(jobs, begin, factory, workers)
+    crew = _Crew(jobs, begin, factory, workers, at_once)
     try:
         while busy := crew.busy():
-            for connection in wait(list(busy)):
+            for connection in wait([*busy, crew.alarm]):
+                if connection is crew.alarm:
+                    raise crew.trouble[0]
                 outcome = crew.attend(busy[connection])  # type: ignore[index]  # `wait` returns what it was given
                 if outcome is not None:
                     yield outcome
@@ -113,17 +141,28 @@ def play(
 
 
 class _Crew:
-    """The workers and the jobs they have not been given yet."""
+    """The workers and the jobs they have not been given yet.
 
-    def __init__(self, jobs: Sequence[Job], begin: Callable[[Job], Actor], factory: Factory, workers: int) -> None:
+    Attributes:
+        alarm: can be read as soon as answering an observation in a thread has failed.
+        trouble: how it failed.
+    """
+
+    def __init__(
+        self, jobs: Iterable[Job], begin: Callable[[Job], Actor], factory: Factory, workers: int, at_once: int
+    ) -> None:
         # A forked process would inherit torch's locks and GL's contexts: spawn.
         self._context = multiprocessing.get_context("spawn")
-        self._waiting = list(jobs)
+        self._coming = iter(jobs)
+        self._waiting = list(islice(self._coming, LOOK_AHEAD))
         self._begin = begin
         self._factory = factory
         self._failures: Counter[Job] = Counter()
         self._in_a_row = 0
-        self._workers = [_Worker(self._context, factory) for _ in range(min(workers, len(jobs)))]
+        self._threads = ThreadPoolExecutor(at_once) if at_once > 1 else None
+        self.alarm, self._bell = self._context.Pipe(duplex=False)
+        self.trouble: list[Exception] = []
+        self._workers = [_Worker(self._context, factory) for _ in range(min(workers, len(self._waiting)))]
         for worker in self._workers:
             self._give_next(worker)
 
@@ -134,6 +173,8 @@ class _Crew:
     def end(self) -> None:
         for worker in self._workers:
             worker.end()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def attend(self, worker: _Worker) -> Outcome | None:
         """Read one message of a busy worker and act on it; return the outcome if it ends a job for good."""
@@ -143,6 +184,8 @@ class _Crew:
         except (EOFError, ConnectionResetError):
             return self._replace(worker, worker.job)
         match message:
+            case Observed(observation) if self._threads is not None:
+                self._threads.submit(self._answer, worker, observation)
             case Observed(observation):
                 worker.answer(observation)
             case Crashed(text):
@@ -155,6 +198,14 @@ class _Crew:
                 self._give_next(worker)
                 return outcome
         return None
+
+    def _answer(self, worker: _Worker, observation: dict[str, Any]) -> None:
+        """Run in a thread: whatever goes wrong there is raised in `play`."""
+        try:
+            worker.answer(observation)
+        except Exception as error:
+            self.trouble.append(error)
+            self._bell.send(None)
 
     def _replace(self, worker: _Worker, job: Job) -> Outcome | None:
         """Put a fresh process in the place of a dead one; its job is tried again, or given up."""
@@ -179,6 +230,7 @@ class _Crew:
     def _give_next(self, worker: _Worker) -> None:
         """Give a job of the task whose scene the worker has; else of a task nobody is on; else any."""
         worker.job = None
+        self._waiting += islice(self._coming, LOOK_AHEAD - len(self._waiting))
         if not self._waiting:
             return
         elsewhere = {other.task for other in self._workers if other is not worker and other.job is not None}

@@ -10,11 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from vlapack.errors import InputError
 
+PLAN_TYPE = "vlapack.evaluation"
 PLAN_VERSION = 1
+ARITHMETIC = ("threads", "torch", "cpu", "instructions", "variables")
+"""The keys of a plan that say what computed, besides `engine` (`ops.arithmetic`)."""
 DEFAULT_REPLAN = 5
 """openpi's protocol for LIBERO."""
 
@@ -22,8 +26,11 @@ DEFAULT_REPLAN = 5
 NOISE_FLOOR = "noise-floor"
 """The role of a baseline that plays once more with other noise: what disagrees then is chance."""
 
+FLOOR_SUFFIX = f"+{NOISE_FLOOR}"
+"""In a sweep, which has several baselines: the role's end, after the baseline's."""
 
-@dataclass(frozen=True, order=True)
+
+@dataclass(frozen=True, order=True, slots=True)
 class Case:
     """One episode to run: a task of a suite, started from one of its official init states, with one of the noises.
 
@@ -103,24 +110,37 @@ class Plan:
             for state in self.init_states
         ]
 
+    def number(self, case: Case) -> int | None:
+        """Return the case's place in `cases()`; None: it is not in the plan."""
+        tasks, states = self._places
+        task, state = tasks.get((case.suite, case.task_id)), states.get(case.init_state)
+        if task is None or state is None or not 0 <= case.noise < self.noise_seeds:
+            return None
+        return (case.noise * len(tasks) + task) * len(states) + state
+
+    @cached_property
+    def _places(self) -> tuple[dict[tuple[str, int], int], dict[int, int]]:
+        tasks = {task: number for number, task in enumerate(self.tasks)}
+        return tasks, {state: number for number, state in enumerate(self.init_states)}
+
     def noise_seed(self, case: Case, role: str = "policy") -> int:
         """Seed of the episode's own noise generator, 63 bits.
 
         It depends on nothing but (seed, suite, task, init state, noise seed): not on which worker runs the episode, in
         which order, or which policy acts. So two policies see the same noise, and no result depends on the number of
-        workers. Only `NOISE_FLOOR` gets noise that nobody else has.
+        workers. Only noise floors get noise that nobody else has.
         """
         text = f"{self.seed}/{case.suite}/{case.task_id}/{case.init_state}"
         if case.noise:
             text += f"/{case.noise}"
-        if role == NOISE_FLOOR:
+        if role == NOISE_FLOOR or role.endswith(FLOOR_SUFFIX):
             text += f"/{NOISE_FLOOR}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as flat JSON, one key for each thing that may differ between two of them."""
         return {
-            "type": "vlapack.evaluation",
+            "type": PLAN_TYPE,
             "version": PLAN_VERSION,
             "tasks": [list(task) for task in self.tasks],
             "init_states": list(self.init_states),
@@ -134,6 +154,35 @@ class Plan:
             **({} if self.simulator is None else {"simulator": self.simulator}),
             **{f"{role}.{key}": value for role, keys in self.policies.items() for key, value in keys.items()},
         }
+
+
+def plan_of(document: Mapping[str, Any]) -> Plan:
+    """Return the plan that `Plan.to_dict` wrote.
+
+    Raises:
+        InputError: it is none, or of another version.
+    """
+    if document.get("type") != PLAN_TYPE or document.get("version") != PLAN_VERSION:
+        raise InputError(
+            f"not the plan of an evaluation: type {document.get('type')!r}, version {document.get('version')!r}; "
+            f"expected {PLAN_TYPE!r} and {PLAN_VERSION}"
+        )
+    policies: dict[str, dict[str, str]] = {}
+    for key, value in document.items():
+        role, dot, name = key.partition(".")
+        if dot:
+            policies.setdefault(role, {})[name] = value
+    known = {"noise_seeds", "seed", "replan", "hard_reset", "engine", "simulator"} & document.keys()
+    try:
+        return Plan(
+            tasks=tuple((str(suite), int(task)) for suite, task in document["tasks"]),
+            init_states=tuple(document["init_states"]),
+            policies=policies,
+            arithmetic={key: document[key] for key in ARITHMETIC if key in document},
+            **{key: document[key] for key in known},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"a plan that is damaged ({error!r})") from error
 
 
 def choose_replan(given: int | None, metadata: Mapping[str, Any]) -> int:

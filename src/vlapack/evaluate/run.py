@@ -6,22 +6,23 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.evaluate.capacity import require_memory
 from vlapack.evaluate.contender import Acting, Contender
 from vlapack.evaluate.floor import KINDS, noise_floor
-from vlapack.evaluate.local import Actor, Outcome, play
+from vlapack.evaluate.ledger import Record
+from vlapack.evaluate.local import Outcome, begin_with, play
 from vlapack.evaluate.plan import Case, Plan
-from vlapack.evaluate.store import Record, Store
+from vlapack.evaluate.sequential import Stopping
+from vlapack.evaluate.shard import Shard
+from vlapack.evaluate.store import Store
 from vlapack.evaluate.summary import eval_info, summarize
-from vlapack.evaluate.worker import Factory, Job, libero
+from vlapack.evaluate.worker import VIDEOS, Factory, Job, libero
 from vlapack.files import write_json
 from vlapack.ops.arithmetic import on_threads
 from vlapack.progress import duration
@@ -35,6 +36,9 @@ def evaluate(
     workers: int = 2,
     videos: bool = True,
     factory: Factory = libero,
+    shard: Shard | None = None,
+    ray: str | None = None,
+    until: Stopping | None = None,
 ) -> dict[str, list[Record]]:
     """Run what `out` does not have yet, and return all records by role.
 
@@ -47,7 +51,11 @@ def evaluate(
             run that began it.
         workers: processes that hold a simulator each; no result depends on it.
         videos: write one video per episode.
-        factory: makes a simulator; LIBERO's unless a test brings its own.
+        factory: makes a simulator; LIBERO's unless another one is brought along (docs/sweeps.md).
+        shard: the part of the plan that is played, in a folder of its own below `out`; None: all of it.
+        ray: the address of a Ray cluster that plays, "auto" for the one here, "local" to start one; `workers` are then
+            those of each process that holds the policy. None: this machine plays.
+        until: stops the run; the policies then take turns, round by round.
 
     Raises:
         InputError: `out` belongs to another plan, too little memory, or an input no episode can run with.
@@ -55,12 +63,20 @@ def evaluate(
     """
     if workers < 1:
         raise InputError(f"`workers={workers}`: at least one process must hold a simulator")
-    with Store(out, plan) as store, on_threads(store.threads):
-        unfinished = [contender for contender in contenders if store.missing(contender.role)]
-        require_memory({contender.name: contender.needed_bytes for contender in unfinished}, workers)
-        for contender in unfinished:
-            _run_one(plan, contender, store, workers=workers, videos=videos, factory=factory)
-            gc.collect()  # the policy is in a cycle of modules and hooks: free it before the next is loaded
+    if shard is not None and until is not None:
+        raise InputError(f"`shard='{shard}'` plays a fixed part of the plan, and `until_ci` stops it early: give one")
+    folder = out if shard is None else shard.folder(out)
+    with Store(folder, plan, shard) as store, on_threads(store.threads):
+        how = _How(workers, videos, factory, ray)
+        for cases in [store.cases] if until is None else until.rounds():
+            unfinished = [contender for contender in contenders if store.missing(contender.role, cases)]
+            needed = {contender.name: contender.needed_bytes for contender in unfinished}
+            require_memory(needed, workers if ray is None else 0)
+            for contender in unfinished:
+                _run_one(plan, contender, store, cases, how)
+                gc.collect()  # the policy is in a cycle of modules and hooks: free it before the next is loaded
+            if until is not None and until.enough(store, cases):
+                break
         return {contender.role: store.records(contender.role) for contender in contenders}
 
 
@@ -72,6 +88,7 @@ def conclude(
     names: tuple[str, str | None],
     role: str = "policy",
     committed: Mapping[str, Any] | None = None,
+    until: Stopping | None = None,
 ) -> dict[str, Any]:
     """Write `summary.json` and LeRobot's `eval_info.json` files, and return the summary.
 
@@ -83,11 +100,14 @@ def conclude(
         names: what the user called the policy and its baseline.
         role: whose summary it is.
         committed: a noise floor that was measured before, for a run that plays none.
+        until: what stopped the run.
     """
     floor = committed
     for kind in KINDS.keys() & records.keys():
         floor = noise_floor(records["baseline"], records[kind], kind=KINDS[kind])
     summary = summarize(plan, records[role], records.get("baseline"), names=names, floor=floor)
+    if until is not None:
+        summary["sequential"] = until.to_dict()
     folder = out if role == "policy" else out / role
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "eval_info.json", eval_info(records[role]))
@@ -97,43 +117,58 @@ def conclude(
     return summary
 
 
-def _run_one(plan: Plan, contender: Contender, store: Store, *, workers: int, videos: bool, factory: Factory) -> None:
-    cases = store.missing(contender.role)
-    total = len(plan.cases())
-    done = total - len(cases)
+@dataclass(frozen=True)
+class _How:
+    """How episodes are played; no result depends on it."""
+
+    workers: int
+    videos: bool
+    factory: Factory
+    ray: str | None
+
+
+def _run_one(plan: Plan, contender: Contender, store: Store, cases: Sequence[Case], how: _How) -> None:
+    missing = store.missing(contender.role, cases)
+    total = len(store.cases)
+    done = total - len(store.missing(contender.role))
     resumed = f", {done} of {total} already there" if done else ""
     say(f"{contender.role} {contender.name}: loading{resumed}")
     policy = contender.load()
 
-    def begin(job: Job) -> Actor:
-        generator = torch.Generator().manual_seed(plan.noise_seed(job.case, job.role))
-
-        def act(observation: dict[str, Any]) -> np.ndarray:
-            return np.asarray(policy.infer(observation, generator=generator)["actions"])
-
-        return act
-
     def video(case: Case) -> Path | None:
-        return store.out / video_path(contender.role, case) if videos else None
+        # Absolute: a node of a cluster has another working folder.
+        return (store.out / video_path(contender.role, case)).absolute() if how.videos else None
 
-    jobs = [Job(case, plan.seed, plan.hard_reset, plan.replan, video(case), contender.role) for case in cases]
+    jobs = (Job(case, plan.seed, plan.hard_reset, plan.replan, video(case), contender.role) for case in missing)
+    if how.ray is None:
+        playing = play(
+            jobs,
+            begin_with(policy, plan),
+            factory=how.factory,
+            workers=how.workers,
+            at_once=min(contender.at_once, how.workers),
+        )
+    else:
+        from vlapack.evaluate.cluster import play_on_ray
+
+        playing = play_on_ray(jobs, policy, plan, address=how.ray, factory=how.factory, workers=how.workers)
     start = time.monotonic()
-    with closing(play(jobs, begin, factory=factory, workers=workers)) as outcomes:  # workers end whatever happens
+    with closing(playing) as outcomes:  # workers end whatever happens
         for number, outcome in enumerate(outcomes, 1):
-            record = _record(contender.role, outcome, policy, store.out)
+            record = _record(contender.role, outcome, policy)
             store.append(record)
-            left = (time.monotonic() - start) / number * (len(jobs) - number)
+            left = (time.monotonic() - start) / number * (len(missing) - number)
             say(f"[{done + number}/{total}] {contender.role}: {_line(record)}; about {duration(left)} left")
 
 
 def video_path(role: str, case: Case) -> Path:
     """Where the video of an episode lies below the output folder; the policy's own stand at the top."""
-    folder = Path("videos") if role == "policy" else Path("videos") / role
+    folder = Path(VIDEOS) if role == "policy" else Path(VIDEOS) / role
     noise = f"_noise_{case.noise}" if case.noise else ""
     return folder / case.task / f"eval_episode_{case.init_state}{noise}.mp4"
 
 
-def _record(role: str, outcome: Outcome, policy: Acting, out: Path) -> Record:
+def _record(role: str, outcome: Outcome, policy: Acting) -> Record:
     case = outcome.job.case
     video = outcome.job.video if outcome.error is None else None
     return Record(
@@ -147,7 +182,7 @@ def _record(role: str, outcome: Outcome, policy: Acting, out: Path) -> Record:
         seconds=round(outcome.seconds, 3),
         held_bytes=policy.held_bytes(),
         mapped_bytes=policy.mapped_bytes(),
-        video=str(video.relative_to(out)) if video else None,
+        video=str(video_path(role, case)) if video else None,
         error=outcome.error,
         noise=case.noise,
     )

@@ -9,9 +9,11 @@ from statistics import fmean, median
 from typing import Any
 
 from vlapack import __version__
+from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import Plan
+from vlapack.evaluate.pooled import Counts, pooled_difference
+from vlapack.evaluate.power import DROPS, episodes_needed
 from vlapack.evaluate.statistics import Paired, drop_upper95, wilson
-from vlapack.evaluate.store import Record
 from vlapack.libero.distribution import HF, PRO
 from vlapack.machine.cpu import describe_machine
 
@@ -95,8 +97,10 @@ def summarize(
         The JSON contract of `summary.json`. Rates are fractions, intervals Wilson's at 95 %, milliseconds the median
         over all chunks, steps the mean over successful episodes, bytes those of the weights held in memory.
         `paired.difference` and its interval are policy minus baseline; `paired.drop_upper95` is the largest drop, one
-        sided at 95 %, with episodes of one start counted as dependent. With several suites `suite` is a comma list
-        and `task_ids` runs through them in order, as the keys of `per_task` do.
+        sided at 95 %, with episodes of one start counted as dependent; `paired.episodes_needed` is how many pairs would
+        show a drop (`evaluate.power`), if as many end differently as here or under the noise floor, whichever is more.
+        `pooled` is the Mantel-Haenszel difference over tasks (`evaluate.pooled`). With several suites `suite` is a
+        comma list and `task_ids` runs through them in order, as the keys of `per_task` do.
     """
     ours, theirs = _finished(policy), _finished(baseline or [])
     rate, interval = _rate(ours)
@@ -123,7 +127,8 @@ def summarize(
         "ci95": interval,
         "baseline_success_rate": baseline_rate,
         "baseline_ci95": baseline_interval,
-        "paired": _paired(paired, bound),
+        "paired": _paired(paired, bound, floor),
+        "pooled": None if baseline is None else _pooled(plan, ours, theirs),
         "noise_floor": None if floor is None else dict(floor),
         "steps": _both(ours, theirs, _mean_steps),
         "bytes": _both(ours, theirs, lambda records: records[-1].held_bytes if records else None),
@@ -220,9 +225,12 @@ def _both(ours: Sequence[Record], theirs: Sequence[Record], of: Callable[[Sequen
     return {"policy": of(ours), "baseline": of(theirs)}
 
 
-def _paired(paired: Paired | None, bound: float | None) -> dict[str, Any] | None:
+def _paired(paired: Paired | None, bound: float | None, floor: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if paired is None:
         return None
+    discordance = (paired.only_policy + paired.only_baseline) / paired.episodes if paired.episodes else 0.0
+    if floor is not None:
+        discordance = max(discordance, floor["discordant"] / floor["episodes"])
     return {
         "both": paired.both,
         "only_policy": paired.only_policy,
@@ -232,7 +240,24 @@ def _paired(paired: Paired | None, bound: float | None) -> dict[str, Any] | None
         "difference": paired.difference,
         "difference_ci95": list(paired.difference_interval()),
         "drop_upper95": bound,
+        "discordance": discordance,
+        "episodes_needed": [
+            {"drop": drop, "episodes": episodes_needed(drop, max(discordance, drop))} for drop in DROPS
+        ],
     }
+
+
+def _pooled(plan: Plan, ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, Any] | None:
+    def count(records: Sequence[Record]) -> dict[tuple[str, int], tuple[int, int]]:
+        found = dict.fromkeys(plan.tasks, (0, 0))
+        for record in records:
+            won, played = found[record.suite, record.task_id]
+            found[record.suite, record.task_id] = won + bool(record.success), played + 1
+        return found
+
+    policy, baseline = count(ours), count(theirs)
+    pooled = pooled_difference(Counts(*policy[task], *baseline[task]) for task in plan.tasks)
+    return None if pooled is None else {"difference": pooled[0], "ci95": list(pooled[1:])}
 
 
 def _per_task(plan: Plan, ours: Sequence[Record], theirs: Sequence[Record] | None) -> dict[str, Any]:

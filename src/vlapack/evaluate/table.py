@@ -61,8 +61,14 @@ def print_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> None:
     emit_table(out)
 
 
+def sentences(summary: Mapping[str, Any]) -> list[str]:
+    """Say what stands below the table; settings are named as in Python (`console.spelled`)."""
+    said = (sentence(summary), sequential_sentence(summary), needed_sentence(summary), floor_sentence(summary))
+    return [text for text in said if text is not None]
+
+
 def sentence(summary: Mapping[str, Any]) -> str:
-    """Say the verdict in words, with the pairs it rests on; what helps is named as a setting (`console.spelled`)."""
+    """Say the verdict in words, with the pairs it rests on."""
     text = VERDICTS[summary["verdict"]]
     if (paired := summary["paired"]) is None:
         return text
@@ -73,10 +79,38 @@ def sentence(summary: Mapping[str, Any]) -> str:
     )
 
 
-def floor_sentence(summary: Mapping[str, Any]) -> str | None:
-    """Say how often the float policy disagrees with itself, and where that is from; None: it is not known."""
-    if (floor := summary["noise_floor"]) is None:
+def needed_sentence(summary: Mapping[str, Any]) -> str | None:
+    """Say how many pairs would show a drop, where those that were played do not decide; else None."""
+    if summary["verdict"] != "inconclusive":
         return None
+    paired = summary["paired"]
+    needed = ", ".join(f"{100 * row['drop']:.0f} points {row['episodes']:,}" for row in paired["episodes_needed"])
+    return (
+        f"pairs that show a drop of a size in 80 % of runs, if {100 * paired['discordance']:.0f} % end differently: "
+        f"{needed}"
+    )
+
+
+def sequential_sentence(summary: Mapping[str, Any]) -> str | None:
+    """Say what stopped the run, and the interval that holds although it was looked at; None: it was not to stop."""
+    if (found := summary.get("sequential")) is None:
+        return None
+    low, high = found["interval95"]
+    what = "the difference" if found["of"] == "difference" else "the success rate"
+    stopped = "stopped" if found["reached"] else "not narrow enough: played to the end"
+    return (
+        f"{stopped} after {found['cases']} of {found['planned_cases']} cases: {what} over all of them is "
+        f"{100 * low:+.1f} to {100 * high:+.1f} points, 95 % at any stopping"
+    )
+
+
+def floor_sentence(summary: Mapping[str, Any]) -> str | None:
+    """Say how often the float policy disagrees with itself, and where that is from; or that it is not known.
+
+    None: there is no drop that it would stand beside.
+    """
+    if (floor := summary["noise_floor"]) is None:
+        return None if summary["paired"] is None else "noise floor: not known; `noise_floor` plays it"
     low, high = floor["drop_ci95"]
     return (
         f"noise floor ({floor['kind']}; {floor['source']}): the float policy disagrees with itself in "

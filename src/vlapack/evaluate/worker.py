@@ -27,6 +27,10 @@ CONTROL_HZ = 20.0
 """LIBERO's control frequency; a rollout keeps one frame per chunk, so at 20/replan Hz a video runs in real time."""
 
 
+VIDEOS = "videos"
+"""The folder of videos, below the output folder."""
+
+
 class Environment(Scene, Protocol):
     """What a simulator offers; `libero.env.LiberoEnv` does."""
 
@@ -39,7 +43,7 @@ Factory = Callable[[str, int, int, bool], Environment]
 """(suite, task id, seed, hard reset) → environment; a module-level function, since it travels to other processes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One episode for a worker: `video` is the file to write, or None; `role` says who acts, where several do."""
 

@@ -1,0 +1,74 @@
+"""What every policy of a plan is compared with, and all summaries of a finished folder.
+
+An evaluation has the roles "policy", "baseline" and a noise floor. In a sweep each policy's identity says `against`:
+the role that it is compared with, or "" if it plays alone; a floor's role is its baseline's and `+noise-floor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlapack.evaluate.floor import committed_floor
+from vlapack.evaluate.ledger import Record
+from vlapack.evaluate.plan import FLOOR_SUFFIX, NOISE_FLOOR, Plan
+from vlapack.evaluate.run import conclude
+from vlapack.evaluate.sequential import Stopping
+from vlapack.files import write_json
+
+AGAINST = "against"
+"""The key of an identity that makes a plan a sweep's."""
+
+
+def is_sweep(plan: Plan) -> bool:
+    """Whether a plan comes from a sweep file."""
+    return any(AGAINST in identity for identity in plan.policies.values())
+
+
+def conclude_all(
+    plan: Plan, records: Mapping[str, Sequence[Record]], out: Path, *, until: Stopping | None = None
+) -> dict[str, Any]:
+    """Write the summaries of a folder.
+
+    Args:
+        plan: what was played.
+        records: by role, as `run.evaluate` returns them.
+        out: the output folder; in a sweep each policy has a folder of its own in it.
+        until: what stopped the run.
+
+    Returns:
+        `summary.json`: of an evaluation, as `summary.summarize` describes it; of a sweep, `type`, `policies` (role →
+        that summary) and `verdict`, the worst of them.
+    """
+    if is_sweep(plan):
+        return _conclude_sweep(plan, records, out)
+    names = {role: str(identity.get("name", role)) for role, identity in plan.policies.items()}
+    committed = None
+    if "baseline" in plan.policies:
+        committed = committed_floor(names["baseline"], plan.policies["baseline"].get("weights"))
+    return conclude(
+        plan, records, out, names=(names["policy"], names.get("baseline")), committed=committed, until=until
+    )
+
+
+def _conclude_sweep(plan: Plan, records: Mapping[str, Sequence[Record]], out: Path) -> dict[str, Any]:
+    summaries = {}
+    for role, identity in plan.policies.items():
+        if role.endswith(FLOOR_SUFFIX):
+            continue
+        played = {"policy": records[role]}
+        if against := identity[AGAINST]:
+            played["baseline"] = records[against]
+            if (floor := against + FLOOR_SUFFIX) in records:
+                played[NOISE_FLOOR] = records[floor]
+        folder = out / "policies" / role
+        folder.mkdir(parents=True, exist_ok=True)
+        summaries[role] = conclude(plan, played, folder, names=(role, against or None))
+    verdicts = [summary["verdict"] for summary in summaries.values()]
+    found = {"type": "vlapack.sweep", "policies": summaries, "verdict": min(verdicts, key=_WORST_FIRST.index)}
+    write_json(out / "summary.json", found)
+    return found
+
+
+_WORST_FIRST = ("errors", "baseline_failed", "drop", "inconclusive", "no_drop_measured", "no_baseline")
