@@ -19,6 +19,8 @@ COMMANDS = {
     "tune": "the best bits per layer for an error or a budget -> a recipe",
     "verify": "check every checksum and the format of a pack",
     "eval": "a policy and its float parent on the same LIBERO episodes",
+    "sweep": "many policies and recipes on the same episodes, from one file",
+    "merge": "put the shards of an evaluation or a sweep together",
     "compare": "a pack's actions beside its float parent's, without a simulator",
     "report": "one page that answers: may I ship this pack?",
     "serve": "a policy behind openpi's websocket protocol",

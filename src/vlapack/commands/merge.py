@@ -1,0 +1,37 @@
+"""`vlapack merge`: shards of one evaluation or sweep become one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from vlapack.commands.results import show_results
+
+
+def merge(
+    out: tyro.conf.Positional[Path],
+    others: tyro.conf.Positional[tuple[Path, ...]] = (),
+    *,
+    partial: bool = False,
+    json: bool = False,
+) -> int:
+    """Put the shards in OUT/shards together, and say what they say together.
+
+    Refused are shards of other plans, shards or episodes that are missing, and episodes that two shards played with
+    different results. Merging again, when more is there, is fine.
+
+        vlapack eval PACK --baseline CHECKPOINT --shard 1/8 --out DIR       (and 2/8 to 8/8, on any machine)
+        vlapack merge DIR
+
+    Args:
+        out: The output folder of the evaluation or sweep.
+        others: Folders of more shards, such as those copied from another cluster.
+        partial: Merge what is there although something is missing; what, is said.
+        json: Write summary.json to stdout instead of a table.
+    """
+    from vlapack.evaluate.conclusions import conclude_all
+    from vlapack.evaluate.merge import merge as merge_shards
+
+    plan, records = merge_shards(out, others, partial=partial)
+    return show_results(conclude_all(plan, records, out), out, json=json)
