@@ -53,7 +53,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(KERNELS)
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[libero,lerobot,jax,docs,report,dev]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[libero,lerobot,jax,docs,report,ray,dev]'
 	@touch $@
 
 # The simulator renders without a screen: try it once, instead of failing in the middle of an evaluation.
