@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -175,7 +176,8 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
             "this run only"
         ) from error
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what happens to nodes
+            yield
     finally:
         ray.shutdown()
 
