@@ -29,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from common.results import write_result
+from common.results import ROOT, write_between, write_result
 
 from vlapack.console import say
 from vlapack.errors import WorkError
@@ -38,6 +38,7 @@ from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import evaluate
 
 RESULT = Path(__file__).parent / "results" / "kills.json"
+DOCS = ROOT / "docs" / "sweeps.md"
 Victim = Literal["driver", "worker", "node"]
 TASKS, STARTS, NOISES, ROLES = 2, 4, 2, ("baseline", "policy")
 EPISODES = TASKS * STARTS * NOISES * len(ROLES)
@@ -251,7 +252,21 @@ def main(moments: int = 30, *, result: Path = RESULT) -> int:
         episodes=EPISODES,
         **totals,
     )
+    if result == RESULT:
+        write_tables()
     return 1 if any(totals.values()) else 0
+
+
+def write_tables() -> None:
+    """Write what was found into the docs."""
+    found = json.loads(RESULT.read_text(encoding="utf-8"))
+    names = {"driver": "the process that writes", "worker": "a simulator", "node": "a node of a Ray cluster"}
+    lines = ["| killed | times | episodes lost | played twice | ended otherwise |", "|---|---|---|---|---|"]
+    for victim, name in names.items():
+        rows = [row for row in found["rows"] if row["victim"] == victim]
+        sums = [sum(row[key] for row in rows) for key in ("lost", "doubled", "changed")]
+        lines.append(f"| {name} | {len(rows)} | {' | '.join(map(str, sums))} |")
+    write_between(DOCS, "kills", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
     python benchmarks/large_plan.py [--episodes 100000]
 
 Simulator and policy are stubs, so that only vlapack's own work is measured: processes, pipes, noise, the record with
-every line on the disk, and one line of progress. The memory is this process's, the one that infers and writes, at each
+every line on the disk, and one line of progress. The memory is this process's, the one that infers and writes, every
 thousandth episode and after the summary.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from common.results import write_result
+from common.results import ROOT, write_between, write_result
 
 from vlapack import console
 from vlapack.evaluate.contender import Contender
@@ -30,6 +31,7 @@ from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, evaluate
 
 RESULT = Path(__file__).parent / "results" / "large_plan.json"
+DOCS = ROOT / "docs" / "sweeps.md"
 SAMPLES = 100
 STARTS, TASKS = 50, 10
 
@@ -131,6 +133,27 @@ def main(episodes: int = 100_000, *, workers: int = 2, result: Path = RESULT) ->
         },
         record_mb=round(size / 1e6, 1),
     )
+    if result == RESULT:
+        write_tables()
+
+
+def write_tables() -> None:
+    """Write what was found into the docs."""
+    found = json.loads(RESULT.read_text(encoding="utf-8"))
+    memory, seconds = found["resident_mb"], found["seconds"]
+    machine = f"{found['machine']['cores']} cores of {found['machine']['cpu']}"
+    lines = [
+        "| | |",
+        "|---|---|",
+        f"| episodes | {found['episodes']:,}, on {machine} with a load of {found['load_average_before']} before |",
+        f"| memory at the first thousandth episode | {memory['first_sample']:.0f} MB, torch included |",
+        f"| the most while playing | {memory['most_while_playing']:.0f} MB |",
+        f"| after the summary | {memory['after_summary']:.0f} MB |",
+        f"| episodes a second | {found['episodes_per_second']:.0f} |",
+        f"| the summary | {seconds['summary']:.0f} s |",
+        f"| `episodes.jsonl` | {found['record_mb']:.0f} MB |",
+    ]
+    write_between(DOCS, "large plan", "\n".join(lines))
 
 
 @contextlib.contextmanager

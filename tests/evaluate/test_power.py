@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from vlapack.errors import InputError
-from vlapack.evaluate.power import episodes_needed
+from vlapack.evaluate.power import DROPS, episodes_needed
 
 
 def exact_power(pairs: int, drop: float, discordance: float) -> float:
@@ -36,3 +39,12 @@ def test_more_disagreement_and_smaller_drops_take_more() -> None:
 def test_a_drop_that_cannot_be_is_refused_with_the_rule(drop: float, discordance: float) -> None:
     with pytest.raises(InputError, match="a drop is above 0"):
         episodes_needed(drop, discordance)
+
+
+def test_the_table_in_the_docs_is_what_the_function_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) % \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", page, re.MULTILINE)
+    assert len(rows) == 3
+    for percent, *cells in rows:
+        expected = [episodes_needed(drop, int(percent) / 100) for drop in DROPS]
+        assert [int(cell.replace(",", "")) for cell in cells] == expected
