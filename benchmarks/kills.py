@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from common.results import ROOT, write_between, write_result
+from common.stub import walk
 
 from vlapack.console import say
 from vlapack.errors import WorkError
@@ -44,34 +44,6 @@ TASKS, STARTS, NOISES, ROLES = 2, 4, 2, ("baseline", "policy")
 EPISODES = TASKS * STARTS * NOISES * len(ROLES)
 SECONDS = 600.0
 """For what takes seconds on a machine that is not starved."""
-
-
-class Walk:
-    """A point on a line, at 0.02 s a step: each action moves it, and 3.0 is the goal."""
-
-    prompt = "walk"
-    max_steps = 16
-
-    def reset(self, init_state: int) -> dict[str, Any]:
-        self.position = 0.3 * init_state
-        return self._seen()
-
-    def step(self, action: np.ndarray, *, render: bool = True) -> tuple[dict[str, Any], bool]:
-        time.sleep(0.02)
-        self.position += float(action[0])
-        return self._seen(), self.position >= 3.0
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _seen(self) -> dict[str, Any]:
-        picture = np.zeros((8, 8, 3), dtype=np.uint8)
-        state = np.full(8, self.position)
-        return {"observation/image": picture, "observation/wrist_image": picture, "observation/state": state}
-
-
-def walk(suite: str, task_id: int, seed: int, hard_reset: bool) -> Walk:
-    return Walk()
 
 
 class Drunkard:
@@ -100,7 +72,7 @@ def play(out: Path, ray: str | None = None) -> None:
         policies={entry.role: entry.identity for entry in entries},
     )
     workers = 2 if ray is None else 1
-    evaluate(plan, entries, out, workers=workers, videos=False, factory=kills.walk, ray=ray)
+    evaluate(plan, entries, out, workers=workers, videos=False, factory=walk, ray=ray)
 
 
 @dataclass
@@ -210,20 +182,17 @@ def three_nodes() -> Iterator[Any]:
         cluster.shutdown()
 
 
-def kill_all(victims: list[Victim], folder: Path) -> list[dict[str, Any]]:
+def kill_all(victims: list[Victim], folder: Path) -> Iterator[dict[str, Any]]:
     """Kill once for each of the victims; the same folder must not be used twice."""
     whole = Run(folder / "whole", None)
     whole.finish()
     expected = told(whole.lines())
     if len(expected) != EPISODES or len(set(expected.values())) < 5:
         raise WorkError(f"the undisturbed run has {len(expected)} episodes with too few different ends")
-    rows = []
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(three_nodes()) if "node" in victims else None
         for seed, victim in enumerate(victims):
-            rows.append(kill_once(victim, seed, folder, expected, cluster if victim == "node" else None))
-            say(json.dumps(rows[-1]))
-    return rows
+            yield kill_once(victim, seed, folder, expected, cluster if victim == "node" else None)
 
 
 def main(moments: int = 30, *, result: Path = RESULT) -> int:
@@ -239,19 +208,16 @@ def main(moments: int = 30, *, result: Path = RESULT) -> int:
     else:
         victims.append("node")
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
+    rows: list[dict[str, Any]] = []
     try:
-        rows = kill_all([victims[number % len(victims)] for number in range(moments)], folder)
+        for row in kill_all([victims[number % len(victims)] for number in range(moments)], folder):
+            say(json.dumps(row))
+            rows.append(row)
+            totals = {key: sum(row[key] for row in rows) for key in ("lost", "doubled", "changed")}
+            question = "Does an evaluation that is killed lose, double or change an episode?"
+            write_result(result, rows, question=question, moments=len(rows), episodes=EPISODES, **totals)
     finally:
-        shutil.rmtree(folder)
-    totals = {key: sum(row[key] for row in rows) for key in ("lost", "doubled", "changed")}
-    write_result(
-        result,
-        rows,
-        question="Does an evaluation that is killed lose, double or change an episode?",
-        moments=moments,
-        episodes=EPISODES,
-        **totals,
-    )
+        shutil.rmtree(folder, ignore_errors=True)
     if result == RESULT:
         write_tables()
     return 1 if any(totals.values()) else 0

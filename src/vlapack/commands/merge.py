@@ -16,10 +16,10 @@ def merge(
     partial: bool = False,
     json: bool = False,
 ) -> int:
-    """Put the shards in OUT/shards together, and say what they say together.
+    """Merge the shards in OUT/shards into OUT, and print what all of them show.
 
-    Refused are shards of other plans, shards or episodes that are missing, and episodes that two shards played with
-    different results. Merging again, when more is there, is fine.
+    Refused are shards of other plans, missing shards or episodes, and episodes that two shards played with different
+    results. Merge again when more is there.
 
         vlapack eval PACK --baseline CHECKPOINT --shard 1/8 --out DIR       (and 2/8 to 8/8, on any machine)
         vlapack merge DIR
@@ -27,7 +27,7 @@ def merge(
     Args:
         out: The output folder of the evaluation or sweep.
         others: Folders of more shards, such as those copied from another cluster.
-        partial: Merge what is there although something is missing; what, is said.
+        partial: Merge what is there, and say what is missing.
         json: Write summary.json to stdout instead of a table.
     """
     from vlapack.evaluate.conclusions import conclude_all

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vlapack import __version__
 from vlapack.console import say
 from vlapack.errors import InputError, WorkError, install
 from vlapack.evaluate.contender import Acting
@@ -116,6 +117,7 @@ class _Way:
     factory: Factory
     workers: int
     threads: int
+    version: str = __version__
 
 
 _kept: dict[bytes, Acting] = {}
@@ -132,17 +134,17 @@ def _play_batch(held: Sequence[Any], way: _Way, jobs: Sequence[Job]) -> list[Out
     policy = _kept[reference.binary()]
     _require_folder(jobs[0])
     with on_threads(way.threads):
-        _require_same_arithmetic(way.plan, ray.util.get_node_ip_address())
+        _require_same_software(way, ray.util.get_node_ip_address())
         at_once = min(getattr(policy, "at_once", 1), way.workers)
         begin = begin_with(policy, way.plan)
         return list(play(jobs, begin, factory=way.factory, workers=way.workers, at_once=at_once))
 
 
-def _require_same_arithmetic(plan: Plan, node: str) -> None:
+def _require_same_software(way: _Way, node: str) -> None:
     """Refuse a node on which an episode may end otherwise than on the machine that began."""
-    here = arithmetic()
-    expected = {key: plan.arithmetic.get(key, here[key]) for key in here if key != THREADS}
-    if lines := differences(expected, {key: here[key] for key in expected}):
+    here = {**arithmetic(), "vlapack": __version__}
+    began = {**here, **way.plan.arithmetic, "vlapack": way.version, THREADS: here[THREADS]}
+    if lines := differences(began, here):
         raise InputError(
             f"the node {node} computes otherwise than the machine that began: {'; '.join(lines)}; use nodes of one "
             "kind, or one `shard` for each"
