@@ -83,6 +83,17 @@ def test_starts_that_were_played_often_do_not_count_as_so_many(monkeypatch: pyte
     assert (summary["paired"]["p_value"] < 0.05, summary["verdict"]) == (True, "inconclusive")
 
 
+def test_a_run_that_could_stop_early_is_judged_by_the_interval_that_allows_it() -> None:
+    many = plan([contender("policy", Drunkard()), contender("baseline", Drunkard())], tasks=2, trials=30)
+    ours = records(many, "policy", [number % 6 != 0 for number in range(60)])
+    theirs = records(many, "baseline", [True] * 60)
+    assert summarize(many, ours, theirs, names=("pack", "float"))["verdict"] == "drop"
+    for interval, expected in (([-0.3, -0.05], "drop"), ([-0.35, 0.02], "inconclusive")):
+        sequential = {"of": "difference", "interval95": interval}
+        summary = summarize(many, ours, theirs, names=("pack", "float"), sequential=sequential)
+        assert (summary["verdict"], summary["sequential"]) == (expected, sequential)
+
+
 def test_eval_info_has_lerobots_form() -> None:
     info = eval_info(records(PLAN, "policy", [True, None, False, True]))
     assert [(row["task_group"], row["task_id"]) for row in info["per_task"]] == [

@@ -105,9 +105,8 @@ def conclude(
     floor = committed
     for kind in KINDS.keys() & records.keys():
         floor = noise_floor(records["baseline"], records[kind], kind=KINDS[kind])
-    summary = summarize(plan, records[role], records.get("baseline"), names=names, floor=floor)
-    if until is not None:
-        summary["sequential"] = until.to_dict()
+    sequential = None if until is None else until.to_dict()
+    summary = summarize(plan, records[role], records.get("baseline"), names=names, floor=floor, sequential=sequential)
     folder = out if role == "policy" else out / role
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "eval_info.json", eval_info(records[role]))

@@ -48,9 +48,9 @@ def verdict(
         paired: the episodes by who succeeded.
         baseline_rate: of success.
         errors: episodes without a result.
-        clustered: one-sided 95 % bounds of the drop, lower and upper, by starts (`drop_upper95`); given where starts
-            were played several times. Their episodes are not independent, so `drop` then also asks for a lower bound
-            above 0, and `no_drop_measured` for an upper one below 10 points.
+        clustered: bounds of the drop, lower and upper, where those of independent pairs are not enough: by starts
+            (`drop_upper95`), if they were played several times, and of a run that could stop early. `drop` then also
+            asks for a lower bound above 0, and `no_drop_measured` for an upper one below 10 points.
     """
     least, most = (0.0, 0.0) if clustered is None else clustered
     if errors:
@@ -83,6 +83,7 @@ def summarize(
     *,
     names: tuple[str, str | None],
     floor: Mapping[str, Any] | None = None,
+    sequential: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Build the `summary.json` of one policy, with its baseline's episodes if there are any.
 
@@ -92,6 +93,7 @@ def summarize(
         baseline: records of the float parent on the same cases, or None.
         names: what the user called the two.
         floor: the baseline's disagreement with itself (`evaluate.floor.noise_floor`), or None.
+        sequential: of a run that could stop early, what `evaluate.sequential.Stopping` says; else None.
 
     Returns:
         The JSON contract of `summary.json`. Rates are fractions, intervals Wilson's at 95 %, milliseconds the median
@@ -112,6 +114,10 @@ def summarize(
         paired, bound = Paired.of((won, parent) for _, won, parent in pairs), drop_upper95(pairs)
         if plan.noise_seeds > 1:
             clustered = -drop_upper95((start, parent, won) for start, won, parent in pairs), bound
+        if sequential is not None:  # the other bounds would hold if the run had not been looked at
+            low, high = sequential["interval95"]
+            least, most = clustered or (-high, -low)
+            clustered = min(least, -high), max(most, -low)
     errors = len(policy) - len(ours) + len(baseline or []) - len(theirs)
     return {
         "policy": names[0],
@@ -135,6 +141,7 @@ def summarize(
         "mapped_bytes": _both(ours, theirs, lambda records: records[-1].mapped_bytes if records else None),
         "ms_per_chunk": _both(ours, theirs, ms_per_chunk),
         "per_task": _per_task(plan, ours, theirs if baseline is not None else None),
+        **({} if sequential is None else {"sequential": dict(sequential)}),
         "errors": errors,
         "verdict": verdict(paired, baseline_rate, errors, clustered),
         "reset": "hard" if plan.hard_reset else "soft",
