@@ -19,6 +19,8 @@ import closed_loop
 import closed_loop_large
 import fidelity
 import frontier_minilm
+import kills
+import large_plan
 import presets
 import rounding
 import spectra
@@ -34,6 +36,8 @@ BENCHMARKS = (
     closed_loop_large,
     fidelity,
     frontier_minilm,
+    kills,
+    large_plan,
     presets,
     rounding,
     short_tables,
