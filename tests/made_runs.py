@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, video_path
-from vlapack.evaluate.store import Record
 from vlapack.evaluate.worker import write_video
 
 REPLAN = 5

@@ -21,7 +21,7 @@ def merge(
     Refused are shards of other plans, missing shards or episodes, and episodes that two shards played with different
     results. Merge again when more is there.
 
-        vlapack eval PACK --baseline CHECKPOINT --shard 1/8 --out DIR       (and 2/8 to 8/8, on any machine)
+        # after `vlapack eval PACK --baseline CHECKPOINT --shard 1/8 --out DIR`, and 2/8 to 8/8 on any machine
         vlapack merge DIR
 
     Args:

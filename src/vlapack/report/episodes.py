@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlapack.evaluate.store import Record
+from vlapack.evaluate.ledger import Record
 from vlapack.progress import progress
 from vlapack.report.runs import Comparison
 from vlapack.report.videos import Budget, Watched

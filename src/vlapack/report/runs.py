@@ -17,9 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from vlapack.documents import is_file, open_regular, read_json
 from vlapack.errors import InputError
 from vlapack.evaluate.floor import KINDS, noise_floor
+from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import PLAN_VERSION, Case, Plan
 from vlapack.evaluate.statistics import Paired
-from vlapack.evaluate.store import Record
 from vlapack.evaluate.summary import summarize
 from vlapack.files import is_locked
 

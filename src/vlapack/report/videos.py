@@ -16,7 +16,7 @@ from PIL import Image
 
 from vlapack.documents import is_file, open_regular
 from vlapack.errors import InputError
-from vlapack.evaluate.store import Record
+from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.worker import CONTROL_HZ
 from vlapack.report.runs import EPISODES_FILE, Pair, Run
 
