@@ -8,39 +8,31 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
+from common.comparison import Comparison, frames
 from common.in_place import InPlace
 from common.preparations import Preparations, Prepare
-from torch import Tensor, nn
+from torch import nn
 
 from vlapack import Policy, Recipe, make_pack, open_checkpoint
 from vlapack.checkpoints.pack.contents import layers_of
-from vlapack.evaluate.compare import action_differences, cosines, draws
 from vlapack.fingerprint import digest, digest_observations, digest_weights
 from vlapack.linear import PackedLinear
-from vlapack.observations.folder import open_source
 from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import stream
 from vlapack.plan.patterns import Names
 from vlapack.plan.selected import Group
-from vlapack.policy.inputs import Inputs
-from vlapack.progress import progress
 from vlapack.quantize.calibration import LayerInputs
 from vlapack.quantize.groups import Block, prepare
 from vlapack.recipe.choice import Choice
 from vlapack.recipe.presets import preset
-from vlapack.robots.layouts import layout_of
 
-AT_ONCE = 32
-NOISES = 2
-"""Of the float policy per observation; `compare` takes eight, to know its spread, which nothing here asks for."""
 Mix = Mapping[str, Choice]
 """Layer → how it is rounded."""
 
@@ -81,6 +73,9 @@ class PolicyMixes:
         test: others; their chunks are compared.
         recipe: `full`'s method, or another.
         every: compare on every so many-th of the test's observations.
+
+    Attributes:
+        comparison: with the parent's chunks on the test's observations.
     """
 
     unit = "deviation"
@@ -93,22 +88,14 @@ class PolicyMixes:
         self._parent = Parent(self.checkpoint)
         self.recipe = recipe or replace(preset("full"), overrides=())
         self.layers = [layer.name for layer in layers_of(self.checkpoint.config.architecture, self.recipe)]
-        self._calibration = _frames(calibration)
-        frames = _frames(test)[::every]
-        policy = Policy.from_checkpoint(self.checkpoint)
-        inputs = [policy.observe(frame) for frame in frames]
-        self._batches = [Inputs.stack(inputs[start : start + AT_ONCE]) for start in range(0, len(inputs), AT_ONCE)]
-        noises = torch.stack([noise for noise, _ in zip(draws(0, policy.noise_shape), frames, strict=False)])
-        with progress(f"{name}: float", len(self._batches) * NOISES) as advance:
-            chunks = [self._chunks(policy, noises[:, number], advance) for number in range(NOISES)]
-        self._expected, self._noise = np.stack(chunks, axis=1), noises[:, 0]
-        self._layout = layout_of(self.checkpoint.config)
+        self._calibration, compared = frames(calibration), frames(test)[::every]
+        self.comparison = Comparison(name, Policy.from_checkpoint(self.checkpoint), compared)
         self._prepare, self._seen = Preparations(), {}
         self._seeded: tuple[int, Seeded, Policy] | None = None
         self.identity = digest(
             {
                 "weights": digest_weights(self.checkpoint.names(), self.checkpoint.read),
-                "observations": digest_observations([*self._calibration, *frames]),
+                "observations": digest_observations([*self._calibration, *compared]),
             }
         )
 
@@ -124,26 +111,7 @@ class PolicyMixes:
 
     def differences(self, policy: Policy) -> dict[str, float]:
         """Return the same of any policy with this one's parent."""
-        found = self._chunks(policy, self._noise, lambda: None)
-        document = action_differences(self._expected, found, [""] * len(found), self._layout)
-        gripper = document["gripper"] or {"flips": 0, "actions": 0}
-        cosine = cosines(self._expected[:, 0], found)
-        return {
-            "error": document["deviation"]["p95"],
-            "median": document["deviation"]["p50"],
-            "flips": gripper["flips"],
-            "actions": gripper["actions"],
-            "cosine_mean": float(cosine.mean()),
-            "cosine_min": float(cosine.min()),
-        }
-
-    def _chunks(self, policy: Policy, noises: Tensor, advance: Callable[[], object]) -> np.ndarray:
-        """Return the actions [N, horizon, A] from one noise each."""
-        found = []
-        for inputs, noise in zip(self._batches, noises.split(AT_ONCE), strict=True):
-            found.append(policy.act(inputs, noise))
-            advance()
-        return np.concatenate(found)
+        return self.comparison.differences(policy)
 
     def pack(self, recipe: Recipe, seed: int, folder: Path) -> Policy:
         """Make a pack as `make_pack` does, with what is known already, and open it."""
@@ -227,8 +195,3 @@ class ModuleMixes:
 
 def _packed_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)}
-
-
-def _frames(folder: Path) -> list[dict[str, Any]]:
-    source = open_source(folder)
-    return [frame.observation for frame in source.take(len(source))]
