@@ -36,7 +36,7 @@ KERNELS := $(wildcard src/vlapack/csrc/*.cpp src/vlapack/csrc/*.hpp)
 APT := libegl1 libgles2 libgl1 libglvnd0 libgl1-mesa-dri libglib2.0-0
 # Not measured by `make bench`: a tool, and what takes hours and 12 GB of disk.
 APART := benchmarks/synthetic_pi05.py benchmarks/chunk.py benchmarks/openpi_worker.py benchmarks/compiled.py \
-	benchmarks/quantize_full.py benchmarks/fidelity.py benchmarks/closed_loop.py \
+	benchmarks/quantize_full.py benchmarks/fidelity.py benchmarks/closed_loop.py benchmarks/distill.py \
 	benchmarks/closed_loop_large.py benchmarks/loading.py
 
 export MUJOCO_GL ?= egl
