@@ -12,6 +12,7 @@ and as a table into benchmarks/results/README.md.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -139,23 +140,24 @@ def write_tables() -> None:
 
 def in_words(document: Mapping[str, Any]) -> str:
     """Return how the packs of the table came about."""
-    known, seeds = document["observations"], sorted({row["seed"] for row in document["rows"]})
-    counts = {row["split"]: row["observations"] for row in document["rows"]}
+    rows, known = document["rows"], document["observations"]
+    counts, seeds = {row["split"]: row["observations"] for row in rows}, len({row["seed"] for row in rows})
     sentences = [
-        f"{known['training']} observations trained, {known['held_out']} were held out, and {counts['unseen']} were not "
-        f"seen at all; each is of an episode of its own. Seeds: {len(seeds)}."
+        f"Each observation is of an episode of its own: {known['training']} to train on, {known['held_out']} held out "
+        f"to choose by, and {counts['unseen']} unseen. Seeds: {seeds}."
     ]
     for stage in document["stages"]:
         first, least = stage["velocity_loss"][0], min(stage["velocity_loss"])
         sentences.append(
-            f"*{stage['way'].capitalize()}* took {stage['seconds'] / 60:.0f} minutes and has changed "
-            f"{100 * stage['integers_changed']:.1f} % of the pack's integers. The loss of the velocity on what was "
-            f"held out went from {first:.4f} to {least:.4f}."
+            f"*{stage['way'].capitalize()}* took {stage['seconds'] / 60:.0f} minutes on one busy core. By then "
+            f"{100 * stage['integers_changed']:.1f} % of the pack's integers had changed, and the velocity's loss on "
+            f"what was held out went from {first:.4f} to {least:.4f}."
         )
     sentences.append(
-        f"Cells: median and 95 % point of the deviation, flips of the gripper. *training*: one in {MEASURED} of those."
+        f"Cells: median and 95 % point of the deviation, flips of the gripper. *Training* is measured on one in "
+        f"{MEASURED} of those observations."
     )
-    return "\n".join(sentences)
+    return textwrap.fill(" ".join(sentences), 120)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -17,6 +17,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import closed_loop
 import closed_loop_large
+import distill
 import fidelity
 import frontier_minilm
 import kills
@@ -34,6 +35,7 @@ from vlapack.console import say
 BENCHMARKS = (
     closed_loop,
     closed_loop_large,
+    distill,
     fidelity,
     frontier_minilm,
     kills,

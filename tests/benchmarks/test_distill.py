@@ -38,9 +38,14 @@ def packed(checkpoint: Path, recipe: Recipe, out: Path) -> PackedCheckpoint:
     return PackedCheckpoint.open(made.pack)
 
 
+@pytest.fixture(scope="module")
+def pack(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedCheckpoint:
+    return packed(random_checkpoint, preset("full-w4"), tmp_path_factory.mktemp("distill") / "pack")
+
+
 @pytest.fixture
-def distillation(random_checkpoint: Path, tmp_path: Path) -> Distillation:
-    student = Student(packed(random_checkpoint, preset("full-w4"), tmp_path / "pack"))
+def distillation(random_checkpoint: Path, pack: PackedCheckpoint, tmp_path: Path) -> Distillation:
+    student = Student(pack)
     teacher = Policy.from_pretrained(random_checkpoint, savings=ALL_LAYERS)
     return Distillation(student, teacher, seen_by(teacher, OBSERVATIONS, tmp_path, seed=0), SPLIT, seed=0)
 
@@ -72,9 +77,9 @@ def test_what_is_written_is_what_was_trained(distillation: Distillation, tmp_pat
     )
     student.clamp()
     assert 0.05 < student.changed() < 0.5
-    pack = student.write(tmp_path / "trained")
-    require_equal_layers(student, pack)
-    engine = Policy.from_pretrained(pack, savings=ALL_LAYERS).model
+    written = student.write(tmp_path / "trained")
+    require_equal_layers(student, written)
+    engine = Policy.from_pretrained(written, savings=ALL_LAYERS).model
     ours = {name: getattr(student.model.get_submodule(name[:-7]), "weight", None) for name in vectors(student)}
     for name, value in ours.items():
         assert value is not None
