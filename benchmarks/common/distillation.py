@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from common.blocks import Way, tune_blocks
 from common.descent import Descent, Rates
 from common.teacher import (
@@ -24,8 +26,6 @@ from common.teacher import (
     wanted,
 )
 from common.trained import Student
-from torch import Tensor
-
 from vlapack import Policy
 from vlapack.console import say
 from vlapack.errors import WorkError
