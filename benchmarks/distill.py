@@ -11,6 +11,9 @@ and as a table into benchmarks/results/README.md.
 
 from __future__ import annotations
 
+import vlapack  # noqa: F401  before torch, whose waiting threads then leave their cores to others
+
+# isort: split
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
