@@ -52,6 +52,8 @@ def test_every_combination_of_steps_is_their_plain_product_and_keeps_the_result(
     assert torch.allclose(
         made.inputs(x) @ made.weight(weight).T, product, rtol=0, atol=1e-10 * float(product.abs().max())
     )
+    assert torch.allclose(made.restored(made.inputs(x)), x, rtol=0, atol=1e-10)
+    assert torch.allclose(made.restored_weight(made.weight(weight)), weight, rtol=0, atol=1e-10)
     kept = Transform.from_tensors(made.tensors())
     assert (kept.pre_rotation is None) == (not rotates_first)
 

@@ -8,7 +8,7 @@ inverted numerically. What changes is only how hard the two factors are to round
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,21 @@ class Transform:
     def weight(self, weight: Tensor) -> Tensor:
         """Return W T⁻ᵀ for a `weight` [N, K], in its dtype. Reordering and rotating are their own inverse transpose."""
         return self._reorder_and_rotate(weight if self.scale is None else weight * self.scale)
+
+    def restored(self, x: Tensor) -> Tensor:
+        """Undo `inputs`: return activations [..., K] from x T, in their dtype."""
+        if self.rotation is not None:
+            x = rotate_blocks(x, self.rotation.transpose(-1, -2))
+        if self.permutation is not None:
+            x = x.index_select(-1, self.permutation.argsort())
+        if self.pre_rotation is not None:
+            x = rotate_blocks(x, self.pre_rotation.transpose(-1, -2))
+        return x if self.scale is None else x * self.scale
+
+    def restored_weight(self, weight: Tensor) -> Tensor:
+        """Undo `weight`: return a weight [N, K] from W T⁻ᵀ, in its dtype."""
+        turned = replace(self, scale=None).restored(weight)
+        return turned if self.scale is None else turned / self.scale
 
     def _reorder_and_rotate(self, x: Tensor) -> Tensor:
         if self.pre_rotation is not None:

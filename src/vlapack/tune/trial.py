@@ -41,6 +41,11 @@ class Trial:
         seed: of noise and directions, which are drawn on the CPU.
         device: where the policy runs, and where the choices are.
 
+    Attributes:
+        policy: the float policy.
+        inputs: of the observations, as the network reads them.
+        noise: [N, 1, H, action_dim], one for each observation.
+
     Raises:
         InputError: an observation that the policy cannot use.
     """
@@ -61,15 +66,15 @@ class Trial:
         self._work = work
         self._device = device
         self._seed = seed
-        self._policy = _float_policy(parent, device)
-        self._inputs = [self._policy.observe(observation) for observation in observations]
-        self._originals = {name: self._policy.model.get_submodule(name) for name in choices}
+        self.policy = _float_policy(parent, device)
+        self.inputs = [self.policy.observe(observation) for observation in observations]
+        self._originals = {name: self.policy.model.get_submodule(name) for name in choices}
         architecture = parent.config.architecture
         shape = (architecture.action_horizon, architecture.action_dim)
         draw = torch.Generator().manual_seed(seed)
-        self._noise = torch.randn((len(observations), 1, *shape), generator=draw)
+        self.noise = torch.randn((len(observations), 1, *shape), generator=draw)
         signs = torch.randint(0, 2, (len(observations), DIRECTIONS, *shape), generator=draw) * 2.0 - 1.0
-        self._directions = signs * robot_units(self._policy, self._inputs[0])
+        self._directions = signs * robot_units(self.policy, self.inputs[0])
 
     def sensitivity(self, numbers: Sequence[int]) -> dict[str, dict[Chosen, float]]:
         """Return what every choice adds to the squared relative error of the chunk, to first order.
@@ -84,13 +89,13 @@ class Trial:
         pieces = [f"samples/{digest(choices)[:16]}-{number:04d}" for number in numbers]
         done = sum(map(self._work.has, pieces))
         with (
-            probing(self._policy.model, self._choices, self._device) as probes,
+            probing(self.policy.model, self._choices, self._device) as probes,
             progress("measuring", len(numbers), done=done) as advance,
         ):
             for number, piece in zip(numbers, pieces, strict=True):
                 if not self._work.has(piece):
-                    network = (self._policy.model, probes, self._inputs[number])
-                    chunk, sums = sample(*network, self._noise[number], self._directions[number])
+                    network = (self.policy.model, probes, self.inputs[number])
+                    chunk, sums = sample(*network, self.noise[number], self._directions[number])
                     self._work.keep(piece, {"chunk": chunk, "sums": sums})
                     advance()
         found = [self._work.load(piece) for piece in pieces]
@@ -113,12 +118,29 @@ class Trial:
             numbers: of the observations, always in the same order: their noises are drawn in it.
             title: of the bar.
         """
-        draw = draws(self._seed, self._policy.noise_shape)
+        draw = draws(self._seed, self.policy.noise_shape)
         noises = [noise for _, noise in zip(numbers, draw, strict=False)]
         expected = self._expected(numbers, noises)
         first = {number: noise[:1] for number, noise in zip(numbers, noises, strict=True)}
         found = self._chunks(bits, first, f"compared/{digest(named(bits))[:16]}", title)
         return deviations(np.stack(expected), np.stack([found[number][0] for number in numbers]))
+
+    def deviations_of(self, policy: Policy, numbers: Sequence[int], title: str = "comparing") -> np.ndarray:
+        """Return how far another policy's chunks are from the float ones, from the same noises as in `deviations`."""
+        noises = [noise for _, noise in zip(numbers, draws(self._seed, self.policy.noise_shape), strict=False)]
+        expected = self._expected(numbers, noises)
+        found = []
+        with progress(title, len(noises)) as advance:
+            for number, noise in zip(numbers, noises, strict=True):
+                found.append(policy.act(self.inputs[number], noise[:1])[0])
+                advance()
+        return deviations(np.stack(expected), np.stack(found))
+
+    def spread(self, numbers: Sequence[int]) -> np.ndarray:
+        """Return how far the float policy's chunks under other noises are from those under the first, [N, 7]."""
+        noises = [noise for _, noise in zip(numbers, draws(self._seed, self.policy.noise_shape), strict=False)]
+        expected = np.stack(self._expected(numbers, noises))
+        return np.stack([deviations(expected, expected[:, other]) for other in range(1, expected.shape[1])], axis=1)
 
     def milliseconds(self, bits: Bits, numbers: Sequence[int]) -> float:
         """Return the median time of the chunks that `deviations` ran, of the network alone."""
@@ -128,12 +150,12 @@ class Trial:
     @property
     def timeless(self) -> list[str]:
         """Names of the modules of which a loaded policy has only a table."""
-        return self._policy.model.time_modules
+        return self.policy.model.time_modules
 
     @property
     def steps(self) -> int:
         """Denoise steps of a chunk."""
-        return self._policy.config.architecture.num_steps
+        return self.policy.config.architecture.num_steps
 
     def module(self, name: str, choice: Chosen) -> nn.Module:
         """Return a layer as it is, or as one of its choices."""
@@ -141,8 +163,8 @@ class Trial:
 
     def rows(self, number: int) -> dict[str, int]:
         """Return the rows that the layers of each part multiply at a time for one observation."""
-        inputs = self._inputs[number]
-        architecture = self._policy.config.architecture
+        inputs = self.inputs[number]
+        architecture = self.policy.config.architecture
         patches = int(inputs.image_masks.sum()) * architecture.vision.num_patches
         suffix = architecture.suffix_length
         return {
@@ -161,7 +183,7 @@ class Trial:
             with progress("float chunks", len(pieces), done=done) as advance:
                 for number, noise, piece in zip(numbers, noises, pieces, strict=True):
                     if not self._work.has(piece):
-                        chunk = self._policy.acting.sample_noises(self._inputs[number], noise)
+                        chunk = self.policy.acting.sample_noises(self.inputs[number], noise)
                         self._work.keep(piece, {"chunk": chunk})
                         advance()
         return [
@@ -170,7 +192,7 @@ class Trial:
 
     def _actions(self, bits: Bits, number: int) -> np.ndarray:
         """The robot's actions of one observation; layers that `bits` does not name stay float."""
-        noise = {number: self._noise[number]}
+        noise = {number: self.noise[number]}
         return self._chunks(bits, noise, f"chunks/{digest(named(bits))[:16]}")[number]
 
     def _chunks(
@@ -178,15 +200,15 @@ class Trial:
     ) -> dict[int, np.ndarray]:
         """The robot's actions [1, H, A] of some observations, each from its noise [1, H, action_dim]."""
         missing = [number for number in noises if not self._work.has(f"{piece}-{number:04d}")]
-        model = self._policy.model
+        model = self.policy.model
         done = len(noises) - len(missing)
         with (
-            self._packed(bits) if missing else nullcontext(),
+            self.placed(bits) if missing else nullcontext(),
             progress(title, len(noises), done=done) if missing and title else nullcontext(_nothing) as advance,
         ):
             for number in missing:
                 start = time.perf_counter()
-                chunk = model.sample_actions(*self._inputs[number].network, noises[number]).to(CPU)
+                chunk = model.sample_actions(*self.inputs[number].network, noises[number]).to(CPU)
                 spent = torch.tensor((time.perf_counter() - start) * 1e3)
                 self._work.keep(f"{piece}-{number:04d}", {"chunk": chunk, "ms": spent})
                 advance()
@@ -194,9 +216,9 @@ class Trial:
         return {number: self._robot(number, chunk) for number, chunk in chunks.items()}
 
     @contextmanager
-    def _packed(self, bits: Bits) -> Iterator[None]:
+    def placed(self, bits: Bits) -> Iterator[None]:
         """Put an assignment's layers in place, and its table of flow times, as a loaded policy has one."""
-        model = self._policy.model
+        model = self.policy.model
         try:
             for name in self._choices:
                 model.set_submodule(name, self.module(name, bits.get(name, FLOAT_BITS)))
@@ -208,8 +230,8 @@ class Trial:
                 model.set_submodule(name, original)
 
     def _robot(self, number: int, chunk: Tensor) -> np.ndarray:
-        state = self._inputs[number].robot_state.repeat(len(chunk), axis=0)
-        return self._policy.robot_actions(chunk.numpy(), state)
+        state = self.inputs[number].robot_state.repeat(len(chunk), axis=0)
+        return self.policy.robot_actions(chunk.numpy(), state)
 
     def _square(self, number: int, chunk: Tensor) -> float:
         return float(np.square(self._robot(number, chunk)).sum())

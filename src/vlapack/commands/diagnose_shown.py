@@ -1,0 +1,120 @@
+"""What `vlapack diagnose` prints to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from vlapack.console import emit_table, stdout
+
+if TYPE_CHECKING:
+    from vlapack.diagnose.diagnosis import Diagnosis, LayerReport
+    from vlapack.diagnose.finding import Finding
+    from vlapack.diagnose.remedies import Tried
+    from vlapack.diagnose.steps import StepError
+
+WORST = 10
+MARKS = {"critical": "CRITICAL", "major": "MAJOR", "minor": "minor", "undecided": "UNDECIDED"}
+
+
+def show(found: Diagnosis, document: Mapping[str, Any]) -> None:
+    """Print a diagnosis.
+
+    Args:
+        found: what it is.
+        document: what `--json` would print.
+    """
+    from vlapack.diagnose.finding import by_severity
+
+    _line(_verdict(found, document["pack"]))
+    for finding in by_severity(found.findings):
+        _finding(finding)
+    if found.layers:
+        _layers(sorted(found.layers, key=lambda one: -one.share)[:WORST], len(found.layers))
+    if found.left_out:
+        _line(
+            f"not looked at by themselves: {len(found.left_out)} layers, into whose scale and shift a factor is folded"
+        )
+    if found.steps:
+        _steps(found.steps)
+    if found.tried:
+        _remedies(found.tried, found)
+    if found.chosen is not None:
+        _line(f"the cheapest that helps: {found.chosen.name}; its recipe is in {document['recipe']}")
+        _line(f"  {document['command']}")
+    elif found.verdict == "sound":
+        _line("nothing to propose")
+
+
+def _verdict(found: Diagnosis, pack: str) -> str:
+    aim = f"the target of {found.target:.2%} ({found.target_from})"
+    if found.error is None:
+        return f"{pack}: not measured against {aim}, since pack and baseline do not belong together"
+    figures = (
+        f"a chunk's median error is {found.error.median:.2%}, the 95 % point {found.error.p95:.2%}, on "
+        f"{found.error.frames} observations"
+    )
+    own = "" if found.spread is None else f"; the float policy's own, under another noise, {found.spread.median:.1%}"
+    if found.verdict == "sound":
+        return f"{pack} is sound: {figures}, below {aim}{own}"
+    side = "above" if found.error.median > found.target else "below"
+    return f"{pack} is not sound: {figures}, {side} {aim}{own}"
+
+
+def _finding(one: Finding) -> None:
+    _line(f"{MARKS[one.severity]}  {one.cause}")
+    _line(f"    because  {one.evidence}")
+    _line(f"    remedy   {one.remedy}")
+
+
+def _layers(worst: Sequence[LayerReport], count: int) -> None:
+    table = Table(title=f"the {len(worst)} of {count} layers that add most to the chunk's error")
+    for column in ("layer", "bits", "share", "output error", "weights alone", "rounding", "peak before", "after"):
+        table.add_column(column, justify="left" if column in ("layer", "bits") else "right", no_wrap=column != "layer")
+    clips = any(one.clipped is not None for one in worst)
+    if clips:
+        table.add_column("clipped", justify="right", no_wrap=True)
+    for one in worst:
+        cells = [f"{one.share:.1%}", f"{one.error:.2%}", f"{one.weights:.2%}", f"{one.weight_error:.3f}"]
+        cells += [f"{one.crest_before:.1f}", f"{one.crest_after:.1f}"]
+        table.add_row(one.name, one.bits, *cells, *([_percent(one.clipped)] if clips else []))
+    emit_table(table)
+
+
+def _steps(steps: Sequence[StepError]) -> None:
+    table = Table(title="along the flow: what each denoise step adds to the error, and how large it is by then")
+    for column in ("step", "time", "by the prefix", "by the expert", "by both", "so far"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in steps:
+        numbers = (one.prefix, one.expert, one.both, one.so_far)
+        table.add_row(str(one.step), f"{one.time:.1f}", *(f"{number:.3%}" for number in numbers))
+    emit_table(table)
+
+
+def _remedies(tried: Sequence[Tried], found: Diagnosis) -> None:
+    table = Table(title=f"remedies tried; the target is a median error of {found.target:.2%}")
+    for column in ("remedy", "median", "95 %", "MB held", "helps"):
+        table.add_column(
+            column, justify="left" if column in ("remedy", "helps") else "right", no_wrap=column != "remedy"
+        )
+    if found.error is not None and found.held is not None:
+        table.add_row("the pack as it is", *_numbers(found.error.median, found.error.p95, found.held), "")
+    for one in sorted(tried, key=lambda one: (one.held, one.median)):
+        mark = "→ " if one is found.chosen else ""
+        word = "yes" if one.helps else "not safely" if one.median <= found.target else "no"
+        table.add_row(f"{mark}{one.name}", *_numbers(one.median, one.p95, one.held), word)
+    emit_table(table)
+
+
+def _numbers(median: float, p95: float, held: int) -> tuple[str, str, str]:
+    return f"{median:.2%}", f"{p95:.2%}", f"{held / 1e6:.2f}"
+
+
+def _percent(part: float | None) -> str:
+    return "-" if part is None else f"{part:.2%}"
+
+
+def _line(text: str) -> None:
+    stdout.print(text, markup=False, soft_wrap=True)

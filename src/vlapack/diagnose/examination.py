@@ -1,0 +1,335 @@
+"""One diagnosis from beginning to end: do pack and parent belong together, what is lost where, and what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlapack import __version__
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+from vlapack.diagnose.belonging import belonging, foreign_network
+from vlapack.diagnose.causes import activations, calibration, damaged, has_gap, looks_damaged, worst_layers
+from vlapack.diagnose.coverage import Coverage, coverage
+from vlapack.diagnose.diagnosis import Diagnosis, LayerReport
+from vlapack.diagnose.finding import Finding
+from vlapack.diagnose.layers import Seen, look
+from vlapack.diagnose.remedies import Share, Trials, cheapest
+from vlapack.diagnose.steps import along_the_flow
+from vlapack.diagnose.unfolded import UnfoldedPack
+from vlapack.diagnose.workbench import Made, Workbench
+from vlapack.errors import InputError
+from vlapack.fingerprint import THREADS, UNUSED, WEIGHTS_ONLY, digest_observations
+from vlapack.machine.gpu import CPU
+from vlapack.ops.arithmetic import arithmetic, on_threads
+from vlapack.packing.parent import Parent
+from vlapack.policy.policy import Policy
+from vlapack.progress import progress
+from vlapack.recipe.recipe import Recipe
+from vlapack.robots.layouts import layout_of
+from vlapack.tune.folder import TuningFolder
+from vlapack.tune.results import Measured
+
+DEFAULT_TARGET = 0.05
+"""For the median error of a chunk, where neither the user nor a tuning names one."""
+FEWEST, FEWEST_UNKNOWN = 8, 16
+"""Observations that calibrated nothing; the larger number where the pack's calibration set is not known."""
+MOST_KEPT = 32
+LOOKED = 16
+"""Observations on which layers are looked at one by one."""
+SENSED = 8
+"""Observations on which each layer's share of the error is measured, and the steps of the flow."""
+DISAGREES = 1.5
+"""By which factor the pack may differ from its layers in the float network."""
+
+Observations = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the median error of a chunk is to stay below, and who says so."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Observations by what they serve.
+
+    Attributes:
+        calibrating: those that calibrated the pack; empty where they are not known.
+        kept: errors are measured on them. They calibrate nothing.
+        given: for calibrating again.
+    """
+
+    calibrating: Observations
+    kept: Observations
+    given: Observations
+
+    @classmethod
+    def of(cls, data: Observations, calibrating: Observations) -> Parts:
+        """Divide the data: what calibrated the pack is left out, and of the rest every second is kept.
+
+        Raises:
+            InputError: too little is left.
+        """
+        seen = {digest_observations([one]) for one in calibrating}
+        fresh = [one for one in data if digest_observations([one]) not in seen]
+        fewest = FEWEST if calibrating else FEWEST_UNKNOWN
+        if len(fresh) < fewest:
+            raise InputError(
+                f"{len(fresh)} of {len(data)} observations did not calibrate the pack, and {fewest} are needed to "
+                "measure on: give `data=DIR` with more, or more `frames`"
+            )
+        if len(fresh) < FEWEST_UNKNOWN:
+            return cls(calibrating, fresh, ())
+        return cls(calibrating, fresh[1::2][:MOST_KEPT], fresh[::2])
+
+
+def recipe_of(pack: PackedCheckpoint) -> Recipe:
+    """Return a pack's recipe; the first packs knew no folding."""
+    return Recipe.from_dict({"fold": False, **pack.document["recipe"]})
+
+
+def calibrated_on(pack: PackedCheckpoint, observations: Observations) -> bool:
+    """Whether the pack was calibrated on these very observations, in this order."""
+    return bool(pack.document["fingerprint"]["calibration"] == digest_observations(observations))
+
+
+def target_of(pack: PackedCheckpoint, wanted: float | None) -> Target:
+    """Return the target: what is wanted, else what the pack was tuned for, else `DEFAULT_TARGET`."""
+    if wanted is not None:
+        return Target(wanted, "as given")
+    aim = (pack.document["measured"].get("tuned") or {}).get("target") or {}
+    if aim.get("kind") == "error":
+        return Target(float(aim["value"]), "what the pack was tuned for")
+    return Target(DEFAULT_TARGET, "the default")
+
+
+def examine(
+    pack: PackedCheckpoint,
+    parent: Parent,
+    *,
+    data: Observations,
+    calibrating: Observations,
+    target: Target,
+    folder: Path,
+    seed: int = 0,
+    device: torch.device = CPU,
+) -> Diagnosis:
+    """Diagnose a pack.
+
+    Args:
+        pack: what does not act as it should.
+        parent: what is said to be its float parent.
+        data: observations to measure on, in the layout's keys.
+        calibrating: those that calibrated the pack (`calibrated_on`), empty where they are not known.
+        target: for the median error of a chunk.
+        folder: for the work; see `TuningFolder`.
+        seed: of noise and directions.
+        device: where everything runs.
+
+    Raises:
+        InputError: too few observations, or one that the policy cannot use.
+        WorkError: the disk is full.
+    """
+    recipe = recipe_of(pack)
+    foreign = foreign_network(pack, parent)
+    findings = belonging(pack, parent, recipe) if foreign is None else [foreign]
+    if any(one.severity == "critical" for one in findings):
+        return Diagnosis(target.value, target.source, findings)
+    parts = Parts.of(data, calibrating)
+    plan = {
+        "diagnosed": pack.fingerprint,
+        "observations": digest_observations([*parts.kept, *parts.calibrating, *parts.given]),
+        "seed": seed,
+        "vlapack": __version__,
+        **arithmetic(device),
+        "device": device.type,
+    }
+    with TuningFolder(folder, plan) as work, on_threads(work.plan[THREADS]):
+        unfolded = UnfoldedPack(pack, parent, recipe, device)
+        looked = [*parts.kept, *parts.calibrating[:LOOKED]]
+        bench = Workbench(unfolded, looked, parts.calibrating or parts.given, work, seed=seed, device=device)
+        return _Examination(unfolded, bench, parts=parts, target=target, findings=findings, device=device).run()
+
+
+class _Examination:
+    """What is left when pack and parent belong together."""
+
+    def __init__(
+        self,
+        unfolded: UnfoldedPack,
+        bench: Workbench,
+        *,
+        parts: Parts,
+        target: Target,
+        findings: Sequence[Finding],
+        device: torch.device,
+    ) -> None:
+        self._pack, self._parts, self._target = unfolded.pack, parts, target
+        self._unfolded, self._bench, self._device = unfolded, bench, device
+        self._findings = list(findings)
+        self._kept = list(range(len(parts.kept)))
+        self._trial = bench.trial
+
+    def run(self) -> Diagnosis:
+        deviations = self._deviations()
+        error = Measured.of(deviations)
+        above = error.median > self._target.value
+        layers, choices = self._unfolded.layers, self._bench.with_activations(16)
+        unrounded = {name: self._trial.module(name, choices[name]) for name in layers}
+        seen = look(self._trial, layers, unrounded, self._kept[:LOOKED], "layers, on the data")
+        covered, before = self._coverage(seen)
+        shares = self._shares()
+        reports = self._reports(seen, before, shares)
+        broken = self._damage(reports)
+        steps = along_the_flow(self._trial, self._bench.own, self._kept[:SENSED])
+        held = self._bench.held(self._bench.recipe)
+        trials = Trials(self._bench, self._kept, self._target.value, shares, error.median)
+        if broken:
+            trials.again(broken)
+        if above and not any(one.helps for one in trials.tried):
+            trials.activations()
+            trials.bits()
+            trials.parts()
+            if self._recalibrates(covered):
+                trials.more_calibration(self._parts.given)
+        if above and not broken:
+            self._findings.append(worst_layers(reports))
+        if above:
+            self._findings += activations(reports, self._bench.recipe, above=above)
+        again = next((one for one in trials.tried if one.kind == "calibration"), None)
+        self._findings += calibration(covered, deviations, again, error, above=above)
+        chosen = cheapest(trials.tried)
+        if above and chosen is None:
+            self._findings.append(_helpless(trials))
+        return Diagnosis(
+            target=self._target.value,
+            target_from=self._target.source,
+            findings=self._findings,
+            error=error,
+            spread=replace(Measured.of(self._trial.spread(self._kept).ravel()), frames=len(self._kept)),
+            held=held,
+            observations={
+                "calibrating": len(self._parts.calibrating),
+                "kept": len(self._parts.kept),
+                "given": len(self._parts.given),
+            },
+            layers=reports,
+            left_out=self._unfolded.left_out,
+            steps=steps,
+            coverage=covered,
+            tried=trials.tried,
+            chosen=chosen,
+        )
+
+    def _deviations(self) -> np.ndarray:
+        """Return the pack's own deviations [N], and see whether its layers in the float network do the same."""
+        policy = Policy.from_checkpoint(self._pack, dtype=torch.float32, device=self._device)
+        found = self._trial.deviations_of(policy, self._kept, "comparing the pack")
+        del policy
+        alike = self._trial.deviations(self._bench.own, self._kept, "comparing its layers")
+        one, other = float(np.median(found)), float(np.median(alike))
+        if max(one, other) > DISAGREES * min(one, other):
+            self._findings.append(
+                Finding(
+                    "undecided",
+                    "layers_disagree",
+                    "the pack's layers in the float network do not act like the pack, so no layer can be blamed",
+                    f"median error {other:.2%} with its layers in the float network, {one:.2%} of the pack itself",
+                    "quantize again by the same recipe and diagnose that pack",
+                    {"pack": one, "layers": other},
+                )
+            )
+        return found
+
+    def _coverage(self, seen: Mapping[str, Seen]) -> tuple[Coverage | None, Mapping[str, Seen]]:
+        """Compare the data with what calibration saw."""
+        if not self._parts.calibrating:
+            return None, {}
+        count = min(len(self._parts.calibrating), LOOKED)
+        numbers = range(len(self._kept), len(self._kept) + count)
+        before = look(self._trial, self._unfolded.layers, {}, numbers, "layers, on calibration's observations")
+        layout = layout_of(self._pack.config)
+        return coverage(self._parts.calibrating, self._parts.kept, layout, before, seen), before
+
+    def _shares(self) -> dict[str, Share]:
+        """Measure what each layer adds to the squared error of the chunk."""
+        errors = self._trial.sensitivity(self._kept[:SENSED])
+        found = {}
+        for name, of in errors.items():
+            own = {choice.by: error for choice, error in of.items() if isinstance(choice, Made)}
+            found[name] = Share(own["pack"], min(own.get("act16", own["pack"]), own["pack"]))
+        return found
+
+    def _reports(
+        self, seen: Mapping[str, Seen], before: Mapping[str, Seen], shares: Mapping[str, Share]
+    ) -> list[LayerReport]:
+        total = sum(share.whole for share in shares.values()) or 1.0
+        steps = self._trial.steps
+        found = []
+        with progress("weights", len(seen)) as advance:
+            for name, one in seen.items():
+                layer = self._unfolded.layers[name]
+                crests = one.crests
+                found.append(
+                    LayerReport(
+                        name=name,
+                        part=layer.selected.part,
+                        bits=layer.selected.bits,
+                        error=one.error,
+                        weights=one.weights_error,
+                        share=shares[name].whole / total,
+                        weight_error=self._unfolded.weight_error(name),
+                        clipped_weights=self._unfolded.clipped_weights(name),
+                        clipped=None if layer.act_scale is None else one.clipped_part,
+                        outlier=one.outlier,
+                        crest_before=crests[0],
+                        crest_after=crests[1],
+                        reach=_reach(one, before.get(name)),
+                        by_step=tuple(one.by_call) if len(one.calls) == steps else (),
+                    )
+                )
+                advance()
+        return found
+
+    def _damage(self, reports: Sequence[LayerReport]) -> list[str]:
+        """Find layers that are not what packing made, and say so; return their names."""
+        noted = self._pack.document["measured"].get("weight_error", {})
+        if self._bench.recipe.balances:  # its factors are in the scales
+            return []
+        suspects = {one.name: self._unfolded.rounded_anew(one.name) for one in reports if looks_damaged(one, noted)}
+        self._findings += damaged(reports, noted, suspects)
+        return list(suspects)
+
+    def _recalibrates(self, covered: Coverage | None) -> bool:
+        """Whether calibrating again is worth trying: there is something new to calibrate on, or nobody knows."""
+        if not self._parts.given or self._pack.document["fingerprint"]["calibration"] in (UNUSED, WEIGHTS_ONLY):
+            return False
+        return covered is None or has_gap(covered)
+
+
+def _reach(seen: Seen, before: Seen | None) -> float | None:
+    """Return by what factor a layer's largest input exceeds the largest that calibration saw."""
+    if before is None or not float(before.absmax.max()):
+        return None
+    return float(seen.absmax.max()) / float(before.absmax.max())
+
+
+def _helpless(trials: Trials) -> Finding:
+    best = min(trials.tried, key=lambda one: one.guarded, default=None)
+    shown = "nothing was tried" if best is None else f"the best, {best.name}, leaves {best.median:.2%}"
+    return Finding(
+        "undecided",
+        "no_remedy",
+        f"none of {len(trials.tried)} remedies brings the error safely below the target",
+        shown,
+        "let vlapack choose all bits (`vlapack quantize --max-error`), or allow a larger error (`max_error`)",
+        {"best": None if best is None else best.guarded},
+    )
