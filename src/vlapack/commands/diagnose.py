@@ -142,21 +142,21 @@ def _calibrating(
     pack: PackedCheckpoint, folder: Path | None, rename_map: str | None
 ) -> tuple[list[dict[str, Any]], Path | None]:
     """Return the observations that calibrated the pack, and their folder; nothing where that is not `folder`."""
-    from vlapack.diagnose.examination import calibrated_on, recipe_of
+    from vlapack.diagnose.examination import calibrated_on, is_calibrated, recipe_of
     from vlapack.observations.folder import open_source
 
-    stated = pack.document["fingerprint"]["calibration"]
-    steps = recipe_of(pack).calib_steps
+    if not is_calibrated(pack):
+        say("the pack was made without calibration")
+        return [], None
+    steps, tried = recipe_of(pack).calib_steps, ""
     if folder is not None:
+        tried = f": it is not {steps} observations of {folder}"
         source = open_source(folder, pack.config, rename_map=rename_map)
         found = [frame.observation for frame in source.take(min(steps, len(source)))]
         if calibrated_on(pack, found):
             say(f"the pack was calibrated on {len(found)} observations of {folder}")
             return found, folder
-    say(
-        f"what calibrated the pack ({stated[:12]}) is not known: it is not {steps} observations of {folder}; give "
-        "`calib=DIR` to see what calibration missed"
-    )
+    say(f"what calibrated the pack is not known{tried}; give `calib=DIR` to see what calibration missed")
     return [], None
 
 

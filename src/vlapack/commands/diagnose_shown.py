@@ -91,6 +91,21 @@ def _steps(steps: Sequence[StepError]) -> None:
         numbers = (one.prefix, one.expert, one.both, one.so_far)
         table.add_row(str(one.step), f"{one.time:.1f}", *(f"{number:.3%}" for number in numbers))
     emit_table(table)
+    _line(_where(steps))
+
+
+def _where(steps: Sequence[StepError]) -> str:
+    """Say in one sentence where the error arises."""
+    from vlapack.diagnose.steps import steps_of_most
+
+    worst = sorted(steps_of_most(steps, 0.5, lambda one: one.both))
+    prefix, expert = (sum(getattr(one, side) ** 2 for one in steps) for side in ("prefix", "expert"))
+    part = prefix / (prefix + expert) if prefix + expert else 0.0
+    which = f"step {worst[0]}" if len(worst) == 1 else f"steps {', '.join(map(str, worst))}"
+    return (
+        f"half of the squares that the steps add come in {which}; {part:.0%} of them by the prefix, {1 - part:.0%} by "
+        "the expert"
+    )
 
 
 def _remedies(tried: Sequence[Tried], found: Diagnosis) -> None:

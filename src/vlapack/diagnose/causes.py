@@ -11,7 +11,7 @@ import numpy as np
 from vlapack.diagnose.coverage import BEYOND, Coverage
 from vlapack.diagnose.diagnosis import LayerReport
 from vlapack.diagnose.finding import Finding
-from vlapack.diagnose.remedies import Tried
+from vlapack.diagnose.remedies import HELPED, Tried
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.results import Measured
 
@@ -25,9 +25,9 @@ SHOWN = 3
 GAP = 0.25
 """The part of the frames that show what calibration never saw, from which on that is worth saying,"""
 GAP_IN_CHANNELS = 0.02
-"""and of the input channels."""
-HELPED = 0.85
-"""What calibrating on the data must leave of the error before calibration is to blame."""
+"""and of the input channels,"""
+MORE_CHANNELS = 3.0
+"""if so many times more reach beyond calibration than the other way round, which chance makes equal."""
 APART = 1.5
 """By how much the error must be larger on frames that calibration did not cover."""
 FEWEST = 4
@@ -197,7 +197,8 @@ def calibration(
         f"{len(coverage.unseen_prompts)} of {coverage.prompts} prompts in the data "
         f"({len(coverage.with_unseen_prompt)} of {coverage.frames} frames) were not in calibration",
         f"the state lies outside of what it saw in {len(coverage.outside)} frames",
-        f"{coverage.channels_beyond:.1%} of the layers' input channels exceed it by more than {BEYOND - 1:.0%}",
+        f"{coverage.channels_beyond:.1%} of the layers' input channels exceed it by more than {BEYOND - 1:.0%} "
+        f"({coverage.channels_short:.1%} the other way round)",
         again,
     ]
     if ratio is not None:
@@ -229,7 +230,7 @@ def has_gap(coverage: Coverage) -> bool:
     return (
         len(coverage.with_unseen_prompt) >= few
         or len(coverage.outside) >= few
-        or coverage.channels_beyond >= GAP_IN_CHANNELS
+        or coverage.channels_beyond >= max(GAP_IN_CHANNELS, MORE_CHANNELS * coverage.channels_short)
     )
 
 

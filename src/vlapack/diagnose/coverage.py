@@ -33,6 +33,7 @@ class Coverage:
         worst_dimension: of the state, as `name[index]`: it lies outside most often; None if none does.
         reach: layer → the largest ratio of a channel's magnitude in the data to that in calibration.
         channels_beyond: which part of all input channels reaches beyond calibration.
+        channels_short: which part calibration reaches beyond the data: by chance alone the two are alike.
     """
 
     prompts: int
@@ -43,6 +44,7 @@ class Coverage:
     worst_dimension: str | None
     reach: Mapping[str, float]
     channels_beyond: float
+    channels_short: float
 
     @property
     def uncovered(self) -> tuple[int, ...]:
@@ -59,6 +61,7 @@ class Coverage:
             "frames_with_state_outside": len(self.outside),
             "worst_state_dimension": self.worst_dimension,
             "channels_beyond": self.channels_beyond,
+            "channels_short": self.channels_short,
             "largest_reach": max(self.reach.values(), default=None),
         }
 
@@ -94,6 +97,7 @@ def coverage(
         worst_dimension=names[int(often.argmax())] if often.any() else None,
         reach={name: float(found.max()) for name, found in ratios.items()},
         channels_beyond=float((channels > BEYOND).mean()) if len(channels) else 0.0,
+        channels_short=float((channels < 1 / BEYOND).mean()) if len(channels) else 0.0,
     )
 
 

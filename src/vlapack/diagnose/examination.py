@@ -21,7 +21,7 @@ from vlapack.diagnose.layers import Seen, look
 from vlapack.diagnose.remedies import Share, Trials, cheapest
 from vlapack.diagnose.steps import along_the_flow
 from vlapack.diagnose.unfolded import UnfoldedPack
-from vlapack.diagnose.workbench import Made, Workbench
+from vlapack.diagnose.workbench import PACK, Made, Workbench
 from vlapack.errors import InputError
 from vlapack.fingerprint import THREADS, UNUSED, WEIGHTS_ONLY, digest_observations
 from vlapack.machine.gpu import CPU
@@ -39,7 +39,7 @@ DEFAULT_TARGET = 0.05
 FEWEST, FEWEST_UNKNOWN = 8, 16
 """Observations that calibrated nothing; the larger number where the pack's calibration set is not known."""
 MOST_KEPT = 32
-LOOKED = 16
+LOOKED = 8
 """Observations on which layers are looked at one by one."""
 SENSED = 8
 """Observations on which each layer's share of the error is measured, and the steps of the flow."""
@@ -94,6 +94,11 @@ class Parts:
 def recipe_of(pack: PackedCheckpoint) -> Recipe:
     """Return a pack's recipe; the first packs knew no folding."""
     return Recipe.from_dict({"fold": False, **pack.document["recipe"]})
+
+
+def is_calibrated(pack: PackedCheckpoint) -> bool:
+    """Whether observations decided anything in a pack."""
+    return pack.document["fingerprint"]["calibration"] not in (UNUSED, WEIGHTS_ONLY)
 
 
 def calibrated_on(pack: PackedCheckpoint, observations: Observations) -> bool:
@@ -195,17 +200,17 @@ class _Examination:
         if broken:
             trials.again(broken)
         if above and not any(one.helps for one in trials.tried):
+            if self._recalibrates(covered):
+                trials.more_calibration(self._parts.given)
             trials.activations()
             trials.bits()
             trials.parts()
-            if self._recalibrates(covered):
-                trials.more_calibration(self._parts.given)
-        if above and not broken:
-            self._findings.append(worst_layers(reports))
-        if above:
-            self._findings += activations(reports, self._bench.recipe, above=above)
         again = next((one for one in trials.tried if one.kind == "calibration"), None)
         self._findings += calibration(covered, deviations, again, error, above=above)
+        if above:
+            self._findings += activations(reports, self._bench.recipe, above=above)
+        if above and not broken:
+            self._findings.append(worst_layers(reports))
         chosen = cheapest(trials.tried)
         if above and chosen is None:
             self._findings.append(_helpless(trials))
@@ -265,7 +270,8 @@ class _Examination:
         found = {}
         for name, of in errors.items():
             own = {choice.by: error for choice, error in of.items() if isinstance(choice, Made)}
-            found[name] = Share(own["pack"], min(own.get("act16", own["pack"]), own["pack"]))
+            whole = own[PACK]
+            found[name] = Share(whole, min(own.get(f"{PACK}-act16", whole), whole))
         return found
 
     def _reports(
@@ -310,7 +316,7 @@ class _Examination:
 
     def _recalibrates(self, covered: Coverage | None) -> bool:
         """Whether calibrating again is worth trying: there is something new to calibrate on, or nobody knows."""
-        if not self._parts.given or self._pack.document["fingerprint"]["calibration"] in (UNUSED, WEIGHTS_ONLY):
+        if not self._parts.given or not is_calibrated(self._pack):
             return False
         return covered is None or has_gap(covered)
 

@@ -21,8 +21,12 @@ from vlapack.tune.search import guarded
 
 FINE_BITS = 8
 GROUP = 32
+HELPED = 0.85
+"""What calibrating on the data must leave of the error, at most, for calibration to be to blame."""
 MOST_TRIALS = 6
 """Numbers of layers that are tried with more bits."""
+MARGIN = 2
+"""How many times more of them are packed at once than it is forecast to take."""
 PARTS: Mapping[Part, str] = {
     "vision": r"(^|\.)vision_tower\.",
     "projector": r"(^|\.)multi_modal_projector\.",
@@ -115,6 +119,7 @@ class Trials:
         self._target = target
         self._shares = shares
         self._median = median
+        self._recalibrates = False
         self.tried: list[Tried] = []
 
     def again(self, damaged: Sequence[str]) -> None:
@@ -125,10 +130,15 @@ class Trials:
         self._try("again", f"pack {what} again, by the same recipe", self._bench.recipe, self._bench.own)
 
     def more_calibration(self, observations: Sequence[Mapping[str, Any]]) -> None:
-        """Pack everything again, calibrated on the data."""
+        """Pack everything again, calibrated on the data; where that does something, all else builds upon it."""
         recipe = replace(self._bench.recipe, calib_steps=len(observations))
-        name = f"calibrate on {len(observations)} observations of the data"
-        self._try("calibration", name, recipe, self._bench.recalibrated(observations), recalibrates=True)
+        own = self._bench.recalibrated(observations)
+        self._recalibrates = True
+        found = self._try("calibration", f"calibrate on {len(observations)} observations of the data", recipe, own)
+        self._recalibrates = found.median <= HELPED * self._median
+        if self._recalibrates:
+            self._bench.adopt(own, observations)
+            self._median = found.median
 
     def activations(self) -> None:
         """Round activations to more bits, or not at all; a scale per token instead of a static one."""
@@ -156,7 +166,7 @@ class Trials:
     def bits(self) -> None:
         """Give the worst layers 8 bits, as few as it takes, or leave them float; then try groups in their place."""
         fine = self._worst_first(self._gain)
-        count = self._fewest(fine, self._raise, self._gain)
+        count = self._fewest(fine, self._raise, self._gain, self._pack_finer)
         if count is None:
             floats = self._worst_first(self._whole)
             self._fewest(floats, self._leave, self._whole)
@@ -167,10 +177,20 @@ class Trials:
             choices: dict[str, Chosen] = {name: self._raised(name, groups=True) for name in grouped}
             self._try_choices("groups", f"groups of {GROUP} in {_layers(grouped)}", choices)
 
-    def _fewest(self, order: Sequence[Unit], attempt: Callable[[Sequence[Unit]], Tried], gain: Gain) -> int | None:
-        """Try how many units it takes, the worst first; return the fewest, None where even all of them do not help."""
+    def _fewest(
+        self,
+        order: Sequence[Unit],
+        attempt: Callable[[Sequence[Unit]], Tried],
+        gain: Gain,
+        prepare: Callable[[Sequence[Unit]], object] = lambda units: None,
+    ) -> int | None:
+        """Try how many units it takes, the worst first; return the fewest, None where even all of them do not help.
+
+        `prepare` is told the units of which it will be some.
+        """
         low, high = 0, len(order) + 1
         count = self._forecast(order, gain)
+        prepare(order[: MARGIN * count])
         for _ in range(MOST_TRIALS):
             if not low < count < high:
                 break
@@ -191,10 +211,16 @@ class Trials:
                 return count
         return len(order)
 
-    def _raise(self, units: Sequence[Unit]) -> Tried:
+    def _pack_finer(self, units: Sequence[Unit]) -> dict[str, Chosen]:
+        """Pack layers with more bits, all at once: the float network runs each time that something is packed."""
         choices: dict[str, Chosen] = {
             name: self._raised(name) for unit in units for name in unit if self._can_raise(name)
         }
+        self._bench.packed_here(choices, choices)
+        return choices
+
+    def _raise(self, units: Sequence[Unit]) -> Tried:
+        choices = self._pack_finer(units)
         return self._try_choices("bits", f"{FINE_BITS} bits for {_layers(list(choices))}", choices)
 
     def _leave(self, units: Sequence[Unit]) -> Tried:
@@ -252,14 +278,14 @@ class Trials:
         )
         return short.weight_bits if short.is_plain else short
 
-    def _try(self, kind: str, name: str, recipe: Recipe, bits: Bits, *, recalibrates: bool = False) -> Tried:
+    def _try(self, kind: str, name: str, recipe: Recipe, bits: Bits) -> Tried:
         deviations = self._bench.trial.deviations(bits, self._kept, f"trying {kind}")
         numbers, worst = quantiles(deviations), guarded(deviations)
         found = Tried(
             kind=kind,
-            name=name,
+            name=f"{name}, calibrated on the data" if self._recalibrates and kind != "calibration" else name,
             recipe=recipe,
-            recalibrates=recalibrates,
+            recalibrates=self._recalibrates,
             median=numbers["p50"],
             p95=numbers["p95"],
             guarded=worst,

@@ -7,16 +7,17 @@ a remedy is tried without making a pack of it. What was packed and which chunks 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.pack.contents import layers_of
 from vlapack.diagnose.unfolded import UnfoldedPack
 from vlapack.machine.gpu import CPU
+from vlapack.packing.make import pack_parent
 from vlapack.packing.parent import Parent
 from vlapack.pi0.names import EMBEDDING_MODULE
 from vlapack.plan.wiring import shared_inputs
@@ -29,6 +30,8 @@ from vlapack.tune.space import Space
 from vlapack.tune.trial import Trial
 
 EMBEDDING_CHOICE = 8
+PACK, MORE = "pack", "more"
+"""Who packed a layer: the pack that is diagnosed, and the one that is calibrated on the data."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,10 @@ class Made(Choice):
     """A choice for a layer, and who packed it: two layers of one choice may differ.
 
     Attributes:
-        by: `pack`: the pack that is diagnosed; anything else: packed here.
+        by: `PACK`, `MORE`, either of them with other activations, or here.
     """
 
-    by: str = "pack"
+    by: str = PACK
 
     def to_text(self) -> str:
         """Name it in results and work folders."""
@@ -58,8 +61,10 @@ class Workbench:
         device: where everything runs.
 
     Attributes:
+        unfolded: the layers that `own` has, unless it says otherwise.
+        recipe: theirs.
         trial: runs the mixtures.
-        own: the pack, as an assignment.
+        own: the pack, as an assignment: what every mixture starts from.
     """
 
     def __init__(
@@ -78,7 +83,8 @@ class Workbench:
         self._calibrating = calibrating
         self._work = work
         self._device = device
-        self.own: Bits = {name: self._choice(name) for name in unfolded.layers}
+        self._by = PACK
+        self.own: dict[str, Made] = {name: self._choice(name) for name in unfolded.layers}
         self._choices: dict[str, dict[Chosen, nn.Module]] = {
             name: {self.own[name]: layer.module} for name, layer in unfolded.layers.items()
         }
@@ -101,46 +107,57 @@ class Workbench:
 
     def with_activations(self, act_bits: int) -> Bits:
         """Return the pack with the same weights and other activations, one scale per token."""
-        by = f"act{act_bits}"
-        if not any(isinstance(one, Made) and one.by == by for of in self._choices.values() for one in of):
-            for name, module in self.unfolded.rounding_otherwise(act_bits=act_bits).items():
-                self._choices[name][self._with_activations(name, act_bits)] = module
-        found = {name: self._with_activations(name, act_bits) for name in self.unfolded.layers}
+        found = {
+            name: replace(choice, act_bits=act_bits, by=f"{self._by}-act{act_bits}")
+            for name, choice in self.own.items()
+            if choice.by == self._by and name in self.unfolded.layers
+        }
+        if any(choice not in self._choices[name] for name, choice in found.items()):
+            modules = self.unfolded.rounding_otherwise(act_bits=act_bits)
+            for name, choice in found.items():
+                self._choices[name][choice] = modules[name]
         return {**self.own, **found}
 
-    def packed_here(self, names: Iterable[str], choice: Mapping[str, Chosen], by: str = "here") -> Bits:
+    def packed_here(self, names: Iterable[str], choice: Mapping[str, Chosen], by: str = "here") -> dict[str, Made]:
         """Pack some layers from the parent's weights, by choices of their own.
 
         Args:
             names: whole units.
             choice: of each.
-            by: a word for who packed; `more`: calibrated on what `calibrate_more` was given.
+            by: a word for who packed.
 
         Returns:
             Their part of an assignment.
         """
         wanted = {name: choice[name] for name in names}
-        found: dict[str, Chosen] = {}
+        found: dict[str, Made] = {}
         for chosen in dict.fromkeys(wanted.values()):
             part = [name for name, one in wanted.items() if one == chosen]
             missing = [name for name in part if _made(chosen, by) not in self._choices[name]]
             if missing:
-                self._pack(missing, chosen, by, self._calibrating, self._work)
+                self._pack(missing, chosen, by)
             found |= {name: _made(chosen, by) for name in part}
         return found
 
-    def recalibrated(self, observations: Sequence[Mapping[str, Any]]) -> Bits:
-        """Return the pack as it would be, packed again on other observations."""
-        choices = {name: self._plain(name) for name in self.unfolded.layers}
-        with ExitStack() as stack:
-            plan = {**self._work.plan, "recalibrated": len(observations)}
-            work = stack.enter_context(TuningFolder(self._work.folder / "more", plan))
-            for chosen in dict.fromkeys(choices.values()):
-                part = [name for name, one in choices.items() if one == chosen]
-                self._pack(part, chosen, "more", observations, work)
-        return {**self.own, **{name: _made(chosen, "more") for name, chosen in choices.items()}}
+    def recalibrated(self, observations: Sequence[Mapping[str, Any]]) -> dict[str, Made]:
+        """Return the pack as it is when it is made again on other observations, in the work folder."""
+        folder = self._work.folder / "recalibrated"
+        recipe = replace(self.recipe, calib_steps=len(observations), atm=False, ohb=False)
+        pack_parent(self.parent, recipe, folder, observations, device=self._device)
+        self._again = UnfoldedPack(PackedCheckpoint.open(folder), self.parent, recipe, self._device)
+        found = {}
+        for name, module in self._again.modules.items():
+            found[name] = replace(self.own[name], by=MORE)
+            self._choices[name][found[name]] = module
+        return found
 
-    def again(self, names: Sequence[str]) -> Bits:
+    def adopt(self, own: dict[str, Made], observations: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from what `recalibrated` returned for these observations, which then calibrate everything."""
+        self.own, self.unfolded, self._by = own, self._again, MORE
+        self.recipe = replace(self.recipe, calib_steps=len(observations))
+        self._calibrating = observations
+
+    def again(self, names: Sequence[str]) -> dict[str, Made]:
         """Return some layers packed again as the recipe has them."""
         return self.packed_here(names, {name: self._plain(name) for name in names}, "again")
 
@@ -157,21 +174,14 @@ class Workbench:
             raise RuntimeError("a space of a recipe's own choices does not hold the recipe")
         return space.problem({}, "held").nbytes(bits)
 
-    def _pack(
-        self,
-        names: Sequence[str],
-        chosen: Chosen,
-        by: str,
-        calibrating: Sequence[Mapping[str, Any]],
-        work: TuningFolder,
-    ) -> None:
+    def _pack(self, names: Sequence[str], chosen: Chosen, by: str) -> None:
         base = replace(
             self.recipe, scope="", layers=tuple(names), overrides=(), embedding_bits=16, atm=False, ohb=False
         )
         # Without the 4 bits that a tuning always looks at.
         space = replace(Space.of(self.parent, base, (chosen,)), packed=(chosen,))
-        pack_candidates(work, space, calibrating, self._device)
-        for name, of in load_candidates(work, space, self._device).items():
+        pack_candidates(self._work, space, self._calibrating, self._device)
+        for name, of in load_candidates(self._work, space, self._device).items():
             self._choices[name][_made(chosen, by)] = of[chosen]
 
     def _plain(self, name: str) -> Choice:
@@ -182,10 +192,6 @@ class Workbench:
     def _choice(self, name: str) -> Made:
         layer = self.unfolded.layers[name].selected
         return Made(layer.weight_bits, group_size=layer.group_size, act_bits=layer.act_bits)
-
-    def _with_activations(self, name: str, act_bits: int) -> Made:
-        layer = self.unfolded.layers[name].selected
-        return Made(layer.weight_bits, group_size=layer.group_size, act_bits=act_bits, by=f"act{act_bits}")
 
 
 def _made(chosen: Chosen, by: str) -> Made:
