@@ -239,7 +239,7 @@ class _Examination:
         policy = Policy.from_checkpoint(self._pack, dtype=torch.float32, device=self._device)
         found = self._trial.deviations_of(policy, self._kept, "comparing the pack")
         del policy
-        alike = self._trial.deviations(self._bench.own, self._kept, "comparing its layers")
+        alike = self._trial.deviations({**self._bench.own}, self._kept, "comparing its layers")
         one, other = float(np.median(found)), float(np.median(alike))
         if max(one, other) > DISAGREES * min(one, other):
             self._findings.append(

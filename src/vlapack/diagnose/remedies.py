@@ -16,7 +16,7 @@ from vlapack.plan.selected import Part
 from vlapack.policy.differences import quantiles
 from vlapack.recipe.choice import RECIPES, Choice, as_choice
 from vlapack.recipe.recipe import Recipe
-from vlapack.tune.allocate import FLOAT_BITS, Bits, Chosen
+from vlapack.tune.allocate import FLOAT_BITS, Chosen
 from vlapack.tune.search import guarded
 
 FINE_BITS = 8
@@ -278,8 +278,8 @@ class Trials:
         )
         return short.weight_bits if short.is_plain else short
 
-    def _try(self, kind: str, name: str, recipe: Recipe, bits: Bits) -> Tried:
-        deviations = self._bench.trial.deviations(bits, self._kept, f"trying {kind}")
+    def _try(self, kind: str, name: str, recipe: Recipe, bits: Mapping[str, Chosen]) -> Tried:
+        deviations = self._bench.trial.deviations({**bits}, self._kept, f"trying {kind}")
         numbers, worst = quantiles(deviations), guarded(deviations)
         found = Tried(
             kind=kind,

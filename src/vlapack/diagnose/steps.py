@@ -17,7 +17,7 @@ from torch import Tensor
 from vlapack.pi0.flow import Denoise, Step
 from vlapack.plan.selected import part_of
 from vlapack.progress import Advance, progress
-from vlapack.tune.allocate import Bits
+from vlapack.tune.allocate import Bits, Chosen
 from vlapack.tune.sensitivity import robot_units
 from vlapack.tune.trial import Trial
 
@@ -46,7 +46,7 @@ class StepError:
     so_far: float
 
 
-def along_the_flow(trial: Trial, packed: Bits, numbers: Sequence[int]) -> list[StepError]:
+def along_the_flow(trial: Trial, packed: Mapping[str, Chosen], numbers: Sequence[int]) -> list[StepError]:
     """Measure each step.
 
     Args:
@@ -54,9 +54,10 @@ def along_the_flow(trial: Trial, packed: Bits, numbers: Sequence[int]) -> list[S
         packed: the pack, as an assignment.
         numbers: of the observations.
     """
-    prefix = {name: choice for name, choice in packed.items() if part_of(name) in PREFIX}
-    expert = {name: choice for name, choice in packed.items() if name not in prefix}
-    kinds: Mapping[str, Bits] = {"prefix": prefix, "expert": expert, "both": packed}
+    both: Bits = {**packed}
+    prefix: Bits = {name: choice for name, choice in both.items() if part_of(name) in PREFIX}
+    expert: Bits = {name: choice for name, choice in both.items() if name not in prefix}
+    kinds = {"prefix": prefix, "expert": expert, "both": both}
     with progress("along the flow", 5 * len(numbers)) as advance:
         with trial.placed({}):
             floats = [_path(trial, number, advance) for number in numbers]
@@ -68,7 +69,7 @@ def along_the_flow(trial: Trial, packed: Bits, numbers: Sequence[int]) -> list[S
                     _velocities(trial, number, velocities, advance) - torch.stack(velocities)
                     for number, (_, velocities) in zip(numbers, floats, strict=True)
                 ]
-        with trial.placed(packed):
+        with trial.placed(both):
             apart = [
                 torch.stack(_path(trial, number, advance)[0]) - torch.stack(points)
                 for number, (points, _) in zip(numbers, floats, strict=True)

@@ -29,7 +29,7 @@ def found_order(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         int64 [K]. Always a permutation: rows that nothing tells apart are assigned in their order.
     """
     before, after = (torch.cat([_sketch(pair[side]) for pair in pairs], dim=1) for side in (0, 1))
-    likeness, order = zip(*((rows @ before.T).max(1) for rows in after.split(ROWS_AT_ONCE)), strict=True)
+    likeness, order = zip(*((rows @ before.T).max(1) for rows in torch.split(after, ROWS_AT_ONCE)), strict=True)
     score, best = torch.cat(likeness), torch.cat(order)
     # Where several rows want one channel, the likest has it, and the others what is left.
     highest = torch.full_like(score, -torch.inf).scatter_reduce(0, best, score, "amax")
