@@ -119,6 +119,20 @@ def test_a_killed_run_goes_on_and_leaves_nothing(
     assert not [path for path in folder.iterdir() if path.suffix in (".partial", ".json")]
 
 
+def test_embedding_and_adaptive_norms_are_looked_at_too(
+    folder: Path, random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(preset("everything"), calib_steps=4)
+    make_pack(open_checkpoint(random_checkpoint), recipe, tmp_path / "pack", random_observations(4, seed=6))
+    words = ["--baseline", str(random_checkpoint), "--data", str(folder / "data"), "--json", *EASY]
+    capsys.readouterr()
+    assert main(["diagnose", str(tmp_path / "pack"), *words, "--calib", str(folder / "calibrating")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {layer["part"] for layer in found["layers"]} == {"vision", "projector", "llm", "expert", "adarms", "action"}
+    assert not [one for one in found["findings"] if one["kind"] == "layers_disagree"]
+    assert found["held_bytes"] == Policy.from_pretrained(tmp_path / "pack").held_bytes()
+
+
 def test_what_cannot_be_used_is_refused(
     run: Run, folder: Path, random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,3 +71,15 @@ def test_rounding_errors_are_those_that_packing_noted(name: str, random_checkpoi
     idle = noted["worst_layer"] not in errors
     assert idle or errors[noted["worst_layer"]] == pytest.approx(noted["max"], rel=1e-3)
     assert max(errors.values()) <= noted["max"] * 1.001
+
+
+def test_a_layer_that_takes_a_factor_into_scale_and_shift_is_left_out_and_said(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPES["everything"], smooth=0.15)
+    pack, parent = packed(random_checkpoint, recipe, tmp_path / "pack"), Parent(open_checkpoint(random_checkpoint))
+    unfolded = UnfoldedPack(pack, parent, recipe_of(pack))
+    adaptive = {name for name in pack.contents.layers if name.endswith("layernorm.dense")}
+    assert adaptive
+    assert set(unfolded.left_out) == adaptive
+    assert not adaptive & unfolded.modules.keys()

@@ -18,6 +18,9 @@ from vlapack.methods.round import largest_activation
 from vlapack.progress import progress
 from vlapack.tune.trial import Trial
 
+EVERY = 3
+"""Of the calls of a chunk, every third is looked at closely: steps of the flow are alike, and that costs most."""
+
 
 @dataclass
 class Seen:
@@ -25,13 +28,17 @@ class Seen:
 
     Attributes:
         calls: squared error and squared size of the output, one pair per call of a chunk: ten for the expert's layers.
-        weights: squared error with activations unrounded.
-        absmax: each input channel's largest magnitude [K].
-        clipped: how many transformed inputs lie beyond a static scale's range.
+        weights: squared error with activations unrounded, and squared size of the output, at every third call.
+        absmax: each input channel's largest magnitude [K], at all calls.
+        crest_before: sum over tokens of the largest magnitude over the root mean square, at every third call.
+        crest_after: the same behind the transform.
+        rows: how many tokens these are.
+        values: how many numbers.
+        clipped: how many of them lie beyond a static scale's range.
     """
 
     calls: list[tuple[float, float]] = field(default_factory=list)
-    weights: float = 0.0
+    weights: tuple[float, float] = (0.0, 0.0)
     absmax: Tensor = field(default_factory=lambda: torch.zeros(()))
     crest_before: float = 0.0
     crest_after: float = 0.0
@@ -47,7 +54,7 @@ class Seen:
     @property
     def weights_error(self) -> float:
         """The part of `error` that is there without rounded activations."""
-        return _ratio(self.weights, sum(size for _, size in self.calls))
+        return _ratio(*self.weights)
 
     @property
     def by_call(self) -> list[float]:
@@ -90,11 +97,14 @@ class _Eye:
             seen.calls.append((0.0, 0.0))
         seen.calls[self.call] = (seen.calls[self.call][0] + error, seen.calls[self.call][1] + size)
         self.call += 1
-        if self._unrounded is not None:
-            seen.weights += float((self._unrounded(x) - y).double().square().sum())
         rows = x.reshape(-1, x.shape[-1]).float()
         peaks = rows.abs().amax(0)
         seen.absmax = torch.maximum(seen.absmax.to(peaks.device), peaks)
+        if self.call % EVERY != 1:
+            return
+        if self._unrounded is not None:
+            lost = float((self._unrounded(x) - y).double().square().sum())
+            seen.weights = (seen.weights[0] + lost, seen.weights[1] + size)
         turned = self._layer.left.inputs(self._layer.module.before.inputs(rows))
         seen.crest_before += float(_crest(rows).sum())
         seen.crest_after += float(_crest(turned).sum())
