@@ -182,6 +182,7 @@ class _Examination:
         self._findings = list(findings)
         self._kept = list(range(len(parts.kept)))
         self._trial = bench.trial
+        self._agree = True
 
     def run(self) -> Diagnosis:
         deviations = self._deviations()
@@ -207,9 +208,9 @@ class _Examination:
             trials.parts()
         again = next((one for one in trials.tried if one.kind == "calibration"), None)
         self._findings += calibration(covered, deviations, again, error, above=above)
-        if above:
+        if above and self._agree:
             self._findings += activations(reports, self._bench.recipe, above=above)
-        if above and not broken:
+        if above and self._agree and not broken:
             self._findings.append(worst_layers(reports))
         chosen = cheapest(trials.tried)
         if above and chosen is None:
@@ -241,7 +242,8 @@ class _Examination:
         del policy
         alike = self._trial.deviations({**self._bench.own}, self._kept, "comparing its layers")
         one, other = float(np.median(found)), float(np.median(alike))
-        if max(one, other) > DISAGREES * min(one, other):
+        self._agree = max(one, other) <= DISAGREES * min(one, other)
+        if not self._agree:
             self._findings.append(
                 Finding(
                     "undecided",
