@@ -15,8 +15,12 @@ from vlapack.diagnose.remedies import HELPED, Tried
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.results import Measured
 
+DAMAGED, OTHER_WEIGHTS = "damaged_layer", "other_weights"
+"""Kinds of findings that decide what is tried."""
 WORSE = 1.1
 """A rounding error this many times the largest one that packing noted is not packing's."""
+MANY = 0.25
+"""The part of all layers that no damage explains."""
 ALONE = 0.5
 """The part of the squared error at which one layer is to blame by itself,"""
 FEW = 0.1
@@ -49,10 +53,24 @@ def damaged(
         rounded_anew: layer → the error of rounding its parent's weight to nearest, of those that look too bad.
     """
     found = [one for one in layers if one.name in rounded_anew]
+    if len(found) > MANY * len(layers):
+        worst = max(found, key=lambda one: one.weight_error)
+        return [
+            Finding(
+                "critical",
+                OTHER_WEIGHTS,
+                f"{len(found)} of {len(layers)} packed layers were made of other weights than the baseline's",
+                f"rounding errors of up to {worst.weight_error:.3f} ({worst.name}) against its weights; when the pack "
+                f"was made no layer had more than {noted['max']:.3f}",
+                "give the checkpoint that the pack was made of as `baseline`, or quantize this one",
+                {"layers": len(found), "largest": worst.weight_error, "largest_noted": noted["max"]},
+                tuple(one.name for one in found),
+            )
+        ]
     return [
         Finding(
             "critical",
-            "damaged_layer",
+            DAMAGED,
             f"{one.name} is damaged: its weights are not what the recipe makes of its parent's",
             f"its rounding error is {one.weight_error:.3f}; when the pack was made no layer had more than "
             f"{noted['max']:.3f}, and rounding this one to nearest gives {rounded_anew[one.name]:.3f}. Its output is "

@@ -13,7 +13,16 @@ import torch
 from vlapack import __version__
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.diagnose.belonging import belonging, foreign_network
-from vlapack.diagnose.causes import activations, calibration, damaged, has_gap, looks_damaged, worst_layers
+from vlapack.diagnose.causes import (
+    DAMAGED,
+    OTHER_WEIGHTS,
+    activations,
+    calibration,
+    damaged,
+    has_gap,
+    looks_damaged,
+    worst_layers,
+)
 from vlapack.diagnose.coverage import Coverage, coverage
 from vlapack.diagnose.diagnosis import Diagnosis, LayerReport
 from vlapack.diagnose.finding import Finding
@@ -200,7 +209,8 @@ class _Examination:
         trials = Trials(self._bench, self._kept, self._target.value, shares, error.median)
         if broken:
             trials.again(broken)
-        if above and not any(one.helps for one in trials.tried):
+        related = not any(one.kind == OTHER_WEIGHTS for one in self._findings)
+        if above and related and not any(one.helps for one in trials.tried):
             if self._recalibrates(covered):
                 trials.more_calibration(self._parts.given)
             trials.activations()
@@ -210,10 +220,10 @@ class _Examination:
         self._findings += calibration(covered, deviations, again, error, above=above)
         if above and self._agree:
             self._findings += activations(reports, self._bench.recipe, above=above)
-        if above and self._agree and not broken:
+        if above and self._agree and related and not broken:
             self._findings.append(worst_layers(reports))
         chosen = cheapest(trials.tried)
-        if above and chosen is None:
+        if above and related and chosen is None:
             self._findings.append(_helpless(trials))
         return Diagnosis(
             target=self._target.value,
@@ -314,7 +324,7 @@ class _Examination:
             return []
         suspects = {one.name: self._unfolded.rounded_anew(one.name) for one in reports if looks_damaged(one, noted)}
         self._findings += damaged(reports, noted, suspects)
-        return list(suspects)
+        return [one.layers[0] for one in self._findings if one.kind == DAMAGED]
 
     def _recalibrates(self, covered: Coverage | None) -> bool:
         """Whether calibrating again is worth trying: there is something new to calibrate on, or nobody knows."""

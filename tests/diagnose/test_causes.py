@@ -1,0 +1,87 @@
+"""What may be blamed, and what may not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from vlapack.diagnose.causes import calibration, has_gap
+from vlapack.diagnose.coverage import Coverage, coverage
+from vlapack.diagnose.finding import Finding, by_severity
+from vlapack.diagnose.layers import Seen
+from vlapack.diagnose.remedies import Tried, cheapest
+from vlapack.recipe.recipe import Recipe
+from vlapack.robots.layouts import LAYOUTS
+from vlapack.tune.results import Measured
+
+ERROR = Measured(0.06, 0.2, 16)
+UNSEEN = Coverage(
+    prompts=4,
+    unseen_prompts=("a", "b", "c"),
+    frames=16,
+    with_unseen_prompt=tuple(range(12)),
+    outside=(),
+    worst_dimension=None,
+    reach={},
+    channels_beyond=0.1,
+    channels_short=0.1,
+)
+
+
+def tried(median: float, held: int = 10, *, helps: bool = False) -> Tried:
+    return Tried("bits", f"{held}", Recipe(), False, median, median, median, held, helps)
+
+
+def test_a_gap_is_not_to_blame_unless_closing_it_helps_or_it_shows() -> None:
+    even = np.full(16, 0.06)
+    [found] = calibration(UNSEEN, even, tried(0.058), ERROR, above=True)
+    assert found.severity == "minor"
+    assert "does not explain the error" in found.cause
+    [found] = calibration(UNSEEN, even, tried(0.04), ERROR, above=True)
+    assert found.severity == "major"
+    [found] = calibration(UNSEEN, np.where(np.arange(16) < 12, 0.08, 0.02), tried(0.058), ERROR, above=True)
+    assert found.severity == "major"
+    assert found.numbers["uncovered_over_covered"] == 4
+
+
+def test_a_set_that_is_not_known_is_blamed_only_if_another_one_helps() -> None:
+    assert calibration(None, np.full(16, 0.06), tried(0.058), ERROR, above=True) == []
+    [found] = calibration(None, np.full(16, 0.06), tried(0.04), ERROR, above=True)
+    assert "not known" in found.evidence
+
+
+def test_channels_that_chance_makes_larger_are_no_gap() -> None:
+    seen = replace(UNSEEN, unseen_prompts=(), with_unseen_prompt=())
+    assert not has_gap(seen)
+    assert has_gap(replace(seen, channels_short=0.01))
+
+
+def observation(prompt: str, state: float) -> dict[str, object]:
+    picture = np.zeros((4, 4, 3), dtype=np.uint8)
+    pictures = {"observation/image": picture, "observation/wrist_image": picture}
+    return {**pictures, "observation/state": np.full(8, state), "prompt": prompt}
+
+
+def test_coverage_counts_prompts_states_and_channels() -> None:
+    known = [observation("a", 0.0), observation("a", 1.0)]
+    data = [observation("a", 0.5), observation("a", 1.2), observation("b", 1.4)]
+    before, now = Seen(absmax=torch.tensor([1.0, 1.0, 1.0, 1.0])), Seen(absmax=torch.tensor([1.0, 2.0, 0.5, 1.1]))
+    found = coverage(known, data, LAYOUTS["libero"], {"layer": before}, {"layer": now})
+    assert (found.unseen_prompts, found.with_unseen_prompt, found.outside) == (("b",), (2,), (2,))
+    assert found.worst_dimension == "state[0]"
+    assert (found.channels_beyond, found.channels_short) == (0.25, 0.25)
+    assert found.reach == {"layer": 2.0}
+
+
+def test_the_cheapest_that_helps_is_chosen_and_of_equal_ones_the_better() -> None:
+    remedies = [tried(0.01, 5), tried(0.03, 20, helps=True), tried(0.04, 10, helps=True), tried(0.03, 10, helps=True)]
+    assert cheapest(remedies) is remedies[3]
+    assert cheapest(remedies[:1]) is None
+
+
+def test_the_worst_finding_comes_first_and_equals_keep_their_order() -> None:
+    kinds = (("minor", "a"), ("undecided", "b"), ("critical", "c"), ("minor", "d"))
+    findings = [Finding(severity, kind, "", "", "") for severity, kind in kinds]
+    assert [one.kind for one in by_severity(findings)] == ["c", "a", "d", "b"]
