@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from vlapack.diagnose.causes import calibration, has_gap
+from vlapack.diagnose.causes import calibration, damaged, has_gap, looks_damaged, worst_layers
 from vlapack.diagnose.coverage import Coverage, coverage
+from vlapack.diagnose.diagnosis import LayerReport
 from vlapack.diagnose.finding import Finding, by_severity
 from vlapack.diagnose.layers import Seen
 from vlapack.diagnose.remedies import Tried, cheapest
@@ -32,6 +33,43 @@ UNSEEN = Coverage(
 
 def tried(median: float, held: int = 10, *, helps: bool = False) -> Tried:
     return Tried("bits", f"{held}", Recipe(), False, median, median, median, held, helps)
+
+
+def report(number: int, *, weight_error: float = 0.1, share: float = 0.1) -> LayerReport:
+    return LayerReport(
+        name=f"layer{number}",
+        part="llm",
+        bits="W4A8",
+        error=0.05,
+        weights=0.04,
+        share=share,
+        weight_error=weight_error,
+        clipped_weights=0.0,
+        clipped=None,
+        outlier=4.0,
+        crest_before=5.0,
+        crest_after=3.0,
+        reach=None,
+        by_step=(),
+    )
+
+
+def test_one_layer_beyond_what_packing_noted_is_damaged_and_many_are_of_another_parent() -> None:
+    noted = {"max": 0.18}
+    layers = [report(number, weight_error=2.0 if number == 3 else 0.1) for number in range(10)]
+    assert [one.name for one in layers if looks_damaged(one, noted)] == ["layer3"]
+    [found] = damaged(layers, noted, {"layer3": 0.15})
+    assert (found.kind, found.layers) == ("damaged_layer", ("layer3",))
+    [found] = damaged(layers, noted, {f"layer{number}": 0.15 for number in range(5)})
+    assert found.kind == "other_weights"
+    assert damaged(layers, noted, {}) == []
+
+
+def test_few_layers_are_named_only_if_they_make_half_of_the_error() -> None:
+    alone = [report(number, share=0.7 if number == 3 else 0.03) for number in range(10)]
+    found = worst_layers(alone)
+    assert (found.kind, found.layers) == ("worst_layers", ("layer3",))
+    assert worst_layers([report(number) for number in range(10)]).kind == "all_over"
 
 
 def test_a_gap_is_not_to_blame_unless_closing_it_helps_or_it_shows() -> None:
