@@ -12,7 +12,7 @@ from vlapack.diagnose.coverage import Coverage, coverage
 from vlapack.diagnose.diagnosis import LayerReport
 from vlapack.diagnose.finding import Finding, by_severity
 from vlapack.diagnose.layers import Seen
-from vlapack.diagnose.remedies import Tried, cheapest
+from vlapack.diagnose.remedies import Tried, cheapest, clearly_better
 from vlapack.recipe.recipe import Recipe
 from vlapack.robots.layouts import LAYOUTS
 from vlapack.tune.results import Measured
@@ -32,7 +32,8 @@ UNSEEN = Coverage(
 
 
 def tried(median: float, held: int = 10, *, helps: bool = False) -> Tried:
-    return Tried("bits", f"{held}", Recipe(), False, median, median, median, held, helps)
+    deviations = median * np.linspace(0.9, 1.1, 16)
+    return Tried("bits", f"{held}", Recipe(), False, median, median, median, held, helps, deviations)
 
 
 def report(number: int, *, weight_error: float = 0.1, share: float = 0.1) -> LayerReport:
@@ -82,6 +83,15 @@ def test_a_gap_is_not_to_blame_unless_closing_it_helps_or_it_shows() -> None:
     [found] = calibration(UNSEEN, np.where(np.arange(16) < 12, 0.08, 0.02), tried(0.058), ERROR, above=True)
     assert found.severity == "major"
     assert found.numbers["uncovered_over_covered"] == 4
+
+
+def test_an_improvement_that_chance_explains_is_none() -> None:
+    before = np.array([0.01, 0.02, 0.05, 0.3, 0.02, 0.04, 0.02, 0.03])
+    assert clearly_better(before, before * 0.8)
+    assert not clearly_better(before, before * 0.9)
+    flipped = before * np.array([0.8, 0.7, 0.8, 3.0, 0.6, 2.0, 0.8, 2.5])
+    assert np.median(flipped / before) < 0.85
+    assert not clearly_better(before, flipped)
 
 
 def test_a_set_that_is_not_known_is_blamed_only_if_another_one_helps() -> None:

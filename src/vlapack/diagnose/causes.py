@@ -11,7 +11,7 @@ import numpy as np
 from vlapack.diagnose.coverage import BEYOND, Coverage
 from vlapack.diagnose.diagnosis import LayerReport
 from vlapack.diagnose.finding import Finding
-from vlapack.diagnose.remedies import HELPED, Tried
+from vlapack.diagnose.remedies import Tried, clearly_better
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.results import Measured
 
@@ -184,7 +184,7 @@ def calibration(
         error: of the pack, on the same frames.
         above: whether it is above the target.
     """
-    helped = tried is not None and tried.median <= HELPED * error.median
+    helped = tried is not None and clearly_better(deviations, tried.deviations)
     again = (
         "calibrating on the data was not tried"
         if tried is None

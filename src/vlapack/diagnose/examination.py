@@ -206,7 +206,7 @@ class _Examination:
         broken = self._damage(reports)
         steps = along_the_flow(self._trial, self._bench.own, self._kept[:SENSED])
         held = self._bench.held(self._bench.recipe)
-        trials = Trials(self._bench, self._kept, self._target.value, shares, error.median)
+        trials = Trials(self._bench, kept=self._kept, target=self._target.value, shares=shares, deviations=deviations)
         if broken:
             trials.again(broken)
         related = not any(one.kind == OTHER_WEIGHTS for one in self._findings)

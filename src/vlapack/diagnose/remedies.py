@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
+from scipy.stats import wilcoxon
 
 from vlapack.diagnose.workbench import Workbench
 from vlapack.plan.selected import Part
@@ -22,7 +25,9 @@ from vlapack.tune.search import guarded
 FINE_BITS = 8
 GROUP = 32
 HELPED = 0.85
-"""What calibrating on the data must leave of the error, at most, for calibration to be to blame."""
+"""What calibrating on the data must leave of an observation's error, in the median, for calibration to be to blame,"""
+CHANCE = 0.05
+"""and how likely that may be by chance (Wilcoxon's signed ranks)."""
 MOST_TRIALS = 6
 """Numbers of layers that are tried with more bits."""
 MARGIN = 2
@@ -55,6 +60,7 @@ class Tried:
         guarded: what is compared with the target (`tune.search.guarded`).
         held: bytes that a running policy holds.
         helps: whether the error is below the target.
+        deviations: of the chunks, one for each observation.
     """
 
     kind: str
@@ -66,6 +72,7 @@ class Tried:
     guarded: float
     held: int
     helps: bool
+    deviations: np.ndarray = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, without the recipe."""
@@ -107,18 +114,25 @@ class Trials:
         kept: numbers of the observations that errors are measured on.
         target: for the median error.
         shares: of each layer.
-        median: the pack's own error.
+        deviations: of the pack's own chunks.
     """
 
     def __init__(
-        self, bench: Workbench, kept: Sequence[int], target: float, shares: Mapping[str, Share], median: float
+        self,
+        bench: Workbench,
+        *,
+        kept: Sequence[int],
+        target: float,
+        shares: Mapping[str, Share],
+        deviations: np.ndarray,
     ) -> None:
         """Try nothing yet."""
         self._bench = bench
         self._kept = kept
         self._target = target
         self._shares = shares
-        self._median = median
+        self._deviations = deviations
+        self._median = float(np.median(deviations))
         self._recalibrates = False
         self.tried: list[Tried] = []
 
@@ -135,7 +149,7 @@ class Trials:
         own = self._bench.recalibrated(observations)
         self._recalibrates = True
         found = self._try("calibration", f"calibrate on {len(observations)} observations of the data", recipe, own)
-        self._recalibrates = found.median <= HELPED * self._median
+        self._recalibrates = clearly_better(self._deviations, found.deviations)
         if self._recalibrates:
             self._bench.adopt(own, observations)
             self._median = found.median
@@ -291,9 +305,18 @@ class Trials:
             guarded=worst,
             held=self._bench.held(recipe),
             helps=worst <= self._target,
+            deviations=deviations,
         )
         self.tried.append(found)
         return found
+
+
+def clearly_better(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether deviations [N] of the same observations fell by so much, and so often, that it is no chance."""
+    alive = before > 0
+    if not alive.any() or np.median(after[alive] / before[alive]) > HELPED:
+        return False
+    return bool(wilcoxon(before, after, alternative="greater").pvalue < CHANCE)
 
 
 def cheapest(tried: Sequence[Tried]) -> Tried | None:
