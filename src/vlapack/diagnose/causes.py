@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import mannwhitneyu
 
 from vlapack.diagnose.coverage import BEYOND, Coverage
 from vlapack.diagnose.diagnosis import LayerReport
 from vlapack.diagnose.finding import Finding
-from vlapack.diagnose.remedies import Tried, clearly_better
+from vlapack.diagnose.remedies import CHANCE, Tried, clearly_better
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.results import Measured
 
@@ -26,14 +27,14 @@ ALONE = 0.5
 FEW = 0.1
 """and the part of all layers that are few."""
 SHOWN = 3
-GAP = 0.25
-"""The part of the frames that show what calibration never saw, from which on that is worth saying,"""
+GAP_IN_PROMPTS, GAP_IN_STATES = 0.25, 0.5
+"""The part of the frames that show prompts, or states, that calibration never saw, from which on it is worth saying,"""
 GAP_IN_CHANNELS = 0.02
 """and of the input channels,"""
 MORE_CHANNELS = 3.0
 """if so many times more reach beyond calibration than the other way round, which chance makes equal."""
 APART = 1.5
-"""By how much the error must be larger on frames that calibration did not cover."""
+"""By how much the error must be larger on frames that calibration did not cover, and not by chance (Mann, Whitney)."""
 FEWEST = 4
 """Frames on either side of such a comparison."""
 OFTEN = 5.0
@@ -208,9 +209,10 @@ def calibration(
         return []
     covered = [number for number in range(coverage.frames) if number not in coverage.uncovered]
     sides = [deviations[list(numbers)] for numbers in (coverage.uncovered, covered)]
-    ratio = None
+    ratio, apart = None, False
     if all(len(side) >= FEWEST for side in sides) and np.median(sides[1]) > 0:
         ratio = float(np.median(sides[0]) / np.median(sides[1]))
+        apart = ratio >= APART and bool(mannwhitneyu(*sides, alternative="greater").pvalue < CHANCE)
     facts = [
         f"{len(coverage.unseen_prompts)} of {coverage.prompts} prompts in the data "
         f"({len(coverage.with_unseen_prompt)} of {coverage.frames} frames) were not in calibration",
@@ -221,7 +223,7 @@ def calibration(
     ]
     if ratio is not None:
         facts.append(f"the error on frames that calibration did not cover is {ratio:.2f} times that on the others")
-    to_blame = helped or (ratio is not None and ratio >= APART)
+    to_blame = helped or apart
     cause = "calibration did not see what the data shows" + (
         "" if to_blame or not above else ", which does not explain the error"
     )
@@ -244,10 +246,9 @@ def calibration(
 
 def has_gap(coverage: Coverage) -> bool:
     """Whether enough of the data is beyond what calibration saw to be worth saying."""
-    few = GAP * coverage.frames
     return (
-        len(coverage.with_unseen_prompt) >= few
-        or len(coverage.outside) >= few
+        len(coverage.with_unseen_prompt) >= GAP_IN_PROMPTS * coverage.frames
+        or len(coverage.outside) >= GAP_IN_STATES * coverage.frames
         or coverage.channels_beyond >= max(GAP_IN_CHANNELS, MORE_CHANNELS * coverage.channels_short)
     )
 
