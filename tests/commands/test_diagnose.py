@@ -50,6 +50,7 @@ def run(folder: Path, random_checkpoint: Path) -> Run:
     return diagnose
 
 
+@pytest.mark.slow
 def test_one_document_and_a_recipe_that_quantize_takes(
     run: Run, folder: Path, random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +77,7 @@ def test_one_document_and_a_recipe_that_quantize_takes(
     assert found["error"]["median"] > found["target"] >= chosen["median"]
 
 
+@pytest.mark.slow
 def test_people_get_sections_and_the_command_to_type(
     run: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

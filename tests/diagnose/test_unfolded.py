@@ -40,7 +40,9 @@ def packed(parent: Path, recipe: Recipe, out: Path) -> PackedCheckpoint:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_layers_in_the_float_network_act_like_the_pack(name: str, random_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_layers_in_the_float_network_act_like_the_pack_and_were_rounded_as_it_says(
+    name: str, random_checkpoint: Path, tmp_path: Path
+) -> None:
     """Activations are not rounded here, so that nothing is amplified, and a step that is not undone is seen."""
     recipe = replace(RECIPES[name], act_bits=16, act_scale="per_token")
     pack, parent = packed(random_checkpoint, recipe, tmp_path / "pack"), Parent(open_checkpoint(random_checkpoint))
@@ -57,19 +59,10 @@ def test_the_layers_in_the_float_network_act_like_the_pack(name: str, random_che
     apart = np.abs(wanted - expected).max()
     assert apart > 0
     assert np.abs(found - wanted).max() < 0.02 * apart
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_rounding_errors_are_those_that_packing_noted(name: str, random_checkpoint: Path, tmp_path: Path) -> None:
-    pack, parent = (
-        packed(random_checkpoint, RECIPES[name], tmp_path / "pack"),
-        Parent(open_checkpoint(random_checkpoint)),
-    )
-    unfolded = UnfoldedPack(pack, parent, recipe_of(pack))
     errors = {layer: unfolded.weight_error(layer) for layer in unfolded.layers}
     noted = pack.document["measured"]["weight_error"]
-    idle = noted["worst_layer"] not in errors
-    assert idle or errors[noted["worst_layer"]] == pytest.approx(noted["max"], rel=1e-3)
+    if noted["worst_layer"] in errors:  # and not one that never runs
+        assert errors[noted["worst_layer"]] == pytest.approx(noted["max"], rel=1e-3)
     assert max(errors.values()) <= noted["max"] * 1.001
 
 
