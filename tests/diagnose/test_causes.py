@@ -80,6 +80,7 @@ def test_a_gap_is_not_to_blame_unless_closing_it_helps_or_it_shows() -> None:
     assert "does not explain the error" in found.cause
     [found] = calibration(UNSEEN, even, tried(0.04), ERROR, above=True)
     assert found.severity == "major"
+    assert UNSEEN.is_narrow
     [found] = calibration(UNSEEN, np.where(np.arange(16) < 12, 0.08, 0.02), tried(0.058), ERROR, above=True)
     assert found.severity == "major"
     assert found.numbers["uncovered_over_covered"] == 4

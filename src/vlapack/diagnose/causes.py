@@ -185,7 +185,8 @@ def calibration(
         error: of the pack, on the same frames.
         above: whether it is above the target.
     """
-    helped = tried is not None and clearly_better(deviations, tried.deviations)
+    expected = coverage is not None and coverage.is_narrow
+    helped = tried is not None and clearly_better(deviations, tried.deviations, expected=expected)
     again = (
         "calibrating on the data was not tried"
         if tried is None

@@ -51,6 +51,11 @@ class Coverage:
         """Numbers of the observations that show a prompt or a state that calibration never saw."""
         return tuple(sorted({*self.with_unseen_prompt, *self.outside}))
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether most of the data shows a prompt that calibration never saw."""
+        return 2 * len(self.with_unseen_prompt) > self.frames
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         return {

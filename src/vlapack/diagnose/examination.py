@@ -212,7 +212,7 @@ class _Examination:
         related = not any(one.kind == OTHER_WEIGHTS for one in self._findings)
         if above and related and not any(one.helps for one in trials.tried):
             if self._recalibrates(covered):
-                trials.more_calibration(self._parts.given)
+                trials.more_calibration(self._parts.given, expected=covered is not None and covered.is_narrow)
             trials.activations()
             trials.bits()
             trials.parts()
