@@ -22,7 +22,7 @@ TYPED: dict[str, set[tuple[str, str]]] = {
         *_on("serve.md", "64 KB", "5 ms", "1 MB", "30 MB", "500 times", "100 ms"),
         *_on("tune.md", "1.5 times", "8 %", "1.5 %", "90 %", "1.2 times"),
         *_on("evaluation.md", "10 %", "10 points"),
-        *_on("diagnose.md", "5 %"),
+        *_on("diagnose.md", "5 %", "15 %"),
         *_on("report.md", "4 %", "10 points"),
     },
     "a question or an example, not an answer": {

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -30,7 +30,7 @@ def diagnose(
     rename_map: RenameMapFlag = None,
     max_error: str | None = None,
     frames: int | None = None,
-    out: Path | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     work: Path | None = None,
     seed: int = 0,
     json: bool = False,
