@@ -105,7 +105,7 @@ def test_videos_go_to_a_folder_that_nodes_see(nodes: Any, tmp_path: Path) -> Non
 
 def test_no_cluster_is_said_with_how_to_start_one(tmp_path: Path) -> None:
     needs("ray", remedy="pip install '.[ray]'")
-    with pytest.raises(InputError, match=r"`ray='127\.0\.0\.1:1'`: no cluster there .*ray start --head"):
+    with pytest.raises(InputError, match=r"`ray='127\.0\.0\.1:1'`: no cluster there .*`ray start` starts one"):
         play(tmp_path, "127.0.0.1:1", simulators.walk)
 
 

@@ -174,8 +174,8 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"`ray={address!r}`: no cluster there ({reason}); Ray's own command `ray start` starts one, and `ray='local'` "
-            "one for this run only"
+            f"`ray={address!r}`: no cluster there ({reason}); Ray's own command `ray start` starts one, and "
+            "`ray='local'` one for this run only"
         ) from error
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what happens to nodes
