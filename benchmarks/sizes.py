@@ -33,7 +33,7 @@ def main() -> int:
     """Count, and write the result."""
     rows = counted()
     network = open_network(NETWORK, None)
-    _, sizes = network.pack(PRESETS["full"])
+    sizes = network.by_layer(PRESETS["full"])
     parts = {part: of_part.before for part, of_part in sizes.parts.items()}
     write_result(RESULT, rows, network=NETWORK, bytes=sizes.before, parts=parts)
     return 0
@@ -44,16 +44,16 @@ def counted() -> list[dict[str, Any]]:
     network = open_network(NETWORK, None)
     rows = []
     for name, recipe in recipes():
-        selected, sizes = network.pack(recipe)
+        selected, pack = network.select(recipe), network.pack(recipe)
         rows.append(
             {
                 "name": name,
                 "layers": dict(Counter(layer.part for layer in selected)),
                 "at_8_bits": sum(layer.weight_bits == 8 for layer in selected),
-                "saved_fraction": sizes.saved_fraction,
-                "file_bytes": sizes.after,
-                "held_bytes": sizes.held,
-                "mapped_bytes": sizes.mapped,
+                "saved_fraction": network.by_layer(recipe).saved_fraction,
+                "file_bytes": pack.file,
+                "held_bytes": pack.held,
+                "mapped_bytes": pack.mapped,
             }
         )
     return rows

@@ -25,7 +25,7 @@ import tyro
 from vlapack.commands.eval import eval as evaluate
 from vlapack.commands.inspect import inspect
 from vlapack.commands.quantize import quantize
-from vlapack.commands.shared_flags import PolicyFlags
+from vlapack.commands.shared_flags import PlayFlags, PolicyFlags
 from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, say
 from vlapack.errors import InputError
@@ -109,7 +109,7 @@ def play(args: Args, policy: str, parent: str | None) -> int:
         trials=args.num_trials_per_task,
         seed=args.seed,
         replan=args.replan_steps,
-        workers=args.workers,
+        playing=PlayFlags(workers=args.workers),
         out=args.video_out_path,
         flags=opening(args, parent),
     )

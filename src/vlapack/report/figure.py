@@ -87,7 +87,7 @@ def require_matplotlib() -> None:
 
 def short(label: str, most: int = LONGEST_LABEL) -> str:
     """Shorten a name from the left: of a path or a layer, the end says most."""
-    label = "".join(character if character.isprintable() else "�" for character in label)
+    label = "".join(character if character.isprintable() else "?" for character in label)
     return label if len(label) <= most else f"…{label[1 - most :]}"
 
 
