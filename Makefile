@@ -75,7 +75,7 @@ test-slow: setup $(NEWEST)/.installed
 
 # Playwright drives the chromium of the system; a test that finds none says which package brings it.
 test-browser: $(VENV)/.installed
-	$(BIN)/pytest -m browser
+	$(BIN)/pytest -m browser tests/report
 
 # The GPU kernels, interpreted, with the oldest Triton; `make test` has the newest.
 test-triton: $(VENV)/.installed $(OLDEST)/.installed
