@@ -24,7 +24,7 @@ from vlapack import Policy
 from vlapack.commands.quantize import quantize
 from vlapack.commands.report import report
 from vlapack.commands.spelling import with_flags
-from vlapack.console import emit_table, exit_code, say, stdout
+from vlapack.console import emit_table, emit_text, exit_code, say
 from vlapack.errors import InputError
 from vlapack.evaluate.compare import compare
 from vlapack.evaluate.contender import contender
@@ -81,7 +81,7 @@ def main(out: Path = Path("runs/demo"), episodes: int = 14, workers: int = 2) ->
     write_json(out / "summary.json", summaries)
     size = real_size()
     print_table(f"{PARENT} on {len(tasks)} LIBERO tasks, float and packed", summaries, errors)
-    stdout.print(size, markup=False, soft_wrap=True)
+    emit_text(size)
     evidence = [out, *folders.values(), *compared]
     report(tuple(str(path) for path in evidence), out=out / "report.html", data=SHIPPED_OBSERVATIONS)
     say(f"{(time.monotonic() - start) / 60:.1f} minutes; packs, videos and summaries: {out}/")

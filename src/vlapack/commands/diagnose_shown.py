@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from vlapack.console import emit_table, stdout
+from vlapack.console import emit_table, emit_text, stdout
 
 if TYPE_CHECKING:
     from vlapack.diagnose.diagnosis import Diagnosis, LayerReport
@@ -28,13 +28,13 @@ def show(found: Diagnosis, document: Mapping[str, Any]) -> None:
     """
     from vlapack.diagnose.finding import by_severity
 
-    _line(_verdict(found, document["pack"]))
+    emit_text(_verdict(found, document["pack"]))
     for finding in by_severity(found.findings):
         _finding(finding)
     if found.layers:
         _layers(sorted(found.layers, key=lambda one: -one.share)[:WORST], len(found.layers))
     if found.left_out:
-        _line(
+        emit_text(
             f"not looked at by themselves: {len(found.left_out)} layers, into whose scale and shift a factor is folded"
         )
     if found.steps:
@@ -42,10 +42,10 @@ def show(found: Diagnosis, document: Mapping[str, Any]) -> None:
     if found.tried:
         _remedies(found.tried, found)
     if found.chosen is not None:
-        _line(f"the cheapest that helps: {found.chosen.name}; its recipe is in {document['recipe']}")
-        _line(f"  {document['command']}")
+        emit_text(f"the cheapest that helps: {found.chosen.name}; its recipe is in {document['recipe']}")
+        stdout.print(f"  {document['command']}", markup=False, soft_wrap=True)  # in one piece, to be pasted
     elif found.verdict == "sound":
-        _line("nothing to propose")
+        emit_text("nothing to propose")
 
 
 def _verdict(found: Diagnosis, pack: str) -> str:
@@ -64,9 +64,9 @@ def _verdict(found: Diagnosis, pack: str) -> str:
 
 
 def _finding(one: Finding) -> None:
-    _line(f"{MARKS[one.severity]}  {one.cause}")
-    _line(f"    because  {one.evidence}")
-    _line(f"    remedy   {one.remedy}")
+    emit_text(f"{MARKS[one.severity]}  {one.cause}")
+    emit_text(f"    because  {one.evidence}")
+    emit_text(f"    remedy   {one.remedy}")
 
 
 def _layers(worst: Sequence[LayerReport], count: int) -> None:
@@ -91,7 +91,7 @@ def _steps(steps: Sequence[StepError]) -> None:
         numbers = (one.prefix, one.expert, one.both, one.so_far)
         table.add_row(str(one.step), f"{one.time:.1f}", *(f"{number:.3%}" for number in numbers))
     emit_table(table)
-    _line(_where(steps))
+    emit_text(_where(steps))
 
 
 def _where(steps: Sequence[StepError]) -> str:
@@ -129,7 +129,3 @@ def _numbers(median: float, p95: float, held: int) -> tuple[str, str, str]:
 
 def _percent(part: float | None) -> str:
     return "-" if part is None else f"{part:.2%}"
-
-
-def _line(text: str) -> None:
-    stdout.print(text, markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ import tyro
 from vlapack.commands.eval import eval as eval_command
 from vlapack.commands.shared_flags import CheckpointFlags, Flat
 from vlapack.commands.spelling import flags_of
-from vlapack.console import emit_json, say, spelled, stdout
+from vlapack.console import emit_json, emit_text, say, spelled
 from vlapack.errors import InputError
 
 MOST_VIDEO_MB = 2000
@@ -76,9 +76,9 @@ def report(
         return 0
     for line in headlines:
         text = f"{line.policy}: {line.answer.short}. {line.answer.reason}"
-        stdout.print(spelled(text), markup=False, soft_wrap=True)
+        emit_text(spelled(text))
     say(f"{out.stat().st_size / 1e6:.1f} MB")
-    stdout.print(str(out), markup=False, soft_wrap=True)
+    emit_text(str(out))
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlapack.console import emit_json, say, spelled, stdout
+from vlapack.console import emit_json, emit_text, say, spelled
 
 
 def show_results(found: Mapping[str, Any], out: Path, *, json: bool) -> int:
@@ -39,8 +39,8 @@ def show_results(found: Mapping[str, Any], out: Path, *, json: bool) -> int:
             print_table(f"{first['suite']}, episodes: {first['episodes']}", group)
             for name, summary in group.items():
                 for said in sentences(summary):
-                    stdout.print((f"{name}: " if sweep else "") + spelled(said), markup=False, soft_wrap=True)
-        stdout.print(str(out), markup=False, soft_wrap=True)
+                    emit_text((f"{name}: " if sweep else "") + spelled(said))
+        emit_text(str(out))
     if (remedy := FAILED_VERDICTS.get(found["verdict"])) is not None:
         say(f"failed: {remedy}")
         return 1

@@ -118,8 +118,7 @@ class Trial:
             numbers: of the observations, always in the same order: their noises are drawn in it.
             title: of the bar.
         """
-        draw = draws(self._seed, self.policy.noise_shape)
-        noises = [noise for _, noise in zip(numbers, draw, strict=False)]
+        noises = self._noises(numbers)
         expected = self._expected(numbers, noises)
         first = {number: noise[:1] for number, noise in zip(numbers, noises, strict=True)}
         found = self._chunks(bits, first, f"compared/{digest(named(bits))[:16]}", title)
@@ -127,7 +126,7 @@ class Trial:
 
     def deviations_of(self, policy: Policy, numbers: Sequence[int], title: str = "comparing") -> np.ndarray:
         """Return how far another policy's chunks are from the float ones, from the same noises as in `deviations`."""
-        noises = [noise for _, noise in zip(numbers, draws(self._seed, self.policy.noise_shape), strict=False)]
+        noises = self._noises(numbers)
         expected = self._expected(numbers, noises)
         found = []
         with progress(title, len(noises)) as advance:
@@ -138,8 +137,7 @@ class Trial:
 
     def spread(self, numbers: Sequence[int]) -> np.ndarray:
         """Return how far the float policy's chunks under other noises are from those under the first, [N, 7]."""
-        noises = [noise for _, noise in zip(numbers, draws(self._seed, self.policy.noise_shape), strict=False)]
-        expected = np.stack(self._expected(numbers, noises))
+        expected = np.stack(self._expected(numbers, self._noises(numbers)))
         return np.stack([deviations(expected, expected[:, other]) for other in range(1, expected.shape[1])], axis=1)
 
     def milliseconds(self, bits: Bits, numbers: Sequence[int]) -> float:
@@ -174,6 +172,10 @@ class Trial:
             "expert": suffix,
             "action": suffix,
         }
+
+    def _noises(self, numbers: Sequence[int]) -> list[Tensor]:
+        """Draw each observation's noises, in the order of the numbers."""
+        return [noise for _, noise in zip(numbers, draws(self._seed, self.policy.noise_shape), strict=False)]
 
     def _expected(self, numbers: Sequence[int], noises: Sequence[Tensor]) -> list[np.ndarray]:
         """The float policy's chunks of each observation under its noises, [S, H, A]."""
