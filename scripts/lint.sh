@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 checked=(src tests scripts examples benchmarks plugins)
-ruff check "${checked[@]}"
+ruff check --no-cache "${checked[@]}"
 ruff format --check "${checked[@]}"
 mypy
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
-
 from common.descent import Descent, Rates
 from common.teacher import AT_ONCE, Draws, Seen, prefix_from
 from common.trained import Student
+from torch import Tensor
+
 from vlapack.pi0.cache import KeysValues, Past
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.gemma import Modulation

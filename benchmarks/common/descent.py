@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from common.teacher import OF_HELD_OUT, generator_of
 from common.trained import Student
+from torch import Tensor
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 """(numbers of some rows, what draws for them) → their mean loss."""

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from common.blocks import Way, tune_blocks
 from common.descent import Descent, Rates
 from common.teacher import (
@@ -26,6 +24,8 @@ from common.teacher import (
     wanted,
 )
 from common.trained import Student
+from torch import Tensor
+
 from vlapack import Policy
 from vlapack.console import say
 from vlapack.errors import WorkError

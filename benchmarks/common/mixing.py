@@ -15,11 +15,11 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from torch import nn
-
 from common.comparison import Comparison, frames
 from common.in_place import InPlace
 from common.preparations import Preparations, Prepare
+from torch import nn
+
 from vlapack import Policy, Recipe, make_pack, open_checkpoint
 from vlapack.checkpoints.pack.contents import layers_of
 from vlapack.fingerprint import digest, digest_observations, digest_weights

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common.calibrations import ALL_LAYERS
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.utils import parametrize
 
-from common.calibrations import ALL_LAYERS
 from vlapack import Policy
 from vlapack.checkpoints.assets import CONFIG_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
