@@ -42,9 +42,9 @@ from vlapack.console import exit_code, say
 from vlapack.errors import InputError
 from vlapack.evaluate.capacity import require_memory
 from vlapack.evaluate.contender import Acting, Contender, contender
-from vlapack.evaluate.floor import KINDS, floor_of_pairs
+from vlapack.evaluate.floor import floor_of_pairs
 from vlapack.evaluate.local import Actor, play
-from vlapack.evaluate.plan import NOISE_FLOOR, Plan, choose_replan
+from vlapack.evaluate.plan import FLOORS, NOISE_FLOOR, Plan, choose_replan
 from vlapack.evaluate.statistics import Paired, drop_upper95, wilson
 from vlapack.evaluate.tasks import choose_tasks, listed_tasks
 from vlapack.evaluate.worker import Factory, Job, libero
@@ -229,7 +229,7 @@ def rows(episodes: Episodes, held: Mapping[str, int]) -> list[dict[str, Any]]:
         for role, played in episodes.played.items()
     }
     source = f"benchmarks/results/{RESULT.name}"
-    floor = floor_of_pairs(against[NOISE_FLOOR], kind=KINDS[NOISE_FLOOR], source=source)
+    floor = floor_of_pairs(against[NOISE_FLOOR], kind=FLOORS[NOISE_FLOOR], source=source)
     found = []
     for role, compared in against.items():
         paired = Paired.of((policy, parent) for _, policy, parent in compared)

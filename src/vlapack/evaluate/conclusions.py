@@ -17,14 +17,6 @@ from vlapack.evaluate.run import conclude
 from vlapack.evaluate.sequential import Stopping
 from vlapack.files import write_json
 
-AGAINST = "against"
-"""The key of an identity that makes a plan a sweep's."""
-
-
-def is_sweep(plan: Plan) -> bool:
-    """Whether a plan comes from a sweep file."""
-    return any(AGAINST in identity for identity in plan.policies.values())
-
 
 def conclude_all(
     plan: Plan, records: Mapping[str, Sequence[Record]], out: Path, *, until: Stopping | None = None
@@ -41,7 +33,7 @@ def conclude_all(
         `summary.json`: of an evaluation, as `summary.summarize` describes it; of a sweep, `type`, `policies` (role →
         that summary) and `verdict`, the worst of them.
     """
-    if is_sweep(plan):
+    if plan.is_sweep:
         return _conclude_sweep(plan, records, out)
     names = {role: str(identity.get("name", role)) for role, identity in plan.policies.items()}
     committed = None
@@ -54,17 +46,17 @@ def conclude_all(
 
 def _conclude_sweep(plan: Plan, records: Mapping[str, Sequence[Record]], out: Path) -> dict[str, Any]:
     summaries = {}
-    for role, identity in plan.policies.items():
-        if role.endswith(FLOOR_SUFFIX):
+    for role in plan.policies:
+        if plan.is_floor(role):
             continue
         played = {"policy": records[role]}
-        if against := identity[AGAINST]:
+        if (against := plan.against(role)) is not None:
             played["baseline"] = records[against]
             if (floor := against + FLOOR_SUFFIX) in records:
                 played[NOISE_FLOOR] = records[floor]
         folder = out / "policies" / role
         folder.mkdir(parents=True, exist_ok=True)
-        summaries[role] = conclude(plan, played, folder, names=(role, against or None))
+        summaries[role] = conclude(plan, played, folder, names=(role, against))
     verdicts = [summary["verdict"] for summary in summaries.values()]
     found = {"type": "vlapack.sweep", "policies": summaries, "verdict": min(verdicts, key=_WORST_FIRST.index)}
     write_json(out / "summary.json", found)

@@ -18,12 +18,8 @@ from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.evaluate.contender import Contender, contender
 from vlapack.evaluate.ledger import Record
-from vlapack.evaluate.plan import NOISE_FLOOR
+from vlapack.evaluate.plan import BF16_FLOOR, NOISE_FLOOR
 from vlapack.evaluate.statistics import Paired, drop_upper95, wilson
-
-BF16_FLOOR = "bf16-floor"
-KINDS = {NOISE_FLOOR: "another noise seed", BF16_FLOOR: "bfloat16, the same noise"}
-"""Role → what differs from the baseline's own run."""
 
 THIS_RUN = "this run"
 """The source of a floor that was played beside the policy."""

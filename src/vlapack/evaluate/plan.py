@@ -23,11 +23,21 @@ DEFAULT_REPLAN = 5
 """openpi's protocol for LIBERO."""
 
 
+BASELINE = "baseline"
+"""The role of the policy that the others of an evaluation are compared with."""
+
 NOISE_FLOOR = "noise-floor"
 """The role of a baseline that plays once more with other noise: what disagrees then is chance."""
 
+BF16_FLOOR = "bf16-floor"
+FLOORS = {NOISE_FLOOR: "another noise seed", BF16_FLOOR: "bfloat16, the same noise"}
+"""Role → what differs from the baseline's own run."""
+
 FLOOR_SUFFIX = f"+{NOISE_FLOOR}"
 """In a sweep, which has several baselines: the role's end, after the baseline's."""
+
+AGAINST = "against"
+"""In a sweep, the key of an identity that says which role a policy is compared with; "" if it plays alone."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -122,6 +132,20 @@ class Plan:
     def _places(self) -> tuple[dict[tuple[str, int], int], dict[int, int]]:
         tasks = {task: number for number, task in enumerate(self.tasks)}
         return tasks, {state: number for number, state in enumerate(self.init_states)}
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it comes from a sweep file."""
+        return any(AGAINST in identity for identity in self.policies.values())
+
+    def is_floor(self, role: str) -> bool:
+        """Whether a role is a baseline's that plays once more."""
+        return role in FLOORS or role.endswith(FLOOR_SUFFIX)
+
+    def against(self, role: str) -> str | None:
+        """Return the role that this one is compared with; None: it plays alone."""
+        found = self.policies[role].get(AGAINST, "") if self.is_sweep else BASELINE
+        return found if found != role and found in self.policies else None
 
     def noise_seed(self, case: Case, role: str = "policy") -> int:
         """Seed of the episode's own noise generator, 63 bits.

@@ -14,10 +14,10 @@ from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.evaluate.capacity import require_memory
 from vlapack.evaluate.contender import Acting, Contender
-from vlapack.evaluate.floor import KINDS, noise_floor
+from vlapack.evaluate.floor import noise_floor
 from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.local import Outcome, begin_with, play
-from vlapack.evaluate.plan import Case, Plan
+from vlapack.evaluate.plan import FLOORS, Case, Plan
 from vlapack.evaluate.sequential import Stopping
 from vlapack.evaluate.shard import Shard
 from vlapack.evaluate.store import Store
@@ -103,8 +103,8 @@ def conclude(
         until: what stopped the run.
     """
     floor = committed
-    for kind in KINDS.keys() & records.keys():
-        floor = noise_floor(records["baseline"], records[kind], kind=KINDS[kind])
+    for kind in FLOORS.keys() & records.keys():
+        floor = noise_floor(records["baseline"], records[kind], kind=FLOORS[kind])
     sequential = None if until is None else until.to_dict()
     summary = summarize(plan, records[role], records.get("baseline"), names=names, floor=floor, sequential=sequential)
     folder = out if role == "policy" else out / role

@@ -12,9 +12,8 @@ from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.evaluate.conclusions import AGAINST
 from vlapack.evaluate.contender import Contender, contender
-from vlapack.evaluate.plan import FLOOR_SUFFIX, Plan, choose_replan
+from vlapack.evaluate.plan import AGAINST, FLOOR_SUFFIX, Plan, choose_replan
 from vlapack.evaluate.servers import addresses
 from vlapack.evaluate.sweep_file import Sweep, recipe_label
 from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks

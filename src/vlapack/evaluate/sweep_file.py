@@ -21,13 +21,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from vlapack.documents import open_regular
 from vlapack.errors import InputError
-from vlapack.evaluate.plan import NOISE_FLOOR
+from vlapack.evaluate.plan import BASELINE, FLOORS
 from vlapack.recipe.rules import nearest
 
 MOST_BYTES = 1 << 20
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 HINTS = {"seeds": "; `noise_seeds: N` plays each start N times, and `seed` is the root of all of them"}
-RESERVED = ("policy", "baseline", NOISE_FLOOR, "bf16-floor")
+RESERVED = ("policy", BASELINE, *FLOORS)
 
 
 def _numbers(value: Any) -> Any:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vlapack.evaluate.ledger import Record
 from vlapack.progress import progress
-from vlapack.report.runs import Comparison
-from vlapack.report.videos import Budget, Watched
+from vlapack.report.runs import Comparison, Pair
+from vlapack.report.videos import Budget, Clip, Watched
 
 WORST = 10
 """Disagreements that are shown before everything else: other outcomes first, then other lengths."""
 
 MOST_ROWS = 2000
 """Pairs in the table; of more, the worst."""
+
+MOST_LIVE_ROWS = 300
+"""The same on a page that is sent again whenever an episode ends."""
 
 OUTCOMES = {
     "only float": "only float succeeds",
@@ -24,6 +27,7 @@ OUTCOMES = {
     "success": "success",
     "failure": "failure",
     "no result": "no result",
+    "not played": "the packed policy has not played it",
 }
 
 
@@ -55,13 +59,15 @@ class Shown:
 
     @property
     def inside(self) -> bool:
-        """Whether a video of it is in the page."""
-        return any(clip is not None and clip.data is not None for clip in (self.watched.floating, self.watched.packed))
+        """Whether the page can play a video of it."""
+        return any(clip is not None and clip.playable for clip in (self.watched.floating, self.watched.packed))
 
     @property
     def parting(self) -> str:
-        """When the two videos part ways, in words."""
+        """When the two videos part ways, in words; nothing where they were not compared."""
         if self.watched.parts is None:
+            if not self.watched.compared:
+                return ""
             both = self.watched.floating is not None and self.watched.packed is not None
             return "The pictures show no difference, or could not be compared." if both else ""
         return f"The two part ways at step {self.watched.parts}."
@@ -72,7 +78,7 @@ class Episodes:
     """What the page shows of the episodes.
 
     Attributes:
-        worst: the ten worst disagreements of each policy, in order.
+        worst: the ten worst disagreements of each policy, in order; while a run is played, its newest failures.
         rows: all pairs, the worst first.
         notes: what was left out, and why.
     """
@@ -90,8 +96,7 @@ def episodes(comparisons: Sequence[Comparison], budget: Budget) -> Episodes:
     def show(policy: int, place: int) -> Shown:
         comparison, pair = comparisons[policy], order[policy][place]
         watched = budget.watch(comparison.run, pair)
-        texts = (_said(pair.floating), _said(pair.packed))
-        return shown.setdefault((policy, place), Shown(f"p{policy}-{place}", comparison.name, watched, *texts))
+        return shown.setdefault((policy, place), _shown(policy, comparison, watched))
 
     def disagree(policy: int, place: int) -> bool:
         pair = order[policy][place]
@@ -119,6 +124,48 @@ def episodes(comparisons: Sequence[Comparison], budget: Budget) -> Episodes:
     if rows and not budget.embedded + budget.linked:
         notes.append("The run has no videos: `vlapack eval` writes them unless it is told not to.")
     return Episodes(worst, rows, notes)
+
+
+def newest(comparisons: Sequence[Comparison], link: Callable[[str], str]) -> Episodes:
+    """Choose what is shown of runs that are being played: failures first, what the packing lost before all others.
+
+    Nothing is decoded, and no video is in the page: a server has them.
+
+    Args:
+        comparisons: of runs as they are now.
+        link: the video of a record → where the server has it.
+    """
+
+    def watched(pair: Pair, *, served: bool) -> Watched:
+        floating, packed = (
+            None if record is None or record.video is None else Clip(None, link(record.video), served=served)
+            for record in (pair.floating, pair.packed)
+        )
+        return Watched(pair, floating, packed, compared=False)
+
+    failures: list[Shown] = []
+    rows: list[Shown] = []
+    played = 0
+    for number, comparison in enumerate(comparisons):
+        failures += [
+            _shown(number, comparison, watched(pair, served=True)) for pair in comparison.newest_failures(WORST)
+        ]
+        pairs = [*comparison.disagreements(), *(pair for pair in comparison.pairs if not pair.comparable)]
+        played += len(pairs)
+        most = MOST_LIVE_ROWS // len(comparisons)
+        rows += [_shown(number, comparison, watched(pair, served=False)) for pair in pairs[:most]]
+    notes = []
+    if played > len(rows):
+        notes.append(f"{played} pairs were played; the table has the {len(rows)} that differ most.")
+    failures.sort(key=lambda row: row.watched.pair.outcome != "only float")
+    return Episodes(failures, rows, notes)
+
+
+def _shown(policy: int, comparison: Comparison, watched: Watched) -> Shown:
+    pair = watched.pair
+    # By its place in the plan, a pair keeps its name while others come.
+    name = f"p{policy}-{comparison.run.plan.number(pair.case)}"
+    return Shown(name, comparison.name, watched, _said(pair.floating), _said(pair.packed))
 
 
 def _said(record: Record | None) -> str | None:

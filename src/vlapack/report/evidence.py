@@ -16,7 +16,8 @@ from pydantic import BaseModel, FiniteFloat, NonNegativeInt, ValidationError
 from vlapack.documents import is_file, read_json
 from vlapack.errors import InputError
 from vlapack.files import from_home
-from vlapack.report.runs import EPISODES_FILE, PLAN_FILE, SUMMARY_FILE, Run, first_problem, is_run
+from vlapack.report.reading import EPISODES_FILE, PLAN_FILE, SUMMARY_FILE, first_problem, is_run
+from vlapack.report.runs import Run
 
 Amount = FiniteFloat
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from vlapack.report.packs import PackFacts
-from vlapack.report.runs import BASELINE, Comparison
+from vlapack.report.runs import Comparison
 
 ShellLine = Callable[[str, Mapping[str, Any]], str]
 """Policy and settings of an evaluation → what to type for it."""
@@ -50,9 +50,10 @@ def _run(comparison: Comparison, shell_line: ShellLine) -> Facts:
     identity = plan.policies[comparison.role]
     rows = [("folder", str(comparison.run.folder)), ("policy", comparison.name)]
     rows += [(f"policy: {key}", str(value)) for key, value in identity.items() if key != "name"]
-    if comparison.baseline is not None:
-        rows.append(("baseline", comparison.baseline))
-        rows += [(f"baseline: {key}", str(value)) for key, value in plan.policies[BASELINE].items() if key != "name"]
+    if comparison.against is not None:
+        rows.append(("baseline", str(comparison.baseline)))
+        told = plan.policies[comparison.against]
+        rows += [(f"baseline: {key}", str(value)) for key, value in told.items() if key != "name"]
     rows += [
         ("tasks", ", ".join(f"{suite}_{task}" for suite, task in plan.tasks)),
         ("init states", _ranges(plan.init_states)),

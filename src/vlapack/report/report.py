@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from vlapack.files import write_atomically
 from vlapack.report import acting_sections as acting
 from vlapack.report import pack_sections as packed
 from vlapack.report import tuning_sections as tuning
-from vlapack.report.episodes import episodes
-from vlapack.report.evidence import gather
+from vlapack.report.episodes import Episodes, episodes
+from vlapack.report.evidence import Evidence, gather
 from vlapack.report.figure import require_matplotlib
 from vlapack.report.outliers import Outliers, outliers
 from vlapack.report.packs import pack_facts, parent_files
 from vlapack.report.page import Headline, Page, render
 from vlapack.report.provenance import ShellLine, mismatches, provenance, python_call
-from vlapack.report.runs import all_comparisons
+from vlapack.report.runs import Comparison, Run, all_comparisons
 from vlapack.report.verdict import answer, without_run
 from vlapack.report.videos import Budget
 
@@ -72,40 +72,79 @@ def compose(
     """
     require_matplotlib()
     found = gather(inputs)
-    if data is not None and not found.packs:
-        raise InputError(
-            f"`data={data}` shows the outliers of a pack, and no pack is among the inputs: give its folder"
-        )
     for run in found.runs:
         if run.state is not None:
             say(f"{run.folder}: {run.state}")
         if run.torn and not run.under_way:
             say(f"{run.folder}: the last line of its record is not whole; that episode is left out")
-    comparisons = list(all_comparisons(found.runs))
-    packs = [pack_facts(name) for name in found.packs]
-    warnings = list(mismatches(comparisons, packs))
-    for warning in warnings:
-        say(warning)
-    parents = {name: parent_files(name, options or {}) for name in found.parents}
-    measured = {} if data is None else {name: _outliers(name, data) for name in found.packs}
-    headlines = [Headline(each.name, each.baseline, answer(each)) for each in comparisons]
-    return Page(
-        headlines=headlines or [Headline(", ".join(found.packs) or "no policy", None, without_run())],
-        sections=[
-            acting.success(comparisons),
-            acting.actions(found.compared),
-            packed.memory(comparisons, found.benched, packs, parents, found.inspected),
-            acting.times(comparisons, found.benched),
-            packed.errors(packs, tuning.sensitivity(found.frontiers)),
-            packed.outlier_section(measured),
-            packed.bits(packs, found.inspected),
-            tuning.better(found.frontiers),
-        ],
-        episodes=episodes(comparisons, Budget(video_bytes, out)),
-        facts=provenance(comparisons, packs, shell_line),
-        command=command,
-        warnings=warnings,
+    page = Composer(found, data=data, command=command, options=options, shell_line=shell_line).page(
+        found.runs, lambda comparisons: episodes(comparisons, Budget(video_bytes, out))
     )
+    for warning in page.warnings:
+        say(warning)
+    return page
+
+
+class Composer:
+    """Composes a page, also again and again while its runs are played: what does not follow from them is made once.
+
+    Args:
+        found: what was given; its runs do not matter.
+        data, command, options, shell_line: as in `compose`.
+
+    Raises:
+        InputError: as in `compose`.
+    """
+
+    def __init__(
+        self,
+        found: Evidence,
+        *,
+        data: Path | None = None,
+        command: str = "",
+        options: Mapping[str, Any] | None = None,
+        shell_line: ShellLine = python_call,
+    ) -> None:
+        if data is not None and not found.packs:
+            raise InputError(
+                f"`data={data}` shows the outliers of a pack, and no pack is among the inputs: give its folder"
+            )
+        self._found, self._command, self._shell_line = found, command, shell_line
+        self._packs = [pack_facts(name) for name in found.packs]
+        self._parents = {name: parent_files(name, options or {}) for name in found.parents}
+        measured = {} if data is None else {name: _outliers(name, data) for name in found.packs}
+        self._actions = acting.actions(found.compared)
+        self._of_packs = [
+            packed.errors(self._packs, tuning.sensitivity(found.frontiers)),
+            packed.outlier_section(measured),
+            packed.bits(self._packs, found.inspected),
+            tuning.better(found.frontiers),
+        ]
+
+    def page(self, runs: Sequence[Run], choose: Callable[[Sequence[Comparison]], Episodes]) -> Page:
+        """Compose the page of these runs.
+
+        Args:
+            runs: as they are now.
+            choose: which of their episodes are shown.
+        """
+        found = self._found
+        comparisons = list(all_comparisons(runs))
+        headlines = [Headline(each.name, each.baseline, answer(each)) for each in comparisons]
+        return Page(
+            headlines=headlines or [Headline(", ".join(found.packs) or "no policy", None, without_run())],
+            sections=[
+                acting.success(comparisons),
+                self._actions,
+                packed.memory(comparisons, found.benched, self._packs, self._parents, found.inspected),
+                acting.times(comparisons, found.benched),
+                *self._of_packs,
+            ],
+            episodes=choose(comparisons),
+            facts=provenance(comparisons, self._packs, self._shell_line),
+            command=self._command,
+            warnings=list(mismatches(comparisons, self._packs)),
+        )
 
 
 def _outliers(name: str, data: Path) -> list[Outliers]:

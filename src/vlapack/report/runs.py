@@ -12,23 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from vlapack.documents import is_file, open_regular, read_json
+from vlapack.documents import is_file, open_regular
 from vlapack.errors import InputError
-from vlapack.evaluate.floor import KINDS, noise_floor
 from vlapack.evaluate.ledger import Record
-from vlapack.evaluate.plan import PLAN_VERSION, Case, Plan
+from vlapack.evaluate.plan import FLOOR_SUFFIX, FLOORS, NOISE_FLOOR, Case, Plan
 from vlapack.evaluate.statistics import Paired
-from vlapack.evaluate.summary import summarize
 from vlapack.files import is_locked
-
-PLAN_FILE, EPISODES_FILE, SUMMARY_FILE = "plan.json", "episodes.jsonl", "summary.json"
-PLAN_TYPE = "vlapack.evaluation"
-BASELINE = "baseline"
-_PLAN_FIELDS = ("tasks", "init_states", "noise_seeds", "seed", "replan", "hard_reset", "engine", "simulator")
-_RECORD = TypeAdapter(Record)
-_PLAN = TypeAdapter(Plan)
+from vlapack.report.reading import EPISODES_FILE, PLAN_FILE, read_plan, read_record, read_summaries
 
 
 @dataclass(frozen=True)
@@ -46,9 +36,14 @@ class Pair:
 
     @property
     def outcome(self) -> str:
-        """Who succeeded: `both`, `only float`, `only packed`, `neither`; `no result` where one has none."""
+        """Who succeeded: `both`, `only float`, `only packed`, `neither`; `no result` where one has none.
+
+        Of one policy alone `success` or `failure`; `not played` where it is the packed one that is missing.
+        """
         if self.floating is None and self.packed is not None and self.packed.success is not None:
             return "success" if self.packed.success else "failure"
+        if self.packed is None and self.floating is not None and self.floating.success is not None:
+            return "not played"
         if self.packed is None or self.floating is None or not self.comparable:
             return "no result"
         names = {
@@ -74,6 +69,7 @@ class Run:
         under_way: whether a process is writing to it.
         torn: whether its last line is a part of one.
         stored: role → its `summary.json`; a run that is not finished has none.
+        live: whether what is made of it follows it as it grows.
     """
 
     folder: Path
@@ -82,6 +78,7 @@ class Run:
     under_way: bool
     torn: bool
     stored: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    live: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -90,7 +87,7 @@ class Run:
         Raises:
             InputError: it is damaged; the message names the file and the line.
         """
-        plan = _plan(folder / PLAN_FILE)
+        plan = read_plan(folder / PLAN_FILE)
         path = folder / EPISODES_FILE
         if not is_file(path):
             raise InputError(
@@ -101,23 +98,17 @@ class Run:
             text = file.read()
         whole = text.rfind(b"\n") + 1
         records: dict[str, dict[Case, Record]] = {role: {} for role in plan.policies}
-        cases = set(plan.cases())
         for number, line in enumerate(text[:whole].split(b"\n")[:-1], 1):
-            record = _record(line, f"{path} line {number}")
-            if record.role not in records or record.case not in cases:
-                raise InputError(
-                    f"{path} line {number}: {record.role} on {record.case} is not in {PLAN_FILE}: two runs are mixed "
-                    "here; evaluate again with another `out`"
-                )
+            record = read_record(line, plan, f"{path} line {number}")
             records[record.role][record.case] = record
-        stored = {role: found for role in plan.policies if (found := _summary(folder, role)) is not None}
-        return cls(folder, plan, records, under_way, whole < len(text), stored)
+        return cls(folder, plan, records, under_way, whole < len(text), read_summaries(folder, plan))
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Every policy of the run but the baseline and its noise floors."""
-        apart = {BASELINE, *KINDS}
-        return [Comparison(self, role) for role in self.plan.policies if role not in apart]
+        """Every policy of the run but the baselines and their noise floors."""
+        roles = [role for role in self.plan.policies if not self.plan.is_floor(role)]
+        baselines = {self.plan.against(role) for role in roles}
+        return [Comparison(self, role) for role in roles if role not in baselines]
 
     def of(self, role: str) -> list[Record]:
         """The records of one policy, in the plan's order."""
@@ -141,7 +132,8 @@ class Run:
             return None
         so_far = f"{self.episodes} of {self.planned} episodes"
         if self.under_way:
-            return f"The run is still under way: {so_far}. This page shows what was there when it was written."
+            seen = "" if self.live else " This page shows what was there when it was written."
+            return f"The run is still under way: {so_far}.{seen}"
         return f"The run stopped after {so_far}. The same `vlapack eval` command, into the same folder, plays the rest."
 
 
@@ -158,26 +150,35 @@ class Comparison:
         return str(self.run.plan.policies[self.role].get("name", self.role))
 
     @property
+    def against(self) -> str | None:
+        """The float parent's role; None: the policy plays alone."""
+        return self.run.plan.against(self.role)
+
+    @property
     def baseline(self) -> str | None:
         """What the user called the float parent."""
-        found = self.run.plan.policies.get(BASELINE)
-        return None if found is None else str(found.get("name", BASELINE))
+        return None if self.against is None else str(self.run.plan.policies[self.against].get("name", self.against))
 
     @cached_property
     def pairs(self) -> list[Pair]:
         """The cases that either policy has played, in the plan's order."""
-        ours, theirs = self.run.records[self.role], self.run.records.get(BASELINE, {})
+        ours, theirs = self.run.records[self.role], self.run.records.get(self.against or "", {})
         found = [Pair(case, ours.get(case), theirs.get(case)) for case in self.run.plan.cases()]
         return [pair for pair in found if pair.packed or pair.floating]
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """`evaluate.summary.summarize` of the episodes so far, with what `summary.json` knows beyond them."""
+        # They load torch, and who only reads a run needs none.
+        from vlapack.evaluate.floor import noise_floor
+        from vlapack.evaluate.summary import summarize
+
         run, stored = self.run, self.run.stored.get(self.role, {})
-        baseline = run.of(BASELINE) if self.baseline is not None else None
+        baseline = None if self.against is None else run.of(self.against)
         floor = stored.get("noise_floor")
-        for kind in KINDS.keys() & run.plan.policies.keys():
-            floor = noise_floor(run.of(BASELINE), run.of(kind), kind=KINDS[kind])
+        kinds = {f"{self.against}{FLOOR_SUFFIX}": FLOORS[NOISE_FLOOR]} if run.plan.is_sweep else FLOORS
+        for role in kinds.keys() & run.plan.policies.keys():
+            floor = noise_floor(baseline or [], run.of(role), kind=kinds[role])
         found = summarize(run.plan, run.of(self.role), baseline, names=(self.name, self.baseline), floor=floor)
         return found | {"versions": stored.get("versions")}
 
@@ -201,73 +202,21 @@ class Comparison:
             key=lambda pair: (order.get(pair.outcome, 2), -pair.steps_apart, pair.case),
         )
 
+    def newest_failures(self, most: int) -> list[Pair]:
+        """Return up to `most` failures, the newest first.
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder is an evaluation's: it has the plan of one, or its episodes."""
-    return is_file(folder / PLAN_FILE) or is_file(folder / EPISODES_FILE)
-
-
-def _plan(path: Path) -> Plan:
-    if not is_file(path):
-        raise InputError(f"{path.parent} has {EPISODES_FILE} but no {PLAN_FILE}, so it cannot be read; evaluate again")
-    document = read_json(path)
-    if document.get("type") != PLAN_TYPE or document.get("version") != PLAN_VERSION:
-        raise InputError(
-            f"{path} is {document.get('type')!r:.60} of version {document.get('version')!r:.20}, not {PLAN_TYPE!r} of "
-            f"version {PLAN_VERSION}: give the folder of a `vlapack eval` of this version"
-        )
-    policies: dict[str, dict[str, str]] = {}
-    rest: dict[str, Any] = {}
-    for key, value in document.items():
-        role, dot, what = key.rpartition(".")
-        if dot:
-            policies.setdefault(role, {})[what] = value
-        elif key not in ("type", "version", *_PLAN_FIELDS):
-            rest[key] = value
-    fields = {key: document[key] for key in _PLAN_FIELDS if key in document}
-    try:
-        return _PLAN.validate_python({**fields, "policies": policies, "arithmetic": rest})
-    except ValidationError as error:
-        raise InputError(f"{path} is damaged: {first_problem(error)}; evaluate again with another `out`") from error
-
-
-def _record(line: bytes, place: str) -> Record:
-    try:
-        return _RECORD.validate_json(line, strict=True)
-    except ValidationError as error:
-        raise InputError(f"{place} is damaged: {first_problem(error)}; remove that line") from error
-
-
-def _summary(folder: Path, role: str) -> dict[str, Any] | None:
-    path = (folder if role == "policy" else folder / role) / SUMMARY_FILE
-    if not is_file(path):
-        return None
-    found = read_json(path)
-    floor = found.get("noise_floor")
-    kinds = {"versions": dict, "verdict": str}
-    if any(not isinstance(found.get(key), kind) for key, kind in kinds.items()) or not _is_floor(floor):
-        raise InputError(f"{path} is damaged; remove it, and the same `vlapack eval` command writes it again")
-    return found
-
-
-def _is_floor(floor: object) -> bool:
-    if floor is None:
-        return True
-    numbers = ("episodes", "discordant", "drop", "drop_upper95")
-    return (
-        isinstance(floor, dict)
-        and all(isinstance(floor.get(key), int | float) for key in numbers)
-        and all(isinstance(floor.get(key), str) for key in ("kind", "source"))
-        and isinstance(floor.get("drop_ci95"), list)
-        and [type(end) in (int, float) for end in floor["drop_ci95"]] == [True, True]
-    )
-
-
-def first_problem(error: ValidationError) -> str:
-    """Say in a few words what pydantic did not like first."""
-    found = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, found["loc"]))
-    return f"{place}: {found['msg']}" if place else str(found["msg"])
+        What the float policy can do and the packed one could not comes before all others; then the packed policy's
+        other failures; then what the float policy failed at and the packed one has not played.
+        """
+        ours, theirs = self.run.records[self.role], self.run.records.get(self.against or "", {})
+        failed = [Pair(case, record, theirs.get(case)) for case, record in ours.items() if record.success is False]
+        failed.reverse()
+        first = [pair for pair in failed if pair.outcome == "only float"]
+        others = [pair for pair in failed if pair.outcome != "only float"]
+        parent = [
+            Pair(case, None, record) for case, record in theirs.items() if record.success is False and case not in ours
+        ]
+        return [*first, *others, *reversed(parent)][:most]
 
 
 def all_comparisons(runs: Sequence[Run]) -> Iterator[Comparison]:

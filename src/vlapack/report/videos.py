@@ -18,7 +18,8 @@ from vlapack.documents import is_file, open_regular
 from vlapack.errors import InputError
 from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.worker import CONTROL_HZ
-from vlapack.report.runs import EPISODES_FILE, Pair, Run
+from vlapack.report.reading import EPISODES_FILE
+from vlapack.report.runs import Pair, Run
 
 SEEN_WIDTH = 320
 """Pixels to which a video is scaled for a still picture and for comparing."""
@@ -45,11 +46,18 @@ class Clip:
         data: base64; None where the budget was used up.
         link: relative to the page; None where the video is inside.
         still: base64 JPEG of the step at which a pair parts, else of the first; None where nothing could be decoded.
+        served: whether the link leads to a server, so that the page can play it.
     """
 
     data: str | None
     link: str | None
     still: str | None = None
+    served: bool = False
+
+    @property
+    def playable(self) -> bool:
+        """Whether the page can play it."""
+        return self.served or self.data is not None
 
 
 @dataclass(frozen=True)
@@ -58,12 +66,14 @@ class Watched:
 
     Attributes:
         parts: the first step at which the two videos show different things; None: never, or it is not known.
+        compared: whether anybody looked for that step.
     """
 
     pair: Pair
     floating: Clip | None
     packed: Clip | None
     parts: int | None = None
+    compared: bool = True
 
 
 class Budget:
@@ -92,7 +102,7 @@ class Budget:
         if needed > self.left:
             self.linked += len(sizes)
             floating, packed = (None if path is None else Clip(None, self._link(path)) for path in paths)
-            return Watched(pair, floating, packed)
+            return Watched(pair, floating, packed, compared=False)
         self.left -= needed
         self.embedded += len(sizes)
         seen = [None if path is None else _seen(path) for path in paths]
@@ -101,7 +111,7 @@ class Budget:
             first = parting(_gray(seen[0][0]), _gray(seen[1][0]))
             step = None if first is None else round(first * CONTROL_HZ / seen[0][1])
         floating, packed = (
-            None if path is None else Clip(_inside(path), None, found and _still(found[0], first or 0))
+            None if path is None else Clip(_base64(path), None, found and _still(found[0], first or 0))
             for path, found in zip(paths, seen, strict=True)
         )
         return Watched(pair, floating, packed, step)
@@ -110,9 +120,8 @@ class Budget:
         """Return the file of an episode; None where there is none, or not any more."""
         if record is None or record.video is None:
             return None
-        path = run.folder / record.video
         # A page is passed on: it must not carry a file that no run has written.
-        if run.folder.resolve() not in path.resolve().parents or path.suffix != ".mp4":
+        if (path := inside(run.folder, record.video)) is None:
             raise InputError(
                 f"{run.folder / EPISODES_FILE} names the video {record.video!r:.200}, which is no .mp4 file below that "
                 "folder; `vlapack eval` did not write this run, or it was changed since"
@@ -125,6 +134,16 @@ class Budget:
     def _link(self, path: Path) -> str:
         link = os.path.relpath(path.resolve(), self.page.resolve().parent)
         return f"./{quote(link.replace(os.sep, '/'), errors='surrogateescape')}"
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """Return the path of a run's video, wherever links lead; None where it is no .mp4 file below the run's folder."""
+    path = folder / name
+    try:
+        below = folder.resolve() in path.resolve().parents
+    except (OSError, RuntimeError, ValueError):  # a circle of links, or a name that no file can have
+        return None
+    return path if below and path.suffix == ".mp4" else None
 
 
 def parting(ours: np.ndarray, theirs: np.ndarray) -> int | None:
@@ -140,7 +159,7 @@ def parting(ours: np.ndarray, theirs: np.ndarray) -> int | None:
     return shared if len(ours) != len(theirs) else None
 
 
-def _inside(path: Path) -> str:
+def _base64(path: Path) -> str:
     with open_regular(path) as file:
         return base64.b64encode(file.read()).decode()
 
