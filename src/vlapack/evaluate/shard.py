@@ -30,8 +30,11 @@ class Shard:
 
     def of(self, cases: Sequence[Case]) -> list[Case]:
         """Return the part's cases; parts differ by one case at most."""
-        start, end = ((self.index - 1) * len(cases) // self.count, self.index * len(cases) // self.count)
-        return list(cases[start:end])
+        return [cases[place] for place in self.places(len(cases))]
+
+    def places(self, cases: int) -> range:
+        """Return the places in the plan of the part's cases, of so many."""
+        return range((self.index - 1) * cases // self.count, self.index * cases // self.count)
 
     def folder(self, out: Path) -> Path:
         """Return where the shard is kept in the evaluation's output folder."""

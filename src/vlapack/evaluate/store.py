@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,9 @@ from vlapack.evaluate.plan import Case, Plan
 from vlapack.evaluate.shard import SHARD, Shard
 from vlapack.files import sync, try_lock, write_json
 from vlapack.fingerprint import THREADS, taken_up
+
+ATTEMPTS, SECONDS_BETWEEN_ATTEMPTS = 5, 0.05
+"""To get the lock."""
 
 
 class Store:
@@ -103,8 +107,12 @@ class Store:
         return [case for case in wanted if not self._ledger.has_result(role, case)]
 
     def _lock(self) -> None:
-        if not try_lock(self._file):
-            raise WorkError(f"another evaluation is writing to {self.out}; wait for it, or give another `out`")
+        # Who asks whether a run is under way (`report`, `watch`, `merge`) holds its lock for a moment.
+        for _ in range(ATTEMPTS):
+            if try_lock(self._file):
+                return
+            time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+        raise WorkError(f"another evaluation is writing to {self.out}; wait for it, or give another `out`")
 
     def _agreed(self) -> dict[str, Any]:
         """Return the plan of the episodes that are here; its own where none are."""
