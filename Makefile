@@ -5,7 +5,7 @@
 #   make bench       the figures in the docs   make docs        fill in the figures, check the rest, build site/
 #   make lint        ruff, mypy, schemas       make setup       only the environment
 #   make clean       remove the environments
-#   make test-browser the report in headless Chromium
+#   make test-browser the pages in headless Chromium
 #   make test-triton the GPU kernels with the oldest Triton
 #   make test-py312  the quick tests on Python 3.12 with LeRobot's distribution of LIBERO, in .venv312
 #   make gate        compile every GPU kernel for every card, without one, and read the machine code
@@ -75,7 +75,7 @@ test-slow: setup $(NEWEST)/.installed
 
 # Playwright drives the chromium of the system; a test that finds none says which package brings it.
 test-browser: $(VENV)/.installed
-	$(BIN)/pytest -m browser tests/report
+	$(BIN)/pytest -m browser tests/report tests/watch
 
 # The GPU kernels, interpreted, with the oldest Triton; `make test` has the newest.
 test-triton: $(VENV)/.installed $(OLDEST)/.installed

@@ -24,6 +24,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("commands",),
     ("openpi", "lerobot"),
     ("doctor",),
+    ("watch",),
     ("report", "diagnose"),
     ("evaluate", "bench", "tune"),
     ("serve",),

@@ -23,6 +23,7 @@ COMMANDS = {
     "merge": "put the shards of an evaluation or a sweep together",
     "compare": "a pack's actions beside its float parent's, without a simulator",
     "diagnose": "why a pack acts otherwise than its parent, and what helps",
+    "watch": "a run while it is played: progress, time left, failures",
     "report": "one page that answers: may I ship this pack?",
     "serve": "a policy behind openpi's websocket protocol",
     "bench": "milliseconds per action chunk, part by part, and memory",

@@ -21,7 +21,7 @@ from vlapack.errors import InputError, WorkError
 from vlapack.machine.encoding import is_utf8, write_any_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
     stderr: Console
@@ -90,12 +90,12 @@ def emit_text(text: str) -> None:
 def _print(console: Console, text: str) -> None:
     """Wrap lines at words on a terminal, and nowhere else; a longer word, such as a path, stays in one piece."""
     if console.is_terminal:
-        text = "\n".join(_wrapped(line, console.width) for line in text.split("\n"))
+        text = "\n".join(wrapped(line, console.width) for line in text.split("\n"))
     console.print(text, markup=False, soft_wrap=True)
 
 
-def _wrapped(line: str, width: int) -> str:
-    """Fold one line, and indent what follows like its text; a number keeps its unit."""
+def wrapped(line: str, width: int) -> str:
+    """Fold one line at words, and indent what follows like its text; a number keeps its unit."""
     indent = " " * (len(line) - len(line.lstrip(" *")))
     glued = UNIT.sub(NO_BREAK, line)
     folded = textwrap.fill(glued, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
@@ -189,6 +189,15 @@ def emit_table(table: Table) -> None:
         return
     for places in _fitting(table, terminal):
         terminal.print(table if len(places) == len(table.columns) else _columns_of(table, places))
+
+
+def emit_drawn(draw: Callable[[int, int], RenderableType]) -> None:
+    """Write to stdout what is drawn for so many columns and rows: the terminal's, or as many as are needed."""
+    terminal: Console = sys.modules[__name__].stdout
+    if terminal.is_terminal:
+        terminal.print(draw(terminal.width, terminal.height))
+    else:
+        _console(width=OFF_TERMINAL).print(draw(OFF_TERMINAL, OFF_TERMINAL))
 
 
 def _fitting(table: Table, console: Console) -> Iterator[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,7 @@ def eval(
     seeds = f"; noise seeds {noise_seeds}" if noise_seeds > 1 else ""
     say(f"episodes per policy: {len(plan.cases())} ({tasks}; init states {list(states)}{seeds}); engine {plan.engine}")
     say(f"results go to {out}; after an interruption, the same command with --out {out} continues there")
+    say(f"vlapack watch {shlex.quote(str(out))} shows how far it is")
     until = None if until_ci is None else Stopping(plan, until_ci)
     records = evaluate(plan, contenders, out, until=until, **how)
     if how["shard"] is not None:

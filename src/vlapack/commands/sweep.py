@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import tyro
@@ -63,6 +64,7 @@ def sweep(
     machine = computed_by(parse_device(computing["device"]), computing)
     plan = plan_of_sweep(wanted, contenders, said, num_tasks, simulator=scenes, **machine)
     say(f"{len(contenders)} roles: {', '.join(plan.policies)}; episodes for each: {len(plan.cases())}; out: {out}")
+    say(f"vlapack watch {shlex.quote(str(out))} shows how far it is")
     records = evaluate(plan, contenders, out, **how)
     if how["shard"] is not None:
         return show_shard(records, out, how["shard"], json=json)

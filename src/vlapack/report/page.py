@@ -20,7 +20,7 @@ from vlapack.evaluate.worker import CONTROL_HZ
 from vlapack.report.episodes import OUTCOMES, Episodes, Shown
 from vlapack.report.provenance import Facts
 from vlapack.report.sections import Section
-from vlapack.report.verdict import Answer
+from vlapack.report.verdict import Answer, Tone
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -35,8 +35,26 @@ class Headline:
 
 
 @dataclass(frozen=True)
+class Live:
+    """What a page says that follows a run while it is played.
+
+    Attributes:
+        version: tells this page from the next one.
+        says: how far the run is, in a sentence.
+        tone: colors it.
+        head, rows: of the table of policies.
+    """
+
+    version: str
+    says: str
+    tone: Tone
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Page:
-    """Everything that is on the page, in its order."""
+    """Everything that is on the page, in its order; the episodes come first while they are played."""
 
     headlines: Sequence[Headline]
     sections: Sequence[Section]
@@ -44,6 +62,7 @@ class Page:
     facts: Sequence[Facts]
     command: str
     warnings: Sequence[str] = ()
+    live: Live | None = None
 
 
 def render(page: Page) -> str:
@@ -65,7 +84,8 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters["coded"] = _coded
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    scripts = ("page.js",) if page.live is None else ("live.js", "page.js")
+    script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = {row.id: row for row in (*page.episodes.worst, *page.episodes.rows)}
     html: str = environment.get_template("page.html").render(
@@ -74,7 +94,7 @@ def render(page: Page) -> str:
         script=Markup(script),
         script_hash=digest,
         svg=Markup,  # of our own charts, whose text matplotlib escapes
-        videos={name: _clips(row) for name, row in shown.items() if row.inside},
+        videos={name: clips for name, row in shown.items() if (clips := _clips(row))},
         outcomes={
             name: text for name, text in OUTCOMES.items() if any(_outcome(row) == name for row in shown.values())
         },

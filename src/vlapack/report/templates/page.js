@@ -3,10 +3,13 @@
   const videos = JSON.parse(document.getElementById("videos").textContent);
   const stepsPerSecond = Number(document.body.dataset.stepsPerSecond);
 
+  const ready = new WeakSet();  // a page that follows a run gets articles and a table later too
+
   // Two videos of one case, one clock: the longer one leads, and the shorter one stays at its last picture.
   function synchronize(article) {
     const play = article.querySelector(".play");
-    if (!play) return;
+    if (!play || ready.has(article)) return;
+    ready.add(article);
     const screens = [...article.querySelectorAll("video")];
     const slider = article.querySelector("input[type=range]");
     const shown = article.querySelector("output");
@@ -24,10 +27,12 @@
     function load() {
       if (leader) return Promise.resolve();
       const loaded = screens.map((screen) => new Promise((resolve, reject) => {
+        if (screen.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) return resolve();
         screen.addEventListener("loadeddata", resolve, { once: true });
         screen.addEventListener("error", reject, { once: true });
         screen.preload = "auto";
-        screen.src = `data:video/mp4;base64,${videos[article.dataset.pair][screen.dataset.who]}`;
+        screen.src ||= `data:video/mp4;base64,${videos[article.dataset.pair][screen.dataset.who]}`;
+        return screen.load();
       }));
       return Promise.all(loaded).then(() => {
         leader = screens.reduce((one, other) => (other.duration > one.duration ? other : one));
@@ -69,55 +74,72 @@
     article.querySelector(".seek")?.addEventListener("click", () =>
       load().then(() => { stop(); seek(Number(article.dataset.parts)); }).catch(broken));
   }
-  document.querySelectorAll("article.pair").forEach(synchronize);
 
-  const table = document.getElementById("all");
-  if (!table) return;
-  const body = table.tBodies[0];
-  const rows = [...body.rows];
-  const outcome = document.getElementById("outcome");
-  const search = document.getElementById("search");
-  const count = document.getElementById("count");
+  function tabulate(table) {
+    if (ready.has(table)) return;
+    ready.add(table);
+    const body = table.tBodies[0];
+    const outcome = document.getElementById("outcome");
+    const search = document.getElementById("search");
+    const count = document.getElementById("count");
 
-  function filter() {
-    const wanted = search.value.trim().toLowerCase();
-    let left = 0;
-    for (const row of rows) {
-      const fits = (!outcome.value || row.dataset.outcome === outcome.value)
-        && (!wanted || row.textContent.toLowerCase().includes(wanted));
-      row.hidden = !fits;
-      left += fits;
+    function filter() {
+      const wanted = search.value.trim().toLowerCase();
+      let left = 0;
+      for (const row of body.rows) {
+        const fits = (!outcome.value || row.dataset.outcome === outcome.value)
+          && (!wanted || row.textContent.toLowerCase().includes(wanted));
+        row.hidden = !fits;
+        left += fits;
+      }
+      const all = body.rows.length;
+      count.textContent = left === all ? `${left} pairs` : `${left} of ${all} pairs`;
     }
-    count.textContent = left === rows.length ? `${left} pairs` : `${left} of ${rows.length} pairs`;
-  }
-  outcome.addEventListener("change", filter);
-  search.addEventListener("input", filter);
-  document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
+    outcome.addEventListener("change", filter);
+    search.addEventListener("input", filter);
+    document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
 
-  const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
-  table.tHead.querySelectorAll("button").forEach((button) => {
-    const head = button.closest("th");
-    button.addEventListener("click", () => {
-      const down = head.getAttribute("aria-sort") === "ascending";
-      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+    function sort() {
+      const head = table.tHead.querySelector("[aria-sort]");
+      if (!head) return;
+      const down = head.getAttribute("aria-sort") === "descending";
       const order = (one, other) => value(one, head.cellIndex).localeCompare(value(other, head.cellIndex), "en", { numeric: true });
-      rows.sort((one, other) => (down ? -order(one, other) : order(one, other)));
-      body.append(...rows);
+      body.append(...[...body.rows].sort((one, other) => (down ? -order(one, other) : order(one, other))));
+    }
+    table.tHead.querySelectorAll("button").forEach((button) => {
+      const head = button.closest("th");
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") === "ascending";
+        for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        sort();
+      });
     });
-  });
+    table.addEventListener("refreshed", () => { sort(); filter(); });
 
-  const player = document.getElementById("player");
-  body.addEventListener("click", (event) => {
-    const button = event.target.closest("button.watch");
-    if (!button) return;
-    const id = button.closest("tr").dataset.row;
-    const template = document.querySelector(`template[data-of="${id}"]`);
-    player.replaceChildren(template.content.cloneNode(true));
-    player.hidden = false;
-    synchronize(player.querySelector("article"));
-    player.scrollIntoView({ block: "nearest" });
-    player.focus({ preventScroll: true });
-    player.querySelector(".play").click();
-  });
+    const player = document.getElementById("player");
+    body.addEventListener("click", (event) => {
+      const button = event.target.closest("button.watch");
+      if (!button) return;
+      const id = button.closest("tr").dataset.row;
+      const template = document.querySelector(`template[data-of="${id}"]`);
+      player.replaceChildren(template.content.cloneNode(true));
+      player.hidden = false;
+      synchronize(player.querySelector("article"));
+      player.scrollIntoView({ block: "nearest" });
+      player.focus({ preventScroll: true });
+      player.querySelector(".play").click();
+    });
+  }
+
+  function begin() {
+    document.querySelectorAll("article.pair").forEach(synchronize);
+    const table = document.getElementById("all");
+    if (!table) return;
+    tabulate(table);
+    table.dispatchEvent(new Event("refreshed"));
+  }
+  document.addEventListener("refreshed", begin);
+  begin();
 })();
