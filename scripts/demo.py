@@ -36,6 +36,7 @@ from vlapack.files import write_json
 from vlapack.libero.suites import simulator
 from vlapack.observations.folder import SHIPPED_OBSERVATIONS, open_source
 from vlapack.ops.engine import active
+from vlapack.progress import duration
 from vlapack.recipe.presets import PRESETS
 from vlapack.recipe.resolve import RecipeFlags
 
@@ -84,7 +85,7 @@ def main(out: Path = Path("runs/demo"), episodes: int = 14, workers: int = 2) ->
     emit_text(size)
     evidence = [out, *folders.values(), *compared]
     report(tuple(str(path) for path in evidence), out=out / "report.html", data=SHIPPED_OBSERVATIONS)
-    say(f"{(time.monotonic() - start) / 60:.1f} minutes; packs, videos and summaries: {out}/")
+    say(f"{duration(time.monotonic() - start)}; packs, videos and summaries: {out}/")
     return int(any(summary["verdict"] in FAILED_VERDICTS for summary in summaries.values()))
 
 
