@@ -78,7 +78,10 @@ class Paired:
         """
         disagreements = self.only_policy + self.only_baseline
         fewer = min(self.only_policy, self.only_baseline)
-        tail = sum(math.comb(disagreements, k) for k in range(fewer + 1))
+        tail, ways = 0, 1
+        for k in range(fewer + 1):
+            tail += ways
+            ways = ways * (disagreements - k) // (k + 1)  # the next binomial coefficient, from this one
         return min(1.0, 2 * tail / (1 << disagreements))
 
     @property

@@ -13,6 +13,8 @@ from vlapack.report.runs import Comparison
 from vlapack.report.sections import Block, Section, Table
 from vlapack.report.verdict import percent, points
 
+ALL = "all tasks"
+
 
 def success(comparisons: Sequence[Comparison]) -> Section:
     """Success per task, float and packed, with intervals."""
@@ -28,9 +30,13 @@ def _forest(comparison: Comparison) -> Block:
     total = {"policy": _overall(summary, "", summary["episodes"]), "baseline": None}
     if summary["baseline"] is not None:
         total["baseline"] = _overall(summary, "baseline_", None)
-    paired = {task: _difference(comparison, task) for task in tasks}
-    for name, scores in {**tasks, "all tasks": total}.items():
-        difference = paired[name] if name in paired else _difference(comparison, None)
+    outcomes: dict[str, list[tuple[bool, bool]]] = {task: [] for task in (*tasks, ALL)}
+    for pair in comparison.pairs:
+        if pair.packed and pair.floating and pair.comparable:
+            for task in (pair.case.task, ALL):
+                outcomes[task].append((bool(pair.packed.success), bool(pair.floating.success)))
+    for name, scores in {**tasks, ALL: total}.items():
+        difference = _difference(outcomes[name])
         packed, floating = (_estimate(scores[who]) for who in ("policy", "baseline"))
         rows.append(ForestRow(name, packed, floating, difference))
         cells.append([name, *_score(scores["baseline"]), *_score(scores["policy"]), _points(difference)])
@@ -49,12 +55,7 @@ def _overall(summary: Mapping[str, Any], prefix: str, episodes: int | None) -> d
     return {"success_rate": rate, "ci95": summary[f"{prefix}ci95"], "episodes": episodes, "successes": None}
 
 
-def _difference(comparison: Comparison, task: str | None) -> Estimate | None:
-    outcomes = [
-        (bool(pair.packed.success), bool(pair.floating.success))
-        for pair in comparison.pairs
-        if pair.packed and pair.floating and pair.comparable and task in (None, pair.case.task)
-    ]
+def _difference(outcomes: Sequence[tuple[bool, bool]]) -> Estimate | None:
     if not outcomes:
         return None
     paired = Paired.of(outcomes)
