@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -92,14 +93,15 @@ sys.exit("torch" in sys.modules)
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 
-def test_a_reader_of_the_log_sees_lines_and_a_signal_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_reader_of_the_log_sees_lines_and_a_signal_ends_it(tmp_path: Path, number: int) -> None:
     run = write_run(tmp_path / "run", finished=2)
     child = [sys.executable, "-m", "vlapack.cli", "watch", str(run)]
     with subprocess.Popen(child, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert "stopped after 8 of 12" in process.stderr.readline()
         time.sleep(0.2)
-        process.send_signal(2)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "8 of 12 episodes" in out

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from chromium import complaints_of, launched
 from extras import needs
 from made_runs import HOSTILE, PARTING_FRAME, REPLAN, benched, compared, write_run
 
@@ -27,17 +26,8 @@ FRONTIER = Path(__file__).parents[2] / "benchmarks" / "results" / "frontier-tiny
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    needs("playwright", remedy="pip install '.[dev]'")
-    from playwright.sync_api import sync_playwright
-
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        pytest.skip("chromium not installed: apt-get install -y chromium")
-    with sync_playwright() as playwright:
-        # --no-sandbox: root, as in a container; the page is our own.
-        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield launched
-        launched.close()
+    with launched() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +46,7 @@ def page(browser: Browser, report: Path) -> Iterator[Page]:
     """The page, opened from disk without a network; whatever its console complains of is an error."""
     context = browser.new_context(offline=True)
     opened = context.new_page()
-    complaints: list[str] = []
-    opened.on(
-        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
-    )
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    complaints = complaints_of(opened)
     asked: list[str] = []
     opened.on("request", lambda request: asked.append(request.url))
     opened.goto(report.as_uri())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -101,6 +102,7 @@ def _watch(run: Followed, page: Show | None = None, pause: Pause | None = None) 
 
     try:
         with ExitStack() as stack:
+            stack.enter_context(_terminated_as_interrupted())
             table = stack.enter_context(on_terminal() if stderr.is_terminal else in_lines())
 
             def show(found: Standing) -> None:
@@ -112,6 +114,16 @@ def _watch(run: Followed, page: Show | None = None, pause: Pause | None = None) 
     except KeyboardInterrupt:
         pass
     return _conclude(standing(run))
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """End at SIGTERM as at Ctrl-C: the terminal gets its cursor back, and readers are told."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _conclude(found: Standing) -> int:

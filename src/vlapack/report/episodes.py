@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vlapack.documents import is_file
 from vlapack.evaluate.ledger import Record
+from vlapack.evaluate.plan import Case
 from vlapack.progress import progress
-from vlapack.report.runs import Comparison, Pair
+from vlapack.report.runs import Comparison, Pair, Run
 from vlapack.report.videos import Budget, Clip, Watched
 
 WORST = 10
@@ -136,24 +138,29 @@ def newest(comparisons: Sequence[Comparison], link: Callable[[str], str]) -> Epi
         link: the video of a record → where the server has it.
     """
 
-    def watched(pair: Pair, *, served: bool) -> Watched:
+    def watched(run: Run, pair: Pair, *, served: bool) -> Watched:
+        videos = (record and record.video for record in (pair.floating, pair.packed))
         floating, packed = (
-            None if record is None or record.video is None else Clip(None, link(record.video), served=served)
-            for record in (pair.floating, pair.packed)
+            Clip(None, link(video), served=served) if video and is_file(run.folder / video) else None
+            for video in videos
         )
         return Watched(pair, floating, packed, compared=False)
 
+    waiting: set[tuple[str | None, Case]] = set()  # in a sweep, a float policy's failure is several comparisons'
     failures: list[Shown] = []
     rows: list[Shown] = []
     played = 0
     for number, comparison in enumerate(comparisons):
-        failures += [
-            _shown(number, comparison, watched(pair, served=True)) for pair in comparison.newest_failures(WORST)
-        ]
+        for pair in comparison.newest_failures(WORST):
+            whose = comparison.against, pair.case
+            if pair.packed is not None or whose not in waiting:
+                failures.append(_shown(number, comparison, watched(comparison.run, pair, served=True)))
+            if pair.packed is None:
+                waiting.add(whose)
         pairs = [*comparison.disagreements(), *(pair for pair in comparison.pairs if not pair.comparable)]
         played += len(pairs)
         most = MOST_LIVE_ROWS // len(comparisons)
-        rows += [_shown(number, comparison, watched(pair, served=False)) for pair in pairs[:most]]
+        rows += [_shown(number, comparison, watched(comparison.run, pair, served=False)) for pair in pairs[:most]]
     notes = []
     if played > len(rows):
         notes.append(f"{played} pairs were played; the table has the {len(rows)} that differ most.")
