@@ -13,7 +13,7 @@ from rich.console import Console
 from vlapack.watch import loop
 from vlapack.watch.followed import Followed
 from vlapack.watch.loop import in_lines, is_over, on_terminal, wait_for_run, watch
-from vlapack.watch.standing import standing
+from vlapack.watch.standing import Standing, standing
 
 
 @pytest.fixture
@@ -44,6 +44,24 @@ def test_watching_ends_when_the_run_is_complete_and_concluded(growing: Growing, 
         found = watch(run, show, pause=played_on(growing, clock))
     assert found.state == "complete"
     assert found.verdicts == {"policy": "inconclusive"}
+
+
+def test_what_is_shown_does_not_slow_down_the_looks(growing: Growing, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(loop.time, "monotonic", clock)
+    growing.play(1)
+    pauses: list[float] = []
+
+    def show(found: Standing) -> None:
+        clock.now += 5  # a page of many episodes
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch(Followed(growing.folder, clock=clock), show, pause=pause)
+    assert pauses == [1.0]
 
 
 def test_a_complete_run_without_a_summary_is_not_waited_for_for_ever(growing: Growing) -> None:

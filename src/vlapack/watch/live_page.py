@@ -50,10 +50,10 @@ class LivePage:
         stale = shown != self._shown
         board = self._board
         if stale and (board.is_waited_for or not self._version or (board.is_read and time.monotonic() >= self._due)):
-            begun = time.monotonic()
+            begun, first = time.monotonic(), not self._version
             self._version, self._shown = f"{self._begun}-{next(self._numbers)}", shown
             board.put_page(self._compose(found), self._state(found))
-            took = time.monotonic() - begun
+            took = 0.0 if first else time.monotonic() - begun  # the first one also loads matplotlib
             self._due = time.monotonic() + max(SECONDS_BETWEEN_PAGES, REST * took)
         else:
             board.put_state(self._state(found), stale=stale)

@@ -52,10 +52,11 @@ def watch(run: Followed, show: Show, *, stay: bool = False, pause: Pause = time.
     while True:
         begun = time.monotonic()
         run.look()
+        took = time.monotonic() - begun  # a page has its own rest
         show(found := standing(run))
         if not stay and is_over(found):
             return found
-        pause(max(REST * (time.monotonic() - begun), SECONDS_BETWEEN_LOOKS))
+        pause(max(REST * took, SECONDS_BETWEEN_LOOKS))
 
 
 def is_over(found: Standing) -> bool:
