@@ -41,6 +41,7 @@ def test_once_is_the_table_and_json_one_document(tmp_path: Path, capsys: pytest.
     [
         (["absent"], "absent is not there yet"),
         (["absent"], "or --wait to wait for it"),
+        (["RUN/plan.json"], "plan.json is no folder"),
         (["RUN", "--port", "9000"], "--port is the page's: add --page"),
         (["RUN", "--host", "0.0.0.0"], "--host is the page's: add --page"),
         (["RUN", "pack"], "pack would be shown on the page only"),
@@ -54,7 +55,7 @@ def test_what_cannot_be_used_is_exit_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     run = str(write_run(tmp_path / "run"))
-    assert main(["watch", *(run if word == "RUN" else word for word in arguments)]) == 2
+    assert main(["watch", *(word.replace("RUN", run) for word in arguments)]) == 2
     assert words in capsys.readouterr().err
 
 

@@ -205,7 +205,7 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _no_run(folder: Path) -> InputError:
-    what = "has no run in it yet" if folder.is_dir() else "is not there yet"
+    what = "has no run in it yet" if folder.is_dir() else "is no folder" if folder.exists() else "is not there yet"
     return InputError(
         f"{folder} {what}: give the folder that `vlapack eval` or `vlapack sweep` named as it began, or `wait=True` to "
         "wait for it"
