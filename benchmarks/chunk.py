@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import common  # noqa: F401  loads vlapack, which sets how OpenMP waits: before torch reads it
 import synthetic_pi05
 import torch
 import tyro

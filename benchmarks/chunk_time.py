@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import common  # noqa: F401  loads vlapack, which sets how OpenMP waits: before torch reads it
 import torch
 import tyro
 

@@ -11,9 +11,6 @@ and as a table into benchmarks/results/README.md.
 
 from __future__ import annotations
 
-import vlapack  # noqa: F401  before torch, whose waiting threads then leave their cores to others
-
-# isort: split
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -22,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import common  # noqa: F401  loads vlapack, which sets how OpenMP waits: before torch reads it
 import torch
 import tyro
 from common.calibrations import ALL_LAYERS

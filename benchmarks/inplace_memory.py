@@ -13,12 +13,11 @@ import resource
 import sys
 import time
 
-import vlapack
-
-import torch  # isort: skip - after vlapack, so that waiting threads sleep
+import common  # noqa: F401  loads vlapack, which sets how OpenMP waits: before torch reads it
+import torch
 from torch import Tensor, nn
 
-from vlapack import Recipe
+from vlapack import Recipe, quantize_
 
 BLOCKS, WIDTH, HIDDEN = 20, 1024, 2816
 RECIPE = Recipe(scope="", block=64, rounding="rtn", act_scale="static")
@@ -55,7 +54,7 @@ def main() -> None:
     with torch.no_grad():
         model(batches[0])
     size, before, start = sum(p.numel() * p.itemsize for p in model.parameters()) / 1e9, peak(), time.monotonic()
-    vlapack.quantize_(model, RECIPE, batches, calib_memory=int(float(sys.argv[1]) * 2**30))
+    quantize_(model, RECIPE, batches, calib_memory=int(float(sys.argv[1]) * 2**30))
     seconds, after, digest = time.monotonic() - start, peak(), hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import common  # noqa: F401  loads vlapack, which sets how OpenMP waits: before torch reads it
 import torch
 import tyro
 from common.results import ROOT, write_between, write_result

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import common  # noqa: F401  loads vlapack, which sets how OpenMP waits: before torch reads it
 import openpi_reference as reference
 import torch
 from make_golden_pi0 import to_bf16

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import common  # noqa: F401  loads vlapack, which sets how OpenMP waits: before torch reads it
 import torch
 import tyro
 from common.results import FIRST_OBSERVATIONS, FIRST_POLICY, ROOT, read_rows, write_between, write_result

@@ -16,6 +16,7 @@ import shutil
 import zlib
 from pathlib import Path
 
+import common  # noqa: F401  loads vlapack, which sets how OpenMP waits: before torch reads it
 import numpy as np
 import torch
 import tyro

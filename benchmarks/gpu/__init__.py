@@ -13,4 +13,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import vlapack  # noqa: F401  sets how OpenMP waits: before torch reads it
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))  # the gate's peaks and floors
