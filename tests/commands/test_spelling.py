@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import pytest
 import tyro
 
 from vlapack import cli, console
-from vlapack.commands.spelling import flags_of, with_flags
+from vlapack.commands.spelling import flags_of, line, with_flags
 from vlapack.errors import InputError, WorkError
 
 
@@ -21,6 +22,19 @@ class Shared:
 
     norm_stats: Path | None = None
     quiet: bool = False
+
+
+def asked(
+    target: tyro.conf.Positional[str],
+    *,
+    out: Path,
+    calib: Path | None = None,
+    smooth: float = 0.0,
+    rename_map: str | None = None,
+    overwrite: bool = False,
+    keep: bool = True,
+) -> dict[str, object]:
+    return locals()
 
 
 def command(
@@ -120,6 +134,13 @@ def test_layers_of_inspect_are_the_recipes_in_an_error() -> None:
 @pytest.mark.parametrize(("command_name", "flag"), [("quantize", "--calib-steps 4"), ("tune", "--observations 4")])
 def test_how_many_observations_is_a_flag_of_each_commands_own(command_name: str, flag: str) -> None:
     assert with_flags(cli._load(command_name), "`count=4`") == flag
+
+
+def test_a_line_to_type_is_read_back_as_what_it_was_made_of() -> None:
+    given = {"out": Path("my data/$x"), "smooth": 0.15, "rename_map": '{"a": "b"}', "overwrite": True, "keep": False}
+    words = shlex.split(line(asked, ["it's mine"], {**given, "calib": None}))
+    assert words[:2] == ["vlapack", "asked"]
+    assert tyro.cli(asked, args=words[2:]) == {"target": "it's mine", "calib": None, **given}
 
 
 @pytest.mark.parametrize("error", [InputError, WorkError])

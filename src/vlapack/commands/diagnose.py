@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +11,16 @@ import tyro
 
 from vlapack.commands.diagnose_shown import show
 from vlapack.commands.measuring import MOST_OBSERVATIONS, parse_error
-from vlapack.commands.shared_flags import CalibFlag, CheckpointFlags, Flat, RenameMapFlag, WorkDeviceFlag
+from vlapack.commands.quantize import quantize
+from vlapack.commands.shared_flags import (
+    CalibFlag,
+    CheckpointFlags,
+    Flat,
+    RenameMapFlag,
+    WorkDeviceFlag,
+    shipped_observations,
+)
+from vlapack.commands.spelling import line
 from vlapack.console import emit_json, say, spelled
 from vlapack.errors import InputError
 
@@ -87,7 +94,7 @@ def diagnose(
     require_writable(folder)
     parent = Parent(flags.open_parent(baseline, "give as `baseline`"))
     observations = _observations(data, opened, frames, rename_map)
-    calibrating, calibrated_by = _calibrating(opened, calib or _shipped(opened), rename_map)
+    calibrating, calibrated_by = _calibrating(opened, calib or shipped_observations(opened), rename_map)
     with shortage_explained(place):
         found = examine(
             opened,
@@ -108,7 +115,8 @@ def diagnose(
         document["recipe"] = str(recipe_file)
         calibrates = data if found.chosen.recalibrates or calibrated_by is None else calibrated_by
         settings = {**flags.checkpoint_options(), "recipe": recipe_file, "calib": calibrates, "rename_map": rename_map}
-        document["command"] = _command(baseline, settings, opened.path)
+        settings["out"] = opened.path.with_name(f"{opened.path.name}-remedied")
+        document["command"] = line(quantize, [baseline], settings)
     if work is None:
         sweep(folder)
     document["seconds"] = time.monotonic() - start
@@ -131,13 +139,6 @@ def _observations(
     return load_observations(data, count, config=pack.config, rename_map=rename_map)
 
 
-def _shipped(pack: PackedCheckpoint) -> Path | None:
-    """Return what `vlapack quantize` calibrates on where no folder is given."""
-    from vlapack.observations.folder import SHIPPED_OBSERVATIONS
-
-    return SHIPPED_OBSERVATIONS if pack.config.layout == "libero" else None
-
-
 def _calibrating(
     pack: PackedCheckpoint, folder: Path | None, rename_map: str | None
 ) -> tuple[list[dict[str, Any]], Path | None]:
@@ -158,12 +159,3 @@ def _calibrating(
             return found, folder
     say(f"what calibrated the pack is not known{tried}; give `calib=DIR` to see what calibration missed")
     return [], None
-
-
-def _command(baseline: str, settings: Mapping[str, Any], pack: Path) -> str:
-    """Return what to type to make the pack that helps."""
-    words = ["vlapack", "quantize", baseline]
-    for name, value in settings.items():
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join([*words, "--out", str(pack.with_name(f"{pack.name}-remedied"))])

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from vlapack.commands.eval import eval as eval_command
 from vlapack.commands.shared_flags import CheckpointFlags, Flat
-from vlapack.commands.spelling import flags_of
+from vlapack.commands.spelling import line
 from vlapack.console import emit_json, emit_text, say, spelled
 from vlapack.errors import InputError
 
@@ -59,30 +57,21 @@ def report(
 
     from vlapack.report.report import write_report
 
-    words = ["vlapack", "report", *inputs, "--out", str(out)]
-    words += [] if data is None else ["--data", str(data)]
     headlines = write_report(
         inputs,
         out,
         data=data,
         video_bytes=round(1e6 * video_mb),
-        command=shlex.join(words),
+        command=line(report, inputs, {"out": out, "data": data, **flags.checkpoint_options()}),
         options=flags.checkpoint_options(),
-        shell_line=_eval_line,
+        shell_line=lambda policy, settings: line(eval_command, [policy], settings),
     )
     if json:
-        answers = [{"policy": line.policy, "baseline": line.baseline, **vars(line.answer)} for line in headlines]
+        answers = [{"policy": one.policy, "baseline": one.baseline, **vars(one.answer)} for one in headlines]
         emit_json({"page": str(out), "bytes": out.stat().st_size, "answers": answers})
         return 0
-    for line in headlines:
-        text = f"{line.policy}: {line.answer.short}. {line.answer.reason}"
-        emit_text(spelled(text))
+    for headline in headlines:
+        emit_text(spelled(f"{headline.policy}: {headline.answer.short}. {headline.answer.reason}"))
     say(f"{out.stat().st_size / 1e6:.1f} MB")
     emit_text(str(out))
     return 0
-
-
-def _eval_line(policy: str, settings: Mapping[str, Any]) -> str:
-    """Return the `vlapack eval` that plays the same episodes."""
-    flags = flags_of(eval_command)
-    return " ".join(["vlapack eval", shlex.quote(policy), *(flags[name](repr(settings[name])) for name in settings)])

@@ -177,12 +177,17 @@ def calibration_folder(parent: Checkpoint, calib: Path | None) -> Path:
     """
     if calib is not None:
         return calib
-    if parent.config.layout != "libero":
+    if (shipped := shipped_observations(parent)) is None:
         raise InputError(
             f"the observations that come with the package are LIBERO's and this policy's layout is "
             f"{parent.config.layout}: give --calib DIR with recorded ones, or --weights-only --rounding rtn"
         )
+    say(f"no --calib: calibrating on the shipped LIBERO observations, {shipped}")
+    return shipped
+
+
+def shipped_observations(policy: Checkpoint) -> Path | None:
+    """Return the folder of observations that comes with the package, if it fits the policy's robot."""
     from vlapack.observations.folder import SHIPPED_OBSERVATIONS
 
-    say(f"no --calib: calibrating on the shipped LIBERO observations, {SHIPPED_OBSERVATIONS}")
-    return SHIPPED_OBSERVATIONS
+    return SHIPPED_OBSERVATIONS if policy.config.layout == "libero" else None

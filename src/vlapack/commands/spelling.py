@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -54,6 +54,12 @@ class Flag:
             return f"no {self.name}"
         return f"{self.name} {_word(value)}"
 
+    def typed(self, value: Any) -> str:
+        """Return what to type for a value itself."""
+        if self.switch:
+            return self.name if value else self.name.replace("--", "--no-", 1)
+        return f"{self.name} {shlex.quote(str(value))}"
+
 
 def with_flags(command: Callable[..., Any], text: str) -> str:
     """Return a text with every setting that the command takes as its flag.
@@ -70,6 +76,19 @@ def with_flags(command: Callable[..., Any], text: str) -> str:
         return found[0] if flag is None else flag(found["value"])
 
     return SETTING.sub(spell, text)
+
+
+def line(command: Callable[..., Any], words: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """Return what to type into a shell to run a command.
+
+    Args:
+        command: the function that tyro makes a command line of
+        words: what it takes without a flag
+        settings: its other parameters and their values; those that are None are left out
+    """
+    flags = flags_of(command)
+    typed = [flags[name].typed(value) for name, value in settings.items() if value is not None]
+    return " ".join([f"vlapack {command.__name__}", *map(shlex.quote, words), *typed])
 
 
 @cache
