@@ -133,41 +133,34 @@ def worst_layers(layers: Sequence[LayerReport]) -> Finding:
     )
 
 
-def activations(layers: Sequence[LayerReport], recipe: Recipe, *, above: bool) -> list[Finding]:
-    """Say where static scales cut inputs off, and where outliers survive the transform."""
+def activations(layers: Sequence[LayerReport], recipe: Recipe) -> list[Finding]:
+    """Say of a pack above its target where static scales cut inputs off, and where outliers survive the transform."""
     findings = []
     allowed = (100 - recipe.act_percentile) / 100
-    clipped = [one for one in layers if one.clipped is not None and one.clipped > OFTEN * allowed]
-    if clipped:
+    if clipped := [one for one in layers if one.clipped is not None and one.clipped > OFTEN * allowed]:
         worst = max(clipped, key=lambda one: one.clipped or 0.0)
-        share = sum(one.share for one in clipped)
         findings.append(
-            Finding(
-                "major" if above and share > ALONE / 2 else "minor",
+            _of_activations(
                 "clipping",
+                clipped,
                 f"static scales cut off more of the data than of calibration's in {len(clipped)} layers",
                 f"most in {worst.name}: {worst.clipped or 0.0:.2%} of its inputs, where the recipe's percentile leaves "
-                f"{allowed:.2%}; these layers make {share:.0%} of the chunk's squared error",
+                f"{allowed:.2%}",
                 "one scale per token, or calibrate on data like this",
-                {"layers": len(clipped), "worst": worst.clipped, "allowed": allowed, "share": share},
-                tuple(one.name for one in clipped),
+                {"worst": worst.clipped, "allowed": allowed},
             )
         )
-    peaked = [one for one in layers if one.crest_after > PEAKED and one.weights**2 < one.error**2 / 2]
-    if peaked:
+    if peaked := [one for one in layers if one.crest_after > PEAKED and one.weights**2 < one.error**2 / 2]:
         worst = max(peaked, key=lambda one: one.share)
-        share = sum(one.share for one in peaked)
         findings.append(
-            Finding(
-                "major" if above and share > ALONE / 2 else "minor",
+            _of_activations(
                 "outliers",
+                peaked,
                 f"outliers survive the transform in {len(peaked)} layers, which lose most by rounding activations",
                 f"worst {worst.name}: a token's peak is {worst.crest_after:.0f} times its root mean square behind the "
-                f"transform ({worst.crest_before:.0f} before it); these layers make {share:.0%} of the "
-                "chunk's squared error",
+                f"transform ({worst.crest_before:.0f} before it)",
                 "rotate (`rotation='hadamard'`), smooth (`smooth=0.15`), or do not round activations (`act_bits=16`)",
-                {"layers": len(peaked), "worst": worst.crest_after, "share": share},
-                tuple(one.name for one in peaked),
+                {"worst": worst.crest_after},
             )
         )
     return findings
@@ -251,6 +244,22 @@ def has_gap(coverage: Coverage) -> bool:
         len(coverage.with_unseen_prompt) >= GAP_IN_PROMPTS * coverage.frames
         or len(coverage.outside) >= GAP_IN_STATES * coverage.frames
         or coverage.channels_beyond >= max(GAP_IN_CHANNELS, MORE_CHANNELS * coverage.channels_short)
+    )
+
+
+def _of_activations(  # noqa: PLR0917 - a finding's parts
+    kind: str, layers: Sequence[LayerReport], cause: str, evidence: str, remedy: str, numbers: Mapping[str, Any]
+) -> Finding:
+    """Return a finding about some layers, as grave as their share of the error makes it."""
+    share = sum(one.share for one in layers)
+    return Finding(
+        "major" if share > ALONE / 2 else "minor",
+        kind,
+        cause,
+        f"{evidence}; these layers make {share:.0%} of the chunk's squared error",
+        remedy,
+        {"layers": len(layers), **numbers, "share": share},
+        tuple(one.name for one in layers),
     )
 
 

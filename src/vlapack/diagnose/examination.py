@@ -219,7 +219,7 @@ class _Examination:
         again = next((one for one in trials.tried if one.kind == "calibration"), None)
         self._findings += calibration(covered, deviations, again, error, above=above)
         if above and self._agree:
-            self._findings += activations(reports, self._bench.recipe, above=above)
+            self._findings += activations(reports, self._bench.recipe)
         if above and self._agree and related and not broken:
             self._findings.append(worst_layers(reports))
         chosen = cheapest(trials.tried)
