@@ -9,6 +9,7 @@ from scipy.stats import binom
 
 from vlapack.errors import InputError
 from vlapack.evaluate.power import DROPS, episodes_needed
+from vlapack.evaluate.statistics import Paired
 
 
 def exact_power(pairs: int, drop: float, discordance: float) -> float:
@@ -29,6 +30,15 @@ def test_so_many_pairs_find_the_drop_in_about_four_of_five_runs(drop: float, dis
     pairs = episodes_needed(drop, discordance)
     assert 0.70 <= exact_power(pairs, drop, discordance) <= 0.84
     assert exact_power(round(1.15 * pairs), drop, discordance) >= 0.78
+
+
+@pytest.mark.parametrize(("discordance", "both"), [(0.1, 0.7), (0.2, 0.7), (0.3, 0.45)])
+def test_as_many_pairs_exclude_a_drop_that_is_not_there(discordance: float, both: float) -> None:
+    pairs = episodes_needed(0.1, discordance)
+    parts = [both, discordance / 2, discordance / 2, 1 - both - discordance]
+    runs = np.random.default_rng(0).multinomial(pairs, parts, size=500)
+    excluded = [Paired(*map(int, run)).difference_interval()[0] > -0.1 for run in runs]
+    assert 0.65 <= np.mean(excluded) <= 0.85
 
 
 def test_more_disagreement_and_smaller_drops_take_more() -> None:

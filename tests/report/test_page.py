@@ -86,7 +86,7 @@ def test_the_answer_comes_first_with_its_numbers(tmp_path: Path) -> None:
     head = page.text[page.text.index("May I ship this pack?") :]
     assert re.match(r"May I ship this pack\? Not yet\. Too few episodes to exclude a loss of 10 points", head)
     assert "Success 66.7 % packed, 83.3 % float" in head
-    assert "about 77 more pairs would show the drop" in head
+    assert "About 385 more pairs (391 in all, from different starts) tell a drop of 10 points from none" in head
 
 
 def test_every_section_without_data_names_the_command_that_provides_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from made_runs import write_run
 from vlapack.evaluate.statistics import Paired
 from vlapack.evaluate.summary import verdict
 from vlapack.report.runs import Run
-from vlapack.report.verdict import Answer, answer, episodes_to_decide
+from vlapack.report.verdict import Answer, _more, answer
 
 
 def answered(folder: Path) -> Answer:
@@ -48,25 +48,22 @@ def test_a_run_without_a_pair_yet_says_so(tmp_path: Path) -> None:
     assert (found.short, found.reason) == ("Not yet", "No episode has been played by both policies.")
 
 
-def test_an_undecided_run_says_how_many_more_episodes_would_decide(tmp_path: Path) -> None:
-    found = answered(write_run(tmp_path / "run", float_wins=[True] * 6, packed_wins=[True] * 6))
-    assert any("more pairs would exclude a loss of 10 points" in line for line in found.details)
+@pytest.mark.parametrize(
+    ("wins", "line"),
+    [
+        ([True] * 6, "About 71 more pairs (77 in all, from different starts) tell a drop of 10 points from none"),
+        ([True] * 75 + [False] * 5, "About 114 more pairs (194 in all, from different starts) tell a drop of 5 points"),
+    ],
+)
+def test_an_undecided_run_says_how_many_more_pairs_it_takes(tmp_path: Path, wins: list[bool], line: str) -> None:
+    found = answered(write_run(tmp_path / "run", float_wins=[True] * len(wins), packed_wins=wins))
+    assert found.short == "Not yet"
+    assert any(text.startswith(line) for text in found.details)
 
 
-@pytest.mark.parametrize("counts", [(6, 0, 0, 0), (20, 2, 3, 5), (30, 1, 3, 0), (8, 1, 2, 1)])
-def test_the_episodes_needed_are_the_first_that_decide(counts: tuple[int, int, int, int]) -> None:
-    paired = Paired(*counts)
-    rate = (paired.both + paired.only_baseline) / paired.episodes
-    needed = episodes_to_decide(paired, rate)
-    assert needed is not None
-
-    def decides(times: float) -> bool:
-        scaled = Paired(*(round(count * times) for count in counts))
-        return verdict(scaled, rate, errors=0) != "inconclusive"
-
-    # Whole multiples have no rounding: the answer lies between the last that does not decide and the first that does.
-    multiple = next(times for times in range(1, 10_000) if decides(times))
-    assert paired.episodes * (multiple - 1) <= needed <= paired.episodes * multiple + 4
+def test_pairs_that_no_number_decides_are_not_asked_for() -> None:
+    needed = [{"drop": drop, "episodes": 100} for drop in (0.02, 0.05, 0.1)]
+    assert "more episodes will hardly decide" in _more({"episodes_needed": needed, "discordance": 0.1}, 100)
 
 
 def test_a_drop_of_exactly_the_margin_is_never_decided_as_none() -> None:

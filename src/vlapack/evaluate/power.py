@@ -18,7 +18,8 @@ def episodes_needed(drop: float, discordance: float, *, power: float = POWER, al
     """Return how many pairs McNemar's test needs to call a drop of this size significant.
 
     Only episodes on which the two policies disagree count, so the number grows with how often they do. A noise floor
-    tells that before the first pair is played.
+    tells that before the first pair is played. Where there is no drop, about as many pairs exclude one of this size, by
+    the 95 % interval of the difference, equally often.
 
     Args:
         drop: the baseline's success rate minus the policy's, in 0…1.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from vlapack.evaluate.statistics import Paired
-from vlapack.evaluate.summary import MARGIN, verdict
+from vlapack.evaluate.summary import MARGIN
 from vlapack.report.runs import Comparison
 
 Tone = Literal["good", "bad", "open"]
-MOST_EPISODES = 100_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def answer(comparison: Comparison) -> Answer:
     elif found == "inconclusive" and paired is not None:
         short = "Not yet"
         reason = f"Too few episodes to exclude a loss of {100 * MARGIN:.0f} points, or to show one."
-        details.append(_more(paired, summary["baseline_success_rate"]))
+        details.append(_more(summary["paired"], paired.episodes))
     elif found == "baseline_failed":
         short, reason = "Cannot say", "The float parent hardly ever succeeds, so nothing can be lost against it."
         details.append(
@@ -79,44 +78,16 @@ def without_run() -> Answer:
     )
 
 
-def episodes_to_decide(paired: Paired, baseline_rate: float) -> int | None:
-    """How many pairs would earn a verdict if they went on as so far; None: more than can be played.
-
-    The counts are scaled up in proportion until the evaluation's own rule decides. Pairs count as independent, so
-    starts that are played with several noises need more.
-    """
-
-    def decided(pairs: int) -> bool:
-        return verdict(_scaled(paired, pairs), baseline_rate, errors=0) != "inconclusive"
-
-    low, high = paired.episodes, 2 * paired.episodes
-    while not decided(high):
-        low, high = high, 2 * high
-        if high > MOST_EPISODES:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decided(middle) else (middle, high)
-    return high
-
-
-def _scaled(paired: Paired, pairs: int) -> Paired:
-    scale = pairs / paired.episodes
-    both, only_policy, only_baseline = (
-        round(count * scale) for count in (paired.both, paired.only_policy, paired.only_baseline)
-    )
-    return Paired(both, only_policy, only_baseline, max(pairs - both - only_policy - only_baseline, 0))
-
-
-def _more(paired: Paired, baseline_rate: float) -> str:
-    needed = episodes_to_decide(paired, baseline_rate)
-    if needed is None:
-        return "No number of episodes that can be played would decide, if they go on as so far."
-    shown = verdict(_scaled(paired, needed), baseline_rate, errors=0)
-    what = "show the drop" if shown == "drop" else f"exclude a loss of {100 * MARGIN:.0f} points"
+def _more(paired: Mapping[str, Any], played: int) -> str:
+    """Say how many pairs are missing for the largest drop that those played are too few for."""
+    missing = [row for row in paired["episodes_needed"] if row["episodes"] > played]
+    if not missing:
+        return "The true difference is close to that limit, so that more episodes will hardly decide."
+    row = max(missing, key=lambda row: row["drop"])
+    drop, pairs, share = row["drop"], row["episodes"], max(paired["discordance"], row["drop"])
     return (
-        f"If the episodes go on as so far, about {needed - paired.episodes} more pairs would {what} ({needed} in all, "
-        "from different starts)."
+        f"About {pairs - played:,} more pairs ({pairs:,} in all, from different starts) tell a drop of "
+        f"{100 * drop:.0f} points from none in four of five runs, if {100 * share:.0f} % of them end differently."
     )
 
 
