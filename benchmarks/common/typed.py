@@ -21,9 +21,9 @@ TYPED: dict[str, set[tuple[str, str]]] = {
         *_on("presets.md", "3 %"),
         *_on("serve.md", "64 KB", "5 ms", "1 MB", "30 MB", "500 times", "100 ms"),
         *_on("tune.md", "1.5 times", "8 %", "1.5 %", "90 %", "1.2 times"),
-        *_on("evaluation.md", "10 %", "10 points"),
+        *_on("evaluation.md", "10 %", "80 %", "10 points"),
         *_on("diagnose.md", "5 %", "15 %"),
-        *_on("report.md", "4 %", "10 points"),
+        *_on("report.md", "4 %", "80 %", "10 points"),
     },
     "a question or an example, not an answer": {
         *_on("evaluation.md", "3 points"),
@@ -52,7 +52,6 @@ TYPED: dict[str, set[tuple[str, str]]] = {
         *_on("gpu.md", "256 MB"),
         *_on("kernels.md", "8 KB", "16 KB"),
     },
-    "of libero_distributions.json, copied into a table": _on("evaluation.md", "80 %", "8 %", "3 %", "0.4 %"),
     "of a training run whose records are not kept": _on("card", "3 mm"),
 }
 """Why → (page, figure)."""
