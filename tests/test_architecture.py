@@ -41,6 +41,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("libero",),
     ("methods",),
     ("recipe",),
+    ("drawing",),
     ("fingerprint",),
     ("files",),
     ("documents",),

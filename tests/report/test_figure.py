@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from importlib.resources import files
 from xml.etree import ElementTree
 
 from extras import needs
 
+from vlapack.drawing.figure import _LIGHT, _VARIABLES, short
 from vlapack.report.charts import ForestRow, before_and_after, categories, forest, heat, stacked
-from vlapack.report.figure import _VARIABLES, short
 
 needs("matplotlib", "jinja2", remedy="pip install '.[report]'")
 
@@ -31,6 +32,12 @@ def test_no_placeholder_color_and_no_font_of_matplotlibs_is_left() -> None:
     assert not [color for color in _VARIABLES if color in text]
     assert "DejaVu" not in text
     assert "var(--heat)" in text
+
+
+def test_files_have_the_colors_of_the_page_in_light() -> None:
+    css = (files("vlapack") / "report" / "templates" / "page.css").read_text()
+    for placeholder, name in _VARIABLES.items():
+        assert f"--{name}: light-dark({_LIGHT[placeholder]}, " in css
 
 
 def test_charts_of_one_page_share_no_id() -> None:

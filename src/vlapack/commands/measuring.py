@@ -190,7 +190,7 @@ def document(tuned: Tuned, seconds: float) -> dict[str, Any]:
     }
 
 
-def show(tuned: Tuned, written: tuple[Path, Path]) -> None:
+def show(tuned: Tuned, written: Sequence[Path]) -> None:
     """Print the frontier."""
     table = Table(title=f"{tuned.target}; errors are of the action chunk, measured on observations kept back")
     for column in ("", "MB held", "MB file", "predicted", "median", "95 %", "ms", "bits"):
@@ -217,4 +217,4 @@ def show(tuned: Tuned, written: tuple[Path, Path]) -> None:
         f"{chosen.measured.median:.2%}, 95 % point {chosen.measured.p95:.2%} on {chosen.measured.frames} observations "
         f"kept back; {tuned.chunks['float']} float and {tuned.chunks['packed']} packed chunks",
     )
-    say(f"the frontier is in {written[0]} and {written[1].name}")
+    say(f"the frontier is in {written[0]}{''.join(f' and {path.name}' for path in written[1:])}")

@@ -92,7 +92,7 @@ def quantize_measured(
     from vlapack.packing.parent import Parent
     from vlapack.quantize.room import peak_bytes
     from vlapack.tune.pack import pack_tuned, tuned_pack
-    from vlapack.tune.record import frontier_paths, note_of, request, write_frontier
+    from vlapack.tune.record import note_of, request, write_frontier
 
     goal = settled(wished)
     partial = partial_path(goal.with_name(f"{goal.name}.tuning"))
@@ -109,9 +109,10 @@ def quantize_measured(
             emit_text(f"{goal} is this very pack already; nothing was done")
         return 0
     reports: list[Report] = []
+    written: list[Path] = []
 
     def write(tuned: Tuned, workshop: Workshop) -> None:
-        write_frontier(tuned, goal)
+        written.extend(write_frontier(tuned, goal))
         reports.append(pack_tuned(tuned, workshop, goal, note_of(tuned, asked), device=place))
 
     tuned = tuned_as_asked(parent, base, wanted, found, partial, done=write, device=place)
@@ -119,11 +120,11 @@ def quantize_measured(
         sweep(partial)
     if json:
         outcome = document(tuned, time.monotonic() - start)
-        outcome |= {"frontier": [str(path) for path in frontier_paths(goal)], "peak_device_bytes": peak_bytes(place)}
+        outcome |= {"frontier": [str(path) for path in written], "peak_device_bytes": peak_bytes(place)}
         report = reports[0].to_dict()
         emit_json({**report, **outcome, "bytes": {**report["bytes"], **outcome["bytes"]}})
         return 0
-    show(tuned, frontier_paths(goal))
+    show(tuned, written)
     emit_text(
         f"{goal}: {reports[0].layers} layers packed, {duration(time.monotonic() - start)}; {reports[0].sizes}; "
         f"fingerprint {reports[0].fingerprint[:12]}",

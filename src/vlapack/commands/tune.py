@@ -73,7 +73,7 @@ def tune(
     from vlapack.files import require_writable, sweep
     from vlapack.packing.parent import Parent
     from vlapack.quantize.room import peak_bytes
-    from vlapack.tune.record import frontier_paths, note_of, request, write_frontier, write_recipe
+    from vlapack.tune.record import note_of, request, write_frontier, write_recipe
 
     partial = partial_path(out)
     for place in (wanted.work or partial, out.parent):
@@ -81,10 +81,12 @@ def tune(
     parent = Parent(flags.open_parent(policy, "tune"))
     found = observations_for(parent, wanted, calibration_folder(parent.checkpoint, calib), rename_map)
 
+    written: list[Path] = []
+
     def write(tuned: Tuned, workshop: Workshop) -> None:
         if out.exists():  # another process was faster
             raise InputError(f"{out} exists; choose another `out`, or remove it")
-        write_frontier(tuned, out)
+        written.extend(write_frontier(tuned, out))
         write_recipe(tuned, note_of(tuned, request(parent, base, target, packed, found)), out)
 
     try:
@@ -94,8 +96,8 @@ def tune(
             sweep(partial)
     if json:
         outcome = document(tuned, time.monotonic() - start) | {"peak_device_bytes": peak_bytes(computes)}
-        emit_json({"recipe": str(out), "frontier": [str(path) for path in frontier_paths(out)], **outcome})
+        emit_json({"recipe": str(out), "frontier": [str(path) for path in written], **outcome})
         return 0
-    show(tuned, frontier_paths(out))
+    show(tuned, written)
     emit_text(f"{out}: {duration(time.monotonic() - start)}")
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlapack.report.figure import BAD, FLOAT, GRID, HEAT, INK, MUTED, PACKED, SERIES, Drawing, Frame, drawing, short
+from vlapack.drawing.figure import BAD, FLOAT, GRID, HEAT, INK, MUTED, PACKED, SERIES, Drawing, Frame, drawing, short
 
 ROW_HEIGHT = 0.48
 """Inches that a row of a chart takes, at 72 pixels an inch."""

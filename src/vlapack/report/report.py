@@ -8,6 +8,7 @@ from typing import Any
 
 from vlapack.checkpoints import open_checkpoint
 from vlapack.console import say
+from vlapack.drawing.figure import require_matplotlib
 from vlapack.errors import InputError
 from vlapack.files import write_atomically
 from vlapack.report import acting_sections as acting
@@ -15,7 +16,6 @@ from vlapack.report import pack_sections as packed
 from vlapack.report import tuning_sections as tuning
 from vlapack.report.episodes import Episodes, episodes
 from vlapack.report.evidence import Evidence, gather
-from vlapack.report.figure import require_matplotlib
 from vlapack.report.outliers import Outliers, outliers
 from vlapack.report.packs import pack_facts, parent_files
 from vlapack.report.page import Headline, Page, render

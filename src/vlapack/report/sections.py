@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vlapack.report.figure import Drawing
+from vlapack.drawing.figure import Drawing
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,22 @@
-"""The frontier as an SVG: bytes held against the error of a chunk, both in logarithms. No library draws it."""
+"""The frontier as an SVG file: bytes held against the error of a chunk, both in logarithms."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
+from vlapack.drawing.figure import SERIES, Frame, file
 from vlapack.tune.results import Candidate, Kind, Tuned
 
 WIDTH, HEIGHT = 820, 520
-LEFT, RIGHT, TOP, BOTTOM = 78, 190, 46, 56
-COLORS = {"allocation": "#1f6fb4", "preset": "#c2571a", "uniform": "#5a5a5a"}
-STEPS = (1, 2, 5)
-LABEL_HEIGHT = 12
+AXES = (0.095, 0.11, 0.79, 0.80)
+"""Left, bottom, width and height in parts of the picture: names of points may reach beyond the right end."""
+COLORS = {"allocation": SERIES[0], "preset": SERIES[1], "uniform": SERIES[6]}
+STEPS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9))
 MOST_TICKS = 9
+LABEL_HEIGHT, LABEL_WIDTH = 13, 90
 
 Place = tuple[float, float]
 
@@ -36,7 +38,11 @@ class Dot:
 
 
 def picture(tuned: Tuned) -> str:
-    """Return the SVG of a tuning: dots and a line for what was measured, open and dashed where it is only predicted."""
+    """Return the SVG of a tuning: dots and a line for what was measured, open and dashed where it is only predicted.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
     points = [one for one in tuned.points if min(_errors(one)) > 0] or [tuned.chosen]
     curve = sorted((one for one in points if one.kind == "allocation"), key=lambda one: one.held)
     surveyed = all(one.measured is not None for one in curve)
@@ -63,95 +69,89 @@ def plot(dots: Sequence[Dot], curve: Sequence[Place], *, across: str, upwards: s
         across: what the bytes are.
         upwards: what the errors are.
         legend: lines above the picture.
+
+    Raises:
+        InputError: matplotlib is not installed.
     """
-    bytes_axis = _Axis([one.held for one in dots], LEFT, WIDTH - RIGHT)
-    errors = [value for one in dots for value in one.errors if value > 0] or [1e-3]
-    errors_axis = _Axis(errors, HEIGHT - BOTTOM, TOP)
-    line = " ".join(f"{bytes_axis(held):.1f},{errors_axis(error):.1f}" for held, error in curve)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        'font-size="11">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        *_axes(bytes_axis, errors_axis, across, upwards),
-        f'<polyline points="{line}" fill="none" stroke="{COLORS["allocation"]}" stroke-dasharray="4 3"/>',
-        *_drawn(dots, bytes_axis, errors_axis),
-        *(f'<text x="{LEFT}" y="{16 + 15 * number}">{escape(text)}</text>' for number, text in enumerate(legend)),
-        "</svg>",
-    ]
-    return "\n".join(parts) + "\n"
+    names = {f"dot-{number}": one for number, one in enumerate(dots)}
+
+    def draw(figure: Any, frame: Frame) -> None:
+        figure.set_layout_engine(None)
+        figure.set_figheight(HEIGHT / figure.dpi)
+        axes = figure.add_axes(AXES)
+        axes.set(xscale="log", yscale="log", xlabel=across, ylabel=upwards)
+        axes.set_xlim(_ends([one.held for one in dots]))
+        axes.set_ylim(_ends([value for one in dots for value in one.errors if value > 0] or [1e-3]))
+        axes.plot(*zip(*curve, strict=True), color=COLORS["allocation"], lw=1, ls=(0, (4, 3)))
+        for name, one in names.items():
+            _draw_dot(axes, one, name)
+        for axis, text in ((axes.xaxis, _bytes), (axes.yaxis, "{:.3g}".format)):
+            _round_ticks(axis, text)
+        axes.grid()
+        _label(figure, axes, dots)
+        for number, line in enumerate(legend):
+            figure.text(AXES[0], 1 - (number + 1) * 15 / HEIGHT, line, fontsize=11)
+
+    return file(
+        draw,
+        WIDTH,
+        title=f"{upwards} against {across}",
+        description="; ".join((*legend, *(one.title for one in dots))),
+        tips={name: one.title for name, one in names.items()},
+    )
 
 
-class _Axis:
-    """Places values on a logarithmic axis, with ticks at round ones."""
-
-    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
-        low, high = math.log(min(values)), math.log(max(values))
-        margin = max(0.04 * (high - low), 0.02)
-        self._low, self._high, self._start, self._end = low - margin, high + margin, start, end
-
-    def __call__(self, value: float) -> float:
-        part = (math.log(value) - self._low) / (self._high - self._low)
-        return self._start + part * (self._end - self._start)
-
-    @property
-    def ticks(self) -> list[float]:
-        """Round values; where the axis is too short for three, its ends."""
-        low, high = math.exp(self._low), math.exp(self._high)
-        for steps in ((1,), STEPS, (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
-            powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-            found = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
-            if len(found) > 2:
-                return found[:: math.ceil(len(found) / MOST_TICKS)]
-        return [low, high]
+def _ends(values: Sequence[float]) -> Place:
+    """Return the ends of a logarithmic axis: a margin beyond the values, even if there is but one."""
+    low, high = math.log(min(values)), math.log(max(values))
+    margin = max(0.04 * (high - low), 0.02)
+    return math.exp(low - margin), math.exp(high + margin)
 
 
-def _axes(across: _Axis, upwards: _Axis, below: str, beside: str) -> Iterator[str]:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    for value in across.ticks:
-        x = across(value)
-        yield f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}" stroke="#e4e4e4"/>'
-        yield f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{_bytes(value)}</text>'
-    for value in upwards.ticks:
-        y = upwards(value)
-        yield f'<line x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#e4e4e4"/>'
-        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>'
-    yield f'<rect x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}" fill="none" stroke="#888"/>'
-    middle = (LEFT + right) / 2
-    yield f'<text x="{middle}" y="{HEIGHT - 16}" text-anchor="middle">{escape(below)}</text>'
-    y = (TOP + bottom) / 2
-    yield f'<text x="18" y="{y}" text-anchor="middle" transform="rotate(-90 18 {y})">{escape(beside)}</text>'
+def _draw_dot(axes: Any, one: Dot, name: str) -> None:
+    first, last = one.errors[0], one.errors[-1]
+    color = COLORS[one.kind]
+    if one.full:
+        axes.vlines(one.held, first, last, color=color, lw=1)
+    size = 2 * (6 if one.chosen else 2.2 if one.kind == "allocation" and not one.full else 4)
+    face = color if one.full else "white"
+    axes.plot(one.held, first, "o", ms=size, color=color, mfc=face, gid=name)
 
 
-def _drawn(dots: Sequence[Dot], across: _Axis, upwards: _Axis) -> Iterator[str]:
+def _round_ticks(axis: Any, text: Any) -> None:
+    """Put ticks at the roundest values of which there are three; where the axis is too short, at its ends."""
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    ticks = [low, high]
+    for steps in STEPS:
+        round_ones = [tick for tick in LogLocator(subs=steps).tick_values(low, high) if low <= tick <= high]
+        if len(round_ones) > 2:
+            ticks = round_ones[:: math.ceil(len(round_ones) / MOST_TICKS)]
+            break
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: text(value))
+
+
+def _label(figure: Any, axes: Any, dots: Sequence[Dot]) -> None:
+    """Write names beside dots, lower where another name is in the way."""
     taken: list[Place] = []
-    labels: list[str] = []
     for one in dots:
-        x, color = across(one.held), COLORS[one.kind]
-        title = f"<title>{escape(one.title)}</title>"
-        first, last = one.errors[0], one.errors[-1]
-        if not one.full:
-            radius, fill = (2.2, "white") if one.kind == "allocation" else (4, "white")
-        else:
-            radius, fill = (6, color) if one.chosen else (4, color)
-            if last > 0 and first > 0:
-                yield (
-                    f'<line x1="{x:.1f}" y1="{upwards(first):.1f}" x2="{x:.1f}" y2="{upwards(last):.1f}" '
-                    f'stroke="{color}" stroke-width="1"/>'
-                )
-        y = upwards(first)
-        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{color}">{title}</circle>'
-        if one.kind != "allocation" or one.chosen:
-            place = _free((x + 10, y + 4), taken)
-            taken.append(place)
-            labels.append(f'<text x="{place[0]:.1f}" y="{place[1]:.1f}" fill="{color}">{escape(one.name)}</text>')
-    yield from labels  # over dots that come later
+        if one.kind == "allocation" and not one.chosen:
+            continue
+        x, y = axes.transData.transform((one.held, one.errors[0]))
+        place = _free((x + 10, y - 4), taken)
+        taken.append(place)
+        across, up = figure.transFigure.inverted().transform(place)
+        figure.text(across, up, one.name, color=COLORS[one.kind], fontsize=11)
 
 
 def _free(wanted: Place, taken: Sequence[Place]) -> Place:
     """Return the nearest place below in which a label overlaps none."""
     x, y = wanted
-    while any(abs(x - other) < 90 and abs(y - height) < LABEL_HEIGHT for other, height in taken):
-        y += LABEL_HEIGHT
+    while any(abs(x - other) < LABEL_WIDTH and abs(y - height) < LABEL_HEIGHT for other, height in taken):
+        y -= LABEL_HEIGHT
     return x, y
 
 

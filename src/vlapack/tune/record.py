@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlapack.console import say
+from vlapack.drawing.figure import can_draw
+from vlapack.errors import install
 from vlapack.files import write_atomically, write_json
 from vlapack.fingerprint import digest_observations
 from vlapack.packing.parent import Parent
@@ -28,13 +31,21 @@ def frontier_paths(out: Path) -> tuple[Path, Path]:
     return out.with_name(f"{name}.frontier.json"), out.with_name(f"{name}.frontier.svg")
 
 
-def write_frontier(tuned: Tuned, out: Path) -> tuple[Path, Path]:
-    """Write the frontier as JSON and as a picture, beside `out`; older ones are replaced."""
+def write_frontier(tuned: Tuned, out: Path) -> list[Path]:
+    """Write the frontier as JSON and as a picture, beside `out`; older ones are replaced.
+
+    Returns:
+        What was written. Without matplotlib there is no picture, which is said.
+    """
     table, drawing = frontier_paths(out)
     table.parent.mkdir(parents=True, exist_ok=True)
     write_json(table, tuned.to_dict())
+    if not can_draw():
+        drawing.unlink(missing_ok=True)  # an older one would show another frontier
+        say(f"{drawing.name} is not written: a picture needs matplotlib, {install('report')}")
+        return [table]
     write_atomically(drawing, picture(tuned).encode())
-    return table, drawing
+    return [table, drawing]
 
 
 def write_recipe(tuned: Tuned, note: Mapping[str, Any], out: Path) -> None:

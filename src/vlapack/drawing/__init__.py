@@ -1,0 +1,1 @@
+"""Charts as SVG, by matplotlib: parts of a page, and files."""
