@@ -15,8 +15,9 @@ import torch
 from websockets.sync.client import ClientConnection, connect
 
 from vlapack.policy.inputs import Inputs
+from vlapack.serve.door import Door
 from vlapack.serve.metrics import Metrics
-from vlapack.serve.server import Door, Server
+from vlapack.serve.server import Server
 from vlapack.serve.service import Service
 from vlapack.serve.wire import pack, unpack
 

@@ -18,9 +18,10 @@ from websockets.sync.client import connect
 
 from vlapack.errors import InputError
 from vlapack.serve.access import check_address, is_called_here, tls_context
+from vlapack.serve.door import Door
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.run import Settings, serve_policy
-from vlapack.serve.server import Door, Server
+from vlapack.serve.server import Server
 from vlapack.serve.service import Service
 
 

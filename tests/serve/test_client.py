@@ -19,7 +19,7 @@ from vlapack.evaluate.run import evaluate
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.policy import Policy
 from vlapack.serve.client import RemotePolicy
-from vlapack.serve.server import Door
+from vlapack.serve.door import Door
 
 
 def test_an_episode_over_the_network_has_the_noise_and_actions_of_one_without(policy: Policy) -> None:

@@ -24,7 +24,7 @@ from vlapack.serve import connection
 from vlapack.serve import server as server_module
 from vlapack.serve.access import tls_context
 from vlapack.serve.connection import MOST_FRAGMENTS, TURN_SECONDS
-from vlapack.serve.server import Door
+from vlapack.serve.door import Door
 from vlapack.serve.wire import pack
 
 Stranger: TypeAlias = Callable[..., socket.socket]

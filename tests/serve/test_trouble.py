@@ -20,9 +20,10 @@ from vlapack.console import exit_code
 from vlapack.pi0.graphs import Runner
 from vlapack.pi0.recorder import Recorder
 from vlapack.policy.policy import Policy
+from vlapack.serve.door import Door
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.run import Settings, serve_policy
-from vlapack.serve.server import Door, Server
+from vlapack.serve.server import Server
 from vlapack.serve.service import Service
 from vlapack.serve.trouble import DeviceLostError, MemoryShortError, device_trouble_named, named
 from vlapack.serve.wire import pack

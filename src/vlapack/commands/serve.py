@@ -77,8 +77,8 @@ def serve(
     target, config = _target(policy, flags.config, env=env, policy_config=policy_config, policy_dir=policy_dir)
     flags = replace(flags, config=config)
     from vlapack.serve.access import KEY_VARIABLE, check_access, is_loopback, tls_context
+    from vlapack.serve.door import Door
     from vlapack.serve.run import Settings, serve_policy
-    from vlapack.serve.server import Door
 
     api_key = api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None
     check_access(host=host, api_key=api_key, insecure=insecure)

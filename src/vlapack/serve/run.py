@@ -21,9 +21,10 @@ from vlapack.policy.placing import usable
 from vlapack.policy.policy import Policy
 from vlapack.robots.layouts import layout_of
 from vlapack.serve.access import check_address
+from vlapack.serve.door import Door
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.record import BackgroundRecorder
-from vlapack.serve.server import Door, Server
+from vlapack.serve.server import Server
 from vlapack.serve.service import Service
 from vlapack.serve.trouble import device_trouble_named
 

@@ -6,14 +6,11 @@ Beside it, on the same port, two plain HTTP requests: `/healthz` (open to all) a
 from __future__ import annotations
 
 import asyncio
-import hmac
 import http
 import logging
-import ssl
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -24,8 +21,9 @@ from websockets.http11 import Request, Response
 from vlapack import __version__
 from vlapack.console import say
 from vlapack.errors import InputError, WorkError
-from vlapack.serve.access import cannot_listen, is_called_here
+from vlapack.serve.access import cannot_listen
 from vlapack.serve.connection import Connection, has_left, peer
+from vlapack.serve.door import Door
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.service import BusyError, Service
 from vlapack.serve.trouble import DeviceLostError
@@ -44,25 +42,6 @@ SEND_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
 # So long, after the order to stop, a request is waited for that is on its way already.
 LAST_CALL_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Door:
-    """Where a server listens, and whom it lets in.
-
-    Attributes:
-        host: the address to listen on.
-        port: 0 for any that is free.
-        api_key: what clients must send as `Authorization: Api-Key …`; None: everyone may come.
-        tls: certificate and key; None: plain TCP.
-        max_message_bytes: the largest message that is read.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 0
-    api_key: str | None = None
-    tls: ssl.SSLContext | None = None
-    max_message_bytes: int = 32 << 20
 
 
 class Server:
@@ -148,12 +127,12 @@ class Server:
         path = request.path.partition("?")[0]
         if path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
-        if not self._is_called_here(request):
+        if not self._door.is_called_by(request):
             return connection.respond(
                 http.HTTPStatus.FORBIDDEN,
                 f"this server is called {self._door.host} or localhost, and does not answer web pages\n",
             )
-        if not self._has_key(request):
+        if not self._door.opens_for(request):
             self._metrics.refused.inc()
             response = connection.respond(
                 http.HTTPStatus.UNAUTHORIZED, "this server asks for a key: Authorization: Api-Key …\n"
@@ -165,22 +144,6 @@ class Server:
         if self._service.robots >= MOST_CONNECTIONS:
             return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n")
         return None
-
-    def _is_called_here(self, request: Request) -> bool:
-        """Whether a request comes from no web page: those say where they are from, or call the server by their name."""
-        hosts = request.headers.get_all("Host")
-        return (
-            "Origin" not in request.headers
-            and len(hosts) == 1
-            and (self._door.api_key is not None or is_called_here(self._door.host, hosts[0]))
-        )
-
-    def _has_key(self, request: Request) -> bool:
-        if self._door.api_key is None:
-            return True
-        given = request.headers.get_all("Authorization")
-        expected = f"Api-Key {self._door.api_key}".encode()
-        return len(given) == 1 and hmac.compare_digest(given[0].encode(errors="surrogateescape"), expected)
 
     def _introduce(self, connection: ServerConnection, request: Request, response: Response) -> None:
         path = request.path.partition("?")[0]
