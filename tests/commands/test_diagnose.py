@@ -21,7 +21,7 @@ from vlapack.tune.trial import Trial
 
 CONTRACT = {
     *("pack", "baseline", "data", "seed", "verdict", "target", "target_from", "error", "spread", "held_bytes"),
-    *("observations", "findings", "layers", "left_out", "steps", "coverage", "remedies", "chosen", "recipe", "command"),
+    *("observations", "findings", "layers", "steps", "coverage", "remedies", "chosen", "recipe", "command"),
     "seconds",
 }
 Run = Callable[..., int]
@@ -121,10 +121,27 @@ def test_a_killed_run_goes_on_and_leaves_nothing(
     assert not [path for path in folder.iterdir() if path.suffix in (".partial", ".json")]
 
 
-def test_embedding_and_adaptive_norms_are_looked_at_too(
+@pytest.mark.slow
+def test_a_balanced_pack_says_what_remedies_were_tried_without(
     folder: Path, random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = replace(preset("everything"), calib_steps=4)
+    recipe = replace(preset("quantvla"), calib_steps=4)
+    make_pack(open_checkpoint(random_checkpoint), recipe, tmp_path / "pack", random_observations(4, seed=6))
+    words = ["--baseline", str(random_checkpoint), "--data", str(folder / "data"), "--json", *HARD]
+    capsys.readouterr()
+    assert main(["diagnose", str(tmp_path / "pack"), *words]) == 1
+    found = json.loads(capsys.readouterr().out)
+    kinds = [one["kind"] for one in found["findings"]]
+    assert "balance" in kinds
+    assert not {"damaged_layer", "layers_disagree"} & set(kinds)
+    assert found["remedies"]
+
+
+@pytest.mark.parametrize("smooth", [0.0, 0.15])
+def test_embedding_and_adaptive_norms_are_looked_at_too(
+    folder: Path, random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], smooth: float
+) -> None:
+    recipe = replace(preset("everything"), calib_steps=4, smooth=smooth)
     make_pack(open_checkpoint(random_checkpoint), recipe, tmp_path / "pack", random_observations(4, seed=6))
     words = ["--baseline", str(random_checkpoint), "--data", str(folder / "data"), "--json", *EASY]
     capsys.readouterr()

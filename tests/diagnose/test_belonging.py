@@ -14,8 +14,8 @@ from vlapack.checkpoints.normalization import Normalization, Statistics
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
 from vlapack.checkpoints.write import write_folder
 from vlapack.diagnose.belonging import belonging, foreign_network
-from vlapack.diagnose.examination import recipe_of
 from vlapack.diagnose.finding import Finding
+from vlapack.diagnose.given import recipe_of
 from vlapack.packing.make import make_pack
 from vlapack.packing.parent import Parent
 from vlapack.recipe.presets import preset

@@ -12,7 +12,7 @@ from vlapack.diagnose.coverage import Coverage, coverage
 from vlapack.diagnose.diagnosis import LayerReport
 from vlapack.diagnose.finding import Finding, by_severity
 from vlapack.diagnose.layers import Seen
-from vlapack.diagnose.remedies import Tried, cheapest, clearly_better
+from vlapack.diagnose.tried import Tried, cheapest, clearly_better
 from vlapack.recipe.recipe import Recipe
 from vlapack.robots.layouts import LAYOUTS
 from vlapack.tune.results import Measured

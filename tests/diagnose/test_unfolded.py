@@ -12,7 +12,7 @@ from small import random_observations
 
 from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
-from vlapack.diagnose.examination import recipe_of
+from vlapack.diagnose.given import recipe_of
 from vlapack.diagnose.unfolded import UnfoldedPack
 from vlapack.packing.make import make_pack
 from vlapack.packing.parent import Parent
@@ -29,6 +29,9 @@ RECIPES = {
     "greedy": replace(FULL, rotation="greedy", order="rotate_permute_rotate"),
     "groups": replace(FULL, group_size=32, block=16),
     "everything": replace(preset("everything"), calib_steps=4),
+    "smoothed by packed adaRMS": replace(preset("everything"), calib_steps=4, smooth=0.15),
+    "balanced": replace(FULL, atm=True, ohb=True),
+    "balanced in float attention": replace(preset("quantvla"), calib_steps=4),
 }
 
 
@@ -47,7 +50,7 @@ def test_the_layers_in_the_float_network_act_like_the_pack_and_were_rounded_as_i
     recipe = replace(RECIPES[name], act_bits=16, act_scale="per_token")
     pack, parent = packed(random_checkpoint, recipe, tmp_path / "pack"), Parent(open_checkpoint(random_checkpoint))
     unfolded = UnfoldedPack(pack, parent, recipe_of(pack))
-    assert not unfolded.left_out
+    assert set(unfolded.layers) == {name for group in pack.groups if group.executed for name in group.layers}
     whole = Savings().without("time_table")  # its layers are replaced, too
     policy, theirs = Policy.from_checkpoint(parent.checkpoint, savings=whole), Policy.from_checkpoint(pack)
     observation, noise = random_observations(1, seed=9)[0], torch.randn(policy.noise_shape)
@@ -59,20 +62,8 @@ def test_the_layers_in_the_float_network_act_like_the_pack_and_were_rounded_as_i
     apart = np.abs(wanted - expected).max()
     assert apart > 0
     assert np.abs(found - wanted).max() < 0.02 * apart
-    errors = {layer: unfolded.weight_error(layer) for layer in unfolded.layers}
+    errors = {layer: unfolded.weights.weight_error(layer) for layer in unfolded.layers}
     noted = pack.document["measured"]["weight_error"]
     if noted["worst_layer"] in errors:  # and not one that never runs
         assert errors[noted["worst_layer"]] == pytest.approx(noted["max"], rel=1e-3)
     assert max(errors.values()) <= noted["max"] * 1.001
-
-
-def test_a_layer_that_takes_a_factor_into_scale_and_shift_is_left_out_and_said(
-    random_checkpoint: Path, tmp_path: Path
-) -> None:
-    recipe = replace(RECIPES["everything"], smooth=0.15)
-    pack, parent = packed(random_checkpoint, recipe, tmp_path / "pack"), Parent(open_checkpoint(random_checkpoint))
-    unfolded = UnfoldedPack(pack, parent, recipe_of(pack))
-    adaptive = {name for name in pack.contents.layers if name.endswith("layernorm.dense")}
-    assert adaptive
-    assert set(unfolded.left_out) == adaptive
-    assert not adaptive & unfolded.modules.keys()

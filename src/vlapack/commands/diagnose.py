@@ -79,7 +79,8 @@ def diagnose(
 
     from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
     from vlapack.checkpoints.pack.writer import partial_path
-    from vlapack.diagnose.examination import examine, target_of
+    from vlapack.diagnose.examine import examine
+    from vlapack.diagnose.given import target_of
     from vlapack.files import require_writable, sweep, write_json
     from vlapack.packing.parent import Parent
     from vlapack.quantize.room import shortage_explained
@@ -143,7 +144,7 @@ def _calibrating(
     pack: PackedCheckpoint, folder: Path | None, rename_map: str | None
 ) -> tuple[list[dict[str, Any]], Path | None]:
     """Return the observations that calibrated the pack, and their folder; nothing where that is not `folder`."""
-    from vlapack.diagnose.examination import calibrated_on, is_calibrated, recipe_of
+    from vlapack.diagnose.given import calibrated_on, is_calibrated, recipe_of
     from vlapack.observations.folder import open_source
 
     if not is_calibrated(pack):

@@ -12,8 +12,8 @@ from vlapack.console import emit_table, emit_text, stdout
 if TYPE_CHECKING:
     from vlapack.diagnose.diagnosis import Diagnosis, LayerReport
     from vlapack.diagnose.finding import Finding
-    from vlapack.diagnose.remedies import Tried
     from vlapack.diagnose.steps import StepError
+    from vlapack.diagnose.tried import Tried
 
 WORST = 10
 MARKS = {"critical": "CRITICAL", "major": "MAJOR", "minor": "minor", "undecided": "UNDECIDED"}
@@ -33,10 +33,6 @@ def show(found: Diagnosis, document: Mapping[str, Any]) -> None:
         _finding(finding)
     if found.layers:
         _layers(sorted(found.layers, key=lambda one: -one.share)[:WORST], len(found.layers))
-    if found.left_out:
-        emit_text(
-            f"not looked at by themselves: {len(found.left_out)} layers, into whose scale and shift a factor is folded"
-        )
     if found.steps:
         _steps(found.steps)
     if found.tried:

@@ -12,7 +12,7 @@ from scipy.stats import mannwhitneyu
 from vlapack.diagnose.coverage import BEYOND, Coverage
 from vlapack.diagnose.diagnosis import LayerReport
 from vlapack.diagnose.finding import Finding
-from vlapack.diagnose.remedies import CHANCE, Tried, clearly_better
+from vlapack.diagnose.tried import CHANCE, Tried, clearly_better
 from vlapack.recipe.recipe import Recipe
 from vlapack.tune.results import Measured
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from vlapack.diagnose.coverage import Coverage
 from vlapack.diagnose.finding import Finding, by_severity
-from vlapack.diagnose.remedies import Tried
 from vlapack.diagnose.steps import StepError
+from vlapack.diagnose.tried import Tried
 from vlapack.plan.selected import Part
 from vlapack.tune.results import Measured
 
@@ -65,8 +65,7 @@ class Diagnosis:
         held: bytes that a running policy of the pack holds.
         observations: how many `calibrating`, `kept` (errors are measured on them) and `given` (for calibrating again).
         findings: in any order.
-        layers: all packed layers that run and can be looked at by themselves.
-        left_out: the others, by name.
+        layers: all packed layers that run.
         steps: of the flow.
         coverage: None where calibration's observations are not known.
         tried: remedies.
@@ -81,7 +80,6 @@ class Diagnosis:
     held: int | None = None
     observations: Mapping[str, int] = field(default_factory=dict)
     layers: Sequence[LayerReport] = ()
-    left_out: Sequence[str] = ()
     steps: Sequence[StepError] = ()
     coverage: Coverage | None = None
     tried: Sequence[Tried] = ()
@@ -105,7 +103,6 @@ class Diagnosis:
             "observations": dict(self.observations),
             "findings": [finding.to_dict() for finding in by_severity(self.findings)],
             "layers": [asdict(layer) for layer in sorted(self.layers, key=lambda one: -one.share)],
-            "left_out": list(self.left_out),
             "steps": [asdict(step) for step in self.steps],
             "coverage": None if self.coverage is None else self.coverage.to_dict(),
             "remedies": [one.to_dict() for one in sorted(self.tried, key=lambda one: (one.held, one.median))],

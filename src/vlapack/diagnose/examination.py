@@ -1,18 +1,13 @@
-"""One diagnosis from beginning to end: do pack and parent belong together, what is lost where, and what helps."""
+"""What is lost where in a pack, why, and what helps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from vlapack import __version__
-from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
-from vlapack.diagnose.belonging import belonging, foreign_network
 from vlapack.diagnose.causes import (
     DAMAGED,
     OTHER_WEIGHTS,
@@ -26,28 +21,18 @@ from vlapack.diagnose.causes import (
 from vlapack.diagnose.coverage import Coverage, coverage
 from vlapack.diagnose.diagnosis import Diagnosis, LayerReport
 from vlapack.diagnose.finding import Finding
+from vlapack.diagnose.given import Parts, Target, is_calibrated
 from vlapack.diagnose.layers import Seen, look
-from vlapack.diagnose.remedies import Share, Trials, cheapest
+from vlapack.diagnose.remedies import Share, Trials
 from vlapack.diagnose.steps import along_the_flow
+from vlapack.diagnose.tried import cheapest
 from vlapack.diagnose.unfolded import UnfoldedPack
 from vlapack.diagnose.workbench import PACK, Made, Workbench
-from vlapack.errors import InputError
-from vlapack.fingerprint import THREADS, UNUSED, WEIGHTS_ONLY, digest_observations
-from vlapack.machine.gpu import CPU
-from vlapack.ops.arithmetic import arithmetic, on_threads
-from vlapack.packing.parent import Parent
 from vlapack.policy.policy import Policy
 from vlapack.progress import progress
-from vlapack.recipe.recipe import Recipe
 from vlapack.robots.layouts import layout_of
-from vlapack.tune.folder import TuningFolder
 from vlapack.tune.results import Measured
 
-DEFAULT_TARGET = 0.05
-"""For the median error of a chunk, where neither the user nor a tuning names one."""
-FEWEST, FEWEST_UNKNOWN = 8, 16
-"""Observations that calibrated nothing; the larger number where the pack's calibration set is not known."""
-MOST_KEPT = 32
 LOOKED = 8
 """Observations on which layers are looked at one by one."""
 SENSED = 8
@@ -55,126 +40,18 @@ SENSED = 8
 DISAGREES = 1.5
 """By which factor the pack may differ from its layers in the float network."""
 
-Observations = Sequence[Mapping[str, Any]]
 
-
-@dataclass(frozen=True)
-class Target:
-    """What the median error of a chunk is to stay below, and who says so."""
-
-    value: float
-    source: str
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Observations by what they serve.
-
-    Attributes:
-        calibrating: those that calibrated the pack; empty where they are not known.
-        kept: errors are measured on them. They calibrate nothing.
-        given: for calibrating again.
-    """
-
-    calibrating: Observations
-    kept: Observations
-    given: Observations
-
-    @classmethod
-    def of(cls, data: Observations, calibrating: Observations) -> Parts:
-        """Divide the data: what calibrated the pack is left out, and of the rest every second is kept.
-
-        Raises:
-            InputError: too little is left.
-        """
-        seen = {digest_observations([one]) for one in calibrating}
-        fresh = [one for one in data if digest_observations([one]) not in seen]
-        fewest = FEWEST if calibrating else FEWEST_UNKNOWN
-        if len(fresh) < fewest:
-            raise InputError(
-                f"{len(fresh)} of {len(data)} observations did not calibrate the pack, and {fewest} are needed to "
-                "measure on: give `data=DIR` with more, or more `frames`"
-            )
-        if len(fresh) < FEWEST_UNKNOWN:
-            return cls(calibrating, fresh, ())
-        return cls(calibrating, fresh[1::2][:MOST_KEPT], fresh[::2])
-
-
-def recipe_of(pack: PackedCheckpoint) -> Recipe:
-    """Return a pack's recipe; the first packs knew no folding."""
-    return Recipe.from_dict({"fold": False, **pack.document["recipe"]})
-
-
-def is_calibrated(pack: PackedCheckpoint) -> bool:
-    """Whether observations decided anything in a pack."""
-    return pack.document["fingerprint"]["calibration"] not in (UNUSED, WEIGHTS_ONLY)
-
-
-def calibrated_on(pack: PackedCheckpoint, observations: Observations) -> bool:
-    """Whether the pack was calibrated on these very observations, in this order."""
-    return bool(pack.document["fingerprint"]["calibration"] == digest_observations(observations))
-
-
-def target_of(pack: PackedCheckpoint, wanted: float | None) -> Target:
-    """Return the target: what is wanted, else what the pack was tuned for, else `DEFAULT_TARGET`."""
-    if wanted is not None:
-        return Target(wanted, "as given")
-    aim = (pack.document["measured"].get("tuned") or {}).get("target") or {}
-    if aim.get("kind") == "error":
-        return Target(float(aim["value"]), "what the pack was tuned for")
-    return Target(DEFAULT_TARGET, "the default")
-
-
-def examine(
-    pack: PackedCheckpoint,
-    parent: Parent,
-    *,
-    data: Observations,
-    calibrating: Observations,
-    target: Target,
-    folder: Path,
-    seed: int = 0,
-    device: torch.device = CPU,
-) -> Diagnosis:
-    """Diagnose a pack.
+class Examination:
+    """Looks at a pack that belongs to its parent.
 
     Args:
-        pack: what does not act as it should.
-        parent: what is said to be its float parent.
-        data: observations to measure on, in the layout's keys.
-        calibrating: those that calibrated the pack (`calibrated_on`), empty where they are not known.
+        unfolded: the pack's layers.
+        bench: puts them together.
+        parts: the observations.
         target: for the median error of a chunk.
-        folder: for the work; see `TuningFolder`.
-        seed: of noise and directions.
+        findings: what is known already.
         device: where everything runs.
-
-    Raises:
-        InputError: too few observations, or one that the policy cannot use.
-        WorkError: the disk is full.
     """
-    recipe = recipe_of(pack)
-    foreign = foreign_network(pack, parent)
-    findings = belonging(pack, parent, recipe) if foreign is None else [foreign]
-    if any(one.severity == "critical" for one in findings):
-        return Diagnosis(target.value, target.source, findings)
-    parts = Parts.of(data, calibrating)
-    plan = {
-        "diagnosed": pack.fingerprint,
-        "observations": digest_observations([*parts.kept, *parts.calibrating, *parts.given]),
-        "seed": seed,
-        "vlapack": __version__,
-        **arithmetic(device),
-        "device": device.type,
-    }
-    with TuningFolder(folder, plan) as work, on_threads(work.plan[THREADS]):
-        unfolded = UnfoldedPack(pack, parent, recipe, device)
-        looked = [*parts.kept, *parts.calibrating[:LOOKED]]
-        bench = Workbench(unfolded, looked, parts.calibrating or parts.given, work, seed=seed, device=device)
-        return _Examination(unfolded, bench, parts=parts, target=target, findings=findings, device=device).run()
-
-
-class _Examination:
-    """What is left when pack and parent belong together."""
 
     def __init__(
         self,
@@ -194,6 +71,7 @@ class _Examination:
         self._agree = True
 
     def run(self) -> Diagnosis:
+        """Look at everything; above the target, try what may help."""
         deviations = self._deviations()
         error = Measured.of(deviations)
         above = error.median > self._target.value
@@ -222,6 +100,8 @@ class _Examination:
             self._findings += activations(reports, self._bench.recipe)
         if above and self._agree and related and not broken:
             self._findings.append(worst_layers(reports))
+        if trials.tried and self._bench.recipe.balances:
+            self._findings.append(_unbalanced())
         chosen = cheapest(trials.tried)
         if above and related and chosen is None:
             self._findings.append(_helpless(trials))
@@ -238,7 +118,6 @@ class _Examination:
                 "given": len(self._parts.given),
             },
             layers=reports,
-            left_out=self._unfolded.left_out,
             steps=steps,
             coverage=covered,
             tried=trials.tried,
@@ -304,8 +183,8 @@ class _Examination:
                         error=one.error,
                         weights=one.weights_error,
                         share=shares[name].whole / total,
-                        weight_error=self._unfolded.weight_error(name),
-                        clipped_weights=self._unfolded.clipped_weights(name),
+                        weight_error=self._unfolded.weights.weight_error(name),
+                        clipped_weights=self._unfolded.weights.clipped_weights(name),
                         clipped=None if layer.act_scale is None else one.clipped_part,
                         outlier=one.outlier,
                         crest_before=crests[0],
@@ -320,9 +199,9 @@ class _Examination:
     def _damage(self, reports: Sequence[LayerReport]) -> list[str]:
         """Find layers that are not what packing made, and say so; return their names."""
         noted = self._pack.document["measured"].get("weight_error", {})
-        if self._bench.recipe.balances:  # its factors are in the scales
-            return []
-        suspects = {one.name: self._unfolded.rounded_anew(one.name) for one in reports if looks_damaged(one, noted)}
+        suspects = {
+            one.name: self._unfolded.weights.rounded_anew(one.name) for one in reports if looks_damaged(one, noted)
+        }
         self._findings += damaged(reports, noted, suspects)
         return [one.layers[0] for one in self._findings if one.kind == DAMAGED]
 
@@ -350,4 +229,16 @@ def _helpless(trials: Trials) -> Finding:
         shown,
         "let vlapack choose all bits (`vlapack quantize --max-error`), or allow a larger error (`max_error`)",
         {"best": None if best is None else best.guarded},
+    )
+
+
+def _unbalanced() -> Finding:
+    """Say of a pack with attention's factors what the remedies were tried without."""
+    return Finding(
+        "minor",
+        "balance",
+        "what attention's factors (`atm`, `ohb`) do in a remedied pack was not tried",
+        "they are measured on a finished pack: here layers that a remedy leaves alone keep theirs, those that it packs "
+        "have none, and the command's pack measures its own",
+        "compare the remedied pack with its parent: `vlapack compare`",
     )

@@ -1,4 +1,4 @@
-"""What might help, tried one by one on recorded data, and the cheapest that helps enough.
+"""What might help, tried one by one on recorded data.
 
 A remedy is a recipe and the mixture of layers that a pack of it would have. Its error is measured as `vlapack compare`
 measures a pack's, on observations that calibrated nothing; its price is the bytes that a policy then holds.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import wilcoxon
 
+from vlapack.diagnose.tried import Tried, clearly_better
 from vlapack.diagnose.workbench import Workbench
 from vlapack.plan.selected import Part
 from vlapack.policy.differences import quantiles
@@ -24,10 +24,6 @@ from vlapack.tune.search import guarded
 
 FINE_BITS = 8
 GROUP = 32
-HELPED = 0.85
-"""What calibrating on the data must leave of an observation's error, in the median, for calibration to be to blame,"""
-CHANCE = 0.05
-"""and how likely that may be by chance (Wilcoxon's signed ranks)."""
 MOST_TRIALS = 6
 """Numbers of layers that are tried with more bits."""
 MARGIN = 2
@@ -44,48 +40,6 @@ Unit = tuple[str, ...]
 """Layers that read one input."""
 Gain = Callable[[Unit], float]
 """What a change to a unit takes from the squared error."""
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A remedy, and what it does.
-
-    Attributes:
-        kind: a word for programs.
-        name: what is done, in a few words.
-        recipe: of the pack that has it.
-        recalibrates: whether that pack is to be calibrated on the data, and not on what calibrated this one.
-        median: error of a chunk.
-        p95: its 95 % point.
-        guarded: what is compared with the target (`tune.search.guarded`).
-        held: bytes that a running policy holds.
-        helps: whether the error is below the target.
-        deviations: of the chunks, one for each observation.
-    """
-
-    kind: str
-    name: str
-    recipe: Recipe
-    recalibrates: bool
-    median: float
-    p95: float
-    guarded: float
-    held: int
-    helps: bool
-    deviations: np.ndarray = field(repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form, without the recipe."""
-        return {
-            "kind": self.kind,
-            "name": self.name,
-            "median": self.median,
-            "p95": self.p95,
-            "guarded": self.guarded,
-            "held_bytes": self.held,
-            "recalibrates": self.recalibrates,
-            "helps": self.helps,
-        }
 
 
 @dataclass(frozen=True)
@@ -309,24 +263,6 @@ class Trials:
         )
         self.tried.append(found)
         return found
-
-
-def clearly_better(before: np.ndarray, after: np.ndarray, *, expected: bool = False) -> bool:
-    """Whether deviations [N] of the same observations fell by so much, and so often, that it is no chance.
-
-    Where it is `expected`, since most of the data shows what calibration never saw, a lower median suffices.
-    """
-    if expected:
-        return bool(np.median(after) <= HELPED * np.median(before))
-    alive = before > 0
-    if not alive.any() or np.median(after[alive] / before[alive]) > HELPED:
-        return False
-    return bool(wilcoxon(before, after, alternative="greater").pvalue < CHANCE)
-
-
-def cheapest(tried: Sequence[Tried]) -> Tried | None:
-    """Return the remedy of the fewest bytes among those that help; of equally cheap ones the least error."""
-    return min((one for one in tried if one.helps), key=lambda one: (one.held, one.guarded), default=None)
 
 
 def _overridden(recipe: Recipe, pairs: Sequence[tuple[str, Chosen]]) -> Recipe:

@@ -23,7 +23,7 @@ from vlapack.pi0.names import EMBEDDING_MODULE
 from vlapack.plan.wiring import shared_inputs
 from vlapack.recipe.choice import Choice
 from vlapack.recipe.recipe import Recipe
-from vlapack.tune.allocate import Bits, Chosen
+from vlapack.tune.allocate import FLOAT_BITS, Bits, Chosen
 from vlapack.tune.candidates import load_candidates, pack_candidates
 from vlapack.tune.folder import TuningFolder
 from vlapack.tune.space import Space
@@ -88,9 +88,11 @@ class Workbench:
         self._choices: dict[str, dict[Chosen, nn.Module]] = {
             name: {self.own[name]: layer.module} for name, layer in unfolded.layers.items()
         }
+        others = {name: (Made(FLOAT_BITS), module) for name, module in unfolded.scaled.items()}
         if unfolded.embedding is not None:
-            self.own[EMBEDDING_MODULE] = Made(EMBEDDING_CHOICE)
-            self._choices[EMBEDDING_MODULE] = {self.own[EMBEDDING_MODULE]: unfolded.embedding}
+            others[EMBEDDING_MODULE] = Made(EMBEDDING_CHOICE), unfolded.embedding
+        for name, (choice, module) in others.items():
+            self.own[name], self._choices[name] = choice, {choice: module}
         self.trial = Trial(unfolded.parent, self._choices, observations, work, seed=seed, device=device)
 
     @property

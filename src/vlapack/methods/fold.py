@@ -44,6 +44,12 @@ def fold_modulation(made: Tensor, steps: Transform) -> Tensor:
     return torch.cat((scale, fold_made(shift, steps), gate))
 
 
+def restored_modulation(made: Tensor, steps: Transform) -> Tensor:
+    """Return what adaRMS's linear makes [..., 3 K] as it is without `fold_modulation`."""
+    scale, shift, gate = made.chunk(3, dim=-1)
+    return torch.cat((steps.restored(1 + scale) - 1, steps.restored(shift), gate), dim=-1)
+
+
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
