@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import simulators
 from fakes import Drunkard, contender, plan
 
 from vlapack.errors import InputError
+from vlapack.evaluate.conclusions import conclude_all
 from vlapack.evaluate.run import conclude, evaluate
 from vlapack.evaluate.sequential import ConfidenceSequence, Stopping
+from vlapack.evaluate.sequential_sweep import StoppingEach
 from vlapack.evaluate.shard import Shard
 from vlapack.evaluate.statistics import wilson
 
@@ -104,3 +107,27 @@ def test_a_shard_does_not_stop_early(tmp_path: Path) -> None:
     until, entries, many = stopping(0.2)
     with pytest.raises(InputError, match="give one"):
         evaluate(many, entries, tmp_path, shard=Shard(1, 2), until=until)  # type: ignore[arg-type]
+
+
+def test_each_comparison_of_a_sweep_stops_by_itself(tmp_path: Path) -> None:
+    """`same` acts like its baseline and is decided at once; `other` often does not, and its baseline goes on for it."""
+    drifts = {"a": 0.1, "a+noise-floor": 0.1, "same": 0.1, "other": -0.05}
+    against = {"a": "", "a+noise-floor": "a", "same": "a", "other": "a"}
+    entries = [
+        replace(contender(role, Drunkard(drift)), identity={"weights": role, "against": against[role]})
+        for role, drift in drifts.items()
+    ]
+    many = plan(entries, tasks=2, trials=20, noise_seeds=4)
+    options = {"workers": 2, "factory": simulators.walk, "videos": False}
+    for attempt in ("first", "again"):
+        until = StoppingEach(many, 0.15)
+        records = evaluate(many, entries, tmp_path, until=until, **options)  # type: ignore[arg-type]
+        counts = {role: len(found) for role, found in records.items()}
+        assert counts["same"] < counts["other"] == counts["a"] == counts["a+noise-floor"], attempt
+    summaries = conclude_all(many, records, tmp_path, until=until)["policies"]
+    assert "sequential" not in summaries["a"]
+    for role in ("same", "other"):
+        found = summaries[role]
+        assert found["sequential"]["reached"]
+        assert found["sequential"]["cases"] == found["episodes"] == counts[role]
+        assert sum(found["paired"][who] for who in ("both", "only_policy", "only_baseline", "neither")) == counts[role]

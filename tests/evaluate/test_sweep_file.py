@@ -34,6 +34,7 @@ def test_short_forms_are_the_long_ones(tmp_path: Path) -> None:
         ("policies: {a: x}\nxyz: 1", "; keys: policies, baseline, recipes"),
         ("policies: {a: x}\ntrials: yes", "trials = True: input should be a valid integer"),
         ("policies: {a: x}\nnoise_seeds: 0", "noise_seeds = 0: input should be greater than or equal to 1"),
+        ("policies: {a: x}\nuntil_ci: 3", "until_ci = 3: input should be less than 1"),
         ("policies: {a: x}\ndtype: fp16", "dtype = 'fp16': input should be 'float32' or 'bfloat16'"),
         ("policies: [a]", "policies = ['a']: expected keys and values below it"),
         ("policies: {}", "policies = {}"),

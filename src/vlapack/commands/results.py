@@ -36,7 +36,8 @@ def show_results(found: Mapping[str, Any], out: Path, *, json: bool) -> int:
             if not group:
                 continue
             first = next(iter(group.values()))
-            print_table(f"{first['suite']}, episodes: {first['episodes']}", group)
+            counts = sorted({summary["episodes"] for summary in group.values()})
+            print_table(f"{first['suite']}, episodes: {' to '.join(map(str, counts[:1] + counts[1:][-1:]))}", group)
             for name, summary in group.items():
                 for said in sentences(summary):
                     emit_text((f"{name}: " if sweep else "") + spelled(said))

@@ -41,6 +41,7 @@ def sweep(
     """
     from vlapack.evaluate.conclusions import conclude_all
     from vlapack.evaluate.run import evaluate
+    from vlapack.evaluate.sequential_sweep import StoppingEach
     from vlapack.evaluate.sweep import contenders_of, make_packs, plan_of_sweep
     from vlapack.evaluate.sweep_file import read_sweep
     from vlapack.files import require_writable
@@ -65,7 +66,8 @@ def sweep(
     plan = plan_of_sweep(wanted, contenders, said, num_tasks, simulator=scenes, **machine)
     say(f"{len(contenders)} roles: {', '.join(plan.policies)}; episodes for each: {len(plan.cases())}; out: {out}")
     say(f"vlapack watch {shlex.quote(str(out))} shows how far it is")
-    records = evaluate(plan, contenders, out, **how)
+    until = None if wanted.until_ci is None else StoppingEach(plan, wanted.until_ci)
+    records = evaluate(plan, contenders, out, until=until, **how)
     if how["shard"] is not None:
         return show_shard(records, out, how["shard"], json=json)
-    return show_results(conclude_all(plan, records, out), out, json=json)
+    return show_results(conclude_all(plan, records, out, until=until), out, json=json)

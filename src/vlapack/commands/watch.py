@@ -142,7 +142,7 @@ def _page(
 ) -> Iterator[tuple[Show, Pause]]:
     """Serve the page of a run; yield what shows the run there, and what waits for its readers."""
     from vlapack.report.evidence import gather
-    from vlapack.report.figure import require_matplotlib
+    from vlapack.drawing.figure import require_matplotlib
     from vlapack.report.report import Composer
     from vlapack.serve.access import is_loopback
     from vlapack.watch.board import Board

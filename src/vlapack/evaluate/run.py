@@ -19,6 +19,7 @@ from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.local import Outcome, begin_with, play
 from vlapack.evaluate.plan import FLOORS, Case, Plan
 from vlapack.evaluate.sequential import Stopping
+from vlapack.evaluate.sequential_sweep import Until
 from vlapack.evaluate.shard import Shard
 from vlapack.evaluate.store import Store
 from vlapack.evaluate.summary import eval_info, summarize
@@ -38,7 +39,7 @@ def evaluate(
     factory: Factory = libero,
     shard: Shard | None = None,
     ray: str | None = None,
-    until: Stopping | None = None,
+    until: Until | None = None,
 ) -> dict[str, list[Record]]:
     """Run what `out` does not have yet, and return all records by role.
 
@@ -69,7 +70,8 @@ def evaluate(
     with Store(folder, plan, shard) as store, on_threads(store.threads):
         how = _How(workers, videos, factory, ray)
         for cases in [store.cases] if until is None else until.rounds():
-            unfinished = [contender for contender in contenders if store.missing(contender.role, cases)]
+            playing = [contender for contender in contenders if until is None or until.needs(contender.role)]
+            unfinished = [contender for contender in playing if store.missing(contender.role, cases)]
             needed = {contender.name: contender.needed_bytes for contender in unfinished}
             require_memory(needed, workers if ray is None else 0)
             for contender in unfinished:

@@ -103,7 +103,7 @@ class ConfidenceSequence:
 
 
 class Stopping:
-    """Decides after which round of episodes a run knows enough.
+    """Decides after which round of episodes a comparison knows enough.
 
     The value of an episode is whether the policy succeeded, minus, if there is a baseline, whether that did. The cases
     are played in a random order that the plan's seed decides, and their mean over the whole plan is what the interval
@@ -112,18 +112,24 @@ class Stopping:
     Args:
         plan: all the episodes that would be played.
         half_width: of the interval that is wanted, in 0…1.
+        policy: the role of the policy.
+        baseline: the role of what it is compared with. One that the plan does not have is none.
+
+    Attributes:
+        roles: of those who play for it.
 
     Raises:
         InputError: the width is none that an interval can have.
     """
 
-    def __init__(self, plan: Plan, half_width: float) -> None:
+    def __init__(self, plan: Plan, half_width: float, policy: str = "policy", baseline: str = "baseline") -> None:
         if not 0 < half_width < 1:
             raise InputError(f"`until_ci={half_width}`: a half width is above 0 and below 1, such as 0.03 for 3 points")
         self.half_width = half_width
         self._cases = plan.cases()
         random.Random(plan.seed).shuffle(self._cases)
-        self._paired = "baseline" in plan.policies
+        self.roles = (policy, baseline) if baseline in plan.policies else (policy,)
+        self._paired = len(self.roles) > 1
         low = -1.0 if self._paired else 0.0
         self._sequence = ConfidenceSequence(len(self._cases), half_width, low)
 
@@ -135,14 +141,24 @@ class Stopping:
             yield self._cases[start:end]
             start = end
 
+    def needs(self, role: str) -> bool:
+        """Whether a role is to play the next round: here everyone, noise floors too."""
+        return True
+
+    def of(self, role: str) -> Stopping:
+        """Return what stops a policy: this."""
+        return self
+
     def enough(self, store: Store, cases: Sequence[Case]) -> bool:
         """Take in a round that was played; return whether the interval is narrow enough, and say so."""
         self._sequence.add(value for case in cases if (value := self._value(store, case)) is not None)
         low, high = self._sequence.interval()
         what = "difference" if self._paired else "success rate"
+        who = "" if self.roles[0] == "policy" else f"{self.roles[0]}: "
         say(
-            f"after {self._sequence.count} of {len(self._cases)} cases: {what} {100 * low:+.1f} to {100 * high:+.1f} "
-            f"points, whenever one looks; half width {50 * (high - low):.1f}, wanted {100 * self.half_width:.1f}"
+            f"{who}after {self._sequence.count} of {len(self._cases)} cases: {what} {100 * low:+.1f} to "
+            f"{100 * high:+.1f} points, whenever one looks; half width {50 * (high - low):.1f}, wanted "
+            f"{100 * self.half_width:.1f}"
         )
         return self.reached
 
@@ -164,7 +180,7 @@ class Stopping:
         }
 
     def _value(self, store: Store, case: Case) -> float | None:
-        records = [store.find(role, case) for role in (("policy", "baseline") if self._paired else ("policy",))]
+        records = [store.find(role, case) for role in self.roles]
         won = [record.success for record in records if record is not None and record.success is not None]
         if len(won) < len(records):
             return None

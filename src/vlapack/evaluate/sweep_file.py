@@ -80,6 +80,7 @@ class Sweep(_Strict):
         recipes: presets and recipe files; each packs every policy.
         calib: observations that calibrate the packs.
         suites: suite → ids of tasks, or nothing for all; None: the tasks that the first policy says it was trained for.
+        until_ci: as the flag of `vlapack eval`, for each comparison by itself.
         trials, init_states, noise_seeds, seed, replan, hard_reset, dtype, device, compile, noise_floor: as the flags of
             `vlapack eval`.
     """
@@ -96,6 +97,7 @@ class Sweep(_Strict):
     replan: int | None = Field(default=None, ge=1)
     hard_reset: bool = False
     noise_floor: bool = False
+    until_ci: float | None = Field(default=None, gt=0, lt=1)
     dtype: Literal["float32", "bfloat16"] | None = None
     device: str = "cpu"
     compile: bool = False
