@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vlapack.robots.layouts import layout_of
 
 GOLDEN = Path(__file__).parent / "golden" / "lerobot"
 SEED = 6
+PRE, POST = "policy_preprocessor.json", "policy_postprocessor.json"
 
 SPEC = importlib.util.spec_from_file_location("seeded", Path(__file__).parents[1] / "scripts" / "seeded.py")
 seeded = importlib.util.module_from_spec(SPEC)
@@ -66,3 +68,23 @@ def edit(path: Path, **changes: Any) -> None:
 
 def example(policy: Policy) -> dict[str, Any]:
     return layout_of(policy.config).example()
+
+
+def edit_step(folder: Path, name: str, change: Callable[[dict[str, Any]], Any], file: str = PRE) -> None:
+    """Change the configuration of one step."""
+    document = json.loads((folder / file).read_text())
+    for step in document["steps"]:
+        if step["registry_name"] == name:
+            change(step["config"])
+    (folder / file).write_text(json.dumps(document))
+
+
+def edit_steps(folder: Path, change: Callable[[list[Any]], Any], file: str = PRE) -> None:
+    """Change the list of steps."""
+    document = json.loads((folder / file).read_text())
+    change(document["steps"])
+    (folder / file).write_text(json.dumps(document))
+
+
+def named(steps: list[Any], name: str) -> Any:
+    return next(step for step in steps if step["registry_name"] == name)

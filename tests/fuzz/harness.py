@@ -22,7 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from fuzz.kinds import Case, Kind, Messages
+from fuzz.kinds import Kind
+from fuzz.messages import Messages
+from fuzz.refusal import Case
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 from fuzz.harness import Tally, explore, kept, watched
-from fuzz.kinds import Case, Kind, Messages, kinds
+from fuzz.kinds import Kind, kinds
+from fuzz.messages import Messages
+from fuzz.refusal import Case
 
 SLICE_S = 120
 MOST_TURNS = 24

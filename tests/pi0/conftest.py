@@ -4,10 +4,21 @@ from typing import Any
 
 import pytest
 import torch
+from openpi_golden import Golden, read_golden
 
 from vlapack.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.init import init_weights
+
+
+@pytest.fixture(scope="module", params=["pi0", "pi05"])
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return read_golden(request.param)
+
+
+@pytest.fixture(scope="module")
+def pi05() -> Golden:
+    return read_golden("pi05")
 
 
 @pytest.fixture(params=["pi0", "pi05"])

@@ -5,55 +5,23 @@ There is no GPU here: `Recorder` takes the place of a CUDA graph and asserts tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from openpi_golden import PREFIX_INPUTS, TOLERANCE, Golden, read_golden, sample
+from openpi_golden import PREFIX_INPUTS, TOLERANCE, Golden
+from recorded import Recorded, rows
 from small import random_observations, small_policy
 from torch import Tensor
 
 from vlapack.bench.synthetic import synthetic_policy
-from vlapack.errors import InputError
 from vlapack.pi0.buffers import Shape
-from vlapack.pi0.flow import Denoise, Pi0
-from vlapack.pi0.graphs import Recent, Runner, runner
+from vlapack.pi0.flow import Pi0
+from vlapack.pi0.graphs import Recent, Runner
 from vlapack.pi0.recorder import Recorder
 from vlapack.pi0.savings import Savings
 from vlapack.policy.inputs import Inputs
 from vlapack.recipe.presets import preset
-
-INPUTS = (*PREFIX_INPUTS, "state", "noise")
-
-
-@pytest.fixture(scope="module", params=["pi0", "pi05"])
-def golden(request: pytest.FixtureRequest) -> Golden:
-    return read_golden(request.param)
-
-
-@pytest.fixture(scope="module")
-def pi05() -> Golden:
-    return read_golden("pi05")
-
-
-class Recorded:
-    """Captures by `Recorder`s and keeps them."""
-
-    def __init__(self) -> None:
-        self.runs: list[Recorder] = []
-
-    def __call__(self, run: Callable[[], Any]) -> Recorder:
-        self.runs.append(Recorder(run))
-        return self.runs[-1]
-
-
-def rows(batch: dict[str, Tensor], *numbers: int, words: int | None = None) -> dict[str, Tensor]:
-    """Some observations of a batch, their prompts cut to so many tokens."""
-    some = {name: batch[name][list(numbers)] for name in INPUTS}
-    if words is not None:
-        some["token_masks"] = some["token_masks"] & (torch.arange(some["tokens"].shape[1]) < words)
-    return some
 
 
 @pytest.mark.parametrize("batch_name", ["mixed", "libero"])
@@ -126,15 +94,6 @@ def test_runs_can_be_captured_before_they_are_needed(pi05: Golden) -> None:
     assert [run.replays for run in captured.runs] == [1, 1]
 
 
-def test_single_steps_are_captured_only_where_somebody_steers(pi05: Golden) -> None:
-    captured = Recorded()
-    acting, batch = Runner(pi05.load(), captured), rows(pi05.batches["libero"], 0)
-    acting.sample_actions(**batch)
-    acting.sample_actions(**batch, step=doubled)
-    acting.sample_actions(**batch)
-    assert [run.replays for run in captured.runs] == [3, 2, 20]
-
-
 def test_the_shapes_not_used_for_longest_go_first() -> None:
     recent: Recent[int] = Recent(2)
     made = [recent.get_or_make(key, lambda key=key: ord(key)) for key in "abacab"]
@@ -160,142 +119,6 @@ def test_actions_are_not_written_over_by_the_next_chunk(pi05: Golden) -> None:
     kept = first.clone()
     acting.sample_actions(**rows(batch, 1))
     assert torch.equal(first, kept)
-
-
-def doubled(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
-    return denoise(x_t, t) + 0.1 * denoise(x_t * 0.9, t)
-
-
-def differentiated(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
-    with torch.enable_grad():
-        x_t = x_t.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(denoise(x_t, t).square().sum(), x_t)
-    return denoise(x_t.detach(), t) + 1e-3 * gradient
-
-
-def elsewhen(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
-    return denoise(x_t, torch.ones_like(t))
-
-
-@pytest.mark.parametrize(("step", "replays"), [(doubled, 20), (differentiated, 10), (elsewhen, 10)])
-def test_a_step_steers_a_captured_flow_as_an_eager_one(golden: Golden, step: Any, replays: int) -> None:
-    captured = Recorded()
-    acting, batch = Runner(golden.load(), captured), rows(golden.batches["mixed"], 1)
-    steered = acting.sample_actions(**batch, step=step)
-    torch.testing.assert_close(steered, golden.load().sample_actions(**batch, step=step), rtol=0, atol=TOLERANCE)
-    assert (acting.how, captured.runs[1].replays) == ("graph", replays)
-    assert not torch.allclose(steered, acting.sample_actions(**batch), atol=1e-3)
-
-
-def test_a_step_of_a_padded_batch_sees_the_observations_alone(golden: Golden) -> None:
-    batch, shapes = rows(golden.batches["mixed"], 0, 1, 1), set()
-
-    def step(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
-        shapes.add((len(x_t), len(t)))
-        return differentiated(denoise, x_t, t)
-
-    steered = Runner(golden.load(), Recorder).sample_actions(**batch, step=step)
-    assert shapes == {(3, 3)}
-    torch.testing.assert_close(steered, golden.load().sample_actions(**batch, step=step), rtol=0, atol=TOLERANCE)
-
-
-def test_a_velocity_that_a_step_keeps_is_not_written_over(pi05: Golden) -> None:
-    kept: list[tuple[Tensor, Tensor]] = []
-
-    def step(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
-        velocity = denoise(x_t, t)
-        kept.append((velocity, velocity.clone()))
-        return velocity
-
-    Runner(pi05.load(), Recorder).sample_actions(**rows(pi05.batches["libero"], 0), step=step)
-    assert all(torch.equal(*both) for both in kept)
-
-
-def test_a_failed_capture_is_said_once_and_runs_eagerly(pi05: Golden, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(run: Callable[[], Any]) -> Any:
-        run()
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
-
-    acting, batch = Runner(pi05.load(), fail), rows(pi05.batches["libero"], 0)
-    expected = sample(pi05.load(), batch)
-    for _ in range(2):
-        assert torch.equal(acting.sample_actions(**batch), expected)
-        assert acting.how.startswith("eager (capture failed: RuntimeError: CUDA error: operation not permitted")
-    said = capsys.readouterr().err
-    assert said.count("preparing the GPU") == said.count("could not be captured") == 1
-    assert said.count("\n") == 2
-
-
-def test_one_bad_observation_does_not_end_capturing(pi05: Golden) -> None:
-    acting, batch = Runner(pi05.load(), Recorder), rows(pi05.batches["libero"], 0)
-    with pytest.raises(InputError, match="without any camera"):
-        acting.sample_actions(
-            **{**batch, "image_masks": batch["image_masks"] & False, "token_masks": batch["token_masks"] & False}
-        )
-    with pytest.raises(RuntimeError):
-        acting.sample_actions(**{**batch, "noise": batch["noise"][:, :2]})
-    acting.sample_actions(**batch)
-    assert acting.how == "graph"
-
-
-@pytest.mark.parametrize(
-    ("savings", "numbers", "options", "how"),
-    [
-        (Savings(), [0] * 9, {}, "eager (9 observations, more than 8)"),
-        (Savings().without("time_table"), [0], {"num_steps": 7}, "eager (a saving that the captured runs need is off)"),
-        (Savings().without("prefix_once"), [0], {}, "eager (a saving that the captured runs need is off)"),
-    ],
-)
-def test_what_has_no_graph_runs_eagerly_and_says_so(
-    golden: Golden, savings: Savings, numbers: list[int], options: dict[str, Any], how: str
-) -> None:
-    model, batch = golden.load(savings=savings), rows(golden.batches["libero"], *numbers)
-    acting = Runner(model, Recorder)
-    assert torch.equal(acting.sample_actions(**batch, **options), model.sample_actions(**batch, **options))
-    assert acting.how == how
-
-
-def test_another_number_of_steps_runs_eagerly() -> None:
-    golden = read_golden("pi0")
-    acting, batch = Runner(golden.load(), Recorder), rows(golden.batches["libero"], 0)
-    assert torch.equal(acting.sample_actions(**batch, num_steps=7), golden.load().sample_actions(**batch, num_steps=7))
-    assert acting.how == "eager (7 steps, not 10)"
-
-
-def test_there_is_no_runner_without_a_gpu(pi05: Golden) -> None:
-    assert runner(pi05.load()) is None
-
-
-class Work:
-    """A run on memory of its own."""
-
-    def __init__(self) -> None:
-        self.x, self.factor, self.rows = torch.ones(3), 2.0, 3
-
-    def __call__(self) -> Tensor:
-        made = self.x * self.factor
-        return (made + made)[: self.rows]
-
-
-def test_a_replay_writes_where_the_first_run_wrote() -> None:
-    work = Work()
-    recorder = Recorder(work)
-    place = recorder.outputs.data_ptr()
-    work.x.fill_(5)
-    recorder.replay()
-    assert recorder.outputs.tolist() == [20, 20, 20]
-    assert (recorder.outputs.data_ptr(), recorder.operators, recorder.replays) == (place, 3, 1)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("x", torch.ones(3)), ("factor", 3.0), ("rows", 2)], ids=["address", "number", "shape"]
-)
-def test_a_replay_that_a_graph_would_not_follow_is_an_error(name: str, value: Any) -> None:
-    work = Work()
-    recorder = Recorder(work)
-    setattr(work, name, value)
-    with pytest.raises(AssertionError, match=r"operator \d was "):
-        recorder.replay()
 
 
 def test_prefix_first_takes_some_observations(golden: Golden) -> None:
@@ -331,19 +154,6 @@ def test_a_network_that_changed_is_captured_anew(pi05: Golden, change: str) -> N
     assert len(captured.runs) == count + 2
 
 
-def test_a_hook_sees_the_network_run_eagerly(pi05: Golden) -> None:
-    model, seen, batch = pi05.load(), [], rows(pi05.batches["libero"], 0)
-    model.fuse()
-    acting = Runner(model, Recorder)
-    before = acting.sample_actions(**batch)
-    handle = model.expert.layers[0].register_forward_pre_hook(lambda *_: seen.append(1))
-    torch.testing.assert_close(acting.sample_actions(**batch), before, rtol=1e-5, atol=1e-5)
-    assert (len(seen), acting.how) == (model.config.num_steps, "eager (a hook watches the network)")
-    handle.remove()
-    assert torch.equal(acting.sample_actions(**batch), before)
-    assert acting.how == "graph"
-
-
 def test_a_larger_shape_takes_nothing_from_a_smaller_one_that_was_captured(pi05: Golden) -> None:
     """A fused network keeps one table of positions, which grows; `Recorder` sees a table that is not the captured."""
     model = pi05.load()
@@ -355,23 +165,4 @@ def test_a_larger_shape_takes_nothing_from_a_smaller_one_that_was_captured(pi05:
     acting.sample_actions(**large)
     model.sample_actions(**large)
     assert torch.equal(acting.sample_actions(**small), before)
-    assert acting.how == "graph"
-
-
-def test_a_shape_that_memory_is_short_for_leaves_the_others_captured(pi05: Golden) -> None:
-    short = False
-
-    def capture(run: Callable[[], Any]) -> Recorder:
-        if short:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return Recorder(run)
-
-    acting, batch = Runner(pi05.load(), capture), pi05.batches["libero"]
-    before = acting.sample_actions(**rows(batch, 0))
-    short = True
-    with pytest.raises(torch.OutOfMemoryError):
-        acting.sample_actions(**rows(batch, 0, 1))
-    assert torch.equal(acting.sample_actions(**rows(batch, 0)), before)
-    short = False
-    acting.sample_actions(**rows(batch, 0, 1))
     assert acting.how == "graph"

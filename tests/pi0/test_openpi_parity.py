@@ -6,17 +6,12 @@ import json
 
 import pytest
 import torch
-from openpi_golden import FOLDER, PREFIX_INPUTS, TOLERANCE, Golden, read_golden, sample
+from openpi_golden import FOLDER, PREFIX_INPUTS, TOLERANCE, Golden, sample
 
 from vlapack.pi0.config import CONFIGS
 from vlapack.pi0.flow import Pi0
 from vlapack.pi0.names import EMBEDDING, openpi_tensors
 from vlapack.pi0.savings import Savings
-
-
-@pytest.fixture(scope="module", params=["pi0", "pi05"])
-def golden(request: pytest.FixtureRequest) -> Golden:
-    return read_golden(request.param)
 
 
 @pytest.fixture

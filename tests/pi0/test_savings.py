@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from openpi_golden import PREFIX_INPUTS, TOLERANCE, Golden, read_golden, sample
+from openpi_golden import PREFIX_INPUTS, TOLERANCE, Golden, sample
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,16 +21,6 @@ from vlapack.pi0.stored import StoredEmbedding
 
 NAMES = [field.name for field in dataclasses.fields(Savings)]
 FUSED = "_scaled_dot_product_flash_attention_for_cpu"
-
-
-@pytest.fixture(scope="module", params=["pi0", "pi05"])
-def golden(request: pytest.FixtureRequest) -> Golden:
-    return read_golden(request.param)
-
-
-@pytest.fixture(scope="module")
-def pi05() -> Golden:
-    return read_golden("pi05")
 
 
 def pair(golden: Golden, name: str) -> tuple[Pi0, Pi0]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz.edits import JsonFile, TensorsFile
+from fuzz.files import JsonFile, TensorsFile
 from fuzz.harness import HangError, limits
 from fuzz.kinds import seal_pack
 
