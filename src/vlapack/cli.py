@@ -20,22 +20,22 @@ COMMANDS = {
     "verify": "check every checksum and the format of a pack",
     "eval": "a policy and its float parent on the same LIBERO episodes",
     "sweep": "many policies and recipes on the same episodes, from one file",
-    "merge": "put the shards of an evaluation or a sweep together",
-    "compare": "a pack's actions beside its float parent's, without a simulator",
-    "diagnose": "why a pack acts otherwise than its parent, and what helps",
+    "merge": "combine the shards of an evaluation or a sweep",
+    "compare": "a pack's actions against its float parent's, without a simulator",
+    "diagnose": "why a pack acts differently from its parent, and what helps",
     "watch": "a run while it is played: progress, time left, failures",
     "report": "one page that answers: may I ship this pack?",
     "serve": "a policy behind openpi's websocket protocol",
     "bench": "milliseconds per action chunk, part by part, and memory",
-    "doctor": "what is missing or wrong here, and what to type",
+    "doctor": "what is missing or wrong here, and how to fix it",
     "clean": "list or remove what interrupted runs left behind",
 }
 
 SHELLS = ("bash", "zsh", "fish")
 
-EPILOG = """`vlapack COMMAND --help` explains a command. Exit codes: 0 good, 1 the work
-failed, 2 the input cannot be used. `vlapack --print-completion bash` (or zsh,
-fish) writes the script that completes commands and flags (docs/quickstart.md)."""
+EPILOG = """`vlapack COMMAND --help` explains a command. Exit codes: 0 success, 1 the
+work failed, 2 bad input. `vlapack --print-completion bash` (or zsh, fish)
+prints a script that completes commands and flags (docs/quickstart.md)."""
 
 
 def _load(name: str) -> Callable[..., int]:

@@ -27,7 +27,7 @@ def bench(
     """Measure how long a policy takes for an action chunk, part by part, and what it holds in memory.
 
     Policy and baseline run in their own processes and take turns, chunk by chunk. The floor is the time of the products
-    alone, at the speed that this CPU or GPU was just seen to reach (docs/runtime.md).
+    alone, at the peak speed just measured on this CPU or GPU (docs/runtime.md).
 
         vlapack bench --policy packs/tiny-full --baseline tiny-libero
         vlapack bench --arch pi05_libero --policy full --baseline float  (random weights: no checkpoint is needed)
@@ -39,9 +39,9 @@ def bench(
         engine: Engine for packed layers: cpu, triton (on GPUs) or reference. Default: VLAPACK_ENGINE, else the best
             available one.
         threads: Threads to use. Default: torch's choice.
-        repeats: Chunks to time, after one that warms up.
+        repeats: Chunks to time, after one warm-up chunk.
         without: Savings to switch off, to see what they are worth (docs/runtime.md lists them).
-        data: Folder of observations, of which the first is used. Default: an example for the robot.
+        data: Folder of observations; the first one is used. Default: an example for the robot.
         prompt: Instruction to use instead of the observation's.
         json: Write one JSON document to stdout instead of tables.
         flags: What the checkpoint does not say itself, and how the policy computes.

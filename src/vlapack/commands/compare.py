@@ -27,8 +27,8 @@ def compare(
 ) -> int:
     """Compare a pack's actions with its float parent's on recorded observations.
 
-    Both see the same frames and start from the same noise. The table has each dimension's differences beside the float
-    policy's own spread over eight noises: a pack that differs much less than that acts like its parent
+    Both see the same frames and start from the same noise. The table shows each dimension's differences next to the
+    float policy's own spread over eight noises: a pack that differs much less than that acts like its parent
     (docs/compare.md).
 
         vlapack compare packs/tiny-full --baseline tiny-libero --data OBSERVATIONS

@@ -51,8 +51,8 @@ def diagnose(
     are off by more than the target, remedies are tried on the same data; the cheapest one that suffices is written as
     a recipe, with the command that makes the pack (docs/diagnose.md).
 
-    Exit code 0 if the pack is sound, 1 if it is not, 2 if the input cannot be used. A run that was interrupted goes on
-    with the same command.
+    Exit code 0 if the pack is sound, 1 if it is not, 2 if the input cannot be used. An interrupted run continues with
+    the same command.
 
         vlapack diagnose packs/tiny-full --baseline tiny-libero --data OBSERVATIONS --max-error 1%
         vlapack diagnose PACK --baseline CHECKPOINT --config pi05_libero --data LEROBOT_DATASET --calib OBSERVATIONS
@@ -62,13 +62,12 @@ def diagnose(
         baseline: Its float parent, a folder or tiny-libero.
         data: Observations to measure on: a folder that the simulator or a policy server recorded, or a LeRobotDataset
             v3. Those that calibrated the pack are left out.
-        max_error: What the median error of a chunk, as `vlapack compare` prints it, is to stay below (`1%` or `0.01`).
+        max_error: Upper limit for the median error of a chunk, as `vlapack compare` prints it (`1%` or `0.01`).
             Default: what the pack was tuned for, else 5%.
-        frames: How many observations of the data to take, spread evenly. By default all, up to 64.
-        out: The recipe file to write if something helps. Default: PACK.remedy.json beside the pack.
-        work: A folder for what is measured, which stays. Without it, a `.partial` beside the recipe, which goes at the
-            end.
-        seed: Of noise and directions.
+        frames: How many observations of the data to use, evenly spaced. Default: all, up to 64.
+        out: The recipe file to write if something helps. Default: PACK.remedy.json next to the pack.
+        work: Folder that keeps the measurements. Default: a `.partial` folder next to the recipe, removed at the end.
+        seed: Seed of noise and directions.
         json: Write one JSON document to stdout instead of text.
         flags: What the baseline does not say.
     """

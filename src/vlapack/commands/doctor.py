@@ -19,9 +19,10 @@ def doctor(
     json: bool = False,
     flags: Flat[CheckpointFlags] = CheckpointFlags(),  # noqa: B008  (frozen)
 ) -> int:
-    """Check this machine, this installation and, if given, a policy: what is wrong, and what to type.
+    """Check this machine, this installation and, if given, a policy, and say how to fix what is wrong.
 
-    Exit code 0 if nothing is wrong, 1 if something is. What is merely absent (the simulator, a GPU) is not wrong.
+    Exit code 0 if nothing is wrong, 1 if something is. Optional parts that are absent (the simulator, a GPU) are not
+    wrong.
 
         vlapack doctor
         vlapack doctor packs/tiny-full
@@ -30,8 +31,8 @@ def doctor(
     Args:
         policy: A pack, a checkpoint folder, or tiny-libero.
         against: Python interpreter of an environment with openpi, or with LeRobot for its folders. Instead of the
-            checks, act once there and once here on the same observation and noise, and compare stage by stage. Exit
-            code 0 if all are equal, 1 if one differs, 2 if it cannot be run.
+            checks, act once there and once here, on the same observation and noise, and compare each stage. Exit code 0
+            if all are equal, 1 if one differs, 2 if it cannot be run.
         json: Write one JSON document to stdout instead of text.
         flags: What the checkpoint does not say itself.
     """

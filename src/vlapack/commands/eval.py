@@ -42,11 +42,11 @@ def eval(
     playing: Flat[PlayFlags] = PlayFlags(),  # noqa: B008  (frozen)
     flags: Flat[PolicyFlags] = PolicyFlags(),  # noqa: B008  (frozen)
 ) -> int:
-    """Play LIBERO episodes with a policy, and with a baseline on the same ones.
+    """Play LIBERO episodes with a policy, and the same episodes with a baseline.
 
-    Both get the same init states, simulator seeds and flow noise, so that outcomes are compared in pairs (exact
-    McNemar test). OUT collects episodes.jsonl, videos/, eval_info.json (LeRobot's form) and summary.json. After
-    Ctrl-C or a kill, the same command with the same --out plays only the episodes that are missing.
+    Both get the same init states, simulator seeds and flow noise, so that outcomes are compared in pairs (exact McNemar
+    test). OUT receives episodes.jsonl, videos/, eval_info.json (LeRobot's form) and summary.json. After Ctrl-C or a
+    kill, the same command with the same --out plays only the episodes that are missing.
 
         vlapack eval PACK --baseline tiny-libero --trials 20 --out outputs/eval/full
         vlapack eval PACK --baseline tiny-libero --trials 20 --noise-seeds 5 --noise-floor
@@ -57,7 +57,7 @@ def eval(
 
     Args:
         policy: A pack, a checkpoint folder, tiny-libero, or the address of a policy server (ws://HOST:PORT; its key is
-            read from VLAPACK_API_KEY), or of several that serve the same policy, with commas between them.
+            read from VLAPACK_API_KEY), or several comma-separated addresses that serve the same policy.
         baseline: The float parent to compare with, a folder or tiny-libero; without it the policy plays alone.
         suite: libero_spatial, libero_object, libero_goal, libero_10, libero_90, or several with commas. Default:
             the suites that the policy says it was trained for.
@@ -65,19 +65,20 @@ def eval(
             trained for, else all of the suite.
         trials: Episodes per task, from the official init states 0 to trials-1. Default: 10.
         init_states: The init states themselves, such as 0-4,10, instead of --trials.
-        noise_seeds: How often each start is played, each time with other flow noise: more episodes than there are init
-            states.
-        noise_floor: Play the baseline's episodes once more with other flow noise. How often it disagrees with itself
-            is printed beside the drop. Without it, a policy's folder may bring a floor that was measured before.
-        bf16_floor: Instead of other noise, play them with the same noise in bfloat16: what any rounding changes. Slow
-            on CPUs without bfloat16 instructions.
+        noise_seeds: How often to play each start, each time with different flow noise, to get more episodes than there
+            are init states.
+        noise_floor: Play the baseline's episodes once more with different flow noise. How often it disagrees with
+            itself is printed next to the drop. Without this flag, the floor that comes with the policy is printed, if
+            there is one.
+        bf16_floor: Play them with the same noise, but in bfloat16, to show what rounding alone changes. Slow on CPUs
+            without bfloat16 instructions.
         seed: Root of the simulator's seed and of every episode's flow noise.
-        replan: Actions carried out of each chunk before the next is asked for. Default: what the policy says
+        replan: Actions to execute from each chunk before requesting the next one. Default: what the policy says
             (LeRobot's n_action_steps), else openpi's 5.
-        hard_reset: Build the scene again for every episode, as openpi does; slower.
+        hard_reset: Rebuild the scene for every episode, as openpi does; slower.
         until_ci: Stop as soon as the 95 % interval of the difference (without a baseline: of the success rate) is this
             narrow on each side, such as 0.03 for 3 points. The interval holds whenever the run stops; --trials and
-            --noise-seeds say how many episodes there are at most.
+            --noise-seeds set the maximum number of episodes.
         out: Output folder. Default: outputs/eval/<date>/<time>_<policy>.
         json: Write summary.json to stdout instead of a table.
         playing: How the episodes are played.

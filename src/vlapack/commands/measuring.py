@@ -34,7 +34,7 @@ MOST_OBSERVATIONS = 64
 
 @dataclass(frozen=True)
 class MeasuringFlags:
-    """What is wanted of the bits, exactly one of the first three.
+    """What the bits are to achieve: exactly one of the first three.
 
     Args:
         max_error: The smallest pack whose median error of a chunk, as `vlapack compare` prints it, stays below this
@@ -42,14 +42,14 @@ class MeasuringFlags:
         budget: The least error for this much memory, held by a running policy: `1.5GB`, `950MB` (10^9 and 10^6
             bytes).
         budget_file: The least error for a file of at most this size.
-        observations: How many to use, evenly from the folder; half are kept back (of fewer than 32, sixteen or every
-            fourth). Default: all, up to 64.
+        observations: How many to use, evenly spaced over the folder; half are kept back (of fewer than 32, sixteen or
+            every fourth). Default: all, up to 64.
         choices: What a layer may become besides staying float: bits, and groups that share a scale, such as
             `4,8,4g32,4g128`. Each one costs time and disk.
-        survey: Measure every point of the frontier, not only those near the target: some thirty more runs over the
-            observations kept back. Points that are not measured are predictions, which may be several times off.
-        work: Folder that keeps what is measured: another target then takes seconds. Default: a `.partial` folder beside
-            the result, removed at the end.
+        survey: Measure every point of the frontier, not only those near the target: about thirty more runs over the
+            observations kept back. The other points are predictions, which may be several times off.
+        work: Folder that keeps the measurements, so that another target takes seconds. Default: a `.partial` folder
+            next to the result, removed at the end.
     """
 
     max_error: str | None = None

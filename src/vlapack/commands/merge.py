@@ -18,8 +18,8 @@ def merge(
 ) -> int:
     """Merge the shards in OUT/shards into OUT, and print what all of them show.
 
-    Refused are shards of other plans, missing shards or episodes, and episodes that two shards played with different
-    results. Merge again when more is there.
+    Shards of another plan, missing shards or episodes, and episodes that two shards played with different results are
+    errors. Merge again when more shards are there.
 
         # after `vlapack eval PACK --baseline CHECKPOINT --shard 1/8 --out DIR`, and 2/8 to 8/8 on any machine
         vlapack merge DIR

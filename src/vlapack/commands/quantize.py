@@ -57,9 +57,10 @@ def quantize(
 ) -> int:
     """Quantize a policy into a pack: a folder that loads without its parent.
 
-    With --max-error, --budget or --budget-file, the bits of each layer are chosen by measuring (docs/tune.md), and the
-    frontier goes beside the pack. Otherwise the recipe comes from --preset, --recipe or the OPENPI_DUQUANT_* variables
-    (docs/configuration.md), and `vlapack inspect` shows it first. An interrupted run continues with the same command.
+    With --max-error, --budget or --budget-file, vlapack measures how many bits each layer needs (docs/tune.md), and
+    writes the frontier next to the pack. Otherwise the recipe comes from --preset, --recipe or the OPENPI_DUQUANT_*
+    variables (docs/configuration.md), and `vlapack inspect` shows it first. An interrupted run continues with the same
+    command.
 
         vlapack quantize tiny-libero --max-error 1% --out packs/tiny-1
         vlapack quantize tiny-libero --preset full --out packs/tiny-full
@@ -69,8 +70,8 @@ def quantize(
         checkpoint: A float policy's folder, or `tiny-libero`, the policy that comes with vlapack.
         out: The pack's folder. Default: OPENPI_DUQUANT_PACKDIR. Another pack in it is never overwritten.
         weights_only: Use no observations: channels are ordered by their weights.
-        check: With a tuned --recipe: compare the pack with its float parent, and say whether the recipe is still good
-            for this checkpoint (exit code 0) or has to be tuned again (1).
+        check: With a tuned --recipe: compare the pack with its float parent, and say whether the recipe still holds for
+            this checkpoint (exit code 0) or has to be tuned again (1).
         json: Write one JSON document to stdout instead of text.
         wanted: Choose the bits by measuring: give one of the first three.
         fields: Single fields of the recipe; they override preset and variables.

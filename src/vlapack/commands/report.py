@@ -30,7 +30,7 @@ def report(
     """Write one self-contained HTML page that answers "may I ship this pack?".
 
     The page opens from disk and loads nothing. INPUTS are recognized by what they are, in any order: folders that
-    `vlapack eval` wrote (also while it still writes), packs, their float parent, what `vlapack compare --json`,
+    `vlapack eval` wrote (even while it is still running), packs, their float parent, what `vlapack compare --json`,
     `bench --json` and `inspect --json` wrote, and the frontier of a tuning (NAME.frontier.json). What is missing is
     named on the page, with the command that provides it.
 
@@ -41,8 +41,8 @@ def report(
         inputs: Runs, packs, their float parent, JSON documents.
         out: The file to write; an older one is replaced.
         data: Recorded observations (as --calib of `quantize`). The pack acts on two of them, to show its outliers.
-        video_mb: How many megabytes of the page may be videos, the worst disagreements first; the other videos are
-            links. 0 leaves all of them out.
+        video_mb: Megabytes of video to embed in the page, the worst disagreements first; the others become links. With
+            0, all of them are links.
         json: Write the answers as one JSON document to stdout instead of text.
         flags: What the parent's folder does not say.
     """

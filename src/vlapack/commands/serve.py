@@ -41,7 +41,7 @@ def serve(
     policy_dir: Annotated[str | None, tyro.conf.arg(name="policy.dir")] = None,
     flags: Flat[PolicyFlags] = PolicyFlags(),  # noqa: B008  (frozen)
 ) -> int:
-    """Serve a policy by openpi's websocket protocol: clients of openpi's server need no change.
+    """Serve a policy over openpi's websocket protocol: clients of openpi's server need no change.
 
     One JSON line on stdout says when and where clients can connect. SIGTERM or Ctrl-C shuts the server down after
     pending requests; Ctrl-C again stops it now.
@@ -54,22 +54,24 @@ def serve(
         policy: A pack, a checkpoint folder, or tiny-libero.
         host: Address to listen on; the default accepts clients on this machine only.
         port: Port; 0 takes any free one.
-        api_key: Key that clients must send as `Authorization: Api-Key KEY` (openpi's client: api_key=KEY). Required
-            beyond this machine. Default: the variable VLAPACK_API_KEY, which other users of this machine cannot read.
+        api_key: Key that clients must send as `Authorization: Api-Key KEY` (openpi's client: api_key=KEY). Required for
+            clients on other machines. Default: the variable VLAPACK_API_KEY, which other users of this machine cannot
+            read.
         insecure: Accept clients from other machines without a key.
         cert: TLS certificate chain (PEM), with --key; clients then use wss://HOST.
         key: TLS private key (PEM).
         default_prompt: Instruction for observations that have none.
         seed: Seed of the noise: the same requests in the same order get the same answers.
-        max_batch: Most requests in one pass of the network. With 1, every answer is exactly what it is alone.
+        max_batch: Maximum number of requests in one pass of the network. With 1, answers are exactly those of a single
+            robot.
         batch_wait_ms: How long a request may wait for others to join it, when several robots are connected.
-        queue: Most requests under way; the next one gets an error at once.
+        queue: Maximum number of pending requests; the next one gets an error at once.
         max_message_mb: Largest message to accept, in units of 2^20 bytes.
         record: Keep observations in --record-dir, for `quantize --calib` and `compare --data`.
         record_dir: Folder to record to; an older recording is continued.
-        record_limit: Most observations to keep; when full, the oldest is deleted.
+        record_limit: Maximum number of observations to keep; when full, the oldest is deleted.
         debug: Send clients the traceback of a failure, as openpi does, and log every connection.
-        env: openpi's flag that downloads a checkpoint; refused, with what to type instead.
+        env: openpi's flag that downloads a checkpoint. Not supported; the error says what to type instead.
         policy_config: openpi's spelling of --config.
         policy_dir: openpi's spelling of POLICY.
         flags: What the checkpoint does not say itself, and how the policy computes.

@@ -45,7 +45,7 @@ RenameMapFlag = Annotated[
     str | None,
     tyro.conf.arg(
         help="What a LeRobot data set calls its features, as in LeRobot's flag of the same name: "
-        """'{"observation.images.front": "cam_high"}'. Usual names need none (docs/calibration.md).""",
+        """'{"observation.images.front": "cam_high"}'. Common names need none (docs/calibration.md).""",
     ),
 ]
 
@@ -139,7 +139,7 @@ class PlayFlags:
     """How episodes are played; no result depends on it.
 
     Args:
-        workers: Processes that hold a simulator; with --ray, those of each process that holds the policy.
+        workers: Simulator processes; with --ray, how many for each process that holds the policy.
         videos: Write a video of every episode.
         shard: Play one part of the plan, such as 3/8, into OUT/shards; `vlapack merge OUT` puts the parts together.
         ray: Play on a Ray cluster: HOST:PORT, `auto` for the one that this machine belongs to, or `local` to start one

@@ -24,8 +24,8 @@ def sweep(
 ) -> int:
     """Play a sweep file (YAML): policies x recipes x tasks x starts x noise seeds, all with the same noise.
 
-    Packs are made first, into OUT/packs. Each is compared with its float parent, which plays once. OUT collects what
-    `vlapack eval` leaves, and for each policy a folder in OUT/policies. After Ctrl-C or a kill, the same command plays
+    Packs are made first, into OUT/packs. Each is compared with its float parent, which plays once. OUT receives what
+    `vlapack eval` writes, plus a folder in OUT/policies for each policy. After Ctrl-C or a kill, the same command plays
     only the episodes that are missing. docs/sweeps.md describes the file.
 
         vlapack sweep sweep.yaml
@@ -35,7 +35,7 @@ def sweep(
     Args:
         file: The sweep file.
         out: Output folder. Default: outputs/sweep/<the file's name>.
-        prepare: Make the packs and stop; for shards, which start at the same time and need them.
+        prepare: Only make the packs. Do this before starting shards, because they all need them.
         json: Write summary.json to stdout instead of a table.
         playing: How the episodes are played.
     """

@@ -44,9 +44,10 @@ def tune(
     """Choose 4, 8 or 16 bits for every layer by their effect on the actions, and write the recipe.
 
     The effect of each choice on the action chunk is measured for all layers at once (docs/tune.md), an exact solver
-    allocates the bits, and the result is tried on observations kept back. Beside the recipe go a table and a picture of
-    the frontier: bytes, errors and milliseconds of allocations, presets and uniform recipes. An interrupted run
-    continues with the same command. `vlapack quantize` takes the same three targets and writes the pack at once.
+    allocates the bits, and the result is tried on observations kept back. A table and a picture of the frontier are
+    written next to the recipe: bytes, errors and milliseconds of allocations, presets and uniform recipes. An
+    interrupted run continues with the same command. `vlapack quantize` takes the same three targets and writes the pack
+    at once.
 
         vlapack tune CHECKPOINT --config pi05_libero --max-error 1% --calib OBSERVATIONS --out recipe.json
         vlapack tune CHECKPOINT --config pi05_libero --budget 1.5GB --calib OBSERVATIONS --out recipe.json

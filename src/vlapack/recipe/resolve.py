@@ -29,7 +29,7 @@ from vlapack.recipe.recipe import Recipe, read_recipe
 
 @dataclass(frozen=True)
 class RecipeFlags:
-    """Single fields of the recipe; each one goes before the preset and the variables.
+    """Single fields of the recipe; they override the preset and the variables.
 
     Args:
         scope: Prefix of the dotted layer names.
@@ -43,23 +43,23 @@ class RecipeFlags:
         rotation: How blocks of input channels are rotated.
         block: Channels per rotation block, a power of two.
         shared_block: One rotation block per input instead of K/B distinct ones.
-        permute: Deal channels over the blocks by importance.
-        row_rot: `restore`: rotate output rows before rounding, and the result back.
+        permute: Spread important channels evenly over the blocks.
+        row_rot: `restore`: rotate output rows before rounding, and rotate the result back.
         block_out: Rows per block of the row rotation.
         smooth: λ of the smoothing step; 0: none.
         order: Permute and rotate, or rotate, permute and rotate again (DuQuant).
         group_size: Input channels per weight scale, instead of one scale per output channel.
-        rounding: rtn: round to nearest; gptq: later columns make up for each column's error, on calibration data.
+        rounding: rtn: round to nearest; gptq: later columns compensate for each column's error, using calibration data.
         clip: End of the integer range: where the squared error is least, or the largest weight.
         act_scale: One activation scale per token, or one per layer from calibration.
         act_percentile: Percentile that sets the static scale.
         calib_steps: How many observations to calibrate on.
         fold: Fold the first steps of a transform into the layers before it.
         embedding_bits: 8: store the embedding's rows as int8.
-        atm: Attention temperature matching (QuantVLA): scale the expert's queries, head by head, until their logits
-            vary as the float policy's do.
+        atm: Attention temperature matching (QuantVLA): scale the expert's queries, head by head, so that their logits
+            vary as much as the float policy's.
         ohb: Output head balancing (QuantVLA): the same for the strength of the expert's attention.
-        seed: Seed of what is random in a method.
+        seed: Seed for random choices in a method.
     """
 
     scope: str | None = None
