@@ -78,7 +78,10 @@ def test_a_robot_of_lerobots_own_is_known_by_its_features(tmp_path: Path, capsys
     [
         ({"observation.state": ...}, "no 'observation.state'"),
         ({"task": ["one"]}, "2 states and the tasks"),
-        ({"observation.images.wrst": torch.zeros(2, 3, 8, 8)}, "wrst: no camera of this policy; its cameras are obs"),
+        (
+            {"observation.images.wrst": torch.zeros(2, 3, 8, 8)},
+            "wrst: not a camera of this policy; its cameras",
+        ),
         ({"observation.images.image": torch.full((2, 3, 8, 8), 3.0)}, r"observation.images.image: values from 3.0"),
     ],
 )

@@ -75,7 +75,7 @@ class Bench:
         for kind in ("product", "chunk"):
             self._refuse(kind, f"{kind}s that did not run")
         if self._out_of_time:
-            say(f"{self._out_of_time} cells were not begun: the time was up; the same command goes on with them")
+            say(f"{self._out_of_time} cells were not begun: the time was up; the same command continues with them")
         return 0
 
     @property

@@ -145,7 +145,7 @@ def _outcome(command: Callable[[], int]) -> int:
         say(f"failed: {where}{error.strerror}")
         return 1
     except KeyboardInterrupt:
-        say("interrupted; the same command again continues where this one stopped")
+        say("interrupted; the same command continues where this one stopped")
         return 130
 
 

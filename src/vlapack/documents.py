@@ -101,7 +101,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the key {twice!r:.100} stands twice in one object")
+        raise ValueError(f"the key {twice!r:.100} appears twice in one object")
     return found
 
 

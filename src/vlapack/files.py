@@ -177,7 +177,7 @@ def _claim(folder: Path) -> int:
                 os.close(lock)
                 raise
             os.close(lock)
-    raise InputError(f"{folder} disappears again and again; choose another `out`")
+    raise InputError(f"{folder} keeps disappearing; choose another `out`")
 
 
 def _is_at(file: int, path: Path) -> bool:

@@ -68,7 +68,7 @@ def read_batch(policy: Policy, batch: Mapping[str, Any]) -> list[dict[str, Any]]
     known = (*robot.cameras, *(f"{camera}{flag}" for camera in robot.cameras for flag in PADDING_FLAGS))
     if unknown := sorted(name for name in batch if name.startswith(CAMERA) and name not in known):
         raise InputError(
-            f"{', '.join(unknown)}: no camera of this policy; its cameras are {', '.join(robot.cameras)}: rename it "
+            f"{', '.join(unknown)}: not a camera of this policy; its cameras are {', '.join(robot.cameras)}: rename it "
             "with LeRobot's `rename_map`"
         )
     states = policy.normalization.unnormalize("state", _numpy(batch[STATE]).astype(np.float64))

@@ -124,7 +124,7 @@ def test_what_the_hub_refuses_is_said(online: Hub, gemma_pack: Path) -> None:
     with pytest.raises(InputError, match=r"someone/absent: no such folder, and .* 404 Client Error"):
         Policy.from_pretrained("someone/absent")
     online.refuses = True
-    with pytest.raises(WorkError, match=r"someone/pack: the hub did not take .* 401 Client Error"):
+    with pytest.raises(WorkError, match=r"someone/pack: the hub rejected .* 401 Client Error"):
         Policy.from_pretrained(gemma_pack).push_to_hub("someone/pack")
 
 

@@ -225,7 +225,7 @@ def test_a_step_that_we_lack_is_refused(tmp_path: Path) -> None:
     document = json.loads(path.read_text())
     document["steps"].append({"registry_name": "my_crop", "config": {}})
     path.write_text(json.dumps(document))
-    with pytest.raises(InputError, match="the step 'my_crop' is none that vlapack has"):
+    with pytest.raises(InputError, match="the step 'my_crop' is not supported"):
         open_checkpoint(folder)
 
 

@@ -90,14 +90,17 @@ def test_another_tokenizer_may_be_in_the_folder_or_given(tmp_path: Path) -> None
     ("change", "message"),
     [
         (lambda steps: steps.remove(named(steps, processor_steps.PREPARE)), f"no {processor_steps.PREPARE}"),
-        (lambda steps: steps.insert(2, {"registry_name": processor_steps.NEW_LINE}), "is no step of LeRobot's pi05"),
-        (lambda steps: steps.append(dict(steps[0])), "the step rename_observations_processor stands there twice"),
+        (lambda steps: steps.insert(2, {"registry_name": processor_steps.NEW_LINE}), "is not a step of LeRobot's pi05"),
+        (lambda steps: steps.append(dict(steps[0])), "the step rename_observations_processor appears twice"),
         (lambda steps: steps.append(steps.pop(2)), "normalizer_processor comes before relative_actions_processor"),
         (lambda steps: steps.append(steps.pop(3)), "comes before normalizer_processor"),
-        (lambda steps: steps.append({"registry_name": "unnormalizer_processor"}), "none that vlapack has there"),
-        (lambda steps: steps.append({"class": "my.Crop", "config": {}}), "the step 'my.Crop' is none"),
+        (lambda steps: steps.append({"registry_name": "unnormalizer_processor"}), "is not supported there"),
+        (lambda steps: steps.append({"class": "my.Crop", "config": {}}), "the step 'my.Crop' is not"),
         (lambda steps: steps[0].update(config=[]) or steps[0].update(config=["x"]), "not an object"),
-        (lambda steps: named(steps, "normalizer_processor").update(state_file="../n.safetensors"), "no file beside it"),
+        (
+            lambda steps: named(steps, "normalizer_processor").update(state_file="../n.safetensors"),
+            "not a file next",
+        ),
     ],
 )
 def test_other_steps_than_lerobots_own_are_refused(

@@ -139,7 +139,7 @@ def test_what_is_broken_and_never_read_is_left_out_with_a_word(
 
 
 def test_an_unknown_key_beside_the_table_is_refused() -> None:
-    with pytest.raises(InputError, match="unknown key 'version' beside norm_stats"):
+    with pytest.raises(InputError, match="unknown key 'version' next to norm_stats"):
         read_tables({"norm_stats": {}, "version": 2}, ("mean", "std"), "norm_stats")
 
 

@@ -80,7 +80,7 @@ def test_a_raw_state_dictionarys_one_adapter_is_read_and_several_are_refused(tmp
     assert torch.equal(merged(folder).read(f"{Q0}.weight"), merged(GOLDEN / "plain").read(f"{Q0}.weight"))
     both = named | {name.replace(".default.", ".other."): tensor.clone() for name, tensor in named.items()}
     save_file(both, path)
-    with pytest.raises(InputError, match="holds the adapters default, other; save the one that is meant"):
+    with pytest.raises(InputError, match="holds the adapters default, other; save the one you want"):
         merged(folder)
 
 
@@ -123,7 +123,7 @@ def test_the_bases_revision_is_the_one_that_is_named(tmp_path: Path, monkeypatch
         ({"lora_alpha": True}, "lora_alpha is True"),
         ({"alpha_pattern": {"q_proj": None}}, r"alpha of .*q_proj is None; it must be a number"),
         ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is .*an object of patterns"),
-        ({"alpha_pattern": {"(": 1}}, r"alpha_pattern has '\(', no regular expression"),
+        ({"alpha_pattern": {"(": 1}}, r"alpha_pattern has '\(', which is not a regular expression"),
         ({"rank_pattern": {"v_proj": 2}}, r"v_proj.lora_A.weight has shape \[4, 8\]; .* ask for \[2, 8\]"),
         ({"rank_pattern": {"v_proj": 0}}, r"rank of .*v_proj is 0"),
         ({"use_dora": True}, "use_dora is True, and .* has no lora_magnitude_vector"),

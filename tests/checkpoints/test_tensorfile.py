@@ -150,7 +150,7 @@ def test_what_the_library_refuses_is_refused(path: Path, name: str) -> None:
 def test_a_name_that_stands_twice_is_refused_although_the_library_takes_the_last(path: Path) -> None:
     text = f'{{"a": {ENTRY}, "a": {ENTRY}}}'
     path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + bytes(4))
-    with pytest.raises(InputError, match="the key 'a' stands twice"):
+    with pytest.raises(InputError, match="the key 'a' appears twice"):
         TensorFile(path)
 
 

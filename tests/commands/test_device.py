@@ -63,7 +63,7 @@ def test_an_unknown_device_is_refused_by_the_commands_own_flag(
         ({"cuda": None}, "error: --device cuda: torch "),
         ({"failure": "No CUDA GPUs are available"}, "error: --device cuda: no card is available"),
         ({"cards": [FakeCard("Tesla T4", 7, 5)]}, "error: --device cuda:0: unsupported card Tesla T4, sm_75"),
-        ({"cards": [FakeCard()], "triton": None}, "error: the engine of GPUs needs Triton"),
+        ({"cards": [FakeCard()], "triton": None}, "error: the GPU engine needs Triton"),
     ],
 )
 def test_a_card_that_cannot_be_used_is_one_line_and_exit_code_2(
@@ -91,7 +91,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
     install_gpu(monkeypatch, FakeCard(free=1000))
     assert main([*commands[command], "--device", "cuda"]) == 2
     *before, last = capsys.readouterr().err.splitlines()
-    assert "GB free; end what else uses it" in last
+    assert "GB free; stop what else uses it" in last
     assert last.startswith("error: --device cuda:0: ")
     assert any(f"engine triton 3.6.0 ({H200})" in line for line in before)
 

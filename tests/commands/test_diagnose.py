@@ -164,7 +164,7 @@ def test_what_cannot_be_used_is_refused(
     assert "--frames" in said()
     words = ["--baseline", str(random_checkpoint), "--data", str(folder / "data")]
     assert main(["diagnose", str(random_checkpoint), *words]) == 2
-    assert "is no pack" in said()
+    assert "is not a pack" in said()
     assert main(["diagnose", str(folder / "pack"), *words, "--baseline", str(folder / "pack")]) == 2
     assert "is a pack already" in said()
     (tmp_path / "recipe.json").write_text("{}")

@@ -103,7 +103,7 @@ def test_killed_anywhere_the_same_command_ends_in_the_same_pack(
     [
         (["--max-error", "1%", "--budget", "1GB"], "--max-error and --budget exclude each other"),
         (["--max-error", "2"], "write 1%, or 0.01"),
-        (["--budget", "lots"], "is no size"),
+        (["--budget", "lots"], "is not a size"),
         (["--budget", "1KB"], "is impossible: what a policy of this pack holds lies between"),
         (["--max-error", "1%", "--observations", "12"], "12 observations are too few"),
         (["--max-error", "1%", "--observations", "21"], "holds 20 observations, fewer than --observations 21"),

@@ -67,8 +67,8 @@ def test_a_folder_above_holds_something_else(shop: Shop) -> None:
     (shop.folder / "here").mkdir()
     shop.monkeypatch.chdir(shop.folder / "here")
     assert main(["quantize", str(shop.parent), "--out", "..", *DIT]) == 2
-    assert ".. exists and is no pack" not in (said := shop.said())
-    assert f"{shop.folder} exists and is no pack" in said
+    assert ".. exists and is not a pack" not in (said := shop.said())
+    assert f"{shop.folder} exists and is not a pack" in said
 
 
 def test_a_pack_is_found_from_inside(shop: Shop) -> None:

@@ -101,7 +101,7 @@ RECIPES = {
     "a percentile of nothing": ({"act_percentile": 0}, "act_percentile = 0: it lies in (0, 100]"),
     "a seed without end": ({"seed": float("inf")}, "seed = inf: an integer"),
     "no calibration steps": ({"calib_steps": 0}, "calib_steps = 0: 1 or more"),
-    "no pattern": ({"include": "("}, "include = '(' is no regular expression"),
+    "no pattern": ({"include": "("}, "include = '(' is not a regular expression"),
 }
 
 

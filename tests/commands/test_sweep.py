@@ -84,7 +84,7 @@ def test_shards_of_a_sweep_say_what_all_of_it_says(capsys: pytest.CaptureFixture
     parts = ("sweep", "s.yaml", "--no-videos", "--out", "parts", "--workers", "1")
     code, _, stderr = run(capsys, *parts, "--shard", "1/2")
     assert code == 2
-    assert "run the sweep with --prepare once before" in stderr
+    assert "run the sweep with --prepare first" in stderr
     assert run(capsys, *parts, "--prepare")[0] == 0
     assert run(capsys, *parts, "--shard", "2/2")[0] == 0
     code, _, stderr = run(capsys, "merge", "parts")

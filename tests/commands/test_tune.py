@@ -137,8 +137,8 @@ def test_a_survey_measures_every_point_and_chooses_the_same(
         (("--budget-file", "1KB"), "lies between 485636 bytes"),
         (("--budget-file", "2GB"), "unquantized"),
         (("--budget", "1KB"), "what a policy of this pack holds lies between"),
-        (("--budget", "2"), "--budget 2 is no size"),
-        (("--max-error", "1"), "no error between 0 and 100 %"),
+        (("--budget", "2"), "--budget 2 is not a size"),
+        (("--max-error", "1"), "not an error between 0 and 100 %"),
         (("--max-error", "1%"), "5 observations are too few to tune on: give 20 or more"),
         ((), "no target is given"),
         (("--budget", "1MB", "--max-error", "1%"), "--max-error and --budget exclude each other"),
@@ -173,7 +173,7 @@ def test_sizes_are_decimal() -> None:
     assert parse_bytes("2.4GB") == 2_400_000_000
     assert parse_bytes(" 950 mb") == 950_000_000
     for text in ("", "GB", "-1GB", "1e3MB", "0MB", "5GiB"):
-        with pytest.raises(InputError, match="no size"):
+        with pytest.raises(InputError, match="not a size"):
             parse_bytes(text)
 
 
@@ -181,5 +181,5 @@ def test_errors_are_percentages_or_fractions() -> None:
     assert parse_error("1%") == parse_error(" 0.01 ") == 0.01
     assert parse_error("0.5 %") == 0.005
     for text in ("", "%", "-1%", "0", "1", "100%", "1e-3", "1 percent"):
-        with pytest.raises(InputError, match="no error between"):
+        with pytest.raises(InputError, match="not an error between"):
             parse_error(text)

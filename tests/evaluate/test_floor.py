@@ -46,7 +46,7 @@ def test_a_floor_of_other_weights_is_left_out_and_said(tmp_path: Path, capsys: p
     (tmp_path / FILE).write_text(json.dumps({"weights": "d", **floor()}))
     assert committed_floor(str(tmp_path), "d") == floor()
     assert committed_floor(str(tmp_path), "e") is None
-    assert "measured with other weights" in capsys.readouterr().err
+    assert "measured with different weights" in capsys.readouterr().err
     assert committed_floor(str(tmp_path / "none"), "d") is None
 
 

@@ -180,7 +180,7 @@ def test_a_shard_that_is_being_played_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_shards_is_told_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no shards"):
         merge(tmp_path)
-    with pytest.raises(InputError, match="is no shard"):
+    with pytest.raises(InputError, match="is not a shard"):
         merge(tmp_path, [tmp_path / "elsewhere"])
 
 

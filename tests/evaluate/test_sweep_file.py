@@ -47,7 +47,7 @@ def test_short_forms_are_the_long_ones(tmp_path: Path) -> None:
         ),
         ("policies: {a: x}\nrecipes: [full, p/full.json]", "full, full has a name twice"),
         ("policies: {a: x}\nnoise_floor: true", "there is no baseline"),
-        ("policies: {a: x}\npolicies: {b: y}", "line 1: the key 'policies' stands twice"),
+        ("policies: {a: x}\npolicies: {b: y}", "line 1: the key 'policies' appears twice"),
         ("policies: &p {a: x}\nsuites: *p", "aliases (&, *) are not read"),
         ("policies: {a: x", "cannot be read as YAML"),
         ("- a\n- b", "expected keys such as `policies`, found list"),

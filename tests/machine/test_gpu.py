@@ -45,7 +45,7 @@ def test_a_card_has_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.find_device("cuda") == torch.device("cuda", 0)
     assert gpu.find_device("cuda:1") == torch.device("cuda", 1)
     assert str(gpu.card(torch.device("cuda", 1))) == "NVIDIA L4, sm_89, driver 570.86.15"
-    with pytest.raises(InputError, match=r"no card of that number; here are cuda:0 \(NVIDIA H200\), cuda:1"):
+    with pytest.raises(InputError, match=r"no card with that number; there are cuda:0 \(NVIDIA H200\), cuda:1"):
         gpu.find_device("cuda:2")
 
 

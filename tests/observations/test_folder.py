@@ -40,7 +40,7 @@ def test_every_observation_can_be_acted_on(folder: Path) -> None:
         ({"type": "other"}, "type is 'other'"),
         ({"version": 2}, "version is 2"),
         ({"turned": 90}, "index.json has turned; this version knows type, version, layout"),
-        ({"layout": "mars"}, "layout 'mars'; wanted is 'libero' or 'droid' or"),
+        ({"layout": "mars"}, "layout 'mars'; expected is 'libero' or 'droid' or"),
         ({"observations": []}, "no observations"),
         ({"observations": ["000_base.png"]}, "observation 0 is '000_base.png'"),
         (

@@ -89,7 +89,7 @@ BROKEN_ROWS: dict[str, tuple[str, Callable[[list[Row]], list[Row]], str]] = {
     "a frame too many": (
         DATA,
         lambda rows: [*rows, rows[6] | {"frame_index": 7}],
-        r"row 20: episode 0 frame 7 lies outside the 7 frames",
+        r"row 20: episode 0 frame 7 is outside the 7 frames",
     ),
     "another data set's rows": (
         DATA,
@@ -126,7 +126,7 @@ BROKEN_ROWS: dict[str, tuple[str, Callable[[list[Row]], list[Row]], str]] = {
     "a timestamp of the next episode": (
         DATA,
         lambda rows: [*rows[:6], rows[6] | {"timestamp": 0.7}, *rows[7:]],
-        r"row 6 \(episode 0 frame 6\): timestamp 0.7 lies behind the episode's part",
+        r"row 6 \(episode 0 frame 6\): timestamp 0.7 is beyond the episode's part",
     ),
     "a null task": (
         DATA,
@@ -159,9 +159,9 @@ BROKEN_ROWS: dict[str, tuple[str, Callable[[list[Row]], list[Row]], str]] = {
         lambda rows: [row | {"task": 3} for row in rows],
         r"tasks.parquet: row 0: the task is 3; a task is a text",
     ),
-    "a doubled task": (TASKS, lambda rows: [*rows, rows[0]], r"row 2: task_index 0 is there twice"),
+    "a doubled task": (TASKS, lambda rows: [*rows, rows[0]], r"row 2: task_index 0 appears twice"),
     "a task without its number": (TASKS, lambda rows: [rows[0] | {"task_index": None}, rows[1]], "task_index is null"),
-    "a doubled episode": (EPISODES, lambda rows: [*rows, rows[1]], r"row 4: episode 1 is there twice"),
+    "a doubled episode": (EPISODES, lambda rows: [*rows, rows[1]], r"row 4: episode 1 appears twice"),
     "a missing episode": (EPISODES, lambda rows: [rows[0], *rows[2:]], r"has no episode 1, but 3"),
     "an episode of any number": (EPISODES, lambda rows: [rows[0] | {"episode_index": 2**62}], r"has no episode 0, but"),
     "an episode as long as time": (

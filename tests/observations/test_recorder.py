@@ -68,7 +68,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not empty"):
         libero(tmp_path)
     (tmp_path / "index.json").write_text(json.dumps({"type": "thesis"}))
-    with pytest.raises(InputError, match="no index of observations"):
+    with pytest.raises(InputError, match="not an index of observations"):
         libero(tmp_path)
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(InputError, match=r"index.json: not valid JSON"):

@@ -32,7 +32,7 @@ def test_a_model_is_laid_out_for_the_engine_of_its_device(calibrated: bool, monk
 
 def test_a_device_without_an_engine_is_said_before_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     def active(device: torch.device) -> str:
-        raise InputError("the engine of GPUs needs Triton")
+        raise InputError("the GPU engine needs Triton")
 
     monkeypatch.setattr(inplace, "active", active)
     model = nn.Sequential(nn.Linear(64, 32))

@@ -89,7 +89,7 @@ def test_a_bad_file_is_named(tmp_path: Path, content: str) -> None:
         ({"include": None}, "include = None"),
         ({"include": "a" * 5000}, "at most 4096 letters"),
         ({"include": "(" * 1500 + ")" * 1500}, "include"),
-        ({"include": "a{4294967296}"}, "no regular expression"),
+        ({"include": "a{4294967296}"}, "not a regular expression"),
         ({"exclude": ["a"]}, "exclude"),
         ({"overrides": [[None, 8]]}, "overrides = None"),
         ({"overrides": [["a", 8]] * 1001}, "at most 1000 pairs"),

@@ -55,13 +55,13 @@ def test_bfloat16_is_read_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([[1.0], [1.0, 2.0]], "state: .* is no array of numbers"),
+        ([[1.0], [1.0, 2.0]], "state: .* is not an array of numbers"),
         (np.array([1.0, None] * 4), "state: .*dtype object"),
         (np.ma.masked_array(STATE, mask=[True] + [False] * 7), "state: a masked array"),
-        (torch.empty(8, device="meta"), "state: .* is no array of numbers"),
-        (torch.zeros(8).to_sparse(), "state: .* is no array of numbers"),
-        (Raising(), r"state: <Raising instance .* \(Raising\) is no array of numbers: no array"),
-        ([Raising()] * 8, "state: .* is no array of numbers"),
+        (torch.empty(8, device="meta"), "state: .* is not an array of numbers"),
+        (torch.zeros(8).to_sparse(), "state: .* is not an array of numbers"),
+        (Raising(), r"state: <Raising instance .* \(Raising\) is not an array of numbers: no array"),
+        ([Raising()] * 8, "state: .* is not an array of numbers"),
         ({"a": 1}, "state: .*dtype object"),
         (None, "state: .*None"),
         (np.zeros(8, dtype="m8[s]"), "state: dtype timedelta64"),

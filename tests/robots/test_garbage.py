@@ -158,7 +158,7 @@ def test_an_observation_of_anything_gets_actions_or_an_input_error(policy: Polic
     ("noise", "message"),
     [
         ("noise", "noise: "),
-        ([[1.0], [2.0, 3.0]], "noise: .* is no array of numbers"),
+        ([[1.0], [2.0, 3.0]], "noise: .* is not an array of numbers"),
         (np.full((4, 32), np.nan), "noise: not finite"),
         (np.zeros((4, 32), dtype=bool), "noise: dtype bool"),
         (np.zeros((4, 31)), "noise: 1 of shapes"),

@@ -202,7 +202,7 @@ def test_saved_names_are_read_as_the_features_that_they_mean() -> None:
 )
 def test_a_camera_that_the_policy_does_not_know_is_refused(key: str, value: np.ndarray) -> None:
     known = r"observation\.images\.front, observation\.images\.wrist, gripper_cam \(renamed\)"
-    with pytest.raises(InputError, match=f"{key}: no camera of this policy; its cameras are {known}"):
+    with pytest.raises(InputError, match=f"{key}: not a camera of this policy; its cameras are {known}"):
         LerobotLayout(SO101, RENAMED).inputs(SEEN | {key: value})
 
 

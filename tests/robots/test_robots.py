@@ -82,7 +82,7 @@ def test_a_frame_without_an_instruction_has_the_policys(tmp_path: Path) -> None:
 
 def test_a_recording_of_another_robot_is_refused_naming_both(tmp_path: Path) -> None:
     folder = record(tmp_path / "seen", "droid", random_observations(1, layout=layout_of(ROBOTS["droid"].config)))
-    with pytest.raises(InputError, match=r"index.json: observations of layout 'droid'; wanted is 'aloha': record"):
+    with pytest.raises(InputError, match=r"index.json: observations of layout 'droid'; expected is 'aloha': record"):
         open_source(folder, ROBOTS["aloha"].config)
     assert len(open_source(folder)) == 1
 

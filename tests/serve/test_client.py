@@ -75,7 +75,7 @@ def test_flags_that_do_not_reach_a_server_are_named(capsys: pytest.CaptureFixtur
         contender("policy", url)
         assert capsys.readouterr().err == ""
         contender("policy", url, dtype="bfloat16")
-    assert "`dtype` and `compile` do not reach it" in capsys.readouterr().err.replace("\n", " ")
+    assert "`dtype` and `compile` have no effect on it" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_an_evaluation_over_the_network_takes_the_course_of_one_without(

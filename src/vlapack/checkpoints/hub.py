@@ -31,7 +31,7 @@ def local_folder(target: str | Path) -> Path:
         return snapshot
     if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "ON"):
         raise InputError(
-            f"{target}: no such folder, and no weights of it in Hugging Face's cache; HF_HUB_OFFLINE forbids to fetch "
+            f"{target}: no such folder, and no weights of it in Hugging Face's cache; HF_HUB_OFFLINE prevents fetching "
             "them: unset it, or give a folder"
         )
     try:
@@ -39,13 +39,15 @@ def local_folder(target: str | Path) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
         raise InputError(
-            f"{target}: no such folder, and no weights of it in Hugging Face's cache; {install('hub')} brings what "
-            "fetches a repository"
+            f"{target}: no such folder, and no weights of it in Hugging Face's cache; to fetch a "
+            f"repository, {install('hub')}"
         ) from error
     try:
         return Path(snapshot_download(repository, allow_patterns=FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"{target}: no such folder, and Hugging Face's hub does not give it: {error}") from error
+        raise InputError(
+            f"{target}: no such folder, and it could not be downloaded from Hugging Face's hub: {error}"
+        ) from error
 
 
 def push_to_hub(
@@ -90,7 +92,7 @@ def push_to_hub(
             commit_message=commit_message,
         )
     except (HfHubHTTPError, OSError) as error:
-        raise WorkError(f"{repo_id}: the hub did not take {folder}: {error}") from error
+        raise WorkError(f"{repo_id}: the hub rejected {folder}: {error}") from error
     return str(sent.commit_url)
 
 

@@ -107,7 +107,7 @@ def _weights(path: Path, document: Mapping[str, Any]) -> Weights:
     if adapter and not document.get("use_peft") and any((path / file).is_file() for file in WHOLE_WEIGHTS):
         raise InputError(
             f"{path}: holds {ADAPTER_CONFIG} and whole weights, and use_peft is not true, so LeRobot leaves the "
-            "adapter out; remove the one that is not meant"
+            "adapter out; remove the one you do not want"
         )
     named = plainly_named(open_weights(base_of(path) if adapter else path))
     return Merged(named, path) if adapter else named

@@ -117,7 +117,7 @@ def read_tables(document: Mapping[str, Any], needed: Collection[str], source: st
     """
     entries = document.get("norm_stats", document)
     if entries is not document and (others := sorted(document.keys() - {"norm_stats"})):
-        raise InputError(f"{source}: unknown key {others[0]!r} beside norm_stats; if it means nothing, remove it")
+        raise InputError(f"{source}: unknown key {others[0]!r} next to norm_stats; if nothing needs it, remove it")
     if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
         raise InputError(f"{source}: not openpi's format (key -> mean, std, q01, q99): {REMEDY}")
     return {key: _table(key, entry, needed, source) for key, entry in entries.items()}

@@ -107,7 +107,7 @@ def _unknown_config(path: Path, weights: Weights, document: Mapping[str, Any]) -
     )
     return InputError(
         f"{path}: the folder does not say its layout, action_horizon, max_token_len, discrete_state_input, "
-        "normalization, delta_mask and asset_id, which stand in the openpi configuration it was trained with. "
+        "normalization, delta_mask and asset_id, which are in the openpi configuration it was trained with. "
         f"Give `config=NAME` or `config=FILE.json`. The weights prove variant {variant} with action_dim "
         f"{action_dim(weights)}{f', its assets hold {held}' if held else ''}: {hint}"
     )

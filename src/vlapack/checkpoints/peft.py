@@ -84,7 +84,7 @@ class Merged:
         parts = {stored: part for stored, name in names.items() if (part := PART.fullmatch(name))}
         if len(adapters := {part["adapter"] for part in parts.values()}) > 1:
             raise InputError(
-                f"{self.path}: holds the adapters {', '.join(sorted(map(str, adapters)))}; save the one that is meant "
+                f"{self.path}: holds the adapters {', '.join(sorted(map(str, adapters)))}; save the one you want "
                 "with PEFT's `save_pretrained(…, selected_adapters=[NAME])`"
             )
         left = [
@@ -233,7 +233,7 @@ def base_of(folder: Path) -> Path:
     """
     config = AdapterConfig(folder)
     if others := sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER_CONFIG}")):
-        say(f"note: {folder}: its adapter is merged; those in {', '.join(others)} are not, as PEFT leaves them too")
+        say(f"note: {folder}: its adapter is merged; those in {', '.join(others)} are not, as in PEFT")
     name = config.base
     if not name:
         raise InputError(f"{config.path}: no base_model_name_or_path; write the base's folder there")

@@ -144,7 +144,9 @@ class AdapterConfig:
                 if re.match(rf"(.*\.)?({pattern})$", layer):
                     return value
             except re.error as error:
-                raise InputError(f"{self.path}: {patterns} has {pattern!r}, no regular expression: {error}") from error
+                raise InputError(
+                    f"{self.path}: {patterns} has {pattern!r}, which is not a regular expression: {error}"
+                ) from error
         return self._document[default]
 
     def saves_whole(self, name: str) -> bool:

@@ -120,8 +120,8 @@ def require_steps(place: Path, document: Mapping[str, Any], allowed: Sequence[st
     for name, step in zip(names, steps, strict=True):
         if name not in allowed:
             raise InputError(
-                f"{place}: the step {name or step.get('class')!r} is none that vlapack has there "
-                f"({', '.join(sorted(allowed))}); the policy would see other inputs than in LeRobot"
+                f"{place}: the step {name or step.get('class')!r} is not supported there "
+                f"({', '.join(sorted(allowed))}); the policy would see different inputs than in LeRobot"
             )
         config = step.get("config") or {}
         if not isinstance(config, dict):
@@ -129,8 +129,8 @@ def require_steps(place: Path, document: Mapping[str, Any], allowed: Sequence[st
         STEP.require(f"{place}: step {name}", step)
         CONFIGS[name].require(f"{place}: step {name}", config)
         if name not in REPEATABLE and names.count(name) > 1:
-            raise InputError(f"{place}: the step {name} stands there twice; once is all that vlapack does")
+            raise InputError(f"{place}: the step {name} appears twice; vlapack supports it once")
     for first, second in ORDER:
         if first in names and second in names and names.index(first) > names.index(second):
-            raise InputError(f"{place}: {second} comes before {first}; vlapack does them in LeRobot's order only")
+            raise InputError(f"{place}: {second} comes before {first}; vlapack only supports LeRobot's order")
     return steps

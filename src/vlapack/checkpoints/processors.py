@@ -115,7 +115,7 @@ class Processors:
                 "it; save the policy and its processors again"
             )
         if FOREIGN[variant] in self._steps:
-            raise InputError(f"{self._folder / PREPROCESSOR}: {FOREIGN[variant]} is no step of LeRobot's {variant}")
+            raise InputError(f"{self._folder / PREPROCESSOR}: {FOREIGN[variant]} is not a step of LeRobot's {variant}")
 
     @staticmethod
     def there(folder: Path) -> bool:
@@ -235,7 +235,7 @@ class Processors:
         step, config = self._steps[registry_name], self._scaling_config(registry_name)
         mode = str(config["norm_map"].get(feature, "IDENTITY")) if kind is None else MODE_OF[kind]
         if mode not in {*RANGES, "MEAN_STD", "IDENTITY"}:
-            raise InputError(f"{self._folder}: {registry_name} scales {key} by {mode!r}, which is no mode of LeRobot's")
+            raise InputError(f"{self._folder}: {registry_name} scales {key} by {mode!r}, not one of LeRobot's modes")
         epsilon = config.get("eps", 1e-8)
         if not isinstance(epsilon, int | float) or not 0 <= epsilon < 1:
             raise InputError(f"{self._folder}: {registry_name} has eps {epsilon!r}; it must be a small number")
@@ -249,7 +249,7 @@ class Processors:
         if (state_file := step.get("state_file")) is None:
             return {}
         if Path(str(state_file)).name != state_file:
-            raise InputError(f"{self._folder}: state_file is {state_file!r}, which is no file beside it")
+            raise InputError(f"{self._folder}: state_file is {state_file!r}, which is not a file next to it")
         state = TensorFile(self._folder / state_file)
         named = {name.rpartition(".")[2]: name for name in state.names() if name.rpartition(".")[0] == key}
         return {short: state.read(name).double().numpy() for short, name in named.items()}

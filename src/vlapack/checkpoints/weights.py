@@ -80,7 +80,7 @@ class ShardedFile:
         self.path = path
         placed = read_json(path).get("weight_map")
         if not isinstance(placed, dict) or not placed:
-            raise InputError(f"{path}: no weight_map, which says where each tensor lies; copy the folder again")
+            raise InputError(f"{path}: no weight_map, which says where each tensor is; copy the folder again")
         shards = {file: TensorFile(self._shard(str(file))) for file in sorted(set(placed.values()))}
         held = {name: file for file, shard in shards.items() for name in shard.names()}
         for name in placed.keys() | held.keys():
@@ -94,7 +94,7 @@ class ShardedFile:
     def _shard(self, file: str) -> Path:
         shard = self.path.parent / file
         if Path(file).name != file or not is_file(shard):
-            raise InputError(f"{self.path}: names the shard {file!r}, which is no file beside it; copy it again")
+            raise InputError(f"{self.path}: names the shard {file!r}, which is not a file next to it; copy it again")
         return shard
 
     def names(self) -> list[str]:

@@ -86,7 +86,7 @@ def diagnose(
 
     opened = flags.open(pack)
     if not isinstance(opened, PackedCheckpoint):
-        raise InputError(f"{pack} is no pack; diagnose what `vlapack quantize` made")
+        raise InputError(f"{pack} is not a pack; diagnose what `vlapack quantize` made")
     recipe_file = out or opened.path.with_name(f"{opened.path.name}.remedy.json")
     if recipe_file.exists():
         raise InputError(f"{recipe_file} exists; choose another `out`, or remove it")
@@ -157,5 +157,5 @@ def _calibrating(
         if calibrated_on(pack, found):
             say(f"the pack was calibrated on {len(found)} observations of {folder}")
             return found, folder
-    say(f"what calibrated the pack is not known{tried}; give `calib=DIR` to see what calibration missed")
+    say(f"which observations calibrated the pack is not known{tried}; give `calib=DIR` to see what calibration missed")
     return [], None

@@ -113,7 +113,7 @@ def parse_bytes(text: str, field: str = "budget") -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([KMG]B)\s*", text.upper())
     if not match or not (size := int(float(match[1]) * UNITS[match[2]])):
-        raise InputError(f"`{field}={text!r}` is no size: write a number and GB, MB or KB, such as 2.4GB or 950MB")
+        raise InputError(f"`{field}={text!r}` is not a size: write a number and GB, MB or KB, such as 2.4GB or 950MB")
     return size
 
 
@@ -126,7 +126,7 @@ def parse_error(text: str) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(%?)\s*", text)
     value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < value < 1:
-        raise InputError(f"`max_error={text!r}` is no error between 0 and 100 %: write 1%, or 0.01")
+        raise InputError(f"`max_error={text!r}` is not an error between 0 and 100 %: write 1%, or 0.01")
     return value
 
 

@@ -146,7 +146,7 @@ def calibration_set(
     from vlapack.recipe.needs import needs_activations
 
     if not needs_activations(recipe):
-        say("this recipe asks nothing of activations: no calibration")
+        say("this recipe does not depend on activations: no calibration")
         return None
     folder = calibration_folder(parent, calib)
     return load_observations(folder, recipe.calib_steps, config=parent.config, rename_map=rename_map)

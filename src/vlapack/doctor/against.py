@@ -106,7 +106,7 @@ def package_of(checkpoint: Checkpoint) -> Package:
         return "lerobot"
     if params_folder(folder) is not None and not (folder / "model.safetensors").is_file():
         raise InputError(
-            f"{folder}: a JAX checkpoint, and openpi's PyTorch class is what can be watched: convert it with openpi's "
+            f"{folder}: a JAX checkpoint, and only openpi's PyTorch class can be watched: convert it with openpi's "
             "examples/convert_jax_model_to_pytorch.py and give the result"
         )
     return "openpi"

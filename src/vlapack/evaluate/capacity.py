@@ -34,7 +34,7 @@ def require_memory(needed: Mapping[str, int], workers: int, available: int | Non
         return
     available = available_bytes() if available is None else available
     if available is None:
-        say("this system does not tell its available memory; going on without the check")
+        say("this system does not report its available memory; continuing without the check")
         return
     name, largest = max(needed.items(), key=lambda item: item[1])
     simulators = workers * worker_bytes()

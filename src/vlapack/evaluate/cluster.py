@@ -146,7 +146,7 @@ def _require_same_software(way: _Way, node: str) -> None:
     began = {**here, **way.plan.arithmetic, "vlapack": way.version, THREADS: here[THREADS]}
     if lines := differences(began, here):
         raise InputError(
-            f"the node {node} computes otherwise than the machine that began: {'; '.join(lines)}; use nodes of one "
+            f"the node {node} computes differently from the machine that began: {'; '.join(lines)}; use nodes of one "
             "kind, or one `shard` for each"
         )
 
@@ -226,7 +226,7 @@ def _require_folder(job: Job) -> None:
     out = next(path.parent for path in job.video.parents if path.name == VIDEOS)
     if not (out / "plan.json").exists():
         raise InputError(
-            f"a node does not see {out}, where videos go: put `out` on a shared disk, or give `videos=False`"
+            f"a node cannot see {out}, where videos go: put `out` on a shared disk, or give `videos=False`"
         )
 
 

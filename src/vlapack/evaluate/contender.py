@@ -87,9 +87,9 @@ def contender(
     """
     if urls := addresses(target):
         if dtype != "float32" or compile:
-            say(f"{target} computes as its server was started; `dtype` and `compile` do not reach it")
+            say(f"{target} computes as its server was started; `dtype` and `compile` have no effect on it")
         if device != "cpu":
-            say(f"{target} computes where its server runs; `device` does not reach it")
+            say(f"{target} computes where its server runs; `device` has no effect on it")
         return _remote(role, target, urls)
     from vlapack.pi0.savings import Savings
     from vlapack.policy.placing import require_room, usable

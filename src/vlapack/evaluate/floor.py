@@ -127,7 +127,7 @@ def committed_floor(name: str, weights: str | None) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a noise floor ({error!r}); remove it, or measure one with a run") from error
     if measured_with != weights:
-        say(f"{path} was measured with other weights than these; it is left out")
+        say(f"{path} was measured with different weights; it is ignored")
         return None
     return floor
 

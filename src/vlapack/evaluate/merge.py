@@ -81,7 +81,7 @@ def _folders(out: Path, others: Sequence[Path]) -> Iterator[Path]:
         inside = sorted(path.parent for path in (place / FOLDER).glob(f"*/{PLAN_FILE}"))
         if not inside and place != out:
             if not (place / PLAN_FILE).exists():
-                raise InputError(f"{place} is no shard, and has none in {FOLDER}/")
+                raise InputError(f"{place} is not a shard, and has none in {FOLDER}/")
             inside = [place]
         yield from inside
 
@@ -112,7 +112,7 @@ def _common_plan(parts: Sequence[Part]) -> dict[str, Any]:
     for part in parts[1:]:
         if lines := differences(played(first), played(part)):
             listed = "\n  ".join(line.replace(" there, ", f" in {first}, ").replace(" here", "") for line in lines)
-            raise InputError(f"{part} is of another plan than {first}:\n  {listed}\nmerge only shards of one command")
+            raise InputError(f"{part} is from another plan than {first}:\n  {listed}\nmerge only shards of one command")
     for key in sorted(apart):
         values = sorted({repr(part.document.get(key)) for part in parts})
         say(
@@ -125,7 +125,9 @@ def _common_plan(parts: Sequence[Part]) -> dict[str, Any]:
 def _missing_shards(shards: Sequence[Part]) -> list[str]:
     counts = sorted({part.shard.count for part in shards if part.shard is not None})
     if len(counts) > 1:
-        raise InputError(f"shards of {' and of '.join(map(str, counts))} parts are mixed; merge those of one number")
+        raise InputError(
+            f"shards of {' and of '.join(map(str, counts))} parts are mixed; merge those of the same number"
+        )
     there = {part.shard.index for part in shards if part.shard is not None}
     missing = [f"{index}/{counts[0]}" for index in range(1, counts[0] + 1) if index not in there]
     return [f"no shard {', '.join(missing)}"] if missing else []

@@ -105,7 +105,7 @@ class Plan:
             if not values:
                 raise InputError(f"the plan has no {what}: at least one is needed")
             if len(set(values)) != len(values):
-                raise InputError(f"the plan names a {what} twice: {list(values)}; each may stand there once")
+                raise InputError(f"the plan names a {what} twice: {list(values)}; list each one once")
         if self.noise_seeds < 1:
             raise InputError(f"`noise_seeds={self.noise_seeds}`: each start is played at least once")
         if self.replan < 1:

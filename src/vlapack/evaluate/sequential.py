@@ -157,7 +157,7 @@ class Stopping:
         who = "" if self.roles[0] == "policy" else f"{self.roles[0]}: "
         say(
             f"{who}after {self._sequence.count} of {len(self._cases)} cases: {what} {100 * low:+.1f} to "
-            f"{100 * high:+.1f} points, whenever one looks; half width {50 * (high - low):.1f}, wanted "
+            f"{100 * high:+.1f} points at any time; half width {50 * (high - low):.1f}, wanted "
             f"{100 * self.half_width:.1f}"
         )
         return self.reached

@@ -129,7 +129,7 @@ class Store:
                 listed = "\n  ".join(lines)
                 raise InputError(
                     f"{self.out} holds the episodes of another plan:\n  {listed}\n"
-                    "give another `out`, or the command that began this one"
+                    "give another `out`, or run the command that began this one"
                 )
             return begun
         if self._path.stat().st_size:

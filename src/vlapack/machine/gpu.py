@@ -101,7 +101,7 @@ def require_gpu(device: torch.device) -> torch.device:
     index = torch.cuda.current_device() if device.index is None else device.index
     if index >= count:
         there = ", ".join(f"cuda:{number} ({torch.cuda.get_device_name(number)})" for number in range(count))
-        raise InputError(f"{asked}: there is no card of that number; here are {there}")
+        raise InputError(f"{asked}: there is no card with that number; there are {there}")
     found = torch.device("cuda", index)
     # Of a card that is too old for the kernels `unsupported` says so, and no newer torch would help.
     if unsupported(found) is None and (compiled := _lacks_code_for(found)) is not None:
@@ -218,7 +218,7 @@ def require_free(device: torch.device, needed: int, claim: str, remedy: str) -> 
     free = free_bytes(device)
     if needed > free:
         raise InputError(
-            f"`device={str(device)!r}`: {claim}, and {card(device)} has {free / 1e9:.2f} GB free; end what else "
+            f"`device={str(device)!r}`: {claim}, and {card(device)} has {free / 1e9:.2f} GB free; stop what else "
             f"uses it, {remedy}"
         )
 

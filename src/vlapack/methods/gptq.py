@@ -85,7 +85,7 @@ def hessian_factor(inputs: Tensor) -> HessianFactor:
     energy = torch.linalg.vector_norm(inputs, dim=0).square() if tokens else torch.full((channels,), torch.nan)
     if not energy.isfinite().all():
         what = "are NaN, infinite or too large" if tokens else "were never seen"
-        raise InputError(f"cannot round by GPTQ: the inputs {what}; look at the calibration, or use `rounding='rtn'`")
+        raise InputError(f"cannot round by GPTQ: the inputs {what}; check the calibration, or use `rounding='rtn'`")
     alive = energy > 0
     mean = energy[alive].mean() if alive.any() else energy.new_ones(())
     order = torch.argsort(energy, descending=True, stable=True).flip(0)

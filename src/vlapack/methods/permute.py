@@ -27,7 +27,7 @@ def zigzag(importance: Tensor, block: int) -> Tensor:
     if channels % block:
         raise InputError(f"cannot permute {channels} channels in blocks of {block}: the block must divide the channels")
     if importance.isnan().any():
-        raise InputError("cannot sort the channels: an importance is NaN; look at the calibration or the weights")
+        raise InputError("cannot sort the channels: an importance is NaN; check the calibration or the weights")
     dealt = torch.argsort(importance, descending=True, stable=True).view(block, channels // block)
     dealt[1::2] = dealt[1::2].flip(1)
     return dealt.T.reshape(-1)

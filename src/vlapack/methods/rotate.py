@@ -46,7 +46,7 @@ def rotation(kind: str, weight: Tensor, block: int, *, shared: bool) -> Tensor |
 def hadamard(block: int) -> Tensor:
     """Return Sylvester's Hadamard matrix over sqrt(B), [1, B, B]: every entry ±1/sqrt(B), so no channel is favoured."""
     if block < 1 or block & (block - 1):
-        raise InputError(f"a Hadamard block of {block} does not exist here: use a power of two")
+        raise InputError(f"a Hadamard block of {block} is not available: use a power of two")
     matrix = torch.ones(1, 1, dtype=torch.float64)
     pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
     while len(matrix) < block:
@@ -110,7 +110,7 @@ def greedy(activations: Tensor, block: int, seed: int, steps: int = GREEDY_STEPS
     norms = rows.norm(dim=1)
     if not len(rows) or not norms.isfinite().all():
         what = "hold NaN or infinite values" if len(rows) else "are empty"
-        raise InputError(f"cannot find a greedy rotation: the activations {what}; look at the calibration")
+        raise InputError(f"cannot find a greedy rotation: the activations {what}; check the calibration")
     x = rows[norms.topk(min(GREEDY_ROWS, len(rows))).indices].double()
     spread = _spreading(block, seed).to(x.device)
     product = best = torch.eye(block, dtype=torch.float64, device=x.device)

@@ -30,5 +30,5 @@ def smoothing_scale(x_absmax: Tensor, w_absmax: Tensor, lam: float) -> Tensor | 
         return None
     x, w = x_absmax.double(), w_absmax.double()
     if not (x.isfinite().all() and w.isfinite().all()):
-        raise InputError("cannot smooth: a channel's maximum is NaN or infinite; look at the calibration observations")
+        raise InputError("cannot smooth: a channel's maximum is NaN or infinite; check the calibration observations")
     return torch.where((x == 0) | (w == 0), 1.0, x**lam / w ** (1 - lam))

@@ -166,7 +166,7 @@ class LerobotDataset:
                 time = part.start + row.timestamp
                 if time > part.end - ROUNDING:
                     raise InputError(
-                        f"{row.where}: timestamp {row.timestamp} lies behind the episode's part of {feature}, which "
+                        f"{row.where}: timestamp {row.timestamp} is beyond the episode's part of {feature}, which "
                         f"takes {part.end - part.start} s; download the whole data set again"
                     )
                 by_file[self._path(self.info.video_path, part, feature)].append((time, number))

@@ -86,7 +86,7 @@ def read_episodes(root: Path, info: DatasetInfo, videos: Sequence[str]) -> list[
         for number, row in enumerate(read_rows(file, wanted)):
             episode = _episode(row, f"{file}: row {number}", videos)
             if episode.index in episodes:
-                raise InputError(f"{file}: row {number}: episode {episode.index} is there twice; {AGAIN}")
+                raise InputError(f"{file}: row {number}: episode {episode.index} appears twice; {AGAIN}")
             episodes[episode.index] = episode
     if not episodes:
         raise InputError(f"{root / EPISODES}: lists no episodes; download the whole data set")
@@ -139,7 +139,7 @@ def read_tasks(root: Path, ignored: Collection[str]) -> dict[int, str]:
         if not isinstance(task, str):
             raise InputError(f"{where}: the task is {_null(task)}; a task is a text")
         if index in tasks:
-            raise InputError(f"{where}: task_index {index} is there twice; {AGAIN}")
+            raise InputError(f"{where}: task_index {index} appears twice; {AGAIN}")
         tasks[index] = task
     return tasks
 
@@ -234,13 +234,13 @@ def _row_numbers(file: Path, episodes: Mapping[int, Episode]) -> dict[tuple[int,
             if (index, frame) in numbers:
                 raise InputError(f"{where} is in row {numbers[index, frame]} too; {AGAIN}")
             if not 0 <= frame < episode.length:
-                raise InputError(f"{where} lies outside the {episode.length} frames that {EPISODES} gives; {AGAIN}")
+                raise InputError(f"{where} is outside the {episode.length} frames that {EPISODES} gives; {AGAIN}")
             if index_column[row] != episode.first + frame:
                 raise InputError(
                     f"{where} has index {index_column[row]}; by {EPISODES} it is {episode.first + frame}; {AGAIN}"
                 )
             numbers[index, frame] = row
-        if high - low < episode.length:  # none is there twice, so one is missing
+        if high - low < episode.length:  # none appears twice, so one is missing
             frames = np.sort(frame_column[order[low:high]])
             missing = int(np.flatnonzero(np.append(frames, -1) != np.arange(len(frames) + 1))[0])
             raise InputError(f"{file}: has no row for episode {index} frame {missing}; {AGAIN}")

@@ -42,7 +42,7 @@ class RecordedFolder:
         known: Mapping[Any, Layout] = LAYOUTS if config is None else {config.layout: layout_of(config)}
         if not (isinstance(named, str) and named in known):
             raise InputError(
-                f"{self._index}: observations of layout {named!r}; wanted is {' or '.join(map(repr, known))}: record "
+                f"{self._index}: observations of layout {named!r}; expected is {' or '.join(map(repr, known))}: record "
                 "this policy's own with `vlapack serve POLICY --record`"
             )
         self._layout = known[named]

@@ -61,7 +61,7 @@ class Recorder:
             document = read_json(self._index)
             if document.get("type") != TYPE or not isinstance(document.get("observations"), list):
                 raise InputError(
-                    f"{self._index} is no index of observations (type {document.get('type')!r}); give a new folder"
+                    f"{self._index} is not an index of observations (type {document.get('type')!r}); give a new folder"
                 )
             if document.get("layout") != layout:
                 raise InputError(

@@ -56,6 +56,6 @@ def on_threads(count: int | None) -> Iterator[None]:
     """Compute with this many threads in the block, as the work that goes on there was begun; None: as it is."""
     here = torch.get_num_threads()
     if count not in (None, here):
-        say(f"this was begun with {count} threads and goes on with {count}, so that nothing changes; here are {here}")
+        say(f"this run began with {count} threads and continues with {count}, so that nothing changes; here are {here}")
     with threads(here if count is None else count):
         yield

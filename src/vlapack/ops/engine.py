@@ -106,7 +106,7 @@ def described(device: torch.device = gpu.CPU) -> str:
 def _start() -> str:
     """Choose the instruction set, once; or say, once, what it costs that the compiled engine is missing."""
     if kernels is None:
-        say(f"engine reference: slow, for the compiled engine is not installed ({_why_not}); {REMEDY}")
+        say(f"engine reference: slow, because the compiled engine is not installed ({_why_not}); {REMEDY}")
         return "reference"
     if isa := os.environ.get(ISA_VARIABLE):
         try:
@@ -183,12 +183,12 @@ def require_triton() -> None:
     try:
         version = triton_version()
     except ImportError as error:
-        raise InputError(f"the engine of GPUs needs Triton ({error}); {install('gpu')}, {WITHOUT}") from error
+        raise InputError(f"the GPU engine needs Triton ({error}); {install('gpu')}, {WITHOUT}") from error
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     if numbers < OLDEST_TRITON:
         oldest = ".".join(map(str, OLDEST_TRITON))
         raise InputError(
-            f"Triton {version} is too old: the engine of GPUs needs {oldest} or newer, which torch 2.11 brings; "
+            f"Triton {version} is too old: the GPU engine needs {oldest} or newer, which torch 2.11 brings; "
             f"`pip install --upgrade torch`, {WITHOUT}"
         )
 
@@ -203,7 +203,7 @@ def _require_compiler() -> None:
     if not any(shutil.which(name) for name in ([named] if named else COMPILERS)):
         what = f"CC={named}: no such compiler" if named else f"no C compiler ({', '.join(COMPILERS)})"
         raise InputError(
-            f"{what}, with which Triton builds what launches its kernels; on Debian or Ubuntu: apt-get install -y gcc "
+            f"{what}, which Triton needs to build its kernel launchers; on Debian or Ubuntu: apt-get install -y gcc "
             f"python3-dev, {WITHOUT}"
         )
 

@@ -126,7 +126,7 @@ def by_layout(engines: Mapping[str, Callable[..., Any]], position: int) -> Calla
         elif name not in engines or weight.device != x.device or (name == "cpu" and x.device.type != "cpu"):
             raise InputError(
                 f"a weight on {weight.device}, laid out for the engine {name}, and activations on {x.device}: move the "
-                "layer by its `to`, which lays it out again"
+                "layer by its `to`, which repacks it"
             )
         return engines[name](x, *arguments, **options)
 

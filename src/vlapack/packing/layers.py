@@ -71,7 +71,7 @@ def pack_layers(
     open_chains = [chain for chain in chains(groups) if not all(map(finished, chain))]
     todo = [group for chain in open_chains for group in chain]
     if len(todo) < len(groups):
-        say(f"taking up {writer.partial}: {len(groups) - len(todo)} of {len(groups)} groups of layers are finished")
+        say(f"resuming {writer.partial}: {len(groups) - len(todo)} of {len(groups)} groups of layers are finished")
     if not todo:
         return PackedLayers(errors(), 0.0)
     total = sum(map(weights_in, groups))

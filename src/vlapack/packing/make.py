@@ -263,7 +263,7 @@ def existing_pack(out: Path, fingerprint: Fingerprint, recipe: Recipe) -> dict[s
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / CONFIG_FILE).is_file():
-        raise InputError(f"{out} exists and is no pack; choose another `out`, or remove it")
+        raise InputError(f"{out} exists and is not a pack; choose another `out`, or remove it")
     found = read_config(out)
     wanted = fingerprint.to_dict()
     there = {key: found["fingerprint"].get(key) for key in wanted}

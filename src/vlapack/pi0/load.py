@@ -156,7 +156,7 @@ def require_float(dtype: torch.dtype, name: str) -> None:
     if dtype not in FLOATS:
         allowed = ", ".join(str(one).removeprefix("torch.") for one in FLOATS)
         raise InputError(
-            f"{name} is stored as {str(dtype).removeprefix('torch.')}, which without scales is no weight; weights are "
+            f"{name} is stored as {str(dtype).removeprefix('torch.')}, no weight without its scales; weights are "
             f"{allowed}: give the float checkpoint that this one was converted from"
         )
 

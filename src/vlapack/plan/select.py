@@ -96,7 +96,7 @@ def _exact(scoped: list[str], recipe: Recipe) -> list[str]:
     for name in recipe.layers:
         if name not in by_spelling:
             raise InputError(
-                f"layers names {name!r:.200}, which is no linear in the scope {recipe.scope!r}"
+                f"layers names {name!r:.200}, which is not a linear in the scope {recipe.scope!r}"
                 f"{nearest(name, list(by_spelling))}"
             )
     wanted = {by_spelling[name] for name in recipe.layers}
@@ -113,7 +113,7 @@ def _stored(
     allowed = set(_exact(scoped, recipe) if recipe.layers else scoped)
     for name in stored:
         if name not in allowed:
-            raise InputError(f"{name:.200} is packed, and no linear that the recipe could choose")
+            raise InputError(f"{name:.200} is packed, but is not a linear that the recipe could choose")
     if not stored:
         raise InputError("no layer is packed")
     return [

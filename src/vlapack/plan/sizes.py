@@ -128,7 +128,7 @@ def rewritten(tensors: Tensors, selected: Sequence[Selected]) -> Tensors:
     for layer in selected:
         for name in layer.folded_into:
             if name not in tensors:
-                raise InputError(f"{name} is to take steps of {layer.name}, and the checkpoint does not have it")
+                raise InputError(f"{name} should take over steps of {layer.name}, and the checkpoint does not have it")
             shape, dtype = tensors[name]
             reordered = layer.folded == ("permutation",) or role(name) == "factor"
             found[name] = (shape, dtype if reordered else torch.promote_types(dtype, torch.float32))
@@ -168,7 +168,7 @@ def account(tensors: Tensors, selected: Sequence[Selected], recipe: Recipe) -> S
     """
     for layer in selected:
         if f"{layer.name}.weight" not in tensors:
-            raise InputError(f"{layer.name}.weight is to be packed, and the checkpoint does not have it")
+            raise InputError(f"{layer.name}.weight should be packed, but the checkpoint does not have it")
     leads = {group[0].name for group in groups(selected, recipe)}
     packed = {layer.name: layer_bytes(layer, recipe, stores_transform=layer.name in leads) for layer in selected}
     changed = rewritten(tensors, selected)

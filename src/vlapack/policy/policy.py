@@ -183,7 +183,7 @@ class Policy:
             WorkError: the hub refused
         """
         if not isinstance(self.checkpoint, PackedCheckpoint):
-            raise InputError("only packs are sent to the hub; a float policy stays with those who published it")
+            raise InputError("only packs can be uploaded to the hub, not float policies")
         return push_to_hub(self.checkpoint.path, repo_id, **options)
 
     @property

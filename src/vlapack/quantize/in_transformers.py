@@ -152,7 +152,7 @@ def _place(model: nn.Module, name: str) -> str:
     for place in (name, name.removeprefix(prefix), prefix + name):
         if place in modules:
             return place
-    raise InputError(f"layer {name}: {type(model).__name__} has none of this name; it was saved from another model")
+    raise InputError(f"layer {name}: {type(model).__name__} has no layer of this name; it was saved from another model")
 
 
 def _stored_names(files: list[str] | None) -> set[str] | None:

@@ -63,8 +63,8 @@ def shortage_explained(device: torch.device) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise WorkError(
-            f"`device={str(device)!r}`: its memory ran out ({str(error).splitlines()[0]}); end what else uses it and "
-            "give the same command again: what is finished stays"
+            f"`device={str(device)!r}`: its memory ran out ({str(error).splitlines()[0]}); stop what else uses it and "
+            "run the same command again: finished work is kept"
         ) from error
 
 

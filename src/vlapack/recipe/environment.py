@@ -132,7 +132,7 @@ def variables_set(environ: Mapping[str, str]) -> list[str]:
     known = [PREFIX + name for name in (*VARIABLES, *OPTIONS)]
     for name in environ:
         if name.startswith(PREFIX) and name not in known:
-            raise InputError(f"{name} is no variable of ours{nearest(name, known)}; they are: {', '.join(known)}")
+            raise InputError(f"{name} is not a variable of vlapack{nearest(name, known)}; they are: {', '.join(known)}")
     return [PREFIX + name for name in VARIABLES if PREFIX + name in environ]
 
 

@@ -184,5 +184,6 @@ def _start(
     if variables or options != Options():
         return GUIDE, "the guide's default"
     raise InputError(
-        f"no recipe is named: give `preset` ({', '.join(PRESETS)}), `recipe=FILE`, or {PREFIX}SCOPE and its companions"
+        f"no recipe is named: give `preset` ({', '.join(PRESETS)}), `recipe=FILE`, or {PREFIX}SCOPE and the "
+        "variables that go with it"
     )

@@ -67,4 +67,4 @@ def check_pattern(field: str, pattern: str) -> None:
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise InputError(f"{field} = {pattern!r} is no regular expression: {error}", field=field) from error
+        raise InputError(f"{field} = {pattern!r} is not a regular expression: {error}", field=field) from error

@@ -76,7 +76,7 @@ def compose(
         if run.state is not None:
             say(f"{run.folder}: {run.state}")
         if run.torn and not run.under_way:
-            say(f"{run.folder}: the last line of its record is not whole; that episode is left out")
+            say(f"{run.folder}: the last line of its record is incomplete; that episode is ignored")
     page = Composer(found, data=data, command=command, options=options, shell_line=shell_line).page(
         found.runs, lambda comparisons: episodes(comparisons, Budget(video_bytes, out))
     )

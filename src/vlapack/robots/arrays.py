@@ -39,9 +39,9 @@ def as_array(value: Any, key: str) -> np.ndarray:
         if array.dtype.name == BFLOAT16:
             return array.astype(np.float32)
     except Exception as error:  # whatever a foreign object raises while it is read
-        raise InputError(f"{key}: {shown(value)} is no array of numbers: {_one_line(str(error))}") from error
+        raise InputError(f"{key}: {shown(value)} is not an array of numbers: {_one_line(str(error))}") from error
     if array.dtype == object:
-        raise InputError(f"{key}: {shown(value)} is no array of numbers (dtype object)")
+        raise InputError(f"{key}: {shown(value)} is not an array of numbers (dtype object)")
     return array
 
 

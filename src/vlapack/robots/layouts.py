@@ -205,7 +205,9 @@ class LerobotLayout:
             if is_picture and key not in self.features.cameras and not str(key).endswith(PADDING_FLAGS):
                 before = [f"{old} (renamed)" for old, new in self.rename_map.items() if new in self.features.cameras]
                 known = ", ".join((*self.features.cameras, *before))
-                raise InputError(f"{key}: no camera of this policy; its cameras are {known}: rename it or leave it out")
+                raise InputError(
+                    f"{key}: not a camera of this policy; its cameras are {known}: rename it or leave it out"
+                )
 
     def inputs(self, observation: Mapping[str, Any]) -> RobotInputs:
         """Read the cameras that are there (at least one), `observation.state`, and `prompt` or LeRobot's `task`."""

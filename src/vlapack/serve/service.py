@@ -181,7 +181,7 @@ def _check_lists(value: Any, key: str) -> None:
         for inner, content in value.items():
             _check_lists(content, f"{inner:.100}" if isinstance(inner, str) else key)
     elif isinstance(value, list) and not all(isinstance(item, int | float | np.number) for item in value):
-        raise InputError(f"{key}: a list of what are no numbers; pictures and matrices are sent as numpy arrays")
+        raise InputError(f"{key}: a list of more than numbers; pictures and matrices are sent as numpy arrays")
 
 
 def noise_seed(seed: int, connection: int, number: int) -> int:

@@ -49,7 +49,7 @@ def named(error: BaseException) -> MemoryShortError | DeviceLostError | None:
         return None
     if isinstance(error, torch.OutOfMemoryError) or (_is_devices(error) and any(sign in text for sign in MEMORY)):
         return MemoryShortError(
-            "the GPU is out of memory, and this was not answered; end what else uses it, or ask again"
+            "the GPU is out of memory, and this was not answered; stop what else uses it, or ask again"
         )
     if _is_devices(error):
         first = text.strip().partition("\n")[0]

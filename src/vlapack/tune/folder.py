@@ -87,7 +87,7 @@ class TuningFolder:
         begun, rows = taken_up(json.loads(path.read_text()), plan)
         if rows:
             raise InputError(
-                f"{self.folder} holds the work of another tuning ({'; '.join(rows)}); finish that one as it began, "
+                f"{self.folder} holds the work of another tuning ({'; '.join(rows)}); finish it with its own command, "
                 "remove the folder, or choose another one"
             )
         return begun

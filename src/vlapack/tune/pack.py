@@ -49,10 +49,10 @@ def tuned_pack(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / CONFIG_FILE).is_file():
-        raise InputError(f"{out} exists and is no pack; choose another `out`, or remove it")
+        raise InputError(f"{out} exists and is not a pack; choose another `out`, or remove it")
     note = read_config(out)["measured"].get("tuned")
     if not isinstance(note, dict):
-        raise InputError(f"{out} already holds a pack that no target chose; choose another `out`, or remove it")
+        raise InputError(f"{out} already holds a pack not made for a target; choose another `out`, or remove it")
     there = {key: note.get(key) for key in asked}
     if rows := differences(there, asked):
         raise InputError(f"{out} already holds another pack; what differs: {'; '.join(rows)}. Choose another `out`")

@@ -86,8 +86,8 @@ def test_an_op_launches_shipped_code(monkeypatch: pytest.MonkeyPatch, shipped: F
         ("cubins", ORIN, "VLAPACK_KERNELS=cubins: no such kernels; there are triton, cubin, cubin:tcgen05"),
         ("cubin", H200, "VLAPACK_KERNELS=cubin: .*no compiled kernels for sm_90; .*there are: sm_110, sm_110-"),
         ("cubin:tcgen05", ORIN, "VLAPACK_KERNELS=cubin:tcgen05: .*no compiled kernels for sm_87-tcgen05"),
-        ("triton", H200, "the engine of GPUs needs Triton.*reference, which is slow$"),
-        ("triton", ORIN, "the engine of GPUs needs Triton.*or set VLAPACK_KERNELS=cubin: compiled kernels for"),
+        ("triton", H200, "the GPU engine needs Triton.*reference, which is slow$"),
+        ("triton", ORIN, "the GPU engine needs Triton.*or set VLAPACK_KERNELS=cubin: compiled kernels for"),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_exit_code_2(  # noqa: PLR0917 - fixtures

@@ -234,15 +234,15 @@ def _check_fields(document: Mapping[str, Any]) -> None:
     stated, recipe = document["fingerprint"], document["recipe"]
     fields = {key: value for key, value in stated.items() if key != "hex"}
     if stated.get("hex") != digest(fields) or fields.get("format_version") != document["format_version"]:
-        raise InputError("its fingerprint is not that of its parts; copy the pack again")
+        raise InputError("its fingerprint does not match its parts; copy the pack again")
     if fields.get("recipe") != digest_document(recipe):
-        raise InputError("its recipe is not the one of its fingerprint; copy the pack again")
+        raise InputError("its recipe does not match its fingerprint; copy the pack again")
 
 
 def _check_files(files: Mapping[str, Any]) -> None:
     for name, checksum in files.items():
         if name in ("", ".", "..", CONFIG_FILE) or re.search(r"[/\\\x00-\x1f]", name) or len(name) > LONGEST_NAME:
-            raise InputError(f"files names {name!r:.100}; a pack's files lie beside its {CONFIG_FILE}")
+            raise InputError(f"files names {name!r:.100}; a pack's files are next to its {CONFIG_FILE}")
         if not (isinstance(checksum, str) and re.fullmatch("[0-9a-f]{64}", checksum)):
             raise InputError(f"files: {name:.100} has the checksum {checksum!r:.100}; it must be a SHA-256")
     for name in (WEIGHTS_FILE, NORM_STATS_FILE, TOKENIZER_FILE):

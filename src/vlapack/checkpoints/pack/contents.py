@@ -120,7 +120,7 @@ class Contents:
             recipe = Recipe.from_dict({"fold": False, **document["recipe"]})  # the first packs knew no folding
             needed = format_of(recipe)
             if document["format_version"] != needed:
-                raise InputError(f"format_version is not {needed}, the one of its recipe; copy the pack again")
+                raise InputError(f"format_version is not {needed}, which its recipe needs; copy the pack again")
             stored = _stored_choices(document["quantization_config"])
             if needed == 1:  # of groups and activations the recipe decides, which config_groups is held against
                 stored = {name: Choice(choice.weight_bits) for name, choice in stored.items()}

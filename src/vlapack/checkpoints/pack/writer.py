@@ -202,8 +202,9 @@ class PackWriter:
             begun, rows = taken_up(json.loads(path.read_text()), plan)
             if rows:
                 raise InputError(
-                    f"{self.partial} holds unfinished work of another run ({'; '.join(rows)}); finish it as it began, "
-                    f"remove it with `vlapack clean {self.partial} --yes`, or choose another `out`"
+                    f"{self.partial} holds unfinished work of another run ({'; '.join(rows)}); finish it "
+                    f"with its own command, remove it with `vlapack clean {self.partial} --yes`, or choose another "
+                    "`out`"
                 )
             return begun
         with self._disk():

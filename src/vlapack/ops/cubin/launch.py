@@ -95,7 +95,7 @@ class Launcher:
             )
         if torch.cuda.is_current_stream_capturing():
             # A load waits for the card and takes memory, which breaks the capture; runs before it load what they use.
-            raise WorkError(f"{launch.kernel} is not loaded yet and a graph is being captured: run it once before")
+            raise WorkError(f"{launch.kernel} is not loaded yet and a graph is being captured: run it once first")
         variant, code = found
         key = index, code.cubin
         if key not in self._modules:
