@@ -90,7 +90,7 @@ def _success() -> str:
         f"| success in LIBERO, pairs of episodes | {_rate(floor)} of {floor['episodes']}; with other noise "
         f"{_rate(noise)} "
         f"| {_rate(packed)} of {packed['episodes']} (`full`); a drop of more than "
-        f"{100 * packed['drop_upper95']:.1f} points is excluded (95 %) | `tiny-libero`; the run goes on |"
+        f"{100 * packed['drop_upper95']:.1f} points is excluded (95 %) | `tiny-libero`; the run continues |"
     )
 
 

@@ -86,7 +86,7 @@ def needed_sentence(summary: Mapping[str, Any]) -> str | None:
     paired = summary["paired"]
     needed = ", ".join(f"{100 * row['drop']:.0f} points {row['episodes']:,}" for row in paired["episodes_needed"])
     return (
-        f"pairs that show a drop of a size in 80 % of runs, if {100 * paired['discordance']:.0f} % end differently: "
+        f"pairs needed to detect a drop in 80 % of runs, if {100 * paired['discordance']:.0f} % end differently: "
         f"{needed}"
     )
 
