@@ -141,8 +141,8 @@ def _page(
     run: Followed, others: tuple[str, ...], host: str, port: int, options: Mapping[str, Any]
 ) -> Iterator[tuple[Show, Pause]]:
     """Serve the page of a run; yield what shows the run there, and what waits for its readers."""
-    from vlapack.report.evidence import gather
     from vlapack.drawing.figure import require_matplotlib
+    from vlapack.report.evidence import gather
     from vlapack.report.report import Composer
     from vlapack.serve.access import is_loopback
     from vlapack.watch.board import Board
