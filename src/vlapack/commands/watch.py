@@ -13,7 +13,7 @@ import tyro
 
 from vlapack.commands.eval import eval as eval_command
 from vlapack.commands.shared_flags import CheckpointFlags, Flat
-from vlapack.commands.spelling import flags_of
+from vlapack.commands.spelling import line
 from vlapack.console import emit_drawn, emit_json, emit_text, say, spelled, stderr
 from vlapack.errors import InputError
 
@@ -131,8 +131,8 @@ def _conclude(found: Standing) -> int:
     from vlapack.watch.words import verdicts
 
     emit_drawn(lambda width, height: screen(found, width, height))
-    for line in verdicts(found):
-        emit_text(spelled(line))
+    for verdict in verdicts(found):
+        emit_text(spelled(verdict))
     return 0
 
 
@@ -155,7 +155,12 @@ def _page(
     if evidence.runs:
         raise InputError(f"{evidence.runs[0].folder} is a second run: one is watched at a time")
     words = ["vlapack", "watch", str(run.folder), *others, "--page"]
-    composer = Composer(evidence, command=shlex.join(words), options=options, shell_line=_eval_line)
+    composer = Composer(
+        evidence,
+        command=shlex.join(words),
+        options=options,
+        shell_line=lambda policy, settings: line(eval_command, [policy], settings),
+    )
     board = Board()
     live = LivePage(run, composer, board)
     with serving(board, run.folder, host, port) as address:
@@ -170,9 +175,3 @@ def _page(
             board.wake.clear()
 
         yield live.show, pause
-
-
-def _eval_line(policy: str, settings: Mapping[str, Any]) -> str:
-    """Return the `vlapack eval` that plays the same episodes."""
-    flags = flags_of(eval_command)
-    return " ".join(["vlapack eval", shlex.quote(policy), *(flags[name](repr(settings[name])) for name in settings)])
