@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from statistics import fmean, median
 from typing import Any
@@ -20,15 +20,21 @@ SCRIPTS = {
 }
 """Script → who played for it in `closed_loop.json`, its part, the guide's saving (%) and minutes per episode."""
 TARGETS = {"en": "everything", "zh": "全部"}
-NOT_MEASURED = {"en": "not measured", "zh": "未测量"}
+PACKED = {
+    "run_simple_w4a8.sh": ("denoise",),
+    "run_optimized_duquant.sh": ("denoise",),
+    "run_llm_w4a8.sh": ("prefix",),
+    "run_full_quantize.sh": ("vision", "prefix", "denoise"),
+}
+"""Script → the parts of a chunk whose layers it packs."""
 HEADS = {
     "scripts": {
         "en": "| script | packs | linears | memory saved: guide, measured | error of a chunk | when |",
         "zh": "| 脚本 | 量化目标 | 线性层 | 节省内存：原指南，实测 | 动作块误差 | 适用场景 |",
     },
     "times": {
-        "en": "| script | minutes per episode: guide | `tiny-libero`, measured | full-size π0.5 |",
-        "zh": "| 脚本 | 每个 episode 的分钟数：原指南 | `tiny-libero`，实测 | 全尺寸 π0.5 |",
+        "en": "| script | minutes per episode: guide | `tiny-libero`, measured | full-size π0.5, composed |",
+        "zh": "| 脚本 | 每个 episode 的分钟数：原指南 | `tiny-libero`，实测 | 全尺寸 π0.5，推算 |",
     },
 }
 WHEN = {
@@ -104,23 +110,65 @@ def times(language: str) -> str:
     lines = [HEADS["times"][language], "|---" * 4 + "|"]
     for script, (role, _, _, promise) in SCRIPTS.items():
         measured = f"{played[role] / 60:.1f} ({played[role]:.0f} s)"
-        lines.append(f"| `{script}` | ~{promise} | {measured} | {NOT_MEASURED[language]} |")
+        lines.append(f"| `{script}` | ~{promise} | {measured} | {composed(PACKED[script]) / 60:.1f} |")
     return "\n".join(lines)
+
+
+def episodes() -> Iterator[dict[str, Any]]:
+    """Yield the episodes of tiny-libero 1 and its packs."""
+    with EPISODES.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def seconds() -> dict[str, float]:
     """Return the median seconds of an episode of tiny-libero 1, by who played."""
     found: dict[str, list[float]] = {}
-    with EPISODES.open(encoding="utf-8") as lines:
-        for episode in map(json.loads, lines):
-            found.setdefault(episode["role"], []).append(episode["seconds"])
+    for episode in episodes():
+        found.setdefault(episode["role"], []).append(episode["seconds"])
     return {role: median(of_role) for role, of_role in found.items()}
+
+
+def composed(packed: Collection[str]) -> float:
+    """Return the median seconds that an episode would take at full size.
+
+    Chunks and the simulator's own time are those of tiny-libero 1, in float; the time of a chunk is put together from
+    the parts of the packed and of the float policy.
+
+    Args:
+        packed: parts of a chunk whose layers are packed.
+    """
+    ours, plain = chunk_rows()
+    of_chunk = sum((ours if part in packed else plain)["parts"][part] for part in plain["parts"]) / 1e3
+    return median(count * of_chunk + own for count, own in float_episodes())
+
+
+def float_episodes() -> list[tuple[int, float]]:
+    """Return the chunks of every episode of tiny-libero 1 in float, and its seconds without them."""
+    played = (episode for episode in episodes() if episode["role"] == "baseline")
+    return [(len(each["infer_ms"]), each["seconds"] - sum(each["infer_ms"]) / 1e3) for each in played]
+
+
+def episode() -> str:
+    """Return the chunks of an episode, and the simulator's own time."""
+    counts, own = zip(*float_episodes(), strict=True)
+    return f"{median(counts):.1f} chunks, {median(own):.0f} s of the simulator"
+
+
+def episode_zh() -> str:
+    """Return the same in Chinese."""
+    counts, own = zip(*float_episodes(), strict=True)
+    return f"{median(counts):.1f} 个动作块，仿真器 {median(own):.0f} s"
+
+
+def chunk_rows() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return what was measured of full-size π0.5 on a CPU, packed and float."""
+    rows = {row["name"]: row for row in read("chunk-avx512vnni.json")["rows"]}
+    return rows["full@bfloat16"], rows["float@bfloat16"]
 
 
 def chunk() -> str:
     """Return what a chunk of full-size π0.5 takes on a CPU, packed and float."""
-    rows = {row["name"]: row for row in read("chunk-avx512vnni.json")["rows"]}
-    packed, plain = rows["full@bfloat16"], rows["float@bfloat16"]
+    packed, plain = chunk_rows()
     return (
         f"{packed['ms_per_chunk']['median'] / 1e3:.1f} s (`{preset_of(packed)}`) / "
         f"{plain['ms_per_chunk']['median'] / 1e3:.1f} s (float)"
@@ -154,6 +202,9 @@ LANGUAGES: dict[str, Callable[[str], str]] = {"tree": tree, "scripts": scripts, 
 FIGURES: dict[str, Callable[[], str]] = {
     **{f"guide: {name}, {tongue}": partial(of, tongue) for name, of in LANGUAGES.items() for tongue in ("en", "zh")},
     "guide: chunk": chunk,
+    "guide: episode": episode,
+    "guide: episode, zh": episode_zh,
+    "guide: episode, float": lambda: f"{composed(()) / 60:.1f}",
     "guide: packing": packing,
     "compiled, first": partial(compiling, "tiny-libero-full", "first"),
     "compiled, later": partial(compiling, "tiny-libero-full", "second"),
