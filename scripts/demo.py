@@ -43,6 +43,8 @@ from vlapack.recipe.resolve import RecipeFlags
 PARENT = "tiny-libero"
 PACKS = {"full": RecipeFlags(), "w8a8": RecipeFlags(weight_bits=8)}
 """Packs as the large run calls them, and how they differ from the preset `full`."""
+VIDEO_FPS = 4.0
+"""What the policies look at anyway: rendering every step without a GPU would take longer than the demo may."""
 LARGE_RUN = Path(__file__).parents[1] / "benchmarks" / "results" / "closed_loop_large.json"
 
 
@@ -75,7 +77,7 @@ def main(out: Path = Path("runs/demo"), episodes: int = 14, workers: int = 2) ->
         simulator=scenes,
     )
     say(f"== {len(plan.cases())} LIBERO episodes for each of {PARENT} and its packs, on the same starts and noise")
-    records = evaluate(plan, contenders, out, workers=workers)
+    records = evaluate(plan, contenders, out, workers=workers, video_fps=VIDEO_FPS)
     summaries = {
         name: conclude(plan, records, out, names=(str(folder), PARENT), role=name) for name, folder in folders.items()
     }

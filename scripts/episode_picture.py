@@ -21,8 +21,8 @@ PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "episode.gif"
 FLOAT, PACKED = "baseline", "policy"
 FOLDERS = {FLOAT: "videos/baseline", PACKED: "videos"}
 SIDE, CAPTION, GAP = 256, 22, 8
-MOST, MILLISECONDS, HELD, COLORS = 50, 200, 8, 128
-"""At most so many frames, at this pace; the last one stays; few colors make a small file."""
+MOST, HELD, COLORS = 50, 8, 128
+"""At most so many frames; the last one stays; few colors make a small file."""
 
 
 def main(
@@ -47,15 +47,17 @@ def main(
         episodes = [json.loads(line) for line in lines]
     played = {each["role"]: each for each in episodes if (each["suite"], each["task_id"], each["init_state"]) == wanted}
     name = f"{suite}_{task_id}/eval_episode_{init_state}.mp4"
-    videos = {role: imageio.imread(run / folder / name) for role, folder in FOLDERS.items()}
+    files = {role: run / folder / name for role, folder in FOLDERS.items()}
+    videos = {role: imageio.imread(file) for role, file in files.items()}
     every = -(-max(map(len, videos.values())) // MOST)
     videos = {role: video[::every] for role, video in videos.items()}
+    milliseconds = round(1000 * every / imageio.immeta(files[FLOAT])["fps"])  # real time
     longest = max(map(len, videos.values())) + HELD
     frames = [_frame(videos, played, number) for number in range(longest)]
     palette = frames[len(frames) // 2].quantize(COLORS)
     small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     out.parent.mkdir(parents=True, exist_ok=True)
-    small[0].save(out, save_all=True, append_images=small[1:], duration=MILLISECONDS, loop=0, optimize=True)
+    small[0].save(out, save_all=True, append_images=small[1:], duration=milliseconds, loop=0, optimize=True)
 
 
 def _frame(videos: dict[str, np.ndarray], played: dict[str, dict[str, Any]], number: int) -> Image.Image:

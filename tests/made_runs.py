@@ -9,16 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from vlapack.diagnose.diagnosis import Diagnosis, LayerReport
+from vlapack.diagnose.finding import Finding
+from vlapack.diagnose.remedies import Tried
 from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, video_path
-from vlapack.evaluate.worker import write_video
+from vlapack.evaluate.worker import CONTROL_HZ, filming
+from vlapack.recipe.presets import PRESETS
+from vlapack.tune.results import Measured
 
-REPLAN = 5
 HOSTILE = "`</script><img src=x onerror=alert(1)>\"'&amp;<b>"
 """A name that is none of a task, a policy or a folder, and would be markup if it were let."""
-PARTING_FRAME = 3
-"""From this frame on, the packed policy's video shows something else where the outcomes differ."""
+PARTING_STEP = 15
+"""From this step on, the packed policy's video shows something else where the outcomes differ."""
 
 FLOAT = (True, True, True, True, False, True)
 PACKED = (True, True, False, True, True, False)
@@ -36,12 +40,14 @@ def write_run(
     name: str = "packs/tiny-full",
     baseline: str = "tiny-libero",
     videos: bool = False,
+    film_every: int = 1,
     finished: int | None = None,
 ) -> Path:
     """Write a run.
 
     Args:
         float_wins, packed_wins: outcomes in the plan's order; None: the simulator failed. No `float_wins`: no baseline.
+        videos, film_every: write videos, with a picture of every so many steps.
         finished: how many of the packed policy's episodes were played; None: all, and the summary is there.
     """
     policies = {"policy": {"name": name, "weights": "a" * 64, "policy": "b" * 64}}
@@ -66,16 +72,18 @@ def write_run(
         for case, won in list(zip(plan.cases(), wins, strict=True))[: finished if role == "policy" else None]:
             path = video_path(role, case)
             parts = role == "policy" and float_wins is not None and won != float_wins[plan.cases().index(case)]
-            frames = 6 if won else 10
+            steps = 30 if won else 50
             if videos and won is not None:
-                write_video(folder / path, pictures(frames, PARTING_FRAME if parts else None), 20 / REPLAN)
+                with filming(folder / path, CONTROL_HZ / film_every) as film:
+                    for step in range(0, steps + 1, film_every):
+                        film(picture(step, apart=parts and step >= PARTING_STEP))
             record = Record(
                 role=role,
                 suite=case.suite,
                 task_id=case.task_id,
                 init_state=case.init_state,
                 success=won,
-                steps=0 if won is None else frames * REPLAN,
+                steps=0 if won is None else steps,
                 infer_ms=(40.0, 42.0) if role == "policy" else (60.0, 64.0),
                 seconds=2.0,
                 held_bytes=5_000_000 if role == "policy" else 9_000_000,
@@ -92,15 +100,11 @@ def write_run(
     return folder
 
 
-def pictures(frames: int, parts: int | None) -> list[np.ndarray]:
-    """A bright square that moves right; from frame `parts` on it is lower."""
-    found = []
-    for number in range(frames):
-        picture = np.full((64, 128, 3), 60, dtype=np.uint8)
-        top = 8 if parts is None or number < parts else 36
-        left = 4 + 8 * number
-        picture[top : top + 20, left : left + 20] = (230, 160, 40)
-        found.append(picture)
+def picture(step: int, *, apart: bool) -> np.ndarray:
+    """A bright square that moves right; the policy that is apart has it lower."""
+    found = np.full((64, 128, 3), 60, dtype=np.uint8)
+    top, left = 36 if apart else 8, 4 + 8 * step // 5
+    found[top : top + 20, left : left + 20] = (230, 160, 40)
     return found
 
 
@@ -160,4 +164,45 @@ def benched() -> dict[str, Any]:
         "baseline": policy("tiny-libero", 1.6),
         "ratio": 1.6,
         "floor": {"ops": 1, "peak_ops_per_s": 1.0, "peak_of": "int8 products", "seconds": 0.01, "times_floor": 5.0},
+    }
+
+
+def diagnosed(*, helps: bool = True) -> dict[str, Any]:
+    """What `vlapack diagnose --json` writes of a pack with one bad layer; `helps`: whether a remedy does."""
+    bad, good = (f"paligemma_with_expert.gemma_expert.model.layers.{number}.mlp.down_proj" for number in (0, 1))
+
+    def tried(name: str, kind: str, median: float, held: int, *, enough: bool) -> Tried:
+        recipe = PRESETS["full-w4"]
+        return Tried(kind, name, recipe, False, median, 2 * median, 1.1 * median, held, enough, np.full(16, median))
+
+    def layer(name: str, share: float) -> LayerReport:
+        numbers = {"error": 0.2, "weights": 0.1, "share": share, "weight_error": 0.1, "clipped_weights": 0.0}
+        rest = {"clipped": None, "outlier": 3.0, "crest_before": 9.0, "crest_after": 4.0, "reach": 1.1, "by_step": ()}
+        return LayerReport(name=name, part="expert", bits="W4A8", **numbers, **rest)
+
+    remedies = [
+        tried("8 bits for the worst layer", "bits", 0.008 if helps else 0.03, 5_400_000, enough=helps),
+        tried("expert left float", "without_expert", 0.007 if helps else 0.02, 6_500_000, enough=helps),
+    ]
+    found = Diagnosis(
+        target=0.01,
+        target_from="as given",
+        findings=[
+            Finding("minor", "calibration", "calibration did not see what the data shows", "2 of 5 prompts", "`calib`"),
+            Finding("major", "worst_layers", f"one layer makes 80% of the error: {bad}", "it is off", "more bits"),
+        ],
+        error=Measured(0.06, 0.12, 16),
+        spread=Measured(0.5, 0.9, 16),
+        held=5_000_000,
+        observations={"calibrating": 32, "kept": 16, "given": 16},
+        layers=[layer(good, 0.2), layer(bad, 0.8)],
+        tried=remedies,
+        chosen=remedies[0] if helps else None,
+    )
+    written = {"recipe": "tiny.remedy.json", "command": "vlapack quantize tiny-libero --recipe 'tiny remedy.json'"}
+    return {
+        **{"pack": "packs/tiny-full", "baseline": "tiny-libero", "data": "observations", "seed": 0},
+        **found.to_dict(),
+        **(written if helps else {"recipe": None, "command": None}),
+        "seconds": 60.0,
     }

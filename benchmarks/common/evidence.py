@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from statistics import fmean
+from statistics import fmean, median
 
-from common.full_size import read
+from common.full_size import RESULTS, read
 from common.preset_tables import deviation
 from scipy.stats import binomtest
 
@@ -79,7 +80,26 @@ def times(mix: str, than: str) -> str:
     return f"{errors[than] / errors[mix]:.1f} ×"
 
 
+def pictures(what: str) -> str:
+    """Return what rendering costs without a GPU, least and most among the suites.
+
+    Args:
+        what: `picture`: CPU milliseconds of one; `episode`: CPU seconds that a picture of every step adds to the float
+            policy's median episode of the large run, which has one of every fifth step anyway; `steps`: its length.
+    """
+    with (RESULTS / "closed_loop_large" / "baseline.jsonl").open(encoding="utf-8") as lines:
+        steps = median(json.loads(line)[4] for line in lines)
+    if what == "steps":
+        return f"{steps:.0f}"
+    costs = [row["picture_ms"] + row["film_ms"] for row in read("video_cost.json")["rows"]]
+    if what == "picture":
+        return f"{min(costs):.0f} to {max(costs):.0f} ms"
+    more = (steps - steps // 5) / 1e3
+    return f"{more * min(costs):.0f} to {more * max(costs):.0f} s"
+
+
 FIGURES = {
+    **{f"video: {what}": partial(pictures, what) for what in ("picture", "episode", "steps")},
     "card: choice": choice,
     "one layer": spread,
     "worst layer": worst,

@@ -105,6 +105,16 @@ def test_a_noise_floor_without_a_baseline_is_exit_2(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize("fps", ["7", "40", "0", "nan"])
+def test_a_rate_that_whole_steps_do_not_make_is_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fps: str
+) -> None:
+    code, _, stderr = run(capsys, "good", "--trials", "1", "--out", str(tmp_path / "out"), "--video-fps", fps)
+    assert code == 2
+    assert f"--video-fps {fps}: a video has a picture of every step (20 a second)" in " ".join(stderr.split())
+
+
+@pytest.mark.usefixtures("fakes")
 def test_a_policy_alone_is_told_which_flag_compares_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, stdout, _ = run(capsys, "good", "--trials", "1", "--workers", "1", "--out", str(tmp_path / "out"))
     assert code == 0

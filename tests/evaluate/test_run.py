@@ -8,6 +8,7 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import simulators
 from extras import needs
@@ -17,6 +18,7 @@ from vlapack.errors import InputError, WorkError
 from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import NOISE_FLOOR
 from vlapack.evaluate.run import conclude, evaluate, video_path
+from vlapack.evaluate.worker import filming
 
 
 def courses(records: list[Record]) -> list[tuple[int, int, bool | None, int]]:
@@ -136,19 +138,34 @@ def test_one_policy_is_freed_before_the_next_is_loaded(tmp_path: Path) -> None:
     assert len(alive) == 2
 
 
-def test_every_episode_leaves_a_video_that_plays(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fps", "every"), [(20.0, 1), (4.0, 5)])
+def test_every_episode_leaves_a_video_that_plays(tmp_path: Path, fps: float, every: int) -> None:
     needs("imageio_ffmpeg", remedy="pip install '.[libero]'")
     import imageio_ffmpeg
 
     entries = [contender("baseline", Drunkard()), contender("policy", Drunkard())]
-    found = evaluate(plan(entries, tasks=1, trials=1), entries, tmp_path, workers=1, factory=simulators.walk)
+    few = plan(entries, tasks=1, trials=1)
+    found = evaluate(few, entries, tmp_path, workers=1, video_fps=fps, factory=simulators.walk)
     assert found["policy"][0].video == "videos/libero_spatial_0/eval_episode_0.mp4"
     assert found["baseline"][0].video == "videos/baseline/libero_spatial_0/eval_episode_0.mp4"
     for records in found.values():
         frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(tmp_path / str(records[0].video)))
-        assert frames > 0
-        assert seconds > 0
+        assert frames == 1 + records[0].steps // every
+        assert seconds == pytest.approx(frames / fps, abs=0.01)
     assert not list(tmp_path.rglob("*.partial*"))
+
+
+def test_an_episode_that_fails_leaves_no_part_of_a_video(tmp_path: Path) -> None:
+    needs("imageio_ffmpeg", remedy="pip install '.[libero]'")
+
+    def explode() -> None:
+        with filming(tmp_path / "episode.mp4", 20.0) as film:
+            film(np.zeros((32, 64, 3), dtype=np.uint8))
+            raise RuntimeError("the physics exploded")
+
+    with pytest.raises(RuntimeError, match="exploded"):
+        explode()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_plan_is_on_record(tmp_path: Path) -> None:

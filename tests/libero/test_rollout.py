@@ -52,10 +52,24 @@ def test_failure_uses_every_step_and_no_more():
     assert (episode.success, episode.steps, episode.chunks) == (False, 23, 5)
 
 
-def test_video_keeps_what_the_policy_saw():
-    episode = rollout(Corridor(99), steady, 0, replan=4, video=True)
-    assert len(episode.frames) == episode.chunks == 6
-    assert all(frame.shape == (256, 512, 3) and frame.all() for frame in episode.frames)
+@pytest.mark.parametrize(("every", "pictures"), [(1, 24), (2, 12), (5, 5)])
+def test_a_film_shows_every_so_many_steps_and_no_blank(every: int, pictures: int):
+    shown: list[np.ndarray] = []
+    rollout(Corridor(99), steady, 0, replan=4, film=shown.append, film_every=every)
+    assert len(shown) == pictures
+    assert all(frame.shape == (256, 512, 3) and frame.all() for frame in shown)
+
+
+def test_a_film_ends_with_the_picture_of_success():
+    shown: list[np.ndarray] = []
+    assert rollout(Corridor(7), steady, 0, film=shown.append).steps == 7
+    assert len(shown) == 8
+
+
+def test_nothing_is_rendered_that_nobody_looks_at():
+    scene = Corridor(99)
+    rollout(scene, steady, 0, replan=4)
+    assert len(scene.rendered) == 6
 
 
 @pytest.mark.parametrize("chunk", [np.zeros((4, 7)), np.zeros((10, 8)), np.full((10, 7), np.nan)])

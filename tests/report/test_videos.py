@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import PARTING_FRAME, REPLAN, write_run
+from extras import needs
+from made_runs import PARTING_STEP, write_run
 
 from vlapack.errors import InputError
 from vlapack.report.episodes import episodes
@@ -43,10 +44,17 @@ def test_the_step_at_which_policies_part_is_marked(run_with_videos: Path) -> Non
     [comparison] = run.comparisons
     worst = comparison.disagreements()[0]
     watched = Budget(10**7, run_with_videos / "report.html").watch(run, worst)
-    assert watched.parts == PARTING_FRAME * REPLAN
+    assert watched.parts == PARTING_STEP
     assert watched.packed is not None
     assert watched.packed.still is not None
     assert base64.b64decode(watched.packed.still).startswith(b"\xff\xd8")
+
+
+def test_a_video_of_every_fifth_step_names_the_step_too(tmp_path: Path) -> None:
+    needs("imageio_ffmpeg", remedy="pip install '.[report]'")
+    run = Run.read(write_run(tmp_path / "run", videos=True, film_every=5))
+    watched = Budget(10**7, tmp_path / "report.html").watch(run, run.comparisons[0].disagreements()[0])
+    assert watched.parts == PARTING_STEP
 
 
 def test_the_budget_goes_to_the_worst_and_the_others_are_links(run_with_videos: Path, tmp_path: Path) -> None:
@@ -119,12 +127,3 @@ def test_videos_that_were_removed_are_said(run_with_videos: Path, tmp_path: Path
     shutil.rmtree(folder / "videos")
     shown = episodes(Run.read(folder).comparisons, Budget(10**7, tmp_path / "report.html"))
     assert any("are not in its folder any more" in note for note in shown.notes)
-
-
-def test_where_no_outcome_differs_the_longest_detour_is_shown(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", float_wins=(True,) * 6, packed_wins=(True,) * 6)
-    rows = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
-    rows[-1]["steps"], rows[-2]["steps"] = 90, 45
-    (folder / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shown = episodes(Run.read(folder).comparisons, Budget(10**7, tmp_path / "report.html"))
-    assert [row.packed for row in shown.worst] == ["success after 90 steps", "success after 45 steps"]

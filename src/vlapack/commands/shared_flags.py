@@ -141,6 +141,8 @@ class PlayFlags:
     Args:
         workers: Simulator processes; with --ray, how many for each process that holds the policy.
         videos: Write a video of every episode.
+        video_fps: Pictures a second in a video. 20 shows every step. 4 shows what the policy looks at (with --replan 5)
+            and costs nothing; the rest is rendered for the video, some 0.2 s a step without a GPU.
         shard: Play one part of the plan, such as 3/8, into OUT/shards; `vlapack merge OUT` puts the parts together.
         ray: Play on a Ray cluster: HOST:PORT, `auto` for the one that this machine belongs to, or `local` to start one
             here.
@@ -148,6 +150,7 @@ class PlayFlags:
 
     workers: int = 2
     videos: bool = True
+    video_fps: float = 20.0
     shard: str | None = None
     ray: str | None = None
 
@@ -158,15 +161,19 @@ class PlayFlags:
             computing: `dtype`, `device` and `compile` of the policies.
 
         Raises:
-            InputError: a shard that is none, or policies that cannot be sent to a cluster.
+            InputError: a shard or a rate that is none, or policies that cannot be sent to a cluster.
         """
         from vlapack.evaluate.cluster import require_portable
         from vlapack.evaluate.shard import parse_shard
+        from vlapack.evaluate.worker import steps_a_picture
+
+        steps_a_picture(self.video_fps)  # refused before a policy is loaded
 
         if self.ray is not None:
             require_portable(device=computing["device"], compile=computing["compile"])
         shard = None if self.shard is None else parse_shard(self.shard)
-        return {"workers": self.workers, "videos": self.videos, "shard": shard, "ray": self.ray}
+        films = {"videos": self.videos, "video_fps": self.video_fps}
+        return {"workers": self.workers, **films, "shard": shard, "ray": self.ray}
 
 
 def calibration_folder(parent: Checkpoint, calib: Path | None) -> Path:

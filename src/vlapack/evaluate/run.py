@@ -23,7 +23,7 @@ from vlapack.evaluate.sequential_sweep import Until
 from vlapack.evaluate.shard import Shard
 from vlapack.evaluate.store import Store
 from vlapack.evaluate.summary import eval_info, summarize
-from vlapack.evaluate.worker import VIDEOS, Factory, Job, libero
+from vlapack.evaluate.worker import CONTROL_HZ, VIDEOS, Factory, Job, libero, steps_a_picture
 from vlapack.files import write_json
 from vlapack.ops.arithmetic import on_threads
 from vlapack.progress import duration
@@ -36,6 +36,7 @@ def evaluate(
     *,
     workers: int = 2,
     videos: bool = True,
+    video_fps: float = CONTROL_HZ,
     factory: Factory = libero,
     shard: Shard | None = None,
     ray: str | None = None,
@@ -52,6 +53,7 @@ def evaluate(
             run that began it.
         workers: processes that hold a simulator each; no result depends on it.
         videos: write one video per episode.
+        video_fps: pictures a second in a video. Those that no policy looks at are rendered for the video alone.
         factory: makes a simulator; LIBERO's unless another one is brought along (docs/sweeps.md).
         shard: the part of the plan that is played, in a folder of its own below `out`; None: all of it.
         ray: the address of a Ray cluster that plays, "auto" for the one here, "local" to start one; `workers` are then
@@ -59,16 +61,18 @@ def evaluate(
         until: stops the run; the policies then take turns, round by round.
 
     Raises:
-        InputError: `out` belongs to another plan, too little memory, or an input no episode can run with.
+        InputError: `out` belongs to another plan, too little memory, `video_fps` does not divide the simulator's 20, or
+            an input no episode can run with.
         WorkError: another run writes to `out`, or the simulator does not work at all.
     """
     if workers < 1:
         raise InputError(f"`workers={workers}`: at least one process must hold a simulator")
     if shard is not None and until is not None:
         raise InputError(f"`shard='{shard}'` plays a fixed part of the plan, and `until_ci` stops it early: give one")
+    film_every = steps_a_picture(video_fps)
     folder = out if shard is None else shard.folder(out)
     with Store(folder, plan, shard) as store, on_threads(store.threads):
-        how = _How(workers, videos, factory, ray)
+        how = _How(workers, film_every if videos else None, factory, ray)
         for cases in [store.cases] if until is None else until.rounds():
             playing = [contender for contender in contenders if until is None or until.needs(contender.role)]
             unfinished = [contender for contender in playing if store.missing(contender.role, cases)]
@@ -120,10 +124,10 @@ def conclude(
 
 @dataclass(frozen=True)
 class _How:
-    """How episodes are played; no result depends on it."""
+    """How episodes are played; no result depends on it. Without `film_every` there are no videos."""
 
     workers: int
-    videos: bool
+    film_every: int | None
     factory: Factory
     ray: str | None
 
@@ -138,9 +142,10 @@ def _run_one(plan: Plan, contender: Contender, store: Store, cases: Sequence[Cas
 
     def video(case: Case) -> Path | None:
         # Absolute: a node of a cluster has another working folder.
-        return (store.out / video_path(contender.role, case)).absolute() if how.videos else None
+        return (store.out / video_path(contender.role, case)).absolute() if how.film_every else None
 
-    jobs = (Job(case, plan.seed, plan.hard_reset, plan.replan, video(case), contender.role) for case in missing)
+    every, role = how.film_every or 1, contender.role
+    jobs = (Job(case, plan.seed, plan.hard_reset, plan.replan, video(case), role, every) for case in missing)
     if how.ray is None:
         playing = play(
             jobs,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,11 +22,10 @@ import numpy as np
 from vlapack.errors import InputError
 from vlapack.evaluate.plan import Case
 from vlapack.files import replaced
-from vlapack.libero.rollout import Scene, rollout
+from vlapack.libero.rollout import Film, Scene, rollout
 
 CONTROL_HZ = 20.0
-"""LIBERO's control frequency; a rollout keeps one frame per chunk, so at 20/replan Hz a video runs in real time."""
-
+"""LIBERO's control frequency: a video with a picture of every step runs in real time at so many pictures a second."""
 
 VIDEOS = "videos"
 """The folder of videos, below the output folder."""
@@ -45,7 +45,13 @@ Factory = Callable[[str, int, int, bool], Environment]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One episode for a worker: `video` is the file to write, or None; `role` says who acts, where several do."""
+    """One episode for a worker.
+
+    Attributes:
+        video: the file to write, or None.
+        role: who acts, where several do.
+        film_every: steps from one picture of the video to the next.
+    """
 
     case: Case
     seed: int
@@ -53,6 +59,7 @@ class Job:
     replan: int
     video: Path | None
     role: str = "policy"
+    film_every: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,21 @@ class Crashed:
     """Worker → main, its last word: the simulator raised."""
 
     message: str
+
+
+def steps_a_picture(fps: float) -> int:
+    """Return how many steps there are from one picture of a video to the next.
+
+    Raises:
+        InputError: pictures are made after whole steps, so the control frequency is to be a multiple of `fps`.
+    """
+    steps = round(CONTROL_HZ / fps) if 0 < fps <= CONTROL_HZ else 0
+    if steps * fps != CONTROL_HZ:
+        raise InputError(
+            f"`video_fps={fps:g}`: a video has a picture of every step ({CONTROL_HZ:g} a second), or of every second, "
+            "third… of them: give 20, 10, 5, 4, 2 or 1"
+        )
+    return steps
 
 
 def libero(suite: str, task_id: int, seed: int, hard_reset: bool) -> Environment:
@@ -129,22 +151,43 @@ def _play(connection: Connection, environment: Environment, job: Job) -> Finishe
         return actions
 
     start = time.monotonic()
-    episode = rollout(environment, act, job.case.init_state, replan=job.replan, video=job.video is not None)
-    if job.video is not None:
-        write_video(job.video, episode.frames, CONTROL_HZ / job.replan)
+    with ExitStack() as stack:
+        film = None if job.video is None else stack.enter_context(filming(job.video, CONTROL_HZ / job.film_every))
+        episode = rollout(
+            environment, act, job.case.init_state, replan=job.replan, film=film, film_every=job.film_every
+        )
     return Finished(episode.success, episode.steps, time.monotonic() - start)
 
 
-def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
-    """Write uint8 RGB frames [H, W, 3] as H.264; a file of this name is a whole video, never a part."""
+@contextmanager
+def filming(path: Path, fps: float) -> Iterator[Film]:
+    """Yield what takes the frames of an H.264 video; a file of this name is a whole video, never a part.
+
+    Frames are encoded as they come, in a process of ffmpeg's: an episode in raw pictures takes 100 to 200 MB.
+    """
     import imageio_ffmpeg
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    height, width, _ = frames[0].shape
+    writer: Any = None
+
+    def film(frame: np.ndarray) -> None:
+        nonlocal writer
+        if writer is None:
+            height, width, _ = frame.shape
+            writer = imageio_ffmpeg.write_frames(str(partial), (width, height), fps=fps, ffmpeg_log_level="error")
+            writer.send(None)
+        writer.send(np.ascontiguousarray(frame))
+
+    def close() -> None:
+        if writer is not None:
+            writer.close()
+
     # ffmpeg chooses the container by the name's ending.
     with replaced(path, draft=f".{path.name}.partial.mp4") as partial:
-        writer = imageio_ffmpeg.write_frames(str(partial), (width, height), fps=fps, ffmpeg_log_level="error")
-        writer.send(None)
-        for frame in frames:
-            writer.send(np.ascontiguousarray(frame))
-        writer.close()
+        try:
+            yield film
+        except BaseException:
+            close()
+            partial.unlink(missing_ok=True)
+            raise
+        close()

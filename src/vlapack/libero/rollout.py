@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from vlapack.errors import InputError
 from vlapack.libero.env import Observation
+
+Film = Callable[[np.ndarray], None]
+"""Takes the pictures of both cameras side by side, uint8 [256, 512, 3], one after the other."""
 
 Act = Callable[[Observation], np.ndarray]
 """Observation in openpi's LIBERO keys → action chunk [at least `replan`, 7]."""
@@ -36,16 +39,16 @@ class Episode:
         success: the task's goal was reached within `max_steps`.
         steps: actions applied, without the idle ones.
         chunks: how often the policy was asked.
-        frames: uint8 [256, 512, 3] pictures of both cameras, one a chunk; empty without `video`.
     """
 
     success: bool
     steps: int
     chunks: int
-    frames: list[np.ndarray] = field(default_factory=list, repr=False)
 
 
-def rollout(scene: Scene, act: Act, init_state: int, *, replan: int = 5, video: bool = False) -> Episode:
+def rollout(
+    scene: Scene, act: Act, init_state: int, *, replan: int = 5, film: Film | None = None, film_every: int = 1
+) -> Episode:
     """Run one episode as openpi's examples/libero/main.py does.
 
     Args:
@@ -53,25 +56,34 @@ def rollout(scene: Scene, act: Act, init_state: int, *, replan: int = 5, video: 
         act: called with the observation every `replan` steps.
         init_state: index of the official initial state.
         replan: how many actions of a chunk are used before the next one is asked for.
-        video: keep the pictures that the policy saw.
+        film: is shown the scene at the start and after every `film_every` steps. What the policy does not look at is
+            rendered for the film alone.
+        film_every: steps from one picture of the film to the next.
 
     Raises:
         InputError: a chunk has fewer than `replan` actions, or is not [n, 7] and finite.
     """
     observation = scene.reset(init_state)
-    frames: list[np.ndarray] = []
+    if film is not None:
+        film(_both(observation))
     chunks = 0
     for step in range(scene.max_steps):
         if step % replan == 0:
-            if video:
-                frames.append(np.hstack([observation["observation/image"], observation["observation/wrist_image"]]))
             chunk = _checked(act(observation), replan)
             chunks += 1
-        # The picture after this step is looked at only if the policy is asked again then.
-        observation, done = scene.step(chunk[step % replan], render=(step + 1) % replan == 0)
+        # The picture after this step is looked at only if it is filmed, or if the policy is asked again then.
+        filmed = film is not None and (step + 1) % film_every == 0
+        observation, done = scene.step(chunk[step % replan], render=filmed or (step + 1) % replan == 0)
+        if film is not None and filmed:
+            film(_both(observation))
         if done:
-            return Episode(True, step + 1, chunks, frames)
-    return Episode(False, scene.max_steps, chunks, frames)
+            return Episode(True, step + 1, chunks)
+    return Episode(False, scene.max_steps, chunks)
+
+
+def _both(observation: Observation) -> np.ndarray:
+    """Return the pictures of both cameras side by side."""
+    return np.hstack([observation["observation/image"], observation["observation/wrist_image"]])
 
 
 def _checked(chunk: np.ndarray, replan: int) -> np.ndarray:
