@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from chromium import complaints_of, launched
 from extras import needs
-from made_runs import HOSTILE, PARTING_FRAME, REPLAN, benched, compared, write_run
+from made_runs import HOSTILE, PARTING_STEP, benched, compared, diagnosed, write_run
 
 from vlapack.report.report import write_report
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 needs("matplotlib", "jinja2", remedy="pip install '.[report]'")
 
-STEP = PARTING_FRAME * REPLAN
 FRONTIER = Path(__file__).parents[2] / "benchmarks" / "results" / "frontier-tiny-libero.json"
 
 
@@ -35,8 +34,9 @@ def report(tmp_path_factory: pytest.TempPathFactory, run_with_videos: Path) -> P
     folder = tmp_path_factory.mktemp("page")
     (folder / "c.json").write_text(json.dumps(compared()))
     (folder / "b.json").write_text(json.dumps(benched()))
+    (folder / "d.json").write_text(json.dumps(diagnosed()))
     out = folder / "report.html"
-    inputs = [run_with_videos, folder / "c.json", folder / "b.json", FRONTIER, "tiny-libero"]
+    inputs = [run_with_videos, *(folder / name for name in ("c.json", "b.json", "d.json")), FRONTIER, "tiny-libero"]
     write_report([str(name) for name in inputs], out, command="vlapack report")
     return out
 
@@ -86,14 +86,61 @@ def test_both_videos_play_in_step(page: Page) -> None:
 
 def test_the_step_at_which_they_part_is_marked_and_reached(page: Page) -> None:
     worst = page.locator("#worst article").first
-    assert f"part ways at step {STEP}" in worst.inner_text()
-    worst.get_by_role("button", name=f"Go to step {STEP}").click()
+    assert f"part ways at step {PARTING_STEP}" in worst.inner_text()
+    worst.get_by_role("button", name=f"Go to step {PARTING_STEP}").click()
     page.wait_for_function(
         "wanted => document.querySelector('#worst article output').textContent.startsWith(`step ${wanted} of`)",
-        arg=STEP,
+        arg=PARTING_STEP,
     )
-    assert worst.locator("video").evaluate_all("nodes => nodes.map((node) => node.currentTime)") == [0.75, 0.75]
+    assert worst.locator("video").evaluate_all("nodes => nodes.map((node) => node.currentTime)") == [0.775, 0.775]
     assert worst.locator(".mark").is_visible()
+
+
+def test_a_step_shows_its_own_picture_and_not_the_one_before(page: Page) -> None:
+    """The packed policy's square jumps down at the step where they part."""
+    worst = page.locator("#worst article").first
+    lower = """(video) => {
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+      const context = canvas.getContext("2d");
+      context.drawImage(video, 0, 0);
+      const half = canvas.height / 2;
+      const red = (top) => context.getImageData(0, top, canvas.width, half).data.filter((_, at) => at % 4 === 0);
+      return Math.max(...red(half)) > 150;
+    }"""
+    places = {}
+    for step in (PARTING_STEP - 1, PARTING_STEP):
+        worst.get_by_role("slider").fill(str(step))
+        page.wait_for_function("() => [...document.querySelectorAll('video')].every((one) => !one.seeking)")
+        page.wait_for_timeout(200)  # until the picture that was sought is drawn
+        places[step] = worst.locator("video").last.evaluate(lower)
+    assert places == {PARTING_STEP - 1: False, PARTING_STEP: True}
+
+
+def test_a_caption_says_who_what_came_of_it_and_the_step(page: Page) -> None:
+    worst = page.locator("#worst article").first
+    worst.get_by_role("slider").fill("40")
+    page.wait_for_function("() => document.querySelector('#worst article .at').textContent !== ''")
+    captions = worst.locator("figcaption").all_inner_texts()
+    assert captions == [
+        "float tiny-libero: success after 30 steps, over",
+        "packed packs/tiny-full: failure after 50 steps, now at step 40",
+    ]
+
+
+def test_what_fails_leads_to_its_video(page: Page) -> None:
+    links = page.locator(".glance a[href^='#pair-']")
+    assert links.count() == 3
+    links.nth(2).click()
+    target = page.locator("#worst article:target")
+    assert "only packed succeeds" in target.locator("h4").inner_text()
+    assert target.locator("video").first.is_visible()
+
+
+def test_the_price_of_a_remedy_is_seen_without_a_click(page: Page) -> None:
+    row = page.locator("#better tr").filter(has_text="(proposed)")
+    assert row.is_visible()
+    assert "+0.40" in row.inner_text()
 
 
 def test_a_slider_moved_by_key_moves_both_videos(page: Page) -> None:
@@ -104,7 +151,7 @@ def test_a_slider_moved_by_key_moves_both_videos(page: Page) -> None:
         page.keyboard.press("ArrowRight")
     page.wait_for_function(
         "() => [...document.querySelectorAll('#worst article')[0].querySelectorAll('video')]"
-        ".every((node) => Math.abs(node.currentTime - 0.5) < 0.01)"
+        ".every((node) => Math.abs(node.currentTime - 0.525) < 0.01)"
     )
 
 

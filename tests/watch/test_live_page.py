@@ -92,6 +92,34 @@ def test_failures_come_first_and_their_videos_from_the_server(tmp_path: Path) ->
     assert "part ways at" not in text, "nobody has compared the pictures"
 
 
+def test_failures_are_told_apart_and_counted_at_the_top(growing: Growing) -> None:
+    row = json.loads(growing.lines[0])
+    played = (
+        ("baseline", 0, True),
+        ("baseline", 1, False),
+        ("baseline", 2, False),
+        ("policy", 0, False),
+        ("policy", 1, False),
+    )
+    for role, state, won in played:
+        growing.write(json.dumps(row | {"role": role, "init_state": state, "success": won}).encode() + b"\n")
+    text = Shown(growing.folder).show()
+    worst = text[text.index('id="worst"') : text.index('id="episodes"')]
+    found = re.findall(r"<h3>(.*?)</h3>|<article .*?aria-label=\"(.*?)\"", worst)
+    assert [heading or title.partition(": ")[0] for heading, title in found] == [
+        "Only float succeeds",
+        "libero_spatial task 0 init state 0",
+        "Both fail",
+        "libero_spatial task 0 init state 1",
+        "Float fails, and packed has not played it yet",
+        "libero_spatial task 0 init state 2",
+    ]
+    assert "In 1 of 2 pairs only the float policy succeeds, in 0 only the packed one; both fail in 1." in text
+    links = re.findall(r'<a href="#(pair-.*?)">', text)
+    assert len(links) == 1
+    assert f'id="{links[0]}"' in worst
+
+
 def test_one_known_script_runs_and_only_this_server_is_asked(growing: Growing) -> None:
     growing.play(12)
     text = Shown(growing.folder).show()

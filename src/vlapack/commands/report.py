@@ -31,18 +31,18 @@ def report(
 
     The page opens from disk and loads nothing. INPUTS are recognized by what they are, in any order: folders that
     `vlapack eval` wrote (even while it is still running), packs, their float parent, what `vlapack compare --json`,
-    `bench --json` and `inspect --json` wrote, and the frontier of a tuning (NAME.frontier.json). What is missing is
-    named on the page, with the command that provides it.
+    `bench --json`, `inspect --json` and `diagnose --json` wrote, and the frontier of a tuning (NAME.frontier.json).
+    What is missing is named on the page, with the command that provides it.
 
         vlapack report outputs/eval/full --out report.html
-        vlapack report outputs/eval/full packs/tiny-full tiny-libero compare.json bench.json --out report.html
+        vlapack report outputs/eval/full packs/tiny-full tiny-libero compare.json diagnosis.json --out report.html
 
     Args:
         inputs: Runs, packs, their float parent, JSON documents.
         out: The file to write; an older one is replaced.
         data: Recorded observations (as --calib of `quantize`). The pack acts on two of them, to show its outliers.
-        video_mb: Megabytes of video to embed in the page, the worst disagreements first; the others become links. With
-            0, all of them are links.
+        video_mb: Megabytes of video to embed in the page, pairs that ended differently first; the others become links.
+            With 0, all of them are links.
         json: Write the answers as one JSON document to stdout instead of text.
         flags: What the parent's folder does not say.
     """

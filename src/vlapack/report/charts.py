@@ -222,7 +222,10 @@ def frontier(places: Sequence[Place], aim: float | None) -> Drawing:
             axes.axhline(aim, color=BAD, lw=1, ls=(0, (4, 3)))
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: number_of(value))
-        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        # Less than a decade has one label, or none, without those between.
+        errors = [place.error for place in shown]
+        labeled = "25" if max(errors) > 10 * min(errors) else "23457"
+        axes.yaxis.set_minor_formatter(lambda value, _: number_of(value) if f"{value:.0e}"[0] in labeled else "")
         axes.set(xlabel="MB held", ylabel="error of a chunk, %")
         axes.grid()
         _legend(axes, 2 if frame.narrow else 4)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlapack.documents import is_file
@@ -12,11 +13,33 @@ from vlapack.progress import progress
 from vlapack.report.runs import Comparison, Pair, Run
 from vlapack.report.videos import Budget, Clip, Watched
 
-WORST = 10
-"""Disagreements that are shown before everything else: other outcomes first, then other lengths."""
+MOST = {"only float": 10, "only packed": 5, "failure": 10}
+"""Outcomes that are shown before everything else → how many of them; a policy that played alone has failures."""
+
+ALIKE = "alike"
+MOST_ALIKE = 3
+"""Pairs that ended alike, by ways of other lengths: shown where no pair ended differently, and named so."""
+
+HEADINGS = {
+    "only float": "Only float succeeds",
+    "only packed": "Only packed succeeds",
+    "failure": "Fails",
+    ALIKE: "Ended alike, after the most different numbers of steps",
+}
 
 MOST_ROWS = 2000
 """Pairs in the table; of more, the worst."""
+
+NEWEST = 10
+"""Failures of each policy that are shown while a run is played."""
+
+LIVE_HEADINGS = {
+    "only float": "Only float succeeds",
+    "failure": "Fails",
+    "neither": "Both fail",
+    "no result": "Packed fails, and float has no result",
+    "not played": "Float fails, and packed has not played it yet",
+}
 
 MOST_LIVE_ROWS = 300
 """The same on a page that is sent again whenever an episode ends."""
@@ -39,11 +62,13 @@ class Shown:
 
     Attributes:
         id: names its videos.
+        policy, baseline: what the user called them.
         floating, packed: what came of it, in words; None: not played.
     """
 
     id: str
     policy: str
+    baseline: str | None
     watched: Watched
     floating: str | None
     packed: str | None
@@ -52,6 +77,11 @@ class Shown:
     def title(self) -> str:
         """The case and its outcome."""
         return f"{self.watched.pair.case}: {OUTCOMES[self.watched.pair.outcome]}"
+
+    @property
+    def kind(self) -> str:
+        """Among which of `HEADINGS` it is shown."""
+        return self.watched.pair.outcome if self.watched.pair.outcome in MOST else ALIKE
 
     @property
     def steps(self) -> int:
@@ -76,18 +106,59 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Fails:
+    """What one policy fails at, for the top of the page.
+
+    Attributes:
+        says: how often, in a sentence or two.
+        shown: the episodes in question that are on the page.
+        counts: outcome → pairs.
+    """
+
+    policy: str
+    says: str
+    shown: Sequence[Shown]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pairs that ended in one way."""
+
+    heading: str
+    says: str
+    shown: Sequence[Shown]
+
+
+@dataclass(frozen=True)
 class Episodes:
     """What the page shows of the episodes.
 
     Attributes:
-        worst: the ten worst disagreements of each policy, in order; while a run is played, its newest failures.
+        worst: what only one policy can do, of each policy; of one that differs in nothing, the longest detours. While a
+            run is played, its newest failures.
         rows: all pairs, the worst first.
         notes: what was left out, and why.
+        fails: what every policy fails at, in words.
+        headings: how a pair may have ended → what such pairs are called; they stand in this order.
     """
 
     worst: Sequence[Shown]
     rows: Sequence[Shown]
     notes: Sequence[str]
+    fails: Sequence[Fails]
+    headings: Mapping[str, str]
+
+    @property
+    def groups(self) -> list[Group]:
+        """The worst, by how they ended."""
+        found = []
+        for kind, heading in self.headings.items():
+            if shown := [row for row in self.worst if kind in (row.watched.pair.outcome, row.kind)]:
+                count = sum(each.counts.get(kind, 0) for each in self.fails) if kind in MOST else 0
+                says = f"{len(shown)} of {count}; the others are in the table below." if count > len(shown) else ""
+                found.append(Group(heading, says, shown))
+        return found
 
 
 def episodes(comparisons: Sequence[Comparison], budget: Budget) -> Episodes:
@@ -100,12 +171,9 @@ def episodes(comparisons: Sequence[Comparison], budget: Budget) -> Episodes:
         watched = budget.watch(comparison.run, pair)
         return shown.setdefault((policy, place), _shown(policy, comparison, watched))
 
-    def disagree(policy: int, place: int) -> bool:
-        pair = order[policy][place]
-        return pair.outcome in ("only float", "only packed") or (pair.comparable and pair.steps_apart > 0)
-
+    worst = [[show(policy, place) for place in _worst(pairs)] for policy, pairs in enumerate(order)]
+    fails = [_fails(*each) for each in zip(comparisons, order, worst, strict=True) if each[1]]
     places = [(policy, place) for policy, pairs in enumerate(order) for place in range(len(pairs))]
-    worst = [show(*place) for place in places if place[1] < WORST and disagree(*place)]
     places.sort(key=lambda place: place[1])  # every policy's worst before anybody's best
     rows = []
     with progress("episodes", len(places[:MOST_ROWS])) as advance:
@@ -125,7 +193,39 @@ def episodes(comparisons: Sequence[Comparison], budget: Budget) -> Episodes:
         notes.append(f"{budget.missing} videos that the run names are not in its folder any more.")
     if rows and not budget.embedded + budget.linked:
         notes.append("The run has no videos: `vlapack eval` writes them unless it is told not to.")
-    return Episodes(worst, rows, notes)
+    return Episodes([row for of_policy in worst for row in of_policy], rows, notes, fails, HEADINGS)
+
+
+def _worst(pairs: Sequence[Pair]) -> list[int]:
+    """Return the places of the pairs that are shown first."""
+    found = [
+        place
+        for outcome, most in MOST.items()
+        for place in [place for place, pair in enumerate(pairs) if pair.outcome == outcome][:most]
+    ]
+    return found or [place for place, pair in enumerate(pairs) if pair.comparable and pair.steps_apart][:MOST_ALIKE]
+
+
+def _fails(comparison: Comparison, pairs: Sequence[Pair], worst: Sequence[Shown]) -> Fails:
+    """Say what a policy fails at."""
+    counts = Counter(pair.outcome for pair in pairs)
+    both, neither, floating, packed = (counts[outcome] for outcome in ("both", "neither", "only float", "only packed"))
+    shown = [row for row in worst if row.kind != ALIKE]
+    if comparison.baseline is None:
+        says = f"{counts['failure']} of {counts['success'] + counts['failure']} episodes fail."
+    elif not (compared := both + neither + floating + packed):
+        says = "No case was played by both policies yet."
+    elif not floating + packed:
+        says = (
+            f"Nothing that its float parent does not fail at too: all {compared} pairs ended alike (both policies "
+            f"succeed in {both}, neither in {neither})."
+        )
+    else:
+        says = (
+            f"In {floating} of {compared} pairs only the float policy succeeds, in {packed} only the packed one; both "
+            f"fail in {neither}."
+        )
+    return Fails(comparison.name, says, shown, counts)
 
 
 def newest(comparisons: Sequence[Comparison], link: Callable[[str], str]) -> Episodes:
@@ -147,32 +247,36 @@ def newest(comparisons: Sequence[Comparison], link: Callable[[str], str]) -> Epi
         return Watched(pair, floating, packed, compared=False)
 
     waiting: set[tuple[str | None, Case]] = set()  # in a sweep, a float policy's failure is several comparisons'
-    failures: list[Shown] = []
+    worst: list[Shown] = []
     rows: list[Shown] = []
+    fails: list[Fails] = []
     played = 0
     for number, comparison in enumerate(comparisons):
-        for pair in comparison.newest_failures(WORST):
+        failures = []
+        for pair in comparison.newest_failures(NEWEST):
             whose = comparison.against, pair.case
             if pair.packed is not None or whose not in waiting:
                 failures.append(_shown(number, comparison, watched(comparison.run, pair, served=True)))
             if pair.packed is None:
                 waiting.add(whose)
         pairs = [*comparison.disagreements(), *(pair for pair in comparison.pairs if not pair.comparable)]
+        worst += failures
+        if pairs:
+            fails.append(_fails(comparison, pairs, failures))
         played += len(pairs)
         most = MOST_LIVE_ROWS // len(comparisons)
         rows += [_shown(number, comparison, watched(comparison.run, pair, served=False)) for pair in pairs[:most]]
     notes = []
     if played > len(rows):
         notes.append(f"{played} pairs were played; the table has the {len(rows)} that differ most.")
-    failures.sort(key=lambda row: row.watched.pair.outcome != "only float")
-    return Episodes(failures, rows, notes)
+    return Episodes(worst, rows, notes, fails, LIVE_HEADINGS)
 
 
 def _shown(policy: int, comparison: Comparison, watched: Watched) -> Shown:
     pair = watched.pair
     # By its place in the plan, a pair keeps its name while others come.
     name = f"p{policy}-{comparison.run.plan.number(pair.case)}"
-    return Shown(name, comparison.name, watched, _said(pair.floating), _said(pair.packed))
+    return Shown(name, comparison.name, comparison.baseline, watched, _said(pair.floating), _said(pair.packed))
 
 
 def _said(record: Record | None) -> str | None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, FiniteFloat, NonNegativeInt, ValidationError
 from vlapack.documents import is_file, read_json
 from vlapack.errors import InputError
 from vlapack.files import from_home
+from vlapack.report.diagnosed import Diagnosed
 from vlapack.report.reading import EPISODES_FILE, PLAN_FILE, SUMMARY_FILE, first_problem, is_run
 from vlapack.report.runs import Run
 
@@ -158,11 +159,12 @@ class Frontier(BaseModel):
     sensitivity: dict[str, dict[str, Amount]]
 
 
-Document = Compared | Benched | Inspected | Frontier
+Document = Compared | Benched | Inspected | Frontier | Diagnosed
 KINDS: dict[type[Document], tuple[str, frozenset[str]]] = {
     Compared: ("`vlapack compare --json`", frozenset({"dimensions", "deviation", "deviation_spread"})),
     Benched: ("`vlapack bench --json`", frozenset({"policy", "floor", "threads"})),
     Inspected: ("`vlapack inspect --json`", frozenset({"layers", "counts", "sources"})),
+    Diagnosed: ("`vlapack diagnose --json`", frozenset({"findings", "remedies", "target_from"})),
     Frontier: ("`vlapack tune` (NAME.frontier.json)", frozenset({"points", "sensitivity", "chosen"})),
 }
 """Document → what writes it, and the keys by which it is known."""
@@ -177,6 +179,7 @@ class Evidence:
     benched: list[Benched] = field(default_factory=list)
     inspected: list[Inspected] = field(default_factory=list)
     frontiers: list[Frontier] = field(default_factory=list)
+    diagnosed: list[Diagnosed] = field(default_factory=list)
     packs: list[str] = field(default_factory=list)
     parents: list[str] = field(default_factory=list)
     """Names of folders, to be opened as checkpoints."""
@@ -192,6 +195,8 @@ class Evidence:
                 self.inspected.append(document)
             case Frontier():
                 self.frontiers.append(document)
+            case Diagnosed():
+                self.diagnosed.append(document)
 
 
 def gather(inputs: Iterable[str]) -> Evidence:
@@ -214,7 +219,8 @@ def gather(inputs: Iterable[str]) -> Evidence:
         else:
             raise InputError(
                 f"there is no {name!r}; give folders of `vlapack eval`, packs, their float parent, or what "
-                "`vlapack compare --json`, `vlapack bench --json`, `vlapack inspect --json` and `vlapack tune` wrote"
+                "`vlapack compare --json`, `vlapack bench --json`, `vlapack inspect --json`, `vlapack diagnose --json` "
+                "and `vlapack tune` wrote"
             )
     return found
 

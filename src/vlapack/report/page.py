@@ -23,6 +23,8 @@ from vlapack.report.sections import Section
 from vlapack.report.verdict import Answer, Tone
 
 TEMPLATES = Path(__file__).parent / "templates"
+MOST_LINKS = 8
+"""To single episodes, at the top of the page."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def render(page: Page) -> str:
             name: text for name, text in OUTCOMES.items() if any(_outcome(row) == name for row in shown.values())
         },
         several=len(page.headlines) > 1,
+        most_links=MOST_LINKS,
         steps_per_second=CONTROL_HZ,  # videos run in real time
         version=__version__,
         written=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",

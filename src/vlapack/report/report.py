@@ -12,6 +12,7 @@ from vlapack.drawing.figure import require_matplotlib
 from vlapack.errors import InputError
 from vlapack.files import write_atomically
 from vlapack.report import acting_sections as acting
+from vlapack.report import diagnosis_sections as diagnosis
 from vlapack.report import pack_sections as packed
 from vlapack.report import tuning_sections as tuning
 from vlapack.report.episodes import Episodes, episodes
@@ -118,7 +119,8 @@ class Composer:
             packed.errors(self._packs, tuning.sensitivity(found.frontiers)),
             packed.outlier_section(measured),
             packed.bits(self._packs, found.inspected),
-            tuning.better(found.frontiers),
+            diagnosis.causes(found.diagnosed),
+            tuning.better(found.frontiers, found.diagnosed),
         ]
 
     def page(self, runs: Sequence[Run], choose: Callable[[Sequence[Comparison]], Episodes]) -> Page:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vlapack.report.charts import Place, frontier, heat
+from vlapack.report.diagnosed import Diagnosed
+from vlapack.report.diagnosis_sections import in_short, remedies
 from vlapack.report.evidence import Frontier, Point
 from vlapack.report.packs import grid
 from vlapack.report.sections import Block, Section, Table
@@ -13,9 +15,9 @@ FLOAT = "16"
 """The label of a layer that stays as it is."""
 
 
-def better(found: Sequence[Frontier]) -> Section:
-    """What more or fewer bytes would do to the error."""
-    blocks = []
+def better(found: Sequence[Frontier], diagnosed: Sequence[Diagnosed] = ()) -> Section:
+    """What helps, and what more or fewer bytes would do to the error."""
+    blocks = remedies(diagnosed)
     for tuned in found:
         rows = [
             [
@@ -32,12 +34,15 @@ def better(found: Sequence[Frontier]) -> Section:
         places = [_place(point, chosen=point.name == tuned.chosen) for point in tuned.points]
         aim = 100 * tuned.target.value if tuned.target.kind == "error" else None
         drawn = frontier(places, aim) if any(place.error > 0 for place in places) else None
-        blocks.append(Block("", _sentence(tuned), drawn, Table(head, rows)))
+        heading = "Bits, layer by layer" if diagnosed else ""
+        blocks.append(Block(heading, _sentence(tuned), drawn, Table(head, rows)))
     missing = (
-        "not tried: `vlapack tune FLOAT --max-error 1% --out recipe.json` tries bits layer by layer; then give "
-        "recipe.frontier.json"
+        "not tried: `vlapack diagnose PACK --baseline FLOAT --data DIR --json > diagnosis.json` tries remedies for "
+        "this pack, and `vlapack tune FLOAT --max-error 1% --out recipe.json` bits layer by layer; then give "
+        "diagnosis.json and recipe.frontier.json"
     )
-    return Section.of("better", "What would make it better, and what that costs", blocks, missing)
+    short = in_short(diagnosed) or (" ".join(map(_chosen, found)) or None)
+    return Section.of("better", "What would make it better, and what that costs", blocks, missing, short)
 
 
 def sensitivity(found: Sequence[Frontier]) -> list[Block]:
@@ -65,6 +70,13 @@ def _coarsest(of: Mapping[str, float]) -> float | None:
 
 
 def _sentence(tuned: Frontier) -> str:
+    return (
+        f"{_chosen(tuned)} Dots to the right cost more memory, dots below move the actions less; hollow ones are only "
+        "predicted."
+    )
+
+
+def _chosen(tuned: Frontier) -> str:
     target, chosen = tuned.target, next((point for point in tuned.points if point.name == tuned.chosen), None)
     wanted = {
         "error": f"a median error of a chunk below {100 * target.value:.3g} %",
@@ -76,8 +88,7 @@ def _sentence(tuned: Frontier) -> str:
     median, p95 = _errors(chosen)
     return (
         f"Asked for {wanted}, the tuning chose {chosen.held_bytes / 1e6:,.2f} MB held, with an error of {median} "
-        f"(95th percentile: {p95}). Dots to the right cost more memory, dots below move the actions less; hollow ones "
-        "are only predicted."
+        f"(95th percentile: {p95})."
     )
 
 

@@ -21,8 +21,14 @@
       mark.style.left = `${(100 * Number(article.dataset.parts)) / Math.max(steps, 1)}%`;
       mark.hidden = false;
     }
+    // A picture is shown from its step until the next one.
+    const stepAt = (seconds) => Math.min(Math.floor(seconds * stepsPerSecond + 0.01), steps);
     function tell(step) {
-      shown.textContent = `step ${Math.round(step)} of ${steps}`;
+      shown.textContent = `step ${step} of ${steps}`;
+      for (const screen of screens) {
+        const figure = screen.closest("figure"), last = Number(figure.dataset.steps);
+        figure.querySelector(".at").textContent = step < last ? `, now at step ${step}` : ", over";
+      }
     }
     function load() {
       if (leader) return Promise.resolve();
@@ -40,17 +46,18 @@
       });
     }
     function seek(step) {
-      for (const screen of screens) screen.currentTime = Math.min(step / stepsPerSecond, screen.duration);
+      // The middle of a picture: at its edge, rounding may show the one before.
+      for (const screen of screens) screen.currentTime = Math.min((step + 0.5) / stepsPerSecond, screen.duration);
       slider.value = step;
       tell(step);
     }
     function follow() {
-      const step = Math.min(leader.currentTime * stepsPerSecond, steps);
+      const step = stepAt(leader.currentTime);
       slider.value = step;
       tell(step);
       for (const screen of screens) {
         const wanted = Math.min(leader.currentTime, screen.duration);
-        if (screen !== leader && Math.abs(screen.currentTime - wanted) > 0.15) screen.currentTime = wanted;
+        if (screen !== leader && Math.abs(screen.currentTime - wanted) > 0.1) screen.currentTime = wanted;
       }
       timer = requestAnimationFrame(follow);
     }
