@@ -10,9 +10,11 @@
 #include <vector>
 
 #include "activation.hpp"
+#include "attention.hpp"
 #include "dispatch.hpp"
 #include "layout.hpp"
 #include "linear.hpp"
+#include "threads.hpp"
 
 using namespace vlapack;
 
@@ -125,6 +127,99 @@ void test_activation(int64_t m, int64_t k, int64_t block, bool hadamard = false)
   check(block ? far == 0 && off * 1000 <= m * k : off == 0, "activation", m, 0, k, static_cast<int>(block));
 }
 
+uint16_t narrow(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return static_cast<uint16_t>(bits >> 16);
+}
+
+// Keys and values are laid out as a chunk does it: the prefix first, then the tokens that ask. `isa` may be one that
+// the CPU would not choose.
+void test_attention(const AttentionKernels* isa, int64_t batches, int64_t groups, int64_t queries, int64_t shared,
+                    int64_t width, int64_t prefix, bool masked, bool state) {
+  const int64_t tokens = prefix + queries, rows = queries * shared, heads = batches * groups;
+  Array<uint16_t> q(heads * rows * width), k(heads * tokens * width), v(heads * tokens * width), out(q.size);
+  for (Array<uint16_t>* each : {&q, &k, &v})
+    for (int64_t i = 0; i < each->size; ++i) (*each)[i] = narrow(real());
+  Array<bool> exists(batches * prefix);
+  for (int64_t i = 0; i < exists.size; ++i) exists[i] = whole(0, 1);
+  LaidOut to = {batches, groups, tokens, width, nullptr, nullptr};
+  Array<uint16_t> keys(heads * to.key_elements()), values(heads * to.value_elements());
+  for (int64_t i = 0; i < keys.size; ++i) keys[i] = 0x7fc0;  // NaN, wherever nothing is laid out
+  for (int64_t i = 0; i < values.size; ++i) values[i] = 0x7fc0;
+  to.keys = keys.get(), to.values = values.get();
+  const Pitches pitches = {groups * tokens * width, tokens * width, width, 0};
+  for (const auto& [first, count] : {std::pair{int64_t{0}, prefix}, std::pair{prefix, queries}}) {
+    const LayingOut source = {to, k.get() + first * width, pitches, v.get() + first * width, pitches, first, count};
+    parallel(lay_out_tasks(source), 2, [&, &source = source](int64_t task) { lay_out_task(source, task); });
+  }
+  // Queries and results stand token by token, [queries][groups][shared][width], as a product leaves them
+  const Pitches by_token = {groups * rows * width, shared * width, groups * shared * width, width};
+  const Attention job = {to, tokens, queries, shared, q.get(), by_token, out.get(), by_token, prefix,
+                         masked ? exists.get() : nullptr, state};
+  AttentionPlan plan = plan_attention(job, 2);
+  plan.kernels = isa;
+  parallel(plan.tasks, 2, [&](int64_t task) { attend_task(job, plan, task); });
+
+  bool good = true;
+  for (int64_t row = 0; row < heads * rows; ++row) {
+    const int64_t batch = row / (groups * rows), token = row / (groups * shared) % queries;
+    const int64_t head = batch * groups + row / shared % groups;
+    std::vector<double> weights(static_cast<size_t>(tokens));
+    double sum = 0;
+    for (int64_t t = 0; t < tokens; ++t) {
+      double score = 0;
+      for (int64_t c = 0; c < width; ++c) score += double{bf16(q[row * width + c])} * bf16(k[(head * tokens + t) * width + c]);
+      const bool seen = t < prefix ? !masked || exists[batch * prefix + t] : !state || token > 0 || t == prefix;
+      sum += weights[static_cast<size_t>(t)] = seen ? std::exp(score / std::sqrt(static_cast<double>(width))) : 0;
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      double expected = 0, size = 0;
+      for (int64_t t = 0; t < tokens; ++t) {
+        const double part = weights[static_cast<size_t>(t)] / sum * bf16(v[(head * tokens + t) * width + c]);
+        expected += part, size += std::fabs(part);
+      }
+      // Weights and result are rounded to bf16, by 2^-9 at most, and so is what the weights add up to
+      good &= std::fabs(bf16(out[row * width + c]) - expected) <= (2 * size + std::fabs(expected)) / 500;
+    }
+  }
+  check(good, "attention", rows, tokens, width, static_cast<int>(heads));
+}
+
+void test_exponentials(const AttentionKernels* isa) {
+  double worst = 0;
+  for (uint32_t first = 0; first < 0x42b00000; first += 16 * 997) {  // magnitudes up to 88
+    Array<float> x(16), y(16);
+    for (uint32_t i = 0; i < 16; ++i) {
+      const uint32_t bits = 0x80000000u + first + i * 997;
+      std::memcpy(&x[i], &bits, 4);
+    }
+    isa->exponentials(x.get(), 16, y.get());
+    for (int64_t i = 0; i < 16; ++i) {
+      const double expected = std::exp(double{x[i]});
+      const double last_bit = std::ldexp(1.0, std::max(std::ilogb(expected), -126) - 23);
+      const bool vanishes = x[i] < -87.5f && y[i] == 0.0f;  // below 2^-126.2
+      if (!vanishes) worst = std::max(worst, std::fabs(y[i] - expected) / last_bit);
+    }
+  }
+  Array<float> x(16), y(16);
+  x[0] = -INFINITY, x[1] = NAN, x[2] = -1e30f;
+  isa->exponentials(x.get(), 16, y.get());
+  std::printf("%s: e^x within %.2f ulp\n", kernels().name, worst);
+  check(worst <= 2 && y[0] == 0 && std::isnan(y[1]) && y[2] == 0 && y[3] == 1, "exponential", 0, 0, 0, 0);
+}
+
+void test_attentions(const AttentionKernels* isa) {
+  test_exponentials(isa);
+  for (const int64_t width : {8, 24, 40, 72, 256})
+    for (const int64_t prefix : {0, 1, 15, 16, 17, 31, 33, 70}) {
+      test_attention(isa, 1, 1, 1, 1, width, prefix, false, false);
+      test_attention(isa, 2, 2, 3, 5, width, prefix, prefix > 0, true);
+    }
+  for (int64_t queries = 1; queries < 15; ++queries) test_attention(isa, 1, 3, queries, 1, 72, 20, false, true);
+  test_attention(isa, 1, 1, 51, 8, 256, 97, true, false);
+}
+
 }  // namespace
 
 int main() {
@@ -152,6 +247,11 @@ int main() {
     for (const int64_t block : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}) test_activation(5, 1536, block, true);
     test_activation(9, 4304, 16);
     test_activation(70, 2048, 64);
+    test_attentions(kernels().attention);
+#if defined(__x86_64__)
+    // Where a CPU has bf16, the other way of AVX-512 runs here only.
+    if (name == "avx512vnni" && kernels().attention != kAvx512Vnni.attention) test_attentions(kAvx512Vnni.attention);
+#endif
     std::printf("%s: %s\n", name.c_str(), failures ? "wrong" : "exact");
   }
   return failures != 0;

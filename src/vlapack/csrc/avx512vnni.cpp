@@ -17,6 +17,7 @@
 // in one tile. Every number of rows from 1 to 12 is compiled, so a short tile does no work for rows that are not there.
 #include <immintrin.h>
 
+#include "attention_kernels.hpp"
 #include "float_kernels.hpp"
 
 namespace vlapack {
@@ -38,8 +39,10 @@ struct Vector {
     if constexpr (Half == 8) return _mm512_maskz_shuffle_f32x4(kEvery, x, x, 0x4e);
   }
   static Register fma(Register a, Register b, Register c) { return _mm512_fmadd_ps(a, b, c); }
+  static Register larger(Register a, Register b) { return _mm512_maskz_max_ps(kEvery, a, b); }  // b if either is NaN
 };
 
+constexpr AttentionKernels kAttention = attention_kernels<Widened<Vector, 12, 2>>();
 constexpr int kTileRows = 12;
 constexpr int kAhead = 4096;  // bytes of weights fetched before they are needed: a page; see avx2.cpp
 
@@ -115,7 +118,7 @@ int64_t peak(int64_t rounds) {
 
 const Kernels kAvx512Vnni = {
     "avx512vnni", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
-    activation<Vector>, peak,
+    activation<Vector>, peak, &kAttention,
 };
 
 }  // namespace vlapack

@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 
+#include "attention.hpp"
 #include "matrix_unit.hpp"
 
 #if defined(__x86_64__)
@@ -23,6 +24,11 @@ namespace {
 bool has_avx_vnni() {
   unsigned a, b, c, d;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4));
+}
+
+bool has_avx512_bf16() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
 }
 
 // Tiles are 8 KB of state for a thread, which Linux (5.16 and later) keeps for a process that asked to use them.
@@ -65,9 +71,11 @@ std::vector<const Kernels*> found() {
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni")) {
-    static const Kernels amx = with_unit(kAvx512Vnni, "amx", kAmx, amx_peak);
+    static Kernels avx512 = kAvx512Vnni;
+    if (has_avx512_bf16()) avx512.attention = &kAvx512Bf16;
+    static const Kernels amx = with_unit(avx512, "amx", kAmx, amx_peak);
     if (may_use_amx()) all.push_back(&amx);
-    all.push_back(&kAvx512Vnni);
+    all.push_back(&avx512);
   }
   if (avx2 && has_avx_vnni()) all.push_back(&kAvxVnni);
   if (avx2) all.push_back(&kAvx2);

@@ -8,11 +8,11 @@
 #pragma once
 
 #include <cstring>
-#include <type_traits>
 
 #include "hadamard.hpp"
 #include "kernels.hpp"
 #include "outputs.hpp"
+#include "with_rows.hpp"
 
 namespace vlapack {
 namespace {
@@ -237,13 +237,6 @@ int32_t sum(const int8_t* q, int64_t channels) {
   int32_t total = 0;
   for (int64_t k = 0; k < channels; ++k) total += q[k];
   return total;
-}
-
-// Calls `product` with a tile's rows, at most `Most`, as a constant: so many sums stand in registers.
-template <int Most, typename Product>
-void with_rows(int rows, const Product& product) {
-  if (rows == Most) return product(std::integral_constant<int, Most>());
-  if constexpr (Most > 1) with_rows<Most - 1>(rows, product);
 }
 
 }  // namespace

@@ -82,6 +82,7 @@ struct Outputs {
   int columns;
 };
 
+struct AttentionKernels;
 struct MatrixUnit;
 
 struct Kernels {
@@ -100,6 +101,7 @@ struct Kernels {
   void (*activation)(const Steps&, const Rows&);
   // Runs the product's instructions on registers alone; returns the operations (2 per product and sum) done.
   int64_t (*peak)(int64_t rounds);
+  const AttentionKernels* attention;
   const MatrixUnit* matrix_unit = nullptr;  // takes over where there are enough rows; see matrix_unit.hpp
 };
 

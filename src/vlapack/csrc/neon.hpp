@@ -7,6 +7,7 @@
 
 #include <arm_neon.h>
 
+#include "attention_kernels.hpp"
 #include "float_kernels.hpp"
 
 namespace vlapack {
@@ -25,7 +26,10 @@ struct Vector {
     if constexpr (Half == 2) return vextq_f32(x, x, 2);
   }
   static Register fma(Register a, Register b, Register c) { return vfmaq_f32(c, a, b); }
+  static Register larger(Register a, Register b) { return vmaxq_f32(a, b); }
 };
+
+constexpr AttentionKernels kAttention = attention_kernels<Widened<Vector, 6, 4>>();
 
 // What sums of signed weights lack: they began at -128 times the sum of a row's activations.
 inline int32_t surplus(const Tile& tile, int row) {

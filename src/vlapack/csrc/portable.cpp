@@ -1,4 +1,5 @@
 // Plain C++ on the same layout: what every other instruction set must agree with, and what runs where there is none.
+#include "attention_kernels.hpp"
 #include "float_kernels.hpp"
 
 namespace vlapack {
@@ -12,8 +13,10 @@ struct Vector {
   static void store(float* to, Register value) { *to = value; }
   static Register broadcast(float value) { return value; }
   static Register fma(Register a, Register b, Register c) { return a * b + c; }
+  static Register larger(Register a, Register b) { return a > b ? a : b; }
 };
 
+constexpr AttentionKernels kAttention = attention_kernels<Widened<Vector, 2, 16>>();
 constexpr int kTileRows = 4;
 
 template <int Bits>
@@ -47,7 +50,7 @@ int64_t peak(int64_t rounds) {
 
 const Kernels kPortable = {
     "portable", kTileRows, kRows, Vector::kLanes, product<4>, product<8>, pack, sum, scale, finish,
-    activation<Vector>, peak,
+    activation<Vector>, peak, &kAttention,
 };
 
 }  // namespace vlapack

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "attention_kernels.hpp"
 #include "float_kernels.hpp"
 
 namespace vlapack {
@@ -22,7 +23,10 @@ struct Vector {
     if constexpr (Half == 4) return _mm256_permute2f128_ps(x, x, 1);
   }
   static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
+  static Register larger(Register a, Register b) { return _mm256_max_ps(a, b); }  // b where either is NaN
 };
+
+constexpr AttentionKernels kAttention = attention_kernels<Widened<Vector, 6, 2>>();
 
 inline __m256i four(const int8_t* activations) {
   int32_t word;
