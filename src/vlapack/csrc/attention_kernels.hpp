@@ -205,13 +205,11 @@ void attend_rows(const AttentionRows& job) {
     multiply_block<M, Rows>(reinterpret_cast<const Factor*>(job.scratch), job.keys + n * kBlock * job.width, 2 * kBlock,
                             job.width / 2, job.tokens - n * kBlock, scores + n * kStep);
 
-  const auto hide = [&](int row, int64_t token) {
-    scores[token / kBlock * kStep + row * kBlock + token % kBlock] = kHidden;
-  };
   for (int r = 0; r < Rows; ++r)
-    for (int64_t t = job.seen[r]; t < blocks * kBlock; ++t) hide(r, t);
+    for (int64_t n = job.seen[r] / kBlock, first = job.seen[r] % kBlock; n < blocks; ++n, first = 0)
+      for (int64_t i = first; i < kBlock; ++i) scores[n * kStep + r * kBlock + i] = kHidden;
   for (int64_t t = 0; job.exists && t < job.prefix; ++t)
-    for (int r = 0; !job.exists[t] && r < Rows; ++r) hide(r, t);
+    for (int r = 0; !job.exists[t] && r < Rows; ++r) scores[t / kBlock * kStep + r * kBlock + t % kBlock] = kHidden;
 
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(job.width));
   float inverse[Rows], out[Rows * kBlock];

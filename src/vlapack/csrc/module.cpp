@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "activation.hpp"
+#include "attention.hpp"
 #include "dispatch.hpp"
 #include "finite.hpp"
 #include "layout.hpp"
@@ -109,6 +110,23 @@ NB_MODULE(_kernels, m) {
         linear({rows, inputs, outputs, at<const int8_t>(q), at<const float>(s), at<const uint8_t>(weight), bits,
                 at<const void>(weight_scale), group, at<const float>(bias), at<void>(out),
                 bf16 ? Float::bf16 : Float::f32, threads});
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "attend",
+      [](int64_t batches, int64_t groups, int64_t width, int64_t queries, int64_t shared, int64_t tokens,
+         int64_t prefix, bool state_token, Address query, int64_t query_batch, int64_t query_group, int64_t query_row,
+         Address key, int64_t key_batch, int64_t key_group, int64_t key_token, Address value, int64_t value_batch,
+         int64_t value_group, int64_t value_token, Address exists, Address out, int threads) {
+        const LaidOut to = {batches, groups, tokens, width, nullptr, nullptr};
+        const int64_t rows = queries * shared;
+        attend({to, at<const uint16_t>(key), {key_batch, key_group, key_token, 0}, at<const uint16_t>(value),
+                {value_batch, value_group, value_token, 0}, 0, tokens},
+               {to, tokens, queries, shared, at<const uint16_t>(query),
+                {query_batch, query_group, shared * query_row, query_row}, at<uint16_t>(out),
+                {groups * rows * width, rows * width, shared * width, width}, prefix, at<const bool>(exists),
+                state_token},
+               threads);
       },
       nb::call_guard<nb::gil_scoped_release>());
 }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlapack.ops import cpu_attention
 from vlapack.ops import fused_reference as reference
 from vlapack.ops.library import by_device, by_layout, define, of_triton
 
@@ -77,10 +78,10 @@ def _fake_attend_quantize(query: Tensor, *rest: Any, shared: int, **options: Any
     return q, query.new_empty((rows, 1), dtype=torch.float32)
 
 
-def _on_devices(name: str, schema: str, fake: Any, module: str) -> Any:
-    """Define an op that runs on the engine of its device; the CPU's engine has none of these yet."""
+def _on_devices(name: str, schema: str, fake: Any, module: str, cpu: Any = None) -> Any:
+    """Define an op that runs on the engine of its device; the CPU's is `cpu`, or has none of its own yet."""
     definition = getattr(reference, name)
-    engines = {"cpu": definition, "reference": definition, "triton": of_triton(module, name)}
+    engines = {"cpu": cpu or definition, "reference": definition, "triton": of_triton(module, name)}
     return define(name, schema, definition, fake, by_device(engines))
 
 
@@ -128,7 +129,9 @@ turn_and_keep = _on_devices(
     _fake_turn,
     "turning",
 )
-attend_few = _on_devices("attend_few", f"({_ATTENTION}, {_FEW}) -> Tensor", _fake_attend, "attention")
+attend_few = _on_devices(
+    "attend_few", f"({_ATTENTION}, {_FEW}) -> Tensor", _fake_attend, "attention", cpu_attention.attend_few
+)
 attend_quantize = _on_devices(
     "attend_quantize",
     f"({_ATTENTION}, {_ROUNDING}, {_FEW}) -> (Tensor, Tensor)",
