@@ -23,17 +23,25 @@ int64_t blocks(const LayingOut& job) {
   return job.count ? pieces(job.first + job.count, kBlock) - first_block(job) : 0;
 }
 
-const uint16_t* place(const uint16_t* from, const Pitches& pitches, int64_t batch, int64_t group, int64_t token) {
-  return from + batch * pitches.batch + group * pitches.group + token * pitches.token;
+int64_t head_offset(const LaidOut& to, const Pitches& pitches, int64_t head) {
+  return head / to.groups * pitches.batch + head % to.groups * pitches.group;
 }
 
-// `keys` of `count` tokens, `pitch` elements from one to the next, become [width / 2][kBlock][2] from `to` on.
+// `keys` of `count` tokens, `pitch` elements from one to the next, become [width / 2][kBlock][2] from `to` on: two tokens
+// at a time, so that there are half as many stores.
 void lay_out_keys(const uint16_t* keys, int64_t pitch, int64_t count, int64_t width, uint16_t* to) {
-  for (int64_t c = 0; c < width; c += 2)
-    for (int64_t t = 0; t < count; ++t) std::memcpy(to + (c * kBlock + 2 * t), keys + t * pitch + c, 4);
+  int64_t t = 0;
+  for (; t + 1 < count; t += 2, keys += 2 * pitch, to += 4)
+    for (int64_t c = 0; c < width; c += 4) {
+      uint64_t even, odd;
+      std::memcpy(&even, keys + c, 8), std::memcpy(&odd, keys + pitch + c, 8);
+      const uint64_t first = (even & 0xffffffffu) | odd << 32, second = even >> 32 | (odd >> 32) << 32;
+      std::memcpy(to + c * kBlock, &first, 8), std::memcpy(to + (c + 2) * kBlock, &second, 8);
+    }
+  for (int64_t c = 0; t < count && c < width; c += 2) std::memcpy(to + c * kBlock, keys + c, 4);
 }
 
-// One or both halves of a pair; null: zeros.
+// Two tokens become a pair, [padded][2]; zeros stand where the odd one is missing.
 void lay_out_pair(const uint16_t* __restrict even, const uint16_t* __restrict odd, int64_t width, int64_t padded,
                   uint16_t* __restrict to) {
   for (int64_t c = 0; c < width; ++c) to[2 * c] = even[c], to[2 * c + 1] = odd ? odd[c] : uint16_t{0};
@@ -49,14 +57,14 @@ int64_t lay_out_tasks(const LayingOut& job) { return job.to.heads() * blocks(job
 // One block of tokens of one head.
 void lay_out_task(const LayingOut& job, int64_t task) {
   const LaidOut& to = job.to;
-  const int64_t head = task / blocks(job), batch = head / to.groups, group = head % to.groups;
-  const int64_t block = first_block(job) + task % blocks(job);
+  const int64_t head = task / blocks(job), block = first_block(job) + task % blocks(job);
   const int64_t begin = std::max(block * kBlock, job.first), padded = to.padded_width();
   const int64_t end = std::min((block + 1) * kBlock, job.first + job.count);
-  lay_out_keys(place(job.keys, job.key, batch, group, begin - job.first), job.key.token, end - begin, to.width,
+  const uint16_t* key = job.keys + head_offset(to, job.key, head) + (begin - job.first) * job.key.token;
+  lay_out_keys(key, job.key.token, end - begin, to.width,
                to.keys + head * to.key_elements() + block * kBlock * to.width + 2 * (begin % kBlock));
 
-  const uint16_t* value = place(job.values, job.value, batch, group, begin - job.first);
+  const uint16_t* value = job.values + head_offset(to, job.value, head) + (begin - job.first) * job.value.token;
   uint16_t* pair = to.values + head * to.value_elements() + begin / 2 * 2 * padded;
   int64_t t = begin;
   if (t % 2) {  // the even half is there already
@@ -81,23 +89,22 @@ AttentionPlan plan_attention(const Attention& job, int threads) {
 void attend_task(const Attention& job, const AttentionPlan& plan, int64_t task) {
   static thread_local Buffer scratch;
   const LaidOut& to = job.to;
-  const int64_t head = task / plan.tiles, tile = task % plan.tiles, batch = head / to.groups, group = head % to.groups;
+  const int64_t head = task / plan.tiles, tile = task % plan.tiles;
   const int64_t first = tile * rows_of(job) / plan.tiles, last = (tile + 1) * rows_of(job) / plan.tiles;
+  const uint16_t* query = job.query + head_offset(to, job.from, head);
+  uint16_t* out = job.out + head_offset(to, job.into, head);
   AttentionRows rows = {};
   rows.rows = static_cast<int>(last - first);
   for (int64_t row = first; row < last; ++row) {
     const int64_t token = row / job.shared, head_of_token = row % job.shared;
-    const auto offset = [&](const Pitches& pitches) {
-      return batch * pitches.batch + group * pitches.group + token * pitches.token + head_of_token * pitches.head;
-    };
-    rows.query[row - first] = job.query + offset(job.from);
-    rows.out[row - first] = job.out + offset(job.into);
+    rows.query[row - first] = query + token * job.from.token + head_of_token * job.from.head;
+    rows.out[row - first] = out + token * job.into.token + head_of_token * job.into.head;
     rows.seen[row - first] = job.state_token && token == 0 ? job.prefix + 1 : job.tokens;
   }
   rows.keys = to.keys + head * to.key_elements();
   rows.values = to.values + head * to.value_elements();
   rows.tokens = job.tokens, rows.width = to.width, rows.padded_width = to.padded_width();
-  rows.exists = job.exists ? job.exists + batch * job.prefix : nullptr;
+  rows.exists = job.exists ? job.exists + head / to.groups * job.prefix : nullptr;
   rows.prefix = job.prefix;
   rows.scratch = scratch.hold<float>(rows.rows * kBlock * (pieces(to.width, kBlock) + pieces(job.tokens, kBlock)));
   plan.kernels->attend(rows);
@@ -106,11 +113,11 @@ void attend_task(const Attention& job, const AttentionPlan& plan, int64_t task) 
 void attend(LayingOut source, Attention job, int threads) {
   static thread_local Buffer keys, values;
   LaidOut& to = source.to;
+  const double work = 2.0 * static_cast<double>(to.heads() * rows_of(job)) * static_cast<double>(job.tokens * to.width);
+  if (work < kSerialWork) threads = 1;
   to.keys = keys.hold<uint16_t>(to.heads() * to.key_elements());
   to.values = values.hold<uint16_t>(to.heads() * to.value_elements());
   job.to = to;
-  const double work = 2.0 * static_cast<double>(to.heads() * rows_of(job)) * static_cast<double>(job.tokens * to.width);
-  if (work < kSerialWork) threads = 1;
   parallel(lay_out_tasks(source), threads, [&](int64_t task) { lay_out_task(source, task); });
   const AttentionPlan plan = plan_attention(job, threads);
   parallel(plan.tasks, threads, [&](int64_t task) { attend_task(job, plan, task); });

@@ -159,19 +159,28 @@ inline void multiply_block(const typename M::Factor* factors, const uint16_t* b,
     multiply<M, Rows, kHalf>(factors, b + 2 * c, step, pairs, out + c);
 }
 
+// All lanes as one, halves at a time: a chain of additions would be as long as the register.
+template <class V, class Operation>
+inline float folded(typename V::Register value, const Operation& operation) {
+  float lanes[V::kLanes];
+  V::store(lanes, value);
+#pragma GCC unroll 4
+  for (int half = V::kLanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) lanes[i] = operation(lanes[i], lanes[i + half]);
+  return lanes[0];
+}
+
 // The scores of one row, `step` floats from block to block, become weights; returns 1 / their sum.
 template <class M>
 inline float softmax(float* scores, int64_t step, int64_t blocks, float scale) {
   using V = typename M::Vector;
   using Register = typename V::Register;
   constexpr int kVectors = kBlock / V::kLanes;
-  float lanes[V::kLanes];
   Register most = V::broadcast(kHidden);
   for (int64_t n = 0; n < blocks; ++n)
     for (int v = 0; v < kVectors; ++v) most = V::larger(most, V::load(scores + n * step + v * V::kLanes));
-  V::store(lanes, most);
-  float top = kHidden;
-  for (const float lane : lanes) top = lane > top ? lane : top;
+  const Register top = V::broadcast(folded<V>(most, [](float a, float b) { return a > b ? a : b; }));
 
   Register sums = V::broadcast(0.0f);
   for (int64_t n = 0; n < blocks; ++n) {
@@ -179,13 +188,10 @@ inline float softmax(float* scores, int64_t step, int64_t blocks, float scale) {
     Register weights[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v)
-      weights[v] = exponential<V>((V::load(slot + v * V::kLanes) - V::broadcast(top)) * V::broadcast(scale));
+      weights[v] = exponential<V>((V::load(slot + v * V::kLanes) - top) * V::broadcast(scale));
     sums = M::keep(weights, sums, reinterpret_cast<typename M::Factor*>(slot));
   }
-  V::store(lanes, sums);
-  float sum = 0.0f;
-  for (const float lane : lanes) sum += lane;
-  return 1.0f / sum;
+  return 1.0f / folded<V>(sums, [](float a, float b) { return a + b; });
 }
 
 template <class M, int Rows>
@@ -218,8 +224,14 @@ void attend_rows(const AttentionRows& job) {
   for (int64_t c = 0; c < job.width; c += kBlock) {
     const int64_t columns = job.width - c < kBlock ? job.width - c : kBlock;
     multiply_block<M, Rows>(weights, job.values + 2 * c, 2 * job.padded_width, (job.tokens + 1) / 2, columns, out);
-    for (int r = 0; r < Rows; ++r)
-      for (int64_t i = 0; i < columns; ++i) job.out[r][c + i] = narrow(out[r * kBlock + i] * inverse[r]);
+    for (int r = 0; r < Rows; ++r) {
+      const float* from = out + r * kBlock;
+      uint16_t* to = job.out[r] + c;
+      if (columns == kBlock)  // a loop whose length the compiler knows
+        for (int i = 0; i < kBlock; ++i) to[i] = narrow(from[i] * inverse[r]);
+      else
+        for (int64_t i = 0; i < columns; ++i) to[i] = narrow(from[i] * inverse[r]);
+    }
   }
 }
 

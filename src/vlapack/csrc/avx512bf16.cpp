@@ -40,6 +40,7 @@ struct Pairs {
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)pairs);
   }
   static void take(const uint16_t* row, int64_t count, uint16_t* slot) {
+    if (count == kBlock) return void(std::memcpy(slot, row, 2 * kBlock));  // a length that the compiler knows
     std::memcpy(slot, row, static_cast<size_t>(count) * sizeof(uint16_t));
   }
   static __m512 keep(const __m512 (&weights)[2], __m512 sums, uint16_t* slot) {
