@@ -50,17 +50,15 @@ constexpr int64_t kTogetherTiles = 16;   // most tiles of a task
 constexpr int64_t kTogether = 64;        // most tiles times panels of a task: its sums are 64 * 12 * 32
 constexpr double kSerialWork = 1 << 22;  // products, 20 us of one thread: waking another costs more than it saves
 
-// How the work is cut. `groups` are the channels that share a weight scale, 1 if all do; a group is whole steps.
-struct Plan {
-  int64_t tiles, steps, group_steps, groups, panels;
+const MatrixUnit* unit_for(const Linear& job) {
+  const MatrixUnit* unit = kernels().matrix_unit;
+  return unit && job.inputs && job.rows >= unit->fewest_rows ? unit : nullptr;
+}
 
-  Plan(const Linear& job, int tile_rows)
-      : tiles(pieces(job.rows, tile_rows)),
-        steps(pieces(job.inputs, kDepth)),
-        group_steps(job.group ? job.group / kDepth : std::max<int64_t>(steps, 1)),
-        groups(std::max<int64_t>(pieces(steps, group_steps), 1)),
-        panels(pieces(job.outputs, kPanel)) {}
-};
+double products(const Linear& job) {
+  const int64_t rows = unit_for(job) ? std::max(job.rows, kUnitRows) : job.rows;
+  return static_cast<double>(rows) * static_cast<double>(job.outputs) * static_cast<double>(job.inputs);
+}
 
 // Tiles differ by one row at most: 13 rows are 6 and 7, not 12 and a tile of 1 that unpacks as many weights for one row.
 int64_t first_row(const Linear& job, const Plan& plan, int64_t tile) { return tile * job.rows / plan.tiles; }
@@ -74,10 +72,9 @@ int64_t first_row(const Linear& job, const Plan& plan, int64_t tile) { return ti
 // (ops/cpu.py refuses 8-bit layers of more than 131071). The zeros behind the last channel, of both factors, add
 // nothing. NEON's 8-bit kernels multiply w itself and put the 128 sum(x) back at the end; see neon.hpp.
 void pack_tile(const Linear& job, const Plan& plan, int64_t first, int rows, int8_t* packed, int32_t* start) {
-  const Kernels& isa = kernels();
   const int8_t* q = job.q + first * job.inputs;
   const int64_t whole = job.inputs / 4 * 4;
-  isa.pack(q, job.inputs, rows, whole, packed);
+  plan.isa->pack(q, job.inputs, rows, whole, packed);
   for (int64_t k = whole; k < plan.steps * kDepth; ++k)
     for (int r = 0; r < rows; ++r)
       packed[(k / 4 * rows + r) * 4 + k % 4] = k < job.inputs ? q[r * job.inputs + k] : int8_t{0};
@@ -85,23 +82,18 @@ void pack_tile(const Linear& job, const Plan& plan, int64_t first, int rows, int
   for (int64_t g = 0; g < plan.groups; ++g) {
     const int64_t begin = g * plan.group_steps * kDepth;
     const int64_t end = std::min(job.inputs, begin + plan.group_steps * kDepth);
-    for (int r = 0; r < rows; ++r) start[g * rows + r] = -offset * isa.sum(q + r * job.inputs + begin, end - begin);
+    for (int r = 0; r < rows; ++r) start[g * rows + r] = -offset * plan.isa->sum(q + r * job.inputs + begin, end - begin);
   }
 }
 
 // Writes a tile's outputs, partial * s + bias; the outputs that fill up the last panel are dropped here.
-void finish(const Linear& job, int64_t panel, int64_t first, int rows, const float* partial) {
+void finish(const Linear& job, const Plan& plan, int64_t panel, int64_t first, int rows, const float* partial) {
   const int64_t output = panel * kPanel, place = first * job.outputs + output;
   void* out = job.kind == Float::f32 ? static_cast<void*>(static_cast<float*>(job.out) + place)
                                      : static_cast<void*>(static_cast<uint16_t*>(job.out) + place);
   const float* bias = job.bias ? job.bias + output : nullptr;
-  kernels().finish({partial, job.s + first, bias, out, job.kind, job.outputs, rows, panel_columns(job, panel)});
+  plan.isa->finish({partial, job.s + first, bias, out, job.kind, job.outputs, rows, panel_columns(job, panel)});
 }
-
-// What one thread takes at a time: some neighbouring panels of some neighbouring tiles.
-struct Task {
-  int64_t first_panel, last_panel, first_tile, last_tile;
-};
 
 // The steps from `step` to `end` of one tile and one panel. A block's edge may fall inside a group, and a block may
 // hold many groups. So each kernel call ends at whichever comes first. The first call of a group begins its sums with
@@ -109,7 +101,7 @@ struct Task {
 // `partial`.
 void add_block(const Linear& job, const Plan& plan, const int8_t* packed, const int32_t* start, const uint8_t* weights,
                int rows, int64_t step, int64_t end, int32_t* sums, const float* scales, float* partial) {
-  const Kernels& isa = kernels();
+  const Kernels& isa = *plan.isa;
   do {
     const int64_t group = step / plan.group_steps;
     const int64_t last = std::min((group + 1) * plan.group_steps, plan.steps), next = std::min(last, end);
@@ -125,7 +117,8 @@ void add_block(const Linear& job, const Plan& plan, const int8_t* packed, const 
 // One task; the file's comment says what is in which cache. The sums of all its tiles and panels are in memory at once,
 // because each is only whole after the last block of channels. The buffers belong to the thread and stay for its next
 // task.
-void multiply(const Linear& job, const Plan& plan, const int8_t* packed, const int32_t* start, const Task& task) {
+void multiply(const Linear& job, const Plan& plan, const int8_t* packed, const int32_t* start,
+              const Rectangle& task) {
   static thread_local Buffer scale_buffer, sum_buffer, partial_buffer;
   const int64_t panels = task.last_panel - task.first_panel, panel_scales = plan.groups * kPanel;
   float* scales = scale_buffer.hold<float>(panels * panel_scales);
@@ -144,7 +137,7 @@ void multiply(const Linear& job, const Plan& plan, const int8_t* packed, const i
         const int rows = static_cast<int>(first_row(job, plan, tile + 1) - first);
         add_block(job, plan, packed + first * plan.steps * kDepth, start + first * plan.groups, weights, rows, step, end,
                   sums + place, scales + p * panel_scales, partial + place);
-        if (end == plan.steps) finish(job, panel, first, rows, partial + place);
+        if (end == plan.steps) finish(job, plan, panel, first, rows, partial + place);
       }
     }
     step = end;
@@ -153,40 +146,70 @@ void multiply(const Linear& job, const Plan& plan, const int8_t* packed, const i
 
 }  // namespace
 
+// A task takes as few panels as make enough tasks, within the caches' limits. Where panels alone make too few (k and v of
+// the language model have 256 outputs, 8 panels), tiles are cut into more pieces than the caches want. A matrix unit's
+// tiles stay in pairs.
+Plan::Plan(const Linear& job)
+    : isa(&kernels()),
+      unit(unit_for(job)),
+      tiles(unit ? unit_tiles(job.rows) : pieces(job.rows, isa->tile_rows)),
+      panels(pieces(job.outputs, kPanel)),
+      steps(pieces(job.inputs, kDepth)),
+      group_steps(job.group ? job.group / kDepth : std::max<int64_t>(steps, 1)),
+      groups(std::max<int64_t>(pieces(steps, group_steps), 1)),
+      height(unit ? pieces(job.rows, tiles) : isa->tile_rows),
+      group_depths(pieces(group_steps, kDepthSteps)),
+      depths((groups - 1) * group_depths + pieces(steps - (groups - 1) * group_steps, kDepthSteps)),
+      runs(0),
+      chunks(0) {
+  if (tiles && panels) {
+    const int64_t fair = job.threads == 1 ? 1 : kTasksPerThread * job.threads;
+    const int64_t most_panels = unit ? unit_panels(depths) : kTogether / std::min(tiles, kTogetherTiles);
+    const int64_t fewest = pieces(tiles, unit ? kUnitTiles : kTogetherTiles);
+    runs = std::clamp(pieces(fair, fewest), pieces(panels, most_panels), panels);
+    chunks = std::clamp(pieces(fair, runs), fewest, unit ? pieces(tiles, 2) : tiles);
+  }
+  const int64_t rows = unit ? tiles * height : job.rows;
+  packed_bytes = pieces(rows * (unit ? depths * kDepthSteps : steps) * kDepth, 64) * 64;
+  workspace = packed_bytes + rows * groups * static_cast<int64_t>(sizeof(int32_t));
+  pack_tasks = panels ? tiles : 0;
+  multiply_tasks = runs * chunks;
+}
+
+// Neighbouring tasks, which run at the same time, differ in their panels: they read the same activations.
+Rectangle rectangle(const Plan& plan, int64_t task) {
+  const int64_t run = task % plan.runs, chunk = task / plan.runs, tall = plan.unit ? 2 : 1;
+  const int64_t stacks = pieces(plan.tiles, tall);
+  return {run * plan.panels / plan.runs, (run + 1) * plan.panels / plan.runs, chunk * stacks / plan.chunks * tall,
+          std::min((chunk + 1) * stacks / plan.chunks * tall, plan.tiles)};
+}
+
+void pack_task(const Linear& job, const Plan& plan, void* workspace, int64_t tile) {
+  int8_t* packed = static_cast<int8_t*>(workspace);
+  int32_t* start = reinterpret_cast<int32_t*>(packed + plan.packed_bytes);
+  if (plan.unit) return pack_unit_tile(job, plan, tile, packed, start);
+  const int64_t first = first_row(job, plan, tile);
+  const int rows = static_cast<int>(first_row(job, plan, tile + 1) - first);
+  pack_tile(job, plan, first, rows, packed + first * plan.steps * kDepth, start + first * plan.groups);
+}
+
+void multiply_task(const Linear& job, const Plan& plan, void* workspace, int64_t task) {
+  const int8_t* packed = static_cast<const int8_t*>(workspace);
+  const int32_t* start = reinterpret_cast<const int32_t*>(packed + plan.packed_bytes);
+  (plan.unit ? multiply_on_unit : multiply)(job, plan, packed, start, rectangle(plan, task));
+}
+
+// All activations are packed before any product, since every panel reads them.
 void linear(const Linear& job) {
-  if (job.rows == 0 || job.outputs == 0) return;
-  const MatrixUnit* unit = kernels().matrix_unit;
-  if (unit && job.inputs && job.rows >= unit->fewest_rows) return multiply_tiles(job, *unit);
-  static thread_local Buffer packed_buffer, start_buffer;
-  const Plan plan(job, kernels().tile_rows);
-  const int64_t padded = plan.steps * kDepth;
-  int8_t* packed = packed_buffer.hold<int8_t>(job.rows * padded);
-  int32_t* start = start_buffer.hold<int32_t>(job.rows * plan.groups);
-  const double work = static_cast<double>(job.rows) * static_cast<double>(job.outputs) * static_cast<double>(padded);
-  const int threads = work < kSerialWork ? 1 : job.threads;
-
-  // All activations are packed before any product, since every panel reads them.
-  parallel(plan.tiles, plan.tiles < 4 ? 1 : threads, [&](int64_t tile) {
-    const int64_t first = first_row(job, plan, tile);
-    const int rows = static_cast<int>(first_row(job, plan, tile + 1) - first);
-    pack_tile(job, plan, first, rows, packed + first * padded, start + first * plan.groups);
-  });
-
-  // A task takes as many panels as leave `fair` tasks in all, within the caches' limits: `together` of them, in `runs`.
-  // `chunks` then cuts the tiles: at most 16 a task, and into more pieces where the panels alone make too few tasks (k
-  // and v of the language model have 256 outputs, 8 panels).
-  const int64_t fair = threads == 1 ? 1 : kTasksPerThread * threads;
-  const int64_t fewest = pieces(plan.tiles, kTogetherTiles);
-  const int64_t together =
-      std::clamp<int64_t>(plan.panels * fewest / fair, 1, kTogether / std::min(plan.tiles, kTogetherTiles));
-  const int64_t runs = pieces(plan.panels, together), chunks = std::clamp(pieces(fair, runs), fewest, plan.tiles);
-  // Neighbouring tasks, which run at the same time, differ in their panels: they read the same activations.
-  parallel(runs * chunks, threads, [&](int64_t task) {
-    const int64_t run = task % runs, chunk = task / runs;
-    multiply(job, plan, packed, start,
-             {run * together, std::min((run + 1) * together, plan.panels), chunk * plan.tiles / chunks,
-              (chunk + 1) * plan.tiles / chunks});
-  });
+  static thread_local Buffer buffer;
+  Linear shared = job;
+  if (products(job) < (unit_for(job) ? kUnitSerialWork : kSerialWork)) shared.threads = 1;
+  const Plan plan(shared);
+  void* workspace = buffer.hold<char>(plan.workspace);
+  parallel(plan.pack_tasks, plan.pack_tasks < 4 ? 1 : shared.threads,
+           [&](int64_t tile) { pack_task(shared, plan, workspace, tile); });
+  parallel(plan.multiply_tasks, shared.threads,
+           [&](int64_t task) { multiply_task(shared, plan, workspace, task); });
 }
 
 }  // namespace vlapack

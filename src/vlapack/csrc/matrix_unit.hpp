@@ -22,20 +22,18 @@ constexpr int64_t kDepthChannels = kDepthSteps * kDepth;
 constexpr int64_t kBlockDepths = 8;                   // unpacked at a time: 16 KB of a panel
 constexpr int64_t kChunkDepths = 4 * kBlockDepths;    // 2048 channels, for all panels of a task before the next 2048
 
-struct TilePlan {
-  int64_t tiles, height;        // of rows
-  int64_t steps, group_steps;   // as in linear.cpp
-  int64_t groups;               // 1 without group scales
-  int64_t group_depths, depths; // of a whole group; of a row
-  int64_t panels;
+constexpr int64_t kUnitTiles = 36;  // most of a task: 576 rows by 2048 channels are 1.2 MB of a second cache of 2 MB
+// Products below which one thread is enough: 15 us. Few rows take as long as 32, the time that their weights take.
+constexpr double kUnitSerialWork = 1 << 24;
+constexpr int64_t kUnitRows = 32;
 
-  explicit TilePlan(const Linear& job);
-};
+int64_t unit_tiles(int64_t rows);
+int64_t unit_panels(int64_t depths);  // the most of a task
 
 // Some neighbouring panels of some neighbouring tiles, for one thread.
 struct TileTask {
   const Linear& job;
-  const TilePlan& plan;
+  const Plan& plan;
   const int8_t* activations;  // of the first tile
   const int32_t* start;       // [tile rows][groups]: what each sum begins with, from the first tile on
   int64_t first_tile, last_tile, first_panel, last_panel;
@@ -60,6 +58,10 @@ int64_t amx_peak(int64_t rounds);  // as in Kernels
 #endif
 extern const MatrixUnit kAmxEmulated;
 
-void multiply_tiles(const Linear& job, const MatrixUnit& unit);
+// `Plan` cuts a row into `depths` of 64 channels, a whole group into `group_depths`, and the rows into tiles of one
+// `height`. Its tasks, given what is packed and what sums begin with:
+void pack_unit_tile(const Linear& job, const Plan& plan, int64_t tile, int8_t* packed, int32_t* start);
+void multiply_on_unit(const Linear& job, const Plan& plan, const int8_t* packed, const int32_t* start,
+                      const Rectangle& task);
 
 }  // namespace vlapack

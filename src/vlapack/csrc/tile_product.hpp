@@ -233,7 +233,7 @@ class TileProduct {
 
   const TileTask& task_;
   const Linear& job_;
-  const TilePlan& plan_;
+  const Plan& plan_;
   const int64_t tiles_, rows_, line_;
   Waiting waiting_ = {};
   Ahead ahead_ = {};
