@@ -9,27 +9,40 @@ def stream(address: int, bytes: int, threads: int) -> float: ...
 def all_finite(floats: int, count: int, bytes: int, exponent: int) -> bool: ...
 def prepare(bits: int, outputs: int, inputs: int, stored: int, prepared: int, threads: int) -> None: ...
 def restore(bits: int, outputs: int, inputs: int, prepared: int, stored: int) -> None: ...
-def activate(
-    rows: int,
-    channels: int,
-    x: int,
+
+Source = tuple[int, bool, int, int, int]
+Steps = tuple[int, int, int, int, int, int, int, int, int, bool]
+Results = tuple[int, int, int, int, int, bool]
+Norm = tuple[int, int, int, int, int, int, int, float, int, int]
+Strides = tuple[int, int, int]
+Weight = tuple[int, int, int, int, int, int]
+Product = tuple[int, Steps, int, int, list[Weight]]
+
+def activate(rows: int, channels: int, source: Source, steps: Steps, results: Results, threads: int, /) -> None: ...
+def gelu(rows: int, channels: int, source: Source, steps: Steps, results: Results, threads: int, /) -> None: ...
+def norm(
+    rows: int, channels: int, source: Source, norm: Norm, steps: Steps, results: Results, threads: int, /
+) -> None: ...
+def turn(
     bf16: bool,
+    batch: int,
+    tokens: int,
+    heads: int,
+    groups: int,
+    width: int,
+    product: int,
     pitch: int,
-    smooth: int,
-    pre_rotation: int,
-    pre_count: int,
-    pre_size: int,
-    permutation: int,
-    permutation_bytes: int,
-    rotation: int,
-    count: int,
-    size: int,
-    transposed: bool,
-    scale: int,
-    largest: int,
-    q: int,
-    s: int,
-    out: int,
+    here: int,
+    rest: int,
+    rest_pitch: int,
+    cos: int,
+    sin: int,
+    table_pitch: int,
+    keys: int,
+    values: int,
+    capacity: int,
+    first: int,
+    queries: int,
     threads: int,
     /,
 ) -> None: ...
@@ -59,19 +72,71 @@ def attend(
     prefix: int,
     state_token: bool,
     query: int,
-    query_batch: int,
-    query_group: int,
-    query_row: int,
+    of_query: Strides,
     key: int,
-    key_batch: int,
-    key_group: int,
-    key_token: int,
+    of_key: Strides,
     value: int,
-    value_batch: int,
-    value_group: int,
-    value_token: int,
+    of_value: Strides,
     exists: int,
     out: int,
     threads: int,
     /,
 ) -> None: ...
+def attend_plain(
+    batches: int,
+    groups: int,
+    width: int,
+    queries: int,
+    shared: int,
+    tokens: int,
+    prefix: int,
+    state_token: bool,
+    query: int,
+    of_query: Strides,
+    key: int,
+    of_key: Strides,
+    value: int,
+    of_value: Strides,
+    exists: int,
+    out: int,
+    threads: int,
+    /,
+) -> None: ...
+def laid_out_elements(groups: int, room: int, width: int) -> tuple[int, int]: ...
+def lay_out(
+    batches: int,
+    groups: int,
+    room: int,
+    width: int,
+    laid_keys: int,
+    laid_values: int,
+    keys: int,
+    values: int,
+    first: int,
+    count: int,
+    threads: int,
+    /,
+) -> None: ...
+
+class Expert:
+    def __init__(self, width: int, heads: int, groups: int, head_dim: int, eps: float, norm: int, /) -> None: ...
+    def add_layer(self, products: list[Product], first_norm: int, second_norm: int, /) -> None: ...
+    def step(
+        self,
+        bf16: bool,
+        batch: int,
+        tokens: int,
+        x: int,
+        modulations: int,
+        modulations_pitch: int,
+        cos: int,
+        sin: int,
+        table_pitch: int,
+        past: list[tuple[int, int, int, int]],
+        capacity: int,
+        exists: int,
+        state_token: bool,
+        out: int,
+        threads: int,
+        /,
+    ) -> None: ...

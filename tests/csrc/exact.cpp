@@ -17,6 +17,7 @@
 #include "dispatch.hpp"
 #include "layout.hpp"
 #include "linear.hpp"
+#include "team.hpp"
 #include "threads.hpp"
 
 using namespace vlapack;
@@ -84,7 +85,7 @@ void test_linear(int64_t m, int64_t n, int64_t k, int bits, int64_t group, bool 
   for (int64_t i = 0; i < group_scale.size; ++i) group_scale[i] = static_cast<uint16_t>(whole(0x3c00, 0x3f80));
   Linear job = {m, k, n, q.get(), s.get(), prepared.get(), bits,
                 group ? static_cast<const void*>(group_scale.get()) : scale.get(), group, bias.get(),
-                narrow ? static_cast<void*>(narrow_out.get()) : out.get(), narrow ? Float::bf16 : Float::f32, threads};
+                narrow ? static_cast<void*>(narrow_out.get()) : out.get(), n, narrow ? Float::bf16 : Float::f32, threads};
   linear(job);
   Array<float> again(m * n);
   Array<uint16_t> narrow_again(m * n);
@@ -146,7 +147,10 @@ void test_activation(int64_t m, int64_t k, int64_t block, bool hadamard = false)
   }
   for (int64_t i = 0; i < k; ++i) order[i] = static_cast<uint16_t>(k - 1 - i);
   const StoredBlocks blocks = {block ? rotation.get() : nullptr, 1, block, false};
-  activate({m, k, x.get(), Float::f32, k, nullptr, {}, order.get(), 2, blocks, nullptr, 127, q.get(), s.get(), nullptr, 2});
+  Rows rows = {};
+  rows.x = x.get(), rows.kind = Float::f32, rows.pitch = k, rows.rows = m, rows.channels = k;
+  rows.largest = 127, rows.q = q.get(), rows.s = s.get();
+  activate({nullptr, {}, order.get(), 2, blocks}, rows, 2);
   int64_t off = 0, far = 0;
   for (int64_t i = 0; i < m; ++i) {
     std::vector<double> y(static_cast<size_t>(k));
@@ -263,9 +267,77 @@ void test_attentions(const AttentionKernels* isa) {
   test_attention(isa, 1, 1, 51, 8, 256, 97, true, false);
 }
 
+// Rows that begin as GELU of a product, or as the norm of a stream with an update, against doubles.
+void test_beginnings(int64_t m, int64_t k, bool narrow) {
+  Array<float> x(m * k), other(m * k), weight(k), out(m * k), stream(m * k);
+  Array<uint16_t> x16(m * k), other16(m * k), out16(m * k), stream16(m * k);
+  for (int64_t i = 0; i < m * k; ++i) {
+    x16[i] = static_cast<uint16_t>(whole(0, 1) << 15 | whole(0x3e80, 0x40c0)), x[i] = bf16(x16[i]);
+    other16[i] = static_cast<uint16_t>(whole(0, 1) << 15 | whole(0x3e80, 0x40c0)), other[i] = bf16(other16[i]);
+  }
+  for (int64_t i = 0; i < k; ++i) weight[i] = real();
+  Rows rows = {};
+  rows.kind = rows.out_kind = narrow ? Float::bf16 : Float::f32;
+  rows.x = narrow ? static_cast<const void*>(x16.get()) : x.get(), rows.pitch = k;
+  rows.other = narrow ? static_cast<const void*>(other16.get()) : other.get(), rows.other_pitch = k;
+  rows.out = narrow ? static_cast<void*>(out16.get()) : out.get(), rows.rows = m, rows.channels = k;
+  const double tolerance = narrow ? 0.02 : 1e-5;
+  const auto result = [&](int64_t i) { return double{narrow ? bf16(out16[i]) : out[i]}; };
+  const auto near = [&](double found, double wanted) {
+    return std::fabs(found - wanted) <= tolerance * (std::fabs(wanted) + 0.1);
+  };
+
+  rows.gelu = true;
+  activate({}, rows, 2);
+  bool good = true;
+  for (int64_t i = 0; i < m * k; ++i) {
+    const double v = x[i], u = std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v);
+    good &= near(result(i), v * (1 + std::tanh(u)) / 2 * other[i]);
+  }
+  check(good, "gelu", m, 0, k, narrow);
+
+  rows.gelu = false;
+  const Norm norm = {Norm::rms, {weight.get(), 0}, {}, {}, 1e-6f, m,
+                     narrow ? static_cast<void*>(stream16.get()) : stream.get()};
+  rows.norm = &norm;
+  activate({}, rows, 2);
+  good = true;
+  for (int64_t i = 0; i < m; ++i) {
+    double squares = 0;
+    for (int64_t c = 0; c < k; ++c) squares += std::pow(double{narrow ? bf16(stream16[i * k + c]) : stream[i * k + c]}, 2);
+    for (int64_t c = 0; c < k; ++c) {
+      const double moved = narrow ? bf16(stream16[i * k + c]) : stream[i * k + c];
+      good &= near(moved, double{x[i * k + c]} + other[i * k + c]);
+      good &= near(result(i * k + c), moved / std::sqrt(squares / static_cast<double>(k)) * (1 + weight[c]));
+    }
+  }
+  check(good, "norm", m, 0, k, narrow);
+}
+
+// Stages that need all of the stage before, on more threads than there are cores.
+void test_team(int threads) {
+  constexpr int64_t kStages = 200, kTasks = 13;
+  std::vector<int64_t> numbers(kTasks, 1), next(kTasks);
+  together(threads, [&](Team& team) {
+    for (int64_t stage = 0; stage < kStages; ++stage) {
+      team.share(kTasks, [&](int64_t i) { next[static_cast<size_t>(i)] = numbers[static_cast<size_t>((i + 1) % kTasks)] + i; });
+      team.share(kTasks, [&](int64_t i) { numbers[static_cast<size_t>(i)] = next[static_cast<size_t>(i)] % 1000; });
+    }
+  });
+  std::vector<int64_t> wanted(kTasks, 1);
+  for (int64_t stage = 0; stage < kStages; ++stage) {
+    std::vector<int64_t> moved(kTasks);
+    for (int64_t i = 0; i < kTasks; ++i)
+      moved[static_cast<size_t>(i)] = (wanted[static_cast<size_t>((i + 1) % kTasks)] + i) % 1000;
+    wanted = moved;
+  }
+  check(numbers == wanted, "team", threads, 0, 0, 0);
+}
+
 }  // namespace
 
 int main() {
+  for (const int threads : {1, 2, 3, 9}) test_team(threads);
   for (const std::string& name : available()) {
     choose(name);
     for (const int bits : {4, 8})
@@ -294,6 +366,8 @@ int main() {
     for (const int64_t block : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}) test_activation(5, 1536, block, true);
     test_activation(9, 4304, 16);
     test_activation(70, 2048, 64);
+    for (const bool narrow : {false, true})
+      for (const int64_t k : {1, 17, 64, 515, 1100}) test_beginnings(3, k, narrow);
     test_attentions(kernels().attention);
 #if defined(__x86_64__)
     // Where a CPU has bf16, the other way of AVX-512 runs here only.

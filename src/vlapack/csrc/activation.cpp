@@ -65,47 +65,44 @@ const int32_t* checked(const T* positions, int64_t channels, Buffer& buffer) {
   return order;
 }
 
-const int32_t* permutation(const Activation& job, Buffer& buffer) {
-  switch (job.permutation ? job.permutation_bytes : 0) {
-    case 2: return checked(static_cast<const uint16_t*>(job.permutation), job.channels, buffer);
-    case 4: return checked(static_cast<const int32_t*>(job.permutation), job.channels, buffer);
-    case 8: return checked(static_cast<const int64_t*>(job.permutation), job.channels, buffer);
+const int32_t* permutation(const StoredSteps& stored, int64_t channels, Buffer& buffer) {
+  switch (stored.permutation ? stored.permutation_bytes : 0) {
+    case 2: return checked(static_cast<const uint16_t*>(stored.permutation), channels, buffer);
+    case 4: return checked(static_cast<const int32_t*>(stored.permutation), channels, buffer);
+    case 8: return checked(static_cast<const int64_t*>(stored.permutation), channels, buffer);
   }
   return nullptr;
 }
 
 }  // namespace
 
-void activate(const Activation& job) {
-  static thread_local Buffer pre_buffer, blocks_buffer, order_buffer;
-  const Kernels& isa = kernels();
-  Steps steps;
-  steps.smooth = job.smooth;
-  steps.pre_rotation = pad(job.pre_rotation, isa.lanes, pre_buffer);
-  steps.permutation = permutation(job, order_buffer);
-  steps.rotation = pad(job.rotation, isa.lanes, blocks_buffer);
+const Steps& PreparedSteps::prepare(const StoredSteps& stored, int64_t channels) {
+  const int lanes = kernels().lanes;
+  steps_.smooth = stored.smooth;
+  steps_.pre_rotation = pad(stored.pre_rotation, lanes, pre_rotation_);
+  steps_.permutation = permutation(stored, channels, permutation_);
+  steps_.rotation = pad(stored.rotation, lanes, rotation_);
+  return steps_;
+}
 
-  const int threads = job.rows * job.channels < kSerialWork ? 1 : job.threads;
-  const int64_t share = (job.rows + threads - 1) / threads;
-  const int64_t height = std::clamp<int64_t>(share, 1, isa.activation_rows);
-  const size_t element = job.kind == Float::f32 ? 4 : 2;
-  parallel((job.rows + height - 1) / height, threads, [&](int64_t tile) {
-    static thread_local Buffer scratch;
-    const int64_t first = tile * height;
-    Rows part;
-    part.x = static_cast<const char*>(job.x) + static_cast<size_t>(first * job.pitch) * element;
-    part.kind = job.kind;
-    part.pitch = job.pitch;
-    part.rows = static_cast<int>(std::min(height, job.rows - first));
-    part.channels = job.channels;
-    part.scale = job.scale;
-    part.largest = static_cast<float>(job.largest);
-    part.q = job.q ? job.q + first * job.channels : nullptr;
-    part.s = job.s ? job.s + first : nullptr;
-    part.out = job.out ? job.out + first * job.channels : nullptr;
-    part.scratch = scratch.hold<float>(2 * height * (job.channels + kSlack));
-    isa.activation(steps, part);
-  });
+int64_t rows_of_task(int64_t rows, int threads) {
+  return std::clamp<int64_t>((rows + threads - 1) / threads, 1, kernels().activation_rows);
+}
+
+void activate_task(const Steps& steps, const Rows& all, int64_t height, int64_t task) {
+  static thread_local Buffer scratch;
+  Rows part = some(all, task * height, std::min(height, all.rows - task * height));
+  part.scratch = scratch.hold<float>(2 * height * (all.channels + kSlack));
+  kernels().activation(steps, part);
+}
+
+void activate(const StoredSteps& stored, const Rows& all, int threads) {
+  static thread_local PreparedSteps prepared;
+  const Steps& steps = prepared.prepare(stored, all.channels);
+  if (all.rows * all.channels < kSerialWork) threads = 1;
+  const int64_t height = rows_of_task(all.rows, threads);
+  parallel((all.rows + height - 1) / height, threads,
+           [&](int64_t task) { activate_task(steps, all, height, task); });
 }
 
 }  // namespace vlapack

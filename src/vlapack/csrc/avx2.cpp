@@ -146,7 +146,7 @@ int64_t peak(int64_t rounds) {
 
 const Kernels kAvx2 = {
     "avx2", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
-    activation<Vector>, peak, &kAttention,
+    activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 
 }  // namespace vlapack

@@ -9,9 +9,11 @@
 
 #include <cstring>
 
+#include "beginning.hpp"
 #include "hadamard.hpp"
 #include "kernels.hpp"
 #include "outputs.hpp"
+#include "plain_kernel.hpp"
 #include "with_rows.hpp"
 
 namespace vlapack {
@@ -80,16 +82,6 @@ void rotate_rows(int rows, const float* x, int64_t pitch, int64_t channels, cons
   }
 }
 
-// One row to fp32, divided by the smoothing factors if there are any.
-template <class Source>
-inline void widen_row(const Source* __restrict x, const float* __restrict smooth, int64_t channels,
-                      float* __restrict y) {
-  if (smooth)
-    for (int64_t k = 0; k < channels; ++k) y[k] = widen(x[k]) / smooth[k];
-  else
-    for (int64_t k = 0; k < channels; ++k) y[k] = widen(x[k]);
-}
-
 inline void gather_row(const float* __restrict x, const int32_t* __restrict order, int64_t channels,
                        float* __restrict y) {
 #pragma GCC unroll 8
@@ -102,6 +94,7 @@ inline bool by_products(const Blocks& blocks) { return blocks.data && blocks.had
 template <class V>
 float* transform(const Steps& steps, const Rows& job) {
   const int64_t channels = job.channels, pitch = channels + kSlack;
+  const int rows = static_cast<int>(job.rows);
   float* ready = job.scratch;
   float* other = job.scratch + job.rows * pitch;
   const auto swap = [&] {
@@ -111,7 +104,7 @@ float* transform(const Steps& steps, const Rows& job) {
   };
   const auto apply = [&](const Blocks& blocks) {
     if (by_products(blocks)) {
-      rotate_rows<V, false>(job.rows, ready, pitch, channels, nullptr, blocks, other);
+      rotate_rows<V, false>(rows, ready, pitch, channels, nullptr, blocks, other);
       return swap();
     }
     for (int r = 0; blocks.data && r < job.rows; ++r)
@@ -120,14 +113,12 @@ float* transform(const Steps& steps, const Rows& job) {
   };
   for (int r = 0; r < job.rows; ++r) {
     float* y = ready + r * pitch;
-    if (job.kind == Float::f32)
-      widen_row(static_cast<const float*>(job.x) + r * job.pitch, steps.smooth, channels, y);
-    else
-      widen_row(static_cast<const uint16_t*>(job.x) + r * job.pitch, steps.smooth, channels, y);
+    begin_row<V>(job, r, y);
+    for (int64_t k = 0; steps.smooth && k < channels; ++k) y[k] /= steps.smooth[k];
   }
   apply(steps.pre_rotation);
   if (steps.permutation && by_products(steps.rotation)) {
-    rotate_rows<V, true>(job.rows, ready, pitch, channels, steps.permutation, steps.rotation, other);
+    rotate_rows<V, true>(rows, ready, pitch, channels, steps.permutation, steps.rotation, other);
     swap();
     return ready;
   }
@@ -176,14 +167,20 @@ inline float round_row(const float* __restrict y, int64_t channels, const float*
   return step;
 }
 
+inline void narrow_row(const float* __restrict y, int64_t channels, uint16_t* __restrict out) {
+  for (int64_t k = 0; k < channels; ++k) out[k] = narrow(y[k]);
+}
+
 template <class V>
 void some_rows(const Steps& steps, const Rows& job) {
   const float* y = transform<V>(steps, job);
   const int64_t channels = job.channels;
   const bool rotated = steps.pre_rotation.data || steps.rotation.data;
   for (int r = 0; r < job.rows; ++r, y += channels + kSlack) {
-    if (job.out)
-      std::memcpy(job.out + r * channels, y, static_cast<size_t>(channels) * sizeof(float));
+    if (job.out && job.out_kind == Float::f32)
+      std::memcpy(static_cast<float*>(job.out) + r * channels, y, static_cast<size_t>(channels) * sizeof(float));
+    else if (job.out)
+      narrow_row(y, channels, static_cast<uint16_t*>(job.out) + r * channels);
     else
       job.s[r] = round_row(y, channels, job.scale, job.largest, rotated, job.q + r * channels);
   }
@@ -194,15 +191,7 @@ void some_rows(const Steps& steps, const Rows& job) {
 template <class V>
 void activation(const Steps& steps, const Rows& job) {
   if (by_products(steps.pre_rotation) || by_products(steps.rotation)) return some_rows<V>(steps, job);
-  const int64_t row_bytes = job.pitch * (job.kind == Float::f32 ? 4 : 2);
-  Rows row = job;
-  row.rows = 1;
-  for (int r = 0; r < job.rows; ++r) {
-    row.x = static_cast<const char*>(job.x) + r * row_bytes;
-    if (job.q) row.q = job.q + r * job.channels, row.s = job.s + r;
-    if (job.out) row.out = job.out + r * job.channels;
-    some_rows<V>(steps, row);
-  }
+  for (int r = 0; r < job.rows; ++r) some_rows<V>(steps, some(job, r, 1));
 }
 
 void scale(const int32_t* sums, const float* weight_scale, bool first, int rows, float* partial) {

@@ -53,22 +53,63 @@ struct Steps {
 
 enum class Float { f32, bf16 };
 
-// Some rows of an activation, to be transformed into `out` (fp32) or rounded into `q` and `s`.
+// Values of every sample, [samples][channels]; a pitch of zero where all samples have the same.
+struct PerSample {
+  const float* data = nullptr;
+  int64_t pitch = 0;
+};
+
+// A norm of the residual stream, which may have an update added to it first.
+struct Norm {
+  enum Kind { rms, adaptive, layer } kind;
+  PerSample weight, shift, gate;  // shift: absent for rms; gate: what the update is multiplied by, or absent
+  float eps;
+  int64_t tokens;  // rows of a sample
+  void* stream;    // [all rows][channels], of the stream's kind: takes the new stream if there is an update
+};
+
+// Some rows of an activation, to be transformed into `out` or rounded into `q` and `s`.
 struct Rows {
   const void* x;
   Float kind;
   int64_t pitch;  // elements from row to row
-  int rows;
+  const void* other;  // of the same kind: GELU's factor, or the update of the stream that is normed; or null
+  int64_t other_pitch;
+  bool gelu;         // GELU of x, times `other`
+  const Norm* norm;  // or the norm of x + `other`; null: x as it is
+  int64_t first;     // of these rows among all
+  int64_t rows;
   int64_t channels;
   const float* scale;  // one static scale, or null
   float largest;
   int8_t* q;
   float* s;
-  float* out;
+  void* out;
+  Float out_kind;
   float* scratch;  // two buffers of rows * (channels + kSlack)
 };
 
 constexpr int64_t kSlack = 32;  // elements that a vector may write behind a row
+
+namespace {  // not shared between files of different instructions
+
+inline const void* row_of(const void* first, Float kind, int64_t elements) {
+  return first ? static_cast<const char*>(first) + elements * (kind == Float::f32 ? 4 : 2) : nullptr;
+}
+
+// `count` of the rows, from `row` on.
+inline Rows some(const Rows& all, int64_t row, int64_t count) {
+  Rows part = all;
+  part.x = row_of(all.x, all.kind, row * all.pitch);
+  part.other = row_of(all.other, all.kind, row * all.other_pitch);
+  part.first = all.first + row;
+  part.rows = count;
+  if (all.q) part.q = all.q + row * all.channels, part.s = all.s + row;
+  if (all.out) part.out = const_cast<void*>(row_of(all.out, all.out_kind, row * all.channels));
+  return part;
+}
+
+}  // namespace
 
 // The last of a linear: out = sums * s + bias.
 struct Outputs {
@@ -83,6 +124,19 @@ struct Outputs {
 };
 
 struct AttentionKernels;
+
+// One query [width] and all keys and values of its head, [tokens][width] each, in fp32.
+struct PlainRow {
+  const float *query, *keys, *values;
+  int64_t key_pitch, value_pitch;  // elements from token to token
+  int64_t tokens, width;
+  int64_t seen;        // the first so many tokens
+  const bool* exists;  // [prefix], of the tokens before those that ask; null: all
+  int64_t prefix;
+  float* scores;  // [tokens], and room for a vector behind them
+  float* out;     // [width]
+};
+
 struct MatrixUnit;
 
 struct Kernels {
@@ -99,6 +153,9 @@ struct Kernels {
   void (*scale)(const int32_t* sums, const float* weight_scale, bool first, int rows, float* partial);
   void (*finish)(const Outputs&);
   void (*activation)(const Steps&, const Rows&);
+  void (*attend_plain)(const PlainRow&);
+  // Turns a head by its position (RoPE, in the half-split layout): cos, sin and out are of x's kind, [width]
+  void (*turn)(Float kind, const void* x, const void* cos, const void* sin, int64_t width, void* out);
   // Runs the product's instructions on registers alone; returns the operations (2 per product and sum) done.
   int64_t (*peak)(int64_t rounds);
   const AttentionKernels* attention;

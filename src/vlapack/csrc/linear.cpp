@@ -88,11 +88,11 @@ void pack_tile(const Linear& job, const Plan& plan, int64_t first, int rows, int
 
 // Writes a tile's outputs, partial * s + bias; the outputs that fill up the last panel are dropped here.
 void finish(const Linear& job, const Plan& plan, int64_t panel, int64_t first, int rows, const float* partial) {
-  const int64_t output = panel * kPanel, place = first * job.outputs + output;
+  const int64_t output = panel * kPanel, place = first * job.pitch + output;
   void* out = job.kind == Float::f32 ? static_cast<void*>(static_cast<float*>(job.out) + place)
                                      : static_cast<void*>(static_cast<uint16_t*>(job.out) + place);
   const float* bias = job.bias ? job.bias + output : nullptr;
-  plan.isa->finish({partial, job.s + first, bias, out, job.kind, job.outputs, rows, panel_columns(job, panel)});
+  plan.isa->finish({partial, job.s + first, bias, out, job.kind, job.pitch, rows, panel_columns(job, panel)});
 }
 
 // The steps from `step` to `end` of one tile and one panel. A block's edge may fall inside a group, and a block may

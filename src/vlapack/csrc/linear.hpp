@@ -15,6 +15,7 @@ struct Linear {
   int64_t group;             // input channels that share a scale, a multiple of 8; 0: all
   const float* bias;         // [outputs] or null
   void* out;                 // [rows][outputs]
+  int64_t pitch;             // elements from row to row
   Float kind;
   int threads;
 };

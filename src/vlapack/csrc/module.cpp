@@ -1,10 +1,13 @@
 // The Python module `vlapack._kernels`. It takes addresses: its callers, ops/cpu.py and checkpoints/finite.py, have
 // checked what they point to, and keep it alive.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
+#include <tuple>
 #include <vector>
 
 #include "activation.hpp"
@@ -13,6 +16,9 @@
 #include "finite.hpp"
 #include "layout.hpp"
 #include "linear.hpp"
+#include "plain_attention.hpp"
+#include "rotary.hpp"
+#include "step.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -24,6 +30,53 @@ namespace {
 template <class T>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
+}
+
+// Rows x, their dtype and pitch, and the same of what joins them: `Rows::other`.
+using Source = std::tuple<Address, bool, int64_t, Address, int64_t>;
+// smooth; first rotation, its count and size; permutation and its bytes; rotation, its count, size, whether transposed.
+using StepsOf = std::tuple<Address, Address, int64_t, int64_t, Address, int, Address, int64_t, int64_t, bool>;
+// Static scale, largest integer, q, s; or the floating result, and whether that is bf16.
+using Results = std::tuple<Address, int, Address, Address, Address, bool>;
+// From batch to batch, group to group, row to row.
+using Strides = std::tuple<int64_t, int64_t, int64_t>;
+// Kind; weight, shift and gate, each with the pitch from sample to sample; eps, tokens of a sample, new stream.
+using NormOf = std::tuple<int, Address, int64_t, Address, int64_t, Address, int64_t, float, int64_t, Address>;
+
+// Outputs, prepared weight, bits, scales, channels of a group, bias.
+using WeightOf = std::tuple<int64_t, Address, int, Address, int64_t, Address>;
+// Inputs, their steps, static scale, largest integer, weights.
+using ProductOf = std::tuple<int64_t, StepsOf, Address, int, std::vector<WeightOf>>;
+
+StoredSteps stored(const StepsOf& of) {
+  const auto [smooth, pre, pre_count, pre_size, permutation, bytes, rotation, count, size, transposed] = of;
+  return {at<const float>(smooth), {at<const float>(pre), pre_count, pre_size, false}, at<const void>(permutation),
+          bytes, {at<const float>(rotation), count, size, transposed}};
+}
+
+void fill(StepProduct& product, const ProductOf& of) {
+  const auto& [inputs, steps, scale, largest, weights] = of;
+  product.inputs = inputs;
+  product.steps.prepare(stored(steps), inputs);
+  product.scale = at<const float>(scale), product.largest = largest;
+  for (const auto& [outputs, weight, bits, weight_scale, group, bias] : weights) {
+    product.weights.push_back({outputs, at<const uint8_t>(weight), bits, at<const void>(weight_scale), group,
+                               at<const float>(bias)});
+    product.outputs += outputs;
+  }
+}
+
+Rows all_rows(int64_t rows, int64_t channels, const Source& source, const Results& results) {
+  const auto [x, bf16, pitch, other, other_pitch] = source;
+  const auto [scale, largest, q, s, out, narrow] = results;
+  Rows all = {};
+  all.x = at<const void>(x), all.kind = bf16 ? Float::bf16 : Float::f32, all.pitch = pitch;
+  all.other = at<const void>(other), all.other_pitch = other_pitch;
+  all.rows = rows, all.channels = channels;
+  all.scale = at<const float>(scale), all.largest = static_cast<float>(largest);
+  all.q = at<int8_t>(q), all.s = at<float>(s);
+  all.out = at<void>(out), all.out_kind = narrow ? Float::bf16 : Float::f32;
+  return all;
 }
 
 double seconds() {
@@ -93,33 +146,126 @@ NB_MODULE(_kernels, m) {
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
       "activate",
-      [](int64_t rows, int64_t channels, Address x, bool bf16, int64_t pitch, Address smooth, Address pre_rotation,
-         int64_t pre_count, int64_t pre_size, Address permutation, int permutation_bytes, Address rotation,
-         int64_t count, int64_t size, bool transposed, Address scale, int largest, Address q, Address s, Address out,
+      [](int64_t rows, int64_t channels, const Source& source, const StepsOf& steps, const Results& results,
+         int threads) { activate(stored(steps), all_rows(rows, channels, source, results), threads); },
+      nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "gelu",
+      [](int64_t rows, int64_t channels, const Source& source, const StepsOf& steps, const Results& results,
          int threads) {
-        activate({rows, channels, at<const void>(x), bf16 ? Float::bf16 : Float::f32, pitch, at<const float>(smooth),
-                  {at<const float>(pre_rotation), pre_count, pre_size, false}, at<const void>(permutation),
-                  permutation_bytes, {at<const float>(rotation), count, size, transposed}, at<const float>(scale),
-                  largest, at<int8_t>(q), at<float>(s), at<float>(out), threads});
+        Rows all = all_rows(rows, channels, source, results);
+        all.gelu = true;
+        activate(stored(steps), all, threads);
       },
       nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "norm",
+      [](int64_t rows, int64_t channels, const Source& source, const NormOf& of, const StepsOf& steps,
+         const Results& results, int threads) {
+        const auto [kind, weight, weight_pitch, shift, shift_pitch, gate, gate_pitch, eps, tokens, stream] = of;
+        const Norm norm = {static_cast<Norm::Kind>(kind), {at<const float>(weight), weight_pitch},
+                           {at<const float>(shift), shift_pitch}, {at<const float>(gate), gate_pitch}, eps, tokens,
+                           at<void>(stream)};
+        Rows all = all_rows(rows, channels, source, results);
+        all.norm = &norm;
+        activate(stored(steps), all, threads);
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "turn",
+      [](bool bf16, int64_t batch, int64_t tokens, int64_t heads, int64_t groups, int64_t width, Address product,
+         int64_t pitch, int64_t here, Address rest, int64_t rest_pitch, Address cos, Address sin, int64_t table_pitch,
+         Address keys, Address values, int64_t capacity, int64_t first, Address queries, int threads) {
+        turn({bf16 ? Float::bf16 : Float::f32, batch, tokens, heads, groups, width, at<const void>(product), pitch,
+              here, at<const void>(rest), rest_pitch, at<const void>(cos), at<const void>(sin), table_pitch,
+              at<void>(keys), at<void>(values), capacity, first, at<void>(queries)},
+             threads);
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "attend_plain",
+      [](int64_t batches, int64_t groups, int64_t width, int64_t queries, int64_t shared, int64_t tokens,
+         int64_t prefix, bool state_token, Address query, const Strides& of_query, Address key, const Strides& of_key,
+         Address value, const Strides& of_value, Address exists, Address out, int threads) {
+        const int64_t rows = queries * shared;
+        const auto [query_batch, query_group, query_row] = of_query;
+        const auto [key_batch, key_group, key_token] = of_key;
+        const auto [value_batch, value_group, value_token] = of_value;
+        attend({batches, groups, tokens, width, queries, shared, at<const float>(query),
+                {query_batch, query_group, shared * query_row, query_row}, at<const float>(key),
+                at<const float>(value), {key_batch, key_group, key_token, 0},
+                {value_batch, value_group, value_token, 0}, at<float>(out),
+                {groups * rows * width, rows * width, shared * width, width}, prefix, at<const bool>(exists),
+                state_token},
+               threads);
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "laid_out_elements",
+      [](int64_t groups, int64_t room, int64_t width) {
+        const LaidOut to = {1, groups, room, width, nullptr, nullptr};
+        return std::pair(groups * to.key_elements(), groups * to.value_elements());
+      },
+      nb::arg("groups"), nb::arg("room"), nb::arg("width"));
+  m.def(
+      "lay_out",
+      [](int64_t batches, int64_t groups, int64_t room, int64_t width, Address laid_keys, Address laid_values,
+         Address keys, Address values, int64_t first, int64_t count, int threads) {
+        const LaidOut to = {batches, groups, room, width, at<uint16_t>(laid_keys), at<uint16_t>(laid_values)};
+        const Pitches of = {groups * room * width, room * width, width, 0};
+        const LayingOut job = {to, at<const uint16_t>(keys) + first * width, of,
+                               at<const uint16_t>(values) + first * width, of, first, count};
+        parallel(lay_out_tasks(job), threads, [&](int64_t task) { lay_out_task(job, task); });
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+  nb::class_<Expert>(m, "Expert")
+      .def(
+          "__init__",
+          [](Expert* self, int64_t width, int64_t heads, int64_t groups, int64_t head_dim, float eps, Address norm) {
+            new (self) Expert(width, heads, groups, head_dim, eps, at<const float>(norm));
+          })
+      .def("add_layer",
+           [](Expert& self, const std::vector<ProductOf>& products, Address first_norm, Address second_norm) {
+             auto layer = std::make_unique<StepLayer>();
+             StepProduct* parts[] = {&layer->entry, &layer->mixing, &layer->gate_up, &layer->down};
+             for (size_t i = 0; i < 4; ++i) fill(*parts[i], products.at(i));
+             layer->first_norm = at<const float>(first_norm), layer->second_norm = at<const float>(second_norm);
+             self.layers.push_back(std::move(layer));
+           })
+      .def(
+          "step",
+          [](Expert& self, bool bf16, int64_t batch, int64_t tokens, Address x, Address modulations,
+             int64_t modulations_pitch, Address cos, Address sin, int64_t table_pitch,
+             const std::vector<std::tuple<Address, Address, Address, Address>>& past, int64_t capacity, Address exists,
+             bool state_token, Address out, int threads) {
+            StepCall call = {bf16 ? Float::bf16 : Float::f32, batch, tokens, at<const void>(x),
+                             {at<const float>(modulations), modulations_pitch}, at<const void>(cos),
+                             at<const void>(sin), table_pitch, {}, capacity, at<const bool>(exists), state_token,
+                             at<float>(out), threads};
+            for (const auto& [keys, values, laid_keys, laid_values] : past)
+              call.past.push_back({at<void>(keys), at<void>(values), at<uint16_t>(laid_keys), at<uint16_t>(laid_values)});
+            step(self, call);
+          },
+          nb::call_guard<nb::gil_scoped_release>());
   m.def(
       "linear",
       [](int64_t rows, int64_t inputs, int64_t outputs, Address q, Address s, Address weight, int bits,
          Address weight_scale, int64_t group, Address bias, Address out, bool bf16, int threads) {
         linear({rows, inputs, outputs, at<const int8_t>(q), at<const float>(s), at<const uint8_t>(weight), bits,
-                at<const void>(weight_scale), group, at<const float>(bias), at<void>(out),
+                at<const void>(weight_scale), group, at<const float>(bias), at<void>(out), outputs,
                 bf16 ? Float::bf16 : Float::f32, threads});
       },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
       "attend",
       [](int64_t batches, int64_t groups, int64_t width, int64_t queries, int64_t shared, int64_t tokens,
-         int64_t prefix, bool state_token, Address query, int64_t query_batch, int64_t query_group, int64_t query_row,
-         Address key, int64_t key_batch, int64_t key_group, int64_t key_token, Address value, int64_t value_batch,
-         int64_t value_group, int64_t value_token, Address exists, Address out, int threads) {
+         int64_t prefix, bool state_token, Address query, const Strides& of_query, Address key, const Strides& of_key,
+         Address value, const Strides& of_value, Address exists, Address out, int threads) {
         const LaidOut to = {batches, groups, tokens, width, nullptr, nullptr};
         const int64_t rows = queries * shared;
+        const auto [query_batch, query_group, query_row] = of_query;
+        const auto [key_batch, key_group, key_token] = of_key;
+        const auto [value_batch, value_group, value_token] = of_value;
         attend({to, at<const uint16_t>(key), {key_batch, key_group, key_token, 0}, at<const uint16_t>(value),
                 {value_batch, value_group, value_token, 0}, 0, tokens},
                {to, tokens, queries, shared, at<const uint16_t>(query),

@@ -78,7 +78,7 @@ int64_t peak(int64_t rounds) {
 
 const Kernels kNeon = {
     "neon", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
-    activation<Vector>, peak, &kAttention,
+    activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 
 }  // namespace vlapack

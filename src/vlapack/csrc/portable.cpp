@@ -50,7 +50,7 @@ int64_t peak(int64_t rounds) {
 
 const Kernels kPortable = {
     "portable", kTileRows, kRows, Vector::kLanes, product<4>, product<8>, pack, sum, scale, finish,
-    activation<Vector>, peak, &kAttention,
+    activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 
 }  // namespace vlapack

@@ -186,9 +186,9 @@ class TileProduct {
     waiting_.partial = task_.partial + place;
     waiting_.s = job_.s + top;
     waiting_.bias = task_.bias + local * kPanel;
-    waiting_.out = static_cast<char*>(job_.out) + (top * job_.outputs + output) * out_bytes();
+    waiting_.out = static_cast<char*>(job_.out) + (top * job_.pitch + output) * out_bytes();
     waiting_.groups = plan_.groups;
-    waiting_.pitch = job_.outputs * out_bytes();
+    waiting_.pitch = job_.pitch * out_bytes();
     waiting_.columns = static_cast<int>(least(job_.outputs - output, kPanel));
     waiting_.rows = rows_from(top);
     waiting_.group_ends = ends;
@@ -226,8 +226,8 @@ class TileProduct {
   }
   void write_later(int64_t panel, int64_t tile, bool last) {
     const int64_t top = (task_.first_tile + tile) * plan_.height;
-    ahead_.pitch = job_.outputs * out_bytes();
-    ahead_.out = static_cast<char*>(job_.out) + (top * job_.outputs + panel * kPanel) * out_bytes();
+    ahead_.pitch = job_.pitch * out_bytes();
+    ahead_.out = static_cast<char*>(job_.out) + (top * job_.pitch + panel * kPanel) * out_bytes();
     ahead_.rows = last ? rows_from(top) : 0;
   }
 

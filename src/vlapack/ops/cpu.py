@@ -95,12 +95,12 @@ def int_linear(  # noqa: PLR0917 - torch's custom ops take tensors by position
     outputs, bits = len(weight_scale), _bits(weight)
     if group_size is not None and (group_size < PER_WORD or group_size % PER_WORD):
         raise InputError(f"groups of {group_size} channels: this engine takes multiples of {PER_WORD}")
-    q = _checked("q", q, torch.int8, (rows, inputs))
-    s = _checked("s", s, torch.float32, (rows, 1))
-    weight = _checked("weight", weight, torch.uint8, prepared_shape(bits, outputs, inputs))
+    q = checked("q", q, torch.int8, (rows, inputs))
+    s = checked("s", s, torch.float32, (rows, 1))
+    weight = checked("weight", weight, torch.uint8, prepared_shape(bits, outputs, inputs))
     scale_dtype = torch.float32 if group_size is None else torch.bfloat16
-    weight_scale = _checked("weight_scale", weight_scale, scale_dtype, (outputs, group_count(inputs, group_size)))
-    bias = None if bias is None else _checked("bias", bias.float(), torch.float32, (outputs,))
+    weight_scale = checked("weight_scale", weight_scale, scale_dtype, (outputs, group_count(inputs, group_size)))
+    bias = None if bias is None else checked("bias", bias.float(), torch.float32, (outputs,))
     plain = row_rotation is None
     narrow = dtype == torch.bfloat16 and plain
     y = torch.empty(rows, outputs, dtype=torch.bfloat16 if narrow else torch.float32)
@@ -114,7 +114,7 @@ def int_linear(  # noqa: PLR0917 - torch's custom ops take tensors by position
         bits,
         weight_scale.data_ptr(),
         group_size or 0,
-        _address(bias if plain else None),
+        address(bias if plain else None),
         y.data_ptr(),
         narrow,
         torch.get_num_threads(),
@@ -146,46 +146,89 @@ def _activate(  # noqa: PLR0917 - the ops' own order
     s: Tensor | None = None,
     out: Tensor | None = None,
 ) -> None:
+    x = matrix("x", x)
+    rows, channels = x.shape
+    steps = Steps(channels, smooth, permutation, rotation, pre_rotation, transposed=transposed)
+    results = Results(scale, largest, q, s, out)
+    kernels.activate(rows, channels, source(x), steps.addresses, results.addresses, torch.get_num_threads())
+
+
+def matrix(name: str, x: Tensor) -> Tensor:
+    """Return a floating matrix as kernels read it: fp32 or bf16, each row in one piece.
+
+    Raises:
+        InputError: it is none, or not on the CPU.
+    """
     if x.dim() != 2 or not x.dtype.is_floating_point:
-        raise InputError(f"x must be a floating matrix [M, K], not {x.dtype} {list(x.shape)}")
+        raise InputError(f"{name} must be a floating matrix [M, K], not {x.dtype} {list(x.shape)}")
     if x.device.type != "cpu":
-        raise InputError(f"x is on {x.device}: this engine takes what is on the cpu")
+        raise InputError(f"{name} is on {x.device}: this engine takes what is on the cpu")
     if x.dtype not in (torch.float32, torch.bfloat16):
         x = x.float()
-    if x.stride(1) != 1:
-        x = x.contiguous()
-    rows, channels = x.shape
-    smooth = _checked("smooth", smooth, torch.float32, (channels,))
-    scale = _checked("scale", None if scale is None else scale.reshape(-1), torch.float32, (1,))
-    rotation, count, size = _blocks("rotation", rotation, channels)
-    pre_rotation, pre_count, pre_size = _blocks("pre_rotation", pre_rotation, channels)
-    if permutation is not None:
-        if permutation.dtype not in (torch.uint16, torch.int32, torch.int64):
-            raise InputError(f"permutation must be uint16, int32 or int64, not {permutation.dtype}")
-        permutation = _checked("permutation", permutation, permutation.dtype, (channels,))
-    kernels.activate(
-        rows,
-        channels,
-        x.data_ptr(),
-        x.dtype == torch.bfloat16,
-        x.stride(0),
-        _address(smooth),
-        _address(pre_rotation),
-        pre_count,
-        pre_size,
-        _address(permutation),
-        0 if permutation is None else permutation.itemsize,
-        _address(rotation),
-        count,
-        size,
-        transposed,
-        _address(scale),
-        largest,
-        _address(q),
-        _address(s),
-        _address(out),
-        torch.get_num_threads(),
-    )
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
+def source(x: Tensor, other: Tensor | None = None) -> tuple[int, bool, int, int, int]:
+    """Addresses and pitches of a matrix, and of one of its dtype and shape that joins it (csrc/module.cpp)."""
+    also = (0, 0) if other is None else (other.data_ptr(), other.stride(0))
+    return x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), *also
+
+
+class Steps:
+    """The steps of an activation of K `channels`, checked; arguments as in `reference.quantize_activation`.
+
+    Attributes:
+        addresses: as csrc/module.cpp takes them, good as long as this object is.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        smooth: Tensor | None,
+        permutation: Tensor | None,
+        rotation: Tensor | None,
+        pre_rotation: Tensor | None,
+        *,
+        transposed: bool = False,
+    ) -> None:
+        """Check them."""
+        smooth = checked("smooth", smooth, torch.float32, (channels,))
+        rotation, count, size = _blocks("rotation", rotation, channels)
+        pre_rotation, pre_count, pre_size = _blocks("pre_rotation", pre_rotation, channels)
+        if permutation is not None:
+            if permutation.dtype not in (torch.uint16, torch.int32, torch.int64):
+                raise InputError(f"permutation must be uint16, int32 or int64, not {permutation.dtype}")
+            permutation = checked("permutation", permutation, permutation.dtype, (channels,))
+        self._kept = smooth, pre_rotation, permutation, rotation
+        self.addresses = (
+            address(smooth),
+            address(pre_rotation),
+            pre_count,
+            pre_size,
+            address(permutation),
+            0 if permutation is None else permutation.itemsize,
+            address(rotation),
+            count,
+            size,
+            transposed,
+        )
+
+
+class Results:
+    """Where an activation goes: `q` and `s` with what they are rounded by, or `out` (fp32 or bf16).
+
+    Attributes:
+        addresses: as in `Steps`.
+    """
+
+    def __init__(
+        self, scale: Tensor | None, largest: int, q: Tensor | None, s: Tensor | None, out: Tensor | None
+    ) -> None:
+        """Check the static scale."""
+        scale = checked("scale", None if scale is None else scale.reshape(-1), torch.float32, (1,))
+        self._kept = scale
+        narrow = out is not None and out.dtype == torch.bfloat16
+        self.addresses = address(scale), largest, address(q), address(s), address(out), narrow
 
 
 def _blocks(name: str, blocks: Tensor | None, channels: int) -> tuple[Tensor | None, int, int]:
@@ -197,10 +240,10 @@ def _blocks(name: str, blocks: Tensor | None, channels: int) -> tuple[Tensor | N
         )
     count, size = blocks.shape[:2]
     shape = (count if count == 1 else channels // size, size, size)
-    return _checked(name, blocks, torch.float32, shape), count, size
+    return checked(name, blocks, torch.float32, shape), count, size
 
 
-def _checked(name: str, tensor: T, dtype: torch.dtype, shape: tuple[int, ...]) -> T:
+def checked(name: str, tensor: T, dtype: torch.dtype, shape: tuple[int, ...]) -> T:
     """Return `tensor` contiguous, if it is one on the CPU of that dtype and shape; None stays None."""
     if tensor is None:
         return tensor
@@ -223,5 +266,6 @@ def _bits(prepared: Tensor) -> int:
     return prepared.shape[2] // PANEL
 
 
-def _address(tensor: Tensor | None) -> int:
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor begins; 0 for none."""
     return 0 if tensor is None else tensor.data_ptr()

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from vlapack.errors import InputError
+from vlapack.ops import engine
 from vlapack.ops import fused_reference as reference
+from vlapack.ops.cpu import address
 from vlapack.ops.engine import kernels
 
 CHANNELS = 8
@@ -27,7 +29,7 @@ def attend_few(
     prefix: int,
     state_token: bool,
 ) -> Tensor:
-    """See `fused_reference.attend_few`, which is what runs where not all is bf16, or D no multiple of 8.
+    """See `fused_reference.attend_few`, which is what runs on other dtypes than bf16 and fp32.
 
     Any number of rows will do. A query that sees no key gets NaN.
 
@@ -35,8 +37,9 @@ def attend_few(
         InputError: shapes, dtypes or devices that do not fit together.
     """
     if not takes(query, key, value):
-        options = {"shared": shared, "prefix": prefix, "state_token": state_token}
-        return reference.attend_few(query, key, value, prefix_mask, **options)
+        return reference.attend_few(
+            query, key, value, prefix_mask, shared=shared, prefix=prefix, state_token=state_token
+        )
     batch, groups, rows, width = query.shape
     tokens = key.shape[2]
     if key.shape != (batch, groups, tokens, width) or value.shape != key.shape:
@@ -55,30 +58,46 @@ def attend_few(
     query, key, value = (one if one.stride(3) == 1 else one.contiguous() for one in (query, key, value))
     mask = None if prefix_mask is None else prefix_mask.contiguous()
     out = torch.empty(query.shape, dtype=value.dtype)
-    kernels.attend(
-        batch,
-        groups,
-        width,
-        rows // shared,
-        shared,
-        tokens,
-        prefix,
-        state_token,
-        query.data_ptr(),
-        *query.stride()[:3],
-        key.data_ptr(),
-        *key.stride()[:3],
-        value.data_ptr(),
-        *value.stride()[:3],
-        0 if mask is None else mask.data_ptr(),
-        out.data_ptr(),
-        torch.get_num_threads(),
-    )
+    attend = kernels.attend if value.dtype == torch.bfloat16 else kernels.attend_plain
+    sizes = batch, groups, width, rows // shared, shared, tokens, prefix, state_token
+    threads = torch.get_num_threads()
+    attend(*sizes, *_place(query), *_place(key), *_place(value), address(mask), out.data_ptr(), threads)
     return out
 
 
+def _place(tensor: Tensor) -> tuple[int, tuple[int, int, int]]:
+    """Where it begins, and its strides but for the last, which is 1."""
+    batch, group, row, _ = tensor.stride()
+    return tensor.data_ptr(), (batch, group, row)
+
+
+def lays_out(keys: Tensor) -> bool:
+    """Whether keys are such as the kernel for bf16 reads, on this engine."""
+    return (
+        keys.device.type == "cpu"
+        and takes(keys, keys, keys)
+        and keys.dtype == torch.bfloat16
+        and engine.active() == "cpu"
+    )
+
+
+def laid_out(keys: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first `count` tokens of keys and values as the kernel for bf16 reads them, with room for the others.
+
+    Args:
+        keys: [B, G, S, D] bf16, contiguous, as the values.
+        values: The same.
+        count: at most S.
+    """
+    batch, groups, room, width = keys.shape
+    laid_keys, laid_values = (keys.new_empty(batch, size) for size in kernels.laid_out_elements(groups, room, width))
+    places = laid_keys.data_ptr(), laid_values.data_ptr(), keys.data_ptr(), values.data_ptr()
+    kernels.lay_out(batch, groups, room, width, *places, 0, count, torch.get_num_threads())
+    return laid_keys, laid_values
+
+
 def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the kernel computes this: bf16, four dimensions, a D that is a multiple of 8, and something to see."""
-    if any(one.dtype != torch.bfloat16 or one.dim() != 4 for one in (query, key, value)):
+    """Whether a kernel computes this: fp32 or bf16 with a D that is a multiple of 8, and something to see."""
+    if any(one.dtype != query.dtype or one.dim() != 4 for one in (query, key, value)) or not key.shape[2]:
         return False
-    return query.shape[3] % CHANNELS == 0 and query.shape[3] > 0 and key.shape[2] > 0
+    return query.dtype == torch.float32 or (query.dtype == torch.bfloat16 and query.shape[3] % CHANNELS == 0)

@@ -1,6 +1,7 @@
 """The fused ops as torch sees them: what stands between two products of a layer, as one op each (`fused_reference`).
 
-On GPUs they are Triton's kernels, elsewhere the reference. `pi0.fused` builds the network's layers of them.
+On GPUs they are Triton's kernels, on CPUs most are C++ (`cpu_fused`), elsewhere the reference. `pi0.fused` builds the
+network's layers of them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlapack.ops import cpu_attention
+from vlapack.ops import cpu_attention, cpu_fused
 from vlapack.ops import fused_reference as reference
 from vlapack.ops.library import by_device, by_layout, define, of_triton
 
@@ -79,7 +80,7 @@ def _fake_attend_quantize(query: Tensor, *rest: Any, shared: int, **options: Any
 
 
 def _on_devices(name: str, schema: str, fake: Any, module: str, cpu: Any = None) -> Any:
-    """Define an op that runs on the engine of its device; the CPU's is `cpu`, or has none of its own yet."""
+    """Define an op that runs on the engine of its device; without a `cpu` that engine takes the definition."""
     definition = getattr(reference, name)
     engines = {"cpu": cpu or definition, "reference": definition, "triton": of_triton(module, name)}
     return define(name, schema, definition, fake, by_device(engines))
@@ -101,19 +102,25 @@ gated_product = _of_layouts(
     2,
 )
 norm_quantize = _on_devices(
-    "norm_quantize", f"({_NORM}, {_ROUNDING}) -> (Tensor, Tensor, Tensor)", _fake_norm_quantize, "fused"
+    "norm_quantize",
+    f"({_NORM}, {_ROUNDING}) -> (Tensor, Tensor, Tensor)",
+    _fake_norm_quantize,
+    "fused",
+    cpu_fused.norm_quantize,
 )
 norm_transform = _on_devices(
     "norm_transform",
     f"({_NORM}, {_STEPS}, Tensor? pre_rotation=None, *, ScalarType dtype) -> (Tensor, Tensor)",
     _fake_norm_transform,
     "fused",
+    cpu_fused.norm_transform,
 )
 gelu_quantize = _on_devices(
     "gelu_quantize",
     f"(Tensor gate, Tensor? up=None, {_ENDING}, {_ROUNDING}, *, bool gated, ScalarType dtype) -> (Tensor, Tensor)",
     _fake_gelu_quantize,
     "fused",
+    cpu_fused.gelu_quantize,
 )
 gelu_transform = _on_devices(
     "gelu_transform",
@@ -121,6 +128,7 @@ gelu_transform = _on_devices(
     "*, bool gated, ScalarType dtype, ScalarType out_dtype) -> Tensor",
     _fake_gelu_transform,
     "fused",
+    cpu_fused.gelu_transform,
 )
 turn_and_keep = _on_devices(
     "turn_and_keep",
@@ -128,6 +136,7 @@ turn_and_keep = _on_devices(
     "*, int heads) -> Tensor",
     _fake_turn,
     "turning",
+    cpu_fused.turn_and_keep,
 )
 attend_few = _on_devices(
     "attend_few", f"({_ATTENTION}, {_FEW}) -> Tensor", _fake_attend, "attention", cpu_attention.attend_few
@@ -137,4 +146,5 @@ attend_quantize = _on_devices(
     f"({_ATTENTION}, {_ROUNDING}, {_FEW}) -> (Tensor, Tensor)",
     _fake_attend_quantize,
     "attention_step",
+    cpu_fused.attend_quantize,
 )

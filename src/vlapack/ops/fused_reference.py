@@ -356,10 +356,15 @@ def attend_quantize(  # noqa: PLR0917
         q [B · T, G · shared · D] int8, head by head, and s [B · T, 1] fp32.
     """
     mixed = attend_few(query, key, value, prefix_mask, shared=shared, prefix=prefix, state_token=state_token)
-    batch, groups, rows, width = mixed.shape
-    by_token = mixed.view(batch, groups, rows // shared, shared, width).transpose(1, 2)
-    y = by_token.reshape(batch * (rows // shared), groups * shared * width)
+    y = by_token(mixed, shared)
     return reference.quantize_activation(y, smooth, permutation, rotation, scale, bits, pre_rotation)
+
+
+def by_token(mixed: Tensor, shared: int) -> Tensor:
+    """[B, G, T · shared, D] → [B · T, G · shared · D], head by head; with one G a view."""
+    batch, groups, rows, width = mixed.shape
+    tokens = rows // shared
+    return mixed.view(batch, groups, tokens, shared, width).transpose(1, 2).reshape(batch * tokens, -1)
 
 
 def _stepped(y: Tensor, *steps: Tensor | None) -> Tensor:

@@ -21,11 +21,13 @@ class Past(NamedTuple):
         keys: [B, kv heads, P + room, head_dim]; only the first P are the prefix's.
         values: The same of the values.
         room: Exactly as many tokens as are to follow, or 0: they are then copied.
+        laid: The same keys and values as the CPU's attention reads them (`ops.cpu_attention`), if they were laid out.
     """
 
     keys: Tensor
     values: Tensor
     room: int = 0
+    laid: KeysValues | None = None
 
     @classmethod
     def with_room(cls, keys_values: KeysValues, room: int) -> Past:

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from vlapack.linear import PackedLinear
 from vlapack.machine import allocator
 from vlapack.ops import engine
 from vlapack.pi0.flow import Pi0
@@ -19,7 +21,7 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 def make_ready(model: Pi0, *, compile: bool = False) -> None:
     """Do what is done once, when a network has its weights.
 
-    Flow times are tabulated, memory is settled. For Triton's engine the network is fused, unless it is to be compiled.
+    Flow times are tabulated, memory is settled. Unless the network is to be compiled, it is fused where that pays.
     """
     if model.savings.time_table:
         model.tabulate()
@@ -27,8 +29,22 @@ def make_ready(model: Pi0, *, compile: bool = False) -> None:
     if compile:
         keep_compiled()
         compile_network(model)
-    elif engine.active(model.device) == "triton":
+    else:
+        fuse_where_it_pays(model)
+
+
+def fuse_where_it_pays(model: Pi0) -> None:
+    """Fuse a network for Triton's engine, and for the CPU's one whose layers multiply integers.
+
+    On the CPU a float network stays openpi's, operation by operation.
+    """
+    name = engine.active(model.device)
+    if name == "triton" or (name == "cpu" and any(map(_multiplies_integers, model.modules()))):
         model.fuse()
+
+
+def _multiplies_integers(module: nn.Module) -> bool:
+    return isinstance(module, PackedLinear) and module.inputs.act_bits != 16
 
 
 def compile_network(model: Pi0) -> None:

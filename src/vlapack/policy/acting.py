@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlapack.machine.gpu import CPU
 from vlapack.pi0.buffers import BATCHES, PROMPT_STEP, Shape, prompt_slots
-from vlapack.pi0.compiled import is_compiled
+from vlapack.pi0.compiled import fuse_where_it_pays, is_compiled
 from vlapack.pi0.flow import Pi0, Step
 from vlapack.pi0.graphs import Runner, runner
 from vlapack.policy.inputs import Inputs
@@ -92,5 +92,8 @@ class Acting:
         return {"model": self._model}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what `__getstate__` returned."""
-        self.__init__(state["model"])  # type: ignore[misc]
+        """Take what `__getstate__` returned; a network travels as its modules alone, and is fused again."""
+        model = state["model"]
+        if not is_compiled(model):
+            fuse_where_it_pays(model)
+        self.__init__(model)  # type: ignore[misc]

@@ -1,1 +1,1 @@
-"""The network as GPUs run it: merged products, and what stands between two products as one op (`ops.fused`)."""
+"""The network as packs run it: merged products, and what stands between two products as one op (`ops.fused`)."""

@@ -1,4 +1,4 @@
-"""The Gemma stacks as GPUs run them: ten kernels a layer, and keys and values written where they are read.
+"""The Gemma stacks, fused: ten kernels a layer on GPUs, and keys and values written where they are read.
 
 A layer whose q, k and v differ in bits takes eleven: neighbors with the same bits are one product.
 The interface and the results are those of `pi0.gemma.GemmaModel`, whose modules hold the weights.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from vlapack.ops import fused
+from vlapack.ops import cpu_attention, fused
 from vlapack.ops.activation import Activation
+from vlapack.pi0.attention import attend
 from vlapack.pi0.cache import Past
 from vlapack.pi0.fused.norms import Norm, Stream
 from vlapack.pi0.fused.products import Product, Ready
+from vlapack.pi0.fused.step import Step
 from vlapack.pi0.gemma import GemmaModel, Layer
 
 
@@ -30,7 +31,7 @@ class FusedLayer:
         """Merge q, k and v, and gate and up."""
         attention, mlp = layer.self_attn, layer.mlp
         self._config = attention.config
-        self._norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
         self.keeps_only = keeps_only
         if keeps_only:
             self._entry = Product(attention.k_proj, attention.v_proj)
@@ -42,21 +43,21 @@ class FusedLayer:
         self._down = Product(mlp.down_proj)
         self.products = [self._entry, self._mixing, self._gate_up, self._down]
 
-    def understand(self, stream: Stream, rope: tuple[Tensor, Tensor], bias: Tensor | None, past: Past) -> None:
+    def understand(self, stream: Stream, rope: tuple[Tensor, Tensor], seen: Tensor | None, past: Past) -> None:
         """Run the layer on a prefix: its keys and values go into `past`, and the stream moves on.
 
         Args:
             stream: the prefix's, M = B · P.
             rope: the table of its positions, each [B or 1, P, 1, D].
-            bias: [B, 1, 1, P], added to the logits, or None.
+            seen: [B, 1, 1, P], the mask of `attend`, or None.
             past: buffers of this layer.
         """
-        query = self._turned(stream, Norm.of_gemma(self._norms[0], None), rope, past, 0)
+        query = self._turned(stream, Norm.of_gemma(self.norms[0], None), rope, past, 0)
         if self.keeps_only:
             return
         tokens = query.shape[1]
         key, value = past.prefix
-        mixed = scaled_dot_product_attention(self._rows(query), key, value, attn_mask=bias)
+        mixed = attend(self._rows(query), key, value, seen)
         self._finish(stream, self._mixing.ready(self._by_token(mixed, tokens)), (None, None))
 
     def act(
@@ -79,7 +80,7 @@ class FusedLayer:
             modulations: of the two norms, each [B or 1, 3, K], where they are adaptive.
             state_token: whether the first token sees the prefix and itself only.
         """
-        norm = Norm.of_gemma(self._norms[0], modulations[0])
+        norm = Norm.of_gemma(self.norms[0], modulations[0])
         query = self._turned(stream, norm, rope, past, past.length)
         options = {"shared": self._shared, "prefix": past.length, "state_token": state_token}
         arguments = (self._rows(query), past.keys, past.values, exists)
@@ -110,7 +111,7 @@ class FusedLayer:
     def _finish(self, stream: Stream, mixed: Ready, gating: tuple[Tensor | None, Tensor | None]) -> None:
         """Run what follows attention; `gating` is the gate of the first norm and the modulation of the second."""
         stream.owe(self._mixing.unfinished(mixed), gating[0])
-        norm = Norm.of_gemma(self._norms[1], gating[1])
+        norm = Norm.of_gemma(self.norms[1], gating[1])
         entered = stream.enter(self._gate_up, norm)
         stream.owe(self._down.unfinished(self._gate_up.gated(entered, self._down)), norm.gate)
 
@@ -144,6 +145,7 @@ class FusedGemma:
             FusedLayer(layer, keeps_only=stop_early and index == last)  # type: ignore[arg-type]
             for index, layer in enumerate(model.layers)
         ]
+        self._step = None if stop_early else Step.of(self._config, self.layers, self._norm)
 
     def keys_values(self, x: Tensor, rope: tuple[Tensor, Tensor], exists: Tensor | None, room: int) -> list[Past]:
         """Run the stack on a prefix for what others attend to.
@@ -155,15 +157,17 @@ class FusedGemma:
             room: tokens that are to follow, see `Past`.
         """
         batch, tokens, width = x.shape
-        bias = None
-        if exists is not None:
+        seen = None if exists is None else exists[:, None, None, :]
+        if seen is not None and seen.device.type != "cpu":
             # The logarithm of a truth value: 0 or -∞, added to the logits. torch would make it in every layer.
-            bias = torch.log(exists, out=x.new_empty(exists.shape))[:, None, None, :]
+            seen = torch.log(seen, out=x.new_empty(seen.shape))
         stream, found = Stream(x.reshape(batch * tokens, width), tokens), []
         for layer in self.layers:
             shape = (batch, self._config.num_kv_heads, tokens + room, self._config.head_dim)
             past = Past(x.new_empty(shape), x.new_empty(shape), room)
-            layer.understand(stream, rope, bias, past)
+            layer.understand(stream, rope, seen, past)
+            if room and cpu_attention.lays_out(past.keys):
+                past = past._replace(laid=cpu_attention.laid_out(past.keys, past.values, tokens))
             found.append(past)
         return found
 
@@ -190,6 +194,8 @@ class FusedGemma:
         Returns:
             [B, T, width], fp32 of what the stream's dtype rounds to.
         """
+        if self._step is not None and self._step.takes(x, past):
+            return self._step(x, rope, exists, past, modulations, state_token=state_token)
         batch, tokens, width = x.shape
         count = 2 * len(self.layers) + 1
         of_norms = (None,) * count if modulations is None else modulations.unbind(1)

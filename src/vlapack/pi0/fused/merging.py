@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlapack.linear import PackedLinear
-from vlapack.ops import layouts
+from vlapack.ops import engine, layouts
+from vlapack.ops.cpu import PANEL
 from vlapack.ops.triton.layout import interleave
 
 
@@ -67,7 +69,7 @@ def merge(linears: Sequence[nn.Module], *, in_turns: bool = False) -> tuple[Merg
     Args:
         linears: packed ones of one `ActivationStep`, without row rotations, or plain ones. Of one form are those with
             as many bits and as large groups, or of one dtype, and with a bias or without.
-        in_turns: take the rows of two linears of one form in turns.
+        in_turns: take the rows of two linears of one form in turns, where the engine can.
 
     Returns:
         One product for all where their form is the same, nothing where the kinds of the linears do not allow merging.
@@ -76,6 +78,7 @@ def merge(linears: Sequence[nn.Module], *, in_turns: bool = False) -> tuple[Merg
     steps = {id(linear.inputs) if isinstance(linear, PackedLinear) else None for linear in linears}
     if None in forms or len(steps) > 1:
         return ()
+    in_turns = in_turns and not any(_in_panels(linear) for linear in linears)
     runs = groupby(zip(forms, linears, strict=True), key=lambda pair: pair[0])
     return tuple(_merged([linear for _, linear in run], in_turns=in_turns) for _, run in runs)
 
@@ -83,17 +86,25 @@ def merge(linears: Sequence[nn.Module], *, in_turns: bool = False) -> tuple[Merg
 def _form(linear: nn.Module) -> Hashable:
     """What has to be the same in linears that are merged; None for one that never is."""
     held = _held(linear)
+    weight = next(iter(held.values()), None)
+    if weight is None:
+        return None
     if type(linear) is PackedLinear:
-        # The CPU's engine lays rows out in panels, and a row rotation mixes them after the product.
-        weight = next(iter(held.values()), None)
-        if weight is None or layouts.engine_of(weight) == "cpu" or linear.row_rotation is not None:
+        # A row rotation mixes rows after the product, and half a panel leaves a gap.
+        gap = _in_panels(linear) and linear.out_features % PANEL != 0
+        if gap or linear.row_rotation is not None:
             return None
         group_size = linear.group_size
-    elif type(linear) is nn.Linear:
+    elif type(linear) is nn.Linear and engine.active(weight.device) != "cpu":
         group_size = None
-    else:
+    else:  # the CPU's engine leaves floating weights where they are, which may be a file
         return None
     return group_size, *((name, tensor.dtype, tensor.device, tensor.shape[1:]) for name, tensor in held.items())
+
+
+def _in_panels(linear: nn.Module) -> bool:
+    """Whether the CPU's engine has laid out its weight."""
+    return isinstance(linear, PackedLinear) and layouts.engine_of(next(iter(_held(linear).values()))) == "cpu"
 
 
 def _held(linear: nn.Module) -> dict[str, Tensor]:
@@ -107,7 +118,7 @@ def _dict_of(linear: nn.Module) -> Mapping[str, Tensor | None]:
     return linear._buffers if isinstance(linear, PackedLinear) else linear._parameters
 
 
-def _merged(linears: Sequence[nn.Module], *, in_turns: bool) -> Merged:
+def _merged(linears: Sequence[Any], *, in_turns: bool) -> Merged:
     """Merge linears of one form; one linear is a product of its own."""
     held = [_held(linear) for linear in linears]
     merged: dict[str, Tensor] = {}
@@ -127,7 +138,7 @@ def _merged(linears: Sequence[nn.Module], *, in_turns: bool) -> Merged:
         bias=merged.get("bias"),
         group_size=first.group_size if isinstance(first, PackedLinear) else None,
         in_turns=in_turns and len(linears) > 1,
-        sizes=tuple(len(next(iter(tensors.values()))) for tensors in held),
+        sizes=tuple(linear.out_features for linear in linears),
         places=tuple(places),
     )
 

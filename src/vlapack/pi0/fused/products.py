@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear as float_product
 
 from vlapack.linear import PackedLinear, project
-from vlapack.ops import fused, library
+from vlapack.ops import fused, layouts, library
 from vlapack.ops.activation import Activation, ActivationStep
 from vlapack.pi0.fused.merging import Merged, merge
 
@@ -56,18 +56,25 @@ class Product:
         in_turns: merge two linears whose activations are rounded with their rows in turns, for `fused.gated_product`.
 
     Attributes:
+        linears: as given.
         step: what happens to the input before the product; None: nothing.
         merged: one weight of all, or of each run of neighbors with the same bits; empty: the linears run by themselves.
     """
 
     def __init__(self, *linears: nn.Module, in_turns: bool = False) -> None:
         """Merge the linears where their kinds allow it."""
-        self._linears = linears
+        self.linears = linears
         self.step = _shared_step(linears)
         self.merged: tuple[Merged, ...] = merge(linears, in_turns=in_turns and self.rounds)
         if any(len(one.sizes) > 1 and one.weight.is_cuda for one in self.merged):
             # Else torch's allocator keeps the blocks of what was merged, in the end as much as the weights take.
             torch.cuda.empty_cache()
+
+    @property
+    def channels(self) -> int:
+        """K, of its input."""
+        channels: int = self.linears[0].in_features  # type: ignore[assignment]
+        return channels
 
     @property
     def rounds(self) -> bool:
@@ -124,8 +131,8 @@ class Product:
             split = (torch.split(self._multiplied(one, x), list(one.sizes), dim=1) for one in self.merged)
             return tuple(chain.from_iterable(split))
         if isinstance(x, Tensor):
-            return project(x, *self._linears)
-        return tuple(linear(x) for linear in self._linears)
+            return project(x, *self.linears)
+        return tuple(linear(x) for linear in self.linears)
 
     def gated(self, x: Ready, down: Product) -> Ready:
         """Multiply by gate and up, and make gelu(gate) · up ready for the product that follows."""
@@ -170,9 +177,10 @@ class Product:
         return any(one.in_turns for one in self.merged)
 
     def _hands_on(self, merged: Merged, x: Ready) -> bool:
-        """Whether the sums of integers can be handed on."""
-        grouped = merged.group_size is not None
-        return self.rounds and not grouped and isinstance(x, Activation) and len(x.values) <= DECODE_TOKENS
+        """Whether the sums of integers can be handed on; the CPU's engine ends every product itself."""
+        if not self.rounds or merged.group_size is not None or layouts.engine_of(merged.weight) == "cpu":
+            return False
+        return isinstance(x, Activation) and len(x.values) <= DECODE_TOKENS
 
     def _piece(self, merged: Merged, x: Ready) -> Outcome:
         if not self._hands_on(merged, x):

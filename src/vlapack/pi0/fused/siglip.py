@@ -1,11 +1,11 @@
-"""The vision tower as GPUs run it: nine kernels a layer. Interface and results are those of `SiglipTransformer`."""
+"""The vision tower, fused: nine kernels a layer on GPUs. Interface and results are those of `SiglipTransformer`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
+from vlapack.pi0.attention import attend
 from vlapack.pi0.fused.norms import Norm, Stream
 from vlapack.pi0.fused.products import Product
 from vlapack.pi0.siglip import Layer, SiglipTransformer
@@ -30,7 +30,7 @@ class FusedLayer:
         outputs = self._entry.outputs(stream.enter(self._entry, Norm.of_layer(self._norms[0])))
         rows = len(outputs[0])
         query, key, value = (y.view(pictures, rows // pictures, self._heads, -1).transpose(1, 2) for y in outputs)
-        mixed = scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(rows, -1)
+        mixed = attend(query, key, value).transpose(1, 2).reshape(rows, -1)
         stream.owe(self._mixing.unfinished(self._mixing.ready(mixed)))
         entered = self._first.unfinished(stream.enter(self._first, Norm.of_layer(self._norms[1])))
         stream.owe(self._second.unfinished(self._second.activated(entered, gated=False, dtype=stream.x.dtype)))
