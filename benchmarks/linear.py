@@ -12,8 +12,6 @@ what a call takes on a machine that others use, too. The result goes into result
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import common  # noqa: F401  loads vlapack, which sets how OpenMP waits: before 
 import torch
 import tyro
 from common.results import stamp
+from common.turns import Run, take_turns
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -44,10 +43,7 @@ SHAPES = (
 """(K, N) of the LLM's, the expert's and the vision tower's linears."""
 COLD = 64 << 20
 """Bytes of weights that a contender walks through."""
-A_TURN = 4
-"""Calls of a contender before the next has its turn."""
 RESULTS = Path(__file__).parent / "results"
-Run = Callable[[int], object]
 
 
 def main(
@@ -115,7 +111,7 @@ def _product_rows(
         runs[against] = _by(against, runs["cpu"])
     if rows > 16:  # torch refuses fewer
         runs["torch int8"] = _int8(rows, inputs, outputs)
-    medians, processor = _take_turns(runs, seconds)
+    medians, processor = take_turns(runs, seconds)
     fastest_float = min(medians[name] for name in floats)
     operations = 2 * rows * inputs * outputs
     return [
@@ -144,7 +140,7 @@ def _activation_row(rows: int, inputs: int, seconds: float) -> dict[str, Any]:
         "step": lambda _: cpu.quantize_activation(x, None, permutation, blocks),
         "product": _ours(x.float(), inputs),
     }
-    medians, processor = _take_turns(runs, seconds)
+    medians, processor = take_turns(runs, seconds)
     say(f"M={rows} K={inputs}: activation step {medians['step'] / medians['product']:.1%} of the square product")
     return {
         "op": "quantize_activation",
@@ -157,26 +153,6 @@ def _activation_row(rows: int, inputs: int, seconds: float) -> dict[str, Any]:
         "processor_seconds": processor["step"],
         "share_of_product": medians["step"] / medians["product"],
     }
-
-
-def _take_turns(runs: dict[str, Run], seconds: float) -> tuple[dict[str, float], dict[str, float]]:
-    """The median and the least processor time of each, which runs a few times in its turn; the first is a way back in.
-
-    The contender before has thrown interpreter and libraries out of the caches: 0.1-0.2 ms for whoever comes next.
-    """
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    processor = dict.fromkeys(runs, float("inf"))
-    start, turn = time.perf_counter(), 0
-    while turn < 2 or time.perf_counter() - start < seconds * len(runs):
-        for name, run in runs.items():
-            run(turn * A_TURN)
-            for call in range(1, A_TURN):
-                begin, worked = time.perf_counter(), time.process_time()
-                run(turn * A_TURN + call)
-                times[name].append(time.perf_counter() - begin)
-                processor[name] = min(processor[name], time.process_time() - worked)
-        turn += 1
-    return {name: statistics.median(found) for name, found in times.items()}, processor
 
 
 def _ours(x: Tensor, outputs: int) -> Run:

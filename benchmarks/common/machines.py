@@ -175,7 +175,48 @@ def activation(name: str) -> str:
     return f"{1e3 * step['seconds']:.1f} ms at M = 544, {share}"
 
 
+def attention(name: str) -> str:
+    """Return what attention takes beside torch's, in Markdown: the least processor time of a call, one thread."""
+    document = read(name)
+    lines = [
+        "| part | heads, queries, keys, D | ours, ms | torch's two products | torch's fused | as fast |",
+        "|---" * 6 + "|",
+    ]
+    times: dict[tuple[Any, ...], dict[bool, Mapping[str, Any]]] = {}
+    for row in document["rows"]:
+        if row["threads"] == 1:
+            shape = tuple(row[field] for field in ("part", "groups", "rows", "keys", "width"))
+            times.setdefault(shape, {})[row["cold"]] = row
+    for (part, *sizes), of in times.items():
+        cells = (
+            ", ".join(_ms(of[cold][way]["processor_seconds"]) for cold in (True, False))
+            for way in ("cpu", "torch products", "torch fused")
+        )
+        ratios = (of[cold]["torch products"]["processor_seconds"] / of[cold]["cpu"]["processor_seconds"] for cold in of)
+        gain = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        lines.append(f"| {part} | {', '.join(map(str, sizes))} | {' | '.join(cells)} | {gain} × |")
+    machine = f"{MACHINES[document['machine']['family']]}, torch {document['torch'].partition('+')[0]}"
+    return "\n".join([*lines, "", f"{machine}; cold, warm: the least processor time of a call with one thread."])
+
+
+def attention_errors(name: str) -> str:
+    """Return how far attention is from float64 and from torch's, in words."""
+    rows = read(name)["rows"]
+
+    def worst(pair: str, kind: str) -> str:
+        return f"{100 * max(row[pair][kind] for row in rows):.2g} %"
+
+    parts = (
+        (pair, f"{worst(pair, 'largest')} at most and {worst(pair, 'mean')} in the mean")
+        for pair in ("cpu from float64", "torch products from float64", "cpu from torch products")
+    )
+    ours, torchs, between = (text for _, text in parts)
+    return f"{ours}; torch's two products are off by {torchs}, and differ from ours by {between}"
+
+
 FIGURES = {
+    "attention, AVX-512": lambda: attention("attention-avx512vnni.json"),
+    "attention errors": lambda: attention_errors("attention-avx512vnni.json"),
     "layers, AVX-512": lambda: layers("linear-avx512vnni.json", VNNI_SHAPES),
     "layers, AVX2": lambda: layers("linear-avx2.json", VNNI_SHAPES),
     "layers, AMX": lambda: layers("linear-amx.json", AMX_SHAPES),

@@ -14,7 +14,6 @@ Source = tuple[int, bool, int, int, int]
 Steps = tuple[int, int, int, int, int, int, int, int, int, bool]
 Results = tuple[int, int, int, int, int, bool]
 Norm = tuple[int, int, int, int, int, int, int, float, int, int]
-Strides = tuple[int, int, int]
 Weight = tuple[int, int, int, int, int, int]
 Product = tuple[int, Steps, int, int, list[Weight]]
 
@@ -71,15 +70,24 @@ def attend(
     tokens: int,
     prefix: int,
     state_token: bool,
-    query: int,
-    of_query: Strides,
-    key: int,
-    of_key: Strides,
-    value: int,
-    of_value: Strides,
     exists: int,
-    out: int,
     threads: int,
+    query: int,
+    query_batch: int,
+    query_group: int,
+    query_row: int,
+    key: int,
+    key_batch: int,
+    key_group: int,
+    key_token: int,
+    value: int,
+    value_batch: int,
+    value_group: int,
+    value_token: int,
+    out: int,
+    out_batch: int,
+    out_group: int,
+    out_row: int,
     /,
 ) -> None: ...
 def attend_plain(
@@ -91,15 +99,24 @@ def attend_plain(
     tokens: int,
     prefix: int,
     state_token: bool,
-    query: int,
-    of_query: Strides,
-    key: int,
-    of_key: Strides,
-    value: int,
-    of_value: Strides,
     exists: int,
-    out: int,
     threads: int,
+    query: int,
+    query_batch: int,
+    query_group: int,
+    query_row: int,
+    key: int,
+    key_batch: int,
+    key_group: int,
+    key_token: int,
+    value: int,
+    value_batch: int,
+    value_group: int,
+    value_token: int,
+    out: int,
+    out_batch: int,
+    out_group: int,
+    out_row: int,
     /,
 ) -> None: ...
 def laid_out_elements(groups: int, room: int, width: int) -> tuple[int, int]: ...

@@ -73,15 +73,15 @@ def test_turning_passes_opcheck_and_writes_only_into_the_cache(heads):
     check(fused.turn_and_keep, torch.randn(6, width - 4), *table, *cache, 0, None, None, None, rest, heads=heads)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_passes_opcheck(masked):
-    dtype = torch.float32 if masked else torch.bfloat16
+@pytest.mark.parametrize(("dtype", "masked"), [(torch.float32, True), (torch.bfloat16, False), (torch.bfloat16, True)])
+def test_attention_passes_opcheck(dtype, masked):
     query = torch.randn(2, 1, 6, 8).to(dtype)
     key, value = torch.randn(2, 2, 1, 9, 8).to(dtype)
     mask = torch.tensor([[True] * 6, [True] * 3 + [False] * 3]) if masked else None
     options = {"shared": 2, "prefix": 6, "state_token": masked}
     check(fused.attend_few, query, key, value, mask, **options)
     check(fused.attend_quantize, query, key, value, mask, *STEPS, **options)
+    check(fused.attend, query, key, value, torch.rand(2, 1, 1, 9) < 0.9 if masked else None)
 
 
 def test_sums_end_as_the_product_of_integers_does():

@@ -38,8 +38,6 @@ using Source = std::tuple<Address, bool, int64_t, Address, int64_t>;
 using StepsOf = std::tuple<Address, Address, int64_t, int64_t, Address, int, Address, int64_t, int64_t, bool>;
 // Static scale, largest integer, q, s; or the floating result, and whether that is bf16.
 using Results = std::tuple<Address, int, Address, Address, Address, bool>;
-// From batch to batch, group to group, row to row.
-using Strides = std::tuple<int64_t, int64_t, int64_t>;
 // Kind; weight, shift and gate, each with the pitch from sample to sample; eps, tokens of a sample, new stream.
 using NormOf = std::tuple<int, Address, int64_t, Address, int64_t, Address, int64_t, float, int64_t, Address>;
 
@@ -185,18 +183,15 @@ NB_MODULE(_kernels, m) {
   m.def(
       "attend_plain",
       [](int64_t batches, int64_t groups, int64_t width, int64_t queries, int64_t shared, int64_t tokens,
-         int64_t prefix, bool state_token, Address query, const Strides& of_query, Address key, const Strides& of_key,
-         Address value, const Strides& of_value, Address exists, Address out, int threads) {
-        const int64_t rows = queries * shared;
-        const auto [query_batch, query_group, query_row] = of_query;
-        const auto [key_batch, key_group, key_token] = of_key;
-        const auto [value_batch, value_group, value_token] = of_value;
+         int64_t prefix, bool state_token, Address exists, int threads, Address query, int64_t query_batch,
+         int64_t query_group, int64_t query_row, Address key, int64_t key_batch, int64_t key_group, int64_t key_token,
+         Address value, int64_t value_batch, int64_t value_group, int64_t value_token, Address out, int64_t out_batch,
+         int64_t out_group, int64_t out_row) {
         attend({batches, groups, tokens, width, queries, shared, at<const float>(query),
                 {query_batch, query_group, shared * query_row, query_row}, at<const float>(key),
                 at<const float>(value), {key_batch, key_group, key_token, 0},
                 {value_batch, value_group, value_token, 0}, at<float>(out),
-                {groups * rows * width, rows * width, shared * width, width}, prefix, at<const bool>(exists),
-                state_token},
+                {out_batch, out_group, shared * out_row, out_row}, prefix, at<const bool>(exists), state_token},
                threads);
       },
       nb::call_guard<nb::gil_scoped_release>());
@@ -259,18 +254,16 @@ NB_MODULE(_kernels, m) {
   m.def(
       "attend",
       [](int64_t batches, int64_t groups, int64_t width, int64_t queries, int64_t shared, int64_t tokens,
-         int64_t prefix, bool state_token, Address query, const Strides& of_query, Address key, const Strides& of_key,
-         Address value, const Strides& of_value, Address exists, Address out, int threads) {
+         int64_t prefix, bool state_token, Address exists, int threads, Address query, int64_t query_batch,
+         int64_t query_group, int64_t query_row, Address key, int64_t key_batch, int64_t key_group, int64_t key_token,
+         Address value, int64_t value_batch, int64_t value_group, int64_t value_token, Address out, int64_t out_batch,
+         int64_t out_group, int64_t out_row) {
         const LaidOut to = {batches, groups, tokens, width, nullptr, nullptr};
-        const int64_t rows = queries * shared;
-        const auto [query_batch, query_group, query_row] = of_query;
-        const auto [key_batch, key_group, key_token] = of_key;
-        const auto [value_batch, value_group, value_token] = of_value;
         attend({to, at<const uint16_t>(key), {key_batch, key_group, key_token, 0}, at<const uint16_t>(value),
                 {value_batch, value_group, value_token, 0}, 0, tokens},
                {to, tokens, queries, shared, at<const uint16_t>(query),
                 {query_batch, query_group, shared * query_row, query_row}, at<uint16_t>(out),
-                {groups * rows * width, rows * width, shared * width, width}, prefix, at<const bool>(exists),
+                {out_batch, out_group, shared * out_row, out_row}, prefix, at<const bool>(exists),
                 state_token},
                threads);
       },

@@ -69,7 +69,12 @@ def _fake_turn(product: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, *rest: A
     return keys.new_empty((keys.shape[0], cos.shape[1], heads, keys.shape[3]))
 
 
-def _fake_attend(query: Tensor, *rest: Any, **options: Any) -> Tensor:
+def _fake_attend(query: Tensor, *rest: Any) -> Tensor:
+    batch, groups, rows, width = query.shape
+    return query.new_empty((batch, rows, groups, width)).transpose(1, 2)
+
+
+def _fake_attend_few(query: Tensor, *rest: Any, **options: Any) -> Tensor:
     return query.new_empty(query.shape)
 
 
@@ -79,10 +84,11 @@ def _fake_attend_quantize(query: Tensor, *rest: Any, shared: int, **options: Any
     return q, query.new_empty((rows, 1), dtype=torch.float32)
 
 
-def _on_devices(name: str, schema: str, fake: Any, module: str, cpu: Any = None) -> Any:
-    """Define an op that runs on the engine of its device; without a `cpu` that engine takes the definition."""
+def _on_devices(name: str, schema: str, fake: Any, module: str | None, cpu: Any = None) -> Any:
+    """Define an op that runs on the engine of its device: `cpu`, and Triton's `module`, where there is one."""
     definition = getattr(reference, name)
-    engines = {"cpu": cpu or definition, "reference": definition, "triton": of_triton(module, name)}
+    triton = of_triton(module, name) if module else definition
+    engines = {"cpu": cpu or definition, "reference": definition, "triton": triton}
     return define(name, schema, definition, fake, by_device(engines))
 
 
@@ -138,8 +144,15 @@ turn_and_keep = _on_devices(
     "turning",
     cpu_fused.turn_and_keep,
 )
+attend = _on_devices(
+    "attend",
+    "(Tensor query, Tensor key, Tensor value, Tensor? mask=None) -> Tensor",
+    _fake_attend,
+    None,
+    cpu_attention.attend,
+)
 attend_few = _on_devices(
-    "attend_few", f"({_ATTENTION}, {_FEW}) -> Tensor", _fake_attend, "attention", cpu_attention.attend_few
+    "attend_few", f"({_ATTENTION}, {_FEW}) -> Tensor", _fake_attend_few, "attention", cpu_attention.attend_few
 )
 attend_quantize = _on_devices(
     "attend_quantize",

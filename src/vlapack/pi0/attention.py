@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention, softmax
+from torch.nn.functional import scaled_dot_product_attention
+
+from vlapack.ops import fused, fused_reference
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention softmax(q kᵀ / √D) v, on any device: fused, so that its weights [Q, S] are never in memory.
 
     Two exceptions, both of CPUs. Under autocast it computes in fp32: the backward pass of bf16 attention is five times
-    slower there. And in bf16 it takes two products, as openpi does: torch's fused kernel does not use bf16's
-    instructions, which costs more than writing the weights (Zen 4: 5.8 ms against 3.3 in a layer of π0.5's pictures).
+    slower there. And in bf16 it is an op of ours, or where a derivative is wanted the two products that define it:
+    torch's fused kernel does not use bf16's instructions.
 
     Args:
         query: [B, G, Q, D].
@@ -31,10 +34,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
             mixed = scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
         return mixed.to(value.dtype)
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        return softmax(scores, dim=-1) @ value
+        way: Callable[..., Tensor] = fused_reference.attend if torch.is_grad_enabled() else fused.attend
+        return way(query, key, value, mask)
     return scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
