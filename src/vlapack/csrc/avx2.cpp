@@ -77,10 +77,10 @@ inline __m256i nibbles(__m256i bytes, bool high) {
 
 // One pass over 16 outputs of 4-bit weights; `weights` begins at this half's 64 bytes of the first step.
 template <int Rows>
-void add_half4(const Tile& tile, const uint8_t* weights, int32_t* wide) {
+void add_half4(const Part& part, const uint8_t* weights, int32_t* wide) {
   __m256i sums[Rows][2] = {};
-  const int8_t* activations = tile.activations;
-  for (int64_t left = tile.steps; left > 0; left -= kSteps) {
+  const int8_t* activations = part.activations;
+  for (int64_t left = part.steps; left > 0; left -= kSteps) {
     for (int64_t t = 0; t < (left < kSteps ? left : kSteps); ++t, weights += 128, activations += 8 * Rows) {
       _mm_prefetch(reinterpret_cast<const char*>(weights + kAhead), _MM_HINT_T0);
       const __m256i low = load(weights), high = load(weights + 32);
@@ -95,10 +95,10 @@ void add_half4(const Tile& tile, const uint8_t* weights, int32_t* wide) {
 // The weights are loaded twice, the second time from the first cache. A step has two lines here, 128 bytes apart, of
 // four channels each; hence `fours`.
 template <int Rows>
-void add_half8(const Tile& tile, const uint8_t* weights, int32_t* wide) {
+void add_half8(const Part& part, const uint8_t* weights, int32_t* wide) {
   __m256i sums[Rows][2] = {};
-  const int8_t* activations = tile.activations;
-  for (int64_t left = 2 * tile.steps; left > 0; left -= 2 * kSteps) {
+  const int8_t* activations = part.activations;
+  for (int64_t left = 2 * part.steps; left > 0; left -= 2 * kSteps) {
     const int64_t fours = left < 2 * kSteps ? left : 2 * kSteps;
     for (int half = 0; half < 2; ++half) {
       for (int64_t t = 0; t < fours; ++t)
@@ -113,14 +113,16 @@ void add_half8(const Tile& tile, const uint8_t* weights, int32_t* wide) {
 
 template <int Bits, int Rows>
 void product(const Tile& tile) {
-  for (int r = 0; tile.start && r < Rows; ++r)
-    for (int c = 0; c < kPanel; ++c) tile.sums[r * kPanel + c] = tile.start[r];
-  for (int half = 0; half < 2; ++half) {
-    if constexpr (Bits == 4)
-      add_half4<Rows>(tile, tile.weights + 64 * half, tile.sums + 16 * half);
-    else
-      add_half8<Rows>(tile, tile.weights + 64 * half, tile.sums + 16 * half);
-  }
+  by_group<Bits>(tile, [&](const Part& part) __attribute__((always_inline)) {
+    begin_sums(tile, part);
+    for (int half = 0; half < 2; ++half) {
+      if constexpr (Bits == 4)
+        add_half4<Rows>(part, part.weights + 64 * half, tile.sums + 16 * half);
+      else
+        add_half8<Rows>(part, part.weights + 64 * half, tile.sums + 16 * half);
+    }
+    end_sums(tile, part);
+  });
 }
 
 template <int Bits>
@@ -145,7 +147,7 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kAvx2 = {
-    "avx2", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
+    "avx2", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, finish,
     activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 

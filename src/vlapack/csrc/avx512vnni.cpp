@@ -23,6 +23,8 @@
 namespace vlapack {
 namespace {
 
+constexpr __mmask16 kEvery = 0xffff;  // without a mask, GCC warns of its own header
+
 struct Vector {
   using Register = __m512;
   static constexpr int kLanes = 16;
@@ -30,7 +32,11 @@ struct Vector {
   static Register load(const float* from) { return _mm512_loadu_ps(from); }
   static void store(float* to, Register value) { _mm512_storeu_ps(to, value); }
   static Register broadcast(float value) { return _mm512_set1_ps(value); }
-  static constexpr __mmask16 kEvery = 0xffff;  // without a mask, GCC warns of its own header
+  using Integers = __m512i;
+  static Integers load(const int32_t* from) { return _mm512_loadu_si512(from); }
+  static void store(int32_t* to, Integers value) { _mm512_storeu_si512(to, value); }
+  static Integers broadcast(int32_t value) { return _mm512_set1_epi32(value); }
+  static Register real(Integers value) { return _mm512_maskz_cvtepi32_ps(kEvery, value); }
   template <int Half>
   static Register exchange(Register x) {
     if constexpr (Half == 1) return _mm512_maskz_permute_ps(kEvery, x, 0xb1);
@@ -52,53 +58,122 @@ inline __m512i four(const int8_t* activations) {
   return _mm512_set1_epi32(word);
 }
 
-// Adds four channels of `Rows` rows by 32 outputs.
-template <int Rows>
-inline void add_products(__m512i (&sums)[Rows][2], __m512i left, __m512i right, const int8_t* activations) {
+// Adds four channels of `Rows` rows by 32 outputs; `end` is what becomes of the sums.
+template <int Rows, class End>
+inline __attribute__((always_inline)) void add_products(__m512i (&sums)[Rows][2], __m512i left, __m512i right,
+                                                        const int8_t* activations, const End& end) {
 #pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) {
     const __m512i x = four(activations + 4 * r);
     sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], left, x);
     sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], right, x);
+    end(r, 0, sums[r][0]);
+    end(r, 1, sums[r][1]);
+  }
+}
+
+// The same for a step, eight channels.
+template <int Bits, int Rows, class End>
+inline __attribute__((always_inline)) void add_step(__m512i (&sums)[Rows][2], const uint8_t* weights,
+                                                    const int8_t* activations, const End& end) {
+  const auto go_on = [](int, int, __m512i) {};
+  for (int line = 0; line < 32 * Bits; line += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(weights + kAhead + line), _MM_HINT_T0);
+  const __m512i left = _mm512_loadu_si512(weights), right = _mm512_loadu_si512(weights + 64);
+  if constexpr (Bits == 8) {
+    add_products<Rows>(sums, left, right, activations, go_on);
+    add_products<Rows>(sums, _mm512_loadu_si512(weights + 128), _mm512_loadu_si512(weights + 192),
+                       activations + 4 * Rows, end);
+  } else {
+    const __m512i low = _mm512_set1_epi8(15);
+    add_products<Rows>(sums, _mm512_and_si512(left, low), _mm512_and_si512(right, low), activations, go_on);
+    add_products<Rows>(sums, _mm512_and_si512(_mm512_srli_epi16(left, 4), low),
+                       _mm512_and_si512(_mm512_srli_epi16(right, 4), low), activations + 4 * Rows, end);
   }
 }
 
 template <int Bits, int Rows>
 void product(const Tile& tile) {
-  __m512i sums[Rows][2];
-#pragma GCC unroll 12
-  for (int r = 0; r < Rows; ++r) {
-    const int32_t* before = tile.sums + r * kPanel;
-    sums[r][0] = tile.start ? _mm512_set1_epi32(tile.start[r]) : _mm512_loadu_si512(before);
-    sums[r][1] = tile.start ? sums[r][0] : _mm512_loadu_si512(before + 16);
-  }
-  const __m512i low = _mm512_set1_epi8(15);
-  const int8_t* activations = tile.activations;
-  const uint8_t* weights = tile.weights;
-  for (int64_t t = 0; t < tile.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
-    for (int line = 0; line < 32 * Bits; line += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(weights + kAhead + line), _MM_HINT_T0);
-    const __m512i left = _mm512_loadu_si512(weights), right = _mm512_loadu_si512(weights + 64);
-    if constexpr (Bits == 8) {
-      add_products<Rows>(sums, left, right, activations);
-      add_products<Rows>(sums, _mm512_loadu_si512(weights + 128), _mm512_loadu_si512(weights + 192),
-                         activations + 4 * Rows);
-    } else {
-      add_products<Rows>(sums, _mm512_and_si512(left, low), _mm512_and_si512(right, low), activations);
-      add_products<Rows>(sums, _mm512_and_si512(_mm512_srli_epi16(left, 4), low),
-                         _mm512_and_si512(_mm512_srli_epi16(right, 4), low), activations + 4 * Rows);
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < Rows; ++r) {
-    _mm512_storeu_si512(tile.sums + r * kPanel, sums[r][0]);
-    _mm512_storeu_si512(tile.sums + r * kPanel + 16, sums[r][1]);
-  }
+  by_group<Bits>(tile, [&](const Part& part) __attribute__((always_inline)) {
+    __m512i sums[Rows][2];
+    begin_sums<Vector>(sums, tile, part, 0);
+    const int8_t* activations = part.activations;
+    const uint8_t* weights = part.weights;
+    // A group's end is 96 instructions. Behind one another they keep the next group's products waiting; so each row's
+    // stand among the last products, which costs the time of the 24 multiplications and little more.
+    const bool among = part.ends && part.added;
+    for (int64_t t = among; t < part.steps; ++t, weights += 32 * Bits, activations += 8 * Rows)
+      add_step<Bits>(sums, weights, activations, [](int, int, __m512i) {});
+    if (!among) return end_sums<Vector>(sums, tile, part, 0);
+    float* const results = tile.partial;
+    const float* const scales = part.scales;
+    add_step<Bits>(sums, weights, activations, [=](int r, int i, __m512i whole) __attribute__((always_inline)) {
+      add_result<Vector>(results + r * kPanel + 16 * i, whole, scales + 16 * i);
+    });
+  });
 }
 
 template <int Bits>
 void product_rows(const Tile& tile) {
   with_rows<kTileRows>(tile.rows, [&](auto rows) { product<Bits, rows>(tile); });
+}
+
+// Sixteen words of sixteen rows become sixteen rows of a word: each round moves the highest bit of a word's place to its
+// lowest, and after four of them what was the row is the column.
+inline void turn_around(__m512i (&rows)[16]) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  __m512i next[16];
+#pragma GCC unroll 4
+  for (int round = 0; round < 4; ++round) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      next[2 * i] = _mm512_permutex2var_epi32(rows[i], low, rows[i + 8]);
+      next[2 * i + 1] = _mm512_permutex2var_epi32(rows[i], high, rows[i + 8]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) rows[i] = next[i];
+  }
+}
+
+// 64 channels at a time. Lane r of a line of `packed` is row r, so the lines themselves add up to the rows' sums.
+template <int Rows>
+void pack_rows(const Packing& job) {
+  constexpr __mmask16 kLanes = (1u << Rows) - 1;
+  const __m512i ones = _mm512_set1_epi8(1), offset = _mm512_set1_epi32(-job.offset);
+  __m512i sums = _mm512_setzero_si512();
+  int8_t* packed = job.packed;
+  int32_t* start = job.start;
+  const auto end_group = [&] {
+    _mm512_mask_storeu_epi32(start, kLanes, _mm512_mullo_epi32(sums, offset));
+    sums = _mm512_setzero_si512();
+    start += Rows;
+  };
+  int64_t left = job.group;
+  for (int64_t k = 0; k < job.channels; k += 64) {
+    const int64_t channels = job.channels - k;
+    const __mmask64 there = channels < 64 ? (__mmask64{1} << channels) - 1 : ~__mmask64{0};
+    __m512i words[16] = {};
+#pragma GCC unroll 12
+    for (int r = 0; r < Rows; ++r) words[r] = _mm512_maskz_loadu_epi8(there, job.q + r * job.pitch + k);
+    turn_around(words);
+#pragma GCC unroll 16
+    for (int w = 0; w < 16; ++w) {
+      if (4 * (w & ~1) >= channels) break;
+      _mm512_mask_storeu_epi32(packed, kLanes, words[w]);
+      packed += 4 * Rows;
+      sums = _mm512_dpbusd_epi32(sums, ones, words[w]);
+      if ((left -= 4) == 0) {
+        end_group();
+        left = job.group;
+      }
+    }
+  }
+  if (left < job.group || start == job.start) end_group();
+}
+
+void pack_tile(const Packing& job) {
+  with_rows<kTileRows>(job.rows, [&](auto rows) { pack_rows<rows>(job); });
 }
 
 int64_t peak(int64_t rounds) {
@@ -117,7 +192,7 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kAvx512Vnni = {
-    "avx512vnni", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
+    "avx512vnni", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack_tile, finish,
     activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 

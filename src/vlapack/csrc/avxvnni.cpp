@@ -19,29 +19,26 @@ inline void add_products(__m256i (&sums)[Rows][2], __m256i left, __m256i right, 
 template <int Bits, int Rows>
 void product(const Tile& tile) {
   const __m256i mask = _mm256_set1_epi8(15);
-  for (int half = 0; half < 2; ++half) {
-    int32_t* target = tile.sums + 16 * half;
-    __m256i sums[Rows][2];
-    for (int r = 0; r < Rows; ++r)
-      for (int i = 0; i < 2; ++i)
-        sums[r][i] = tile.start ? _mm256_set1_epi32(tile.start[r]) : load(target + r * kPanel + 8 * i);
-    const int8_t* activations = tile.activations;
-    const uint8_t* weights = tile.weights + 64 * half;
-    for (int64_t t = 0; t < tile.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
-      const __m256i left = load(weights), right = load(weights + 32);
-      if constexpr (Bits == 8) {
-        add_products<Rows>(sums, left, right, activations);
-        add_products<Rows>(sums, load(weights + 128), load(weights + 160), activations + 4 * Rows);
-      } else {
-        add_products<Rows>(sums, _mm256_and_si256(left, mask), _mm256_and_si256(right, mask), activations);
-        add_products<Rows>(sums, _mm256_and_si256(_mm256_srli_epi16(left, 4), mask),
-                           _mm256_and_si256(_mm256_srli_epi16(right, 4), mask), activations + 4 * Rows);
+  by_group<Bits>(tile, [&](const Part& part) __attribute__((always_inline)) {
+    for (int half = 0; half < 2; ++half) {
+      __m256i sums[Rows][2];
+      begin_sums<Vector>(sums, tile, part, 16 * half);
+      const int8_t* activations = part.activations;
+      const uint8_t* weights = part.weights + 64 * half;
+      for (int64_t t = 0; t < part.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
+        const __m256i left = load(weights), right = load(weights + 32);
+        if constexpr (Bits == 8) {
+          add_products<Rows>(sums, left, right, activations);
+          add_products<Rows>(sums, load(weights + 128), load(weights + 160), activations + 4 * Rows);
+        } else {
+          add_products<Rows>(sums, _mm256_and_si256(left, mask), _mm256_and_si256(right, mask), activations);
+          add_products<Rows>(sums, _mm256_and_si256(_mm256_srli_epi16(left, 4), mask),
+                             _mm256_and_si256(_mm256_srli_epi16(right, 4), mask), activations + 4 * Rows);
+        }
       }
+      end_sums<Vector>(sums, tile, part, 16 * half);
     }
-    for (int r = 0; r < Rows; ++r)
-      for (int i = 0; i < 2; ++i)
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(target + r * kPanel + 8 * i), sums[r][i]);
-  }
+  });
 }
 
 template <int Bits>
@@ -65,7 +62,7 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kAvxVnni = {
-    "avxvnni", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
+    "avxvnni", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, finish,
     activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 

@@ -14,6 +14,7 @@
 #include "kernels.hpp"
 #include "outputs.hpp"
 #include "plain_kernel.hpp"
+#include "sums.hpp"
 #include "with_rows.hpp"
 
 namespace vlapack {
@@ -194,15 +195,6 @@ void activation(const Steps& steps, const Rows& job) {
   for (int r = 0; r < job.rows; ++r) some_rows<V>(steps, some(job, r, 1));
 }
 
-void scale(const int32_t* sums, const float* weight_scale, bool first, int rows, float* partial) {
-  for (int r = 0; r < rows; ++r, sums += kPanel, partial += kPanel) {
-    if (first)
-      for (int c = 0; c < kPanel; ++c) partial[c] = static_cast<float>(sums[c]) * weight_scale[c];
-    else
-      for (int c = 0; c < kPanel; ++c) partial[c] += static_cast<float>(sums[c]) * weight_scale[c];
-  }
-}
-
 template <class Out>
 void finish_rows(const Outputs& job) {
   Out* out = static_cast<Out*>(job.out);
@@ -216,17 +208,6 @@ void finish_rows(const Outputs& job) {
 }
 
 void finish(const Outputs& job) { job.kind == Float::f32 ? finish_rows<float>(job) : finish_rows<uint16_t>(job); }
-
-void pack(const int8_t* __restrict q, int64_t pitch, int rows, int64_t channels, int8_t* __restrict packed) {
-  for (int64_t k = 0; k < channels; k += 4)
-    for (int r = 0; r < rows; ++r, packed += 4) std::memcpy(packed, q + r * pitch + k, 4);
-}
-
-int32_t sum(const int8_t* q, int64_t channels) {
-  int32_t total = 0;
-  for (int64_t k = 0; k < channels; ++k) total += q[k];
-  return total;
-}
 
 }  // namespace
 }  // namespace vlapack

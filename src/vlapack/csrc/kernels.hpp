@@ -23,14 +23,32 @@ constexpr int kDepth = 8;
 
 inline int64_t step_bytes(int bits) { return kPanel * kDepth * bits / 8; }
 
-// Some rows of activations times one panel of weights.
+// Some rows of activations times one panel of weights, over some steps. The channels that share a weight scale, a group,
+// are summed as integers. Where a group ends, its sums times their scales begin or are added to the row's results.
 struct Tile {
   const int8_t* activations;  // [2 * steps][rows][4]
-  const int32_t* start;       // [rows]: what the sums begin with; null: with what they are
   const uint8_t* weights;
   int64_t steps;
   int rows;
-  int32_t* sums;  // [rows][kPanel]
+  int64_t first_steps, group_steps;  // of the first group, as many as are here; of every other one, but for the last
+  bool resumed;                      // the first group began in an earlier call, which left its sums in `sums`
+  bool whole;                        // the last group ends here; else its sums are left in `sums`
+  bool added;                        // the first group is not the row's first: `partial` has results
+  const int32_t* start;              // [groups][rows]: what sums begin with
+  const float* scales;               // [groups][kPanel]
+  int32_t* sums;                     // [rows][kPanel]
+  float* partial;                    // [rows][kPanel]
+};
+
+// Some rows, to be packed in the order in which a tile reads them.
+struct Packing {
+  const int8_t* q;
+  int64_t pitch;  // from row to row
+  int rows;
+  int64_t channels, group;  // of a row; that share a weight scale
+  int32_t offset;           // 8 or 128: what is added to weights
+  int8_t* packed;           // [2 * steps][rows][4], zeros behind the last channel
+  int32_t* start;           // [groups][rows]: -offset times a row's sum
 };
 
 // Orthogonal blocks, [count][size][padded] floats; columns above `size` are zero. Where all are `hadamard` times
@@ -146,11 +164,7 @@ struct Kernels {
   int lanes;            // floats in a vector: what `Blocks.padded` is a multiple of
   void (*product4)(const Tile&);
   void (*product8)(const Tile&);
-  // Into `packed` [channels / 4][rows][4], as a product reads them, the rows of `q` (a multiple of 4 channels of each)
-  void (*pack)(const int8_t* q, int64_t pitch, int rows, int64_t channels, int8_t* packed);
-  int32_t (*sum)(const int8_t* q, int64_t channels);
-  // partial (+)= sums * weight_scale: all of it for the first group of channels, added for the others
-  void (*scale)(const int32_t* sums, const float* weight_scale, bool first, int rows, float* partial);
+  void (*pack)(const Packing&);
   void (*finish)(const Outputs&);
   void (*activation)(const Steps&, const Rows&);
   void (*attend_plain)(const PlainRow&);

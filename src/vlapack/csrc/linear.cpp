@@ -10,23 +10,27 @@
 //     activations: [tile][half step][tile's rows][4 channels]
 //
 // A task is a rectangle of that grid: at most 16 tiles by 4 panels, or 1 tile by 64 panels where there are few rows. It
-// walks the rectangle one block of 2048 channels at a time:
+// walks the rectangle one block of about 2048 channels at a time:
 //
 //     for each block of channels:  for each panel:  for each tile:  multiply
 //
-// What it touches, for 4-bit weights and the tallest tiles (12 rows, AVX-512; 5 rows, AVX2, in brackets):
+// Where channels share a weight scale in groups, the kernel itself ends each group: it adds the sums times their scales to
+// fp32 results. A block holds whole groups, unless they are longer than it.
+//
+// What a task touches, for 4-bit weights and the tallest tiles (12 rows, AVX-512; 5 rows, AVX2, in brackets):
 //
 //     activations of 16 tiles, one block      16 * 12 * 2048          = 384 KiB  (160)  again for every panel
-//     int32 sums, fp32 results, of the task   64 * 12 * 32 * (4 + 4)  = 192 KiB   (80)  sums: once a block
+//     int32 sums, fp32 results, of the task   64 * 12 * 32 * (4 + 4)  = 192 KiB   (80)  once a block
 //     weights of one panel, one block         256 * 128               =  32 KiB   (32)  again for every tile
 //     activations of one tile, one block      12 * 2048               =  24 KiB   (10)
 //
 // The first two make 576 KiB (240): they stay in a second-level cache of 1 MiB (Zen 4; Zen 3 has 512 KiB and runs
-// AVX2). Without blocks of channels the activations of a layer with 16384 inputs would be 3 MiB a task. The last two
-// are read side by side by one kernel call. Together they are 56 KiB, more than the 32 KiB of a first-level cache, so
-// in a full block both partly come from the second level. That is enough: in a full AVX-512 tile a step reads 224 bytes
-// and does 48 products, at most one a cycle, where the second level delivers about 32 bytes a cycle. 8-bit weights
-// double the panel.
+// AVX2). If there is one block, as with most layers, sums and results are those of one tile and stay in the first level.
+// Without blocks of channels the activations of a layer with 16384 inputs would be 3 MiB a task. The last two are read
+// side by side by one kernel call. Together they are 56 KiB, more than the 32 KiB of a first-level cache, so in a full
+// block both partly come from the second level. That is enough: in a full AVX-512 tile a step reads 224 bytes and does 48
+// products, at most one a cycle, where the second level delivers about 32 bytes a cycle. Blocks of 1024 channels, which
+// would fit, were no faster. 8-bit weights double the panel.
 //
 // So a weight comes from memory, or from the third level, once for every 16 tiles. The ten rows of a denoise step are
 // one tile: there a byte of 4-bit weights serves 40 operations, so that a core which does 389 GOP/s (Zen 4) reads 10
@@ -72,18 +76,9 @@ int64_t first_row(const Linear& job, const Plan& plan, int64_t tile) { return ti
 // (ops/cpu.py refuses 8-bit layers of more than 131071). The zeros behind the last channel, of both factors, add
 // nothing. NEON's 8-bit kernels multiply w itself and put the 128 sum(x) back at the end; see neon.hpp.
 void pack_tile(const Linear& job, const Plan& plan, int64_t first, int rows, int8_t* packed, int32_t* start) {
-  const int8_t* q = job.q + first * job.inputs;
-  const int64_t whole = job.inputs / 4 * 4;
-  plan.isa->pack(q, job.inputs, rows, whole, packed);
-  for (int64_t k = whole; k < plan.steps * kDepth; ++k)
-    for (int r = 0; r < rows; ++r)
-      packed[(k / 4 * rows + r) * 4 + k % 4] = k < job.inputs ? q[r * job.inputs + k] : int8_t{0};
   const int32_t offset = job.bits == 4 ? 8 : 128;
-  for (int64_t g = 0; g < plan.groups; ++g) {
-    const int64_t begin = g * plan.group_steps * kDepth;
-    const int64_t end = std::min(job.inputs, begin + plan.group_steps * kDepth);
-    for (int r = 0; r < rows; ++r) start[g * rows + r] = -offset * plan.isa->sum(q + r * job.inputs + begin, end - begin);
-  }
+  plan.isa->pack({job.q + first * job.inputs, job.inputs, rows, job.inputs, plan.group_steps * kDepth, offset, packed,
+                  start});
 }
 
 // Writes a tile's outputs, partial * s + bias; the outputs that fill up the last panel are dropped here.
@@ -95,53 +90,61 @@ void finish(const Linear& job, const Plan& plan, int64_t panel, int64_t first, i
   plan.isa->finish({partial, job.s + first, bias, out, job.kind, job.pitch, rows, panel_columns(job, panel)});
 }
 
-// The steps from `step` to `end` of one tile and one panel. A block's edge may fall inside a group, and a block may
-// hold many groups. So each kernel call ends at whichever comes first. The first call of a group begins its sums with
-// `start`, later ones go on with the sums in memory; when the group ends, its sums times their scales are added to
-// `partial`.
-void add_block(const Linear& job, const Plan& plan, const int8_t* packed, const int32_t* start, const uint8_t* weights,
-               int rows, int64_t step, int64_t end, int32_t* sums, const float* scales, float* partial) {
-  const Kernels& isa = *plan.isa;
-  do {
-    const int64_t group = step / plan.group_steps;
-    const int64_t last = std::min((group + 1) * plan.group_steps, plan.steps), next = std::min(last, end);
-    const int32_t* begin = step == group * plan.group_steps ? start + group * rows : nullptr;
-    const Tile part = {packed + step * kDepth * rows, begin, weights + step * step_bytes(job.bits), next - step, rows,
-                       sums};
-    job.bits == 4 ? isa.product4(part) : isa.product8(part);
-    if (next == last) isa.scale(sums, scales + group * kPanel, group == 0, rows, partial);
-    step = next;
-  } while (step < end);
-}
+// Where the blocks of channels that a row is cut into begin and end: all about kBlockSteps long, and at the ends of groups
+// where there are enough of those.
+struct BlockEdges {
+  int64_t count, grain, grains, steps;
+  explicit BlockEdges(const Plan& plan)
+      : count(std::max<int64_t>((plan.steps + kBlockSteps / 2) / kBlockSteps, 1)),
+        grain(plan.groups > count ? plan.group_steps : 1),
+        grains(pieces(plan.steps, grain)),
+        steps(plan.steps) {}
+  int64_t edge(int64_t block) const { return std::min(grains * block / count * grain, steps); }
+};
 
-// One task; the file's comment says what is in which cache. The sums of all its tiles and panels are in memory at once,
-// because each is only whole after the last block of channels. The buffers belong to the thread and stay for its next
-// task.
+// One task; the file's comment says what is in which cache. If there are several blocks of channels, the sums and results
+// of all its tiles and panels are in memory at once, because each is only whole after the last one. The buffers belong
+// to the thread and stay for its next task.
 void multiply(const Linear& job, const Plan& plan, const int8_t* packed, const int32_t* start,
               const Rectangle& task) {
   static thread_local Buffer scale_buffer, sum_buffer, partial_buffer;
-  const int64_t panels = task.last_panel - task.first_panel, panel_scales = plan.groups * kPanel;
-  float* scales = scale_buffer.hold<float>(panels * panel_scales);
-  for (int64_t p = 0; p < panels; ++p) read_scales(job, plan.groups, task.first_panel + p, scales + p * panel_scales);
+  const BlockEdges blocks(plan);
   const int64_t top = first_row(job, plan, task.first_tile), height = first_row(job, plan, task.last_tile) - top;
-  int32_t* sums = sum_buffer.hold<int32_t>(panels * height * kPanel);
-  float* partial = partial_buffer.hold<float>(panels * height * kPanel);
-  int64_t step = 0;
-  do {
-    const int64_t end = std::min(step + kBlockSteps, plan.steps);
-    for (int64_t p = 0; p < panels; ++p) {
-      const int64_t panel = task.first_panel + p;
-      const uint8_t* weights = job.weight + panel * plan.steps * step_bytes(job.bits);
+  const int64_t kept = blocks.count == 1 ? plan.isa->tile_rows : (task.last_panel - task.first_panel) * height;
+  int32_t* sums = sum_buffer.hold<int32_t>(kept * kPanel);
+  float* partial = partial_buffer.hold<float>(kept * kPanel);
+  float* scales = scale_buffer.hold<float>(plan.groups * kPanel);
+  for (int64_t block = 0; block < blocks.count; ++block) {
+    const int64_t step = blocks.edge(block), end = blocks.edge(block + 1);
+    const int64_t first_group = step / plan.group_steps, last_group = std::max(pieces(end, plan.group_steps), first_group + 1);
+    for (int64_t panel = task.first_panel; panel < task.last_panel; ++panel) {
+      read_scales(job, panel, first_group, last_group, scales);
+      if (panel + 1 < task.last_panel) fetch_scales(job, panel + 1, first_group, last_group);
       for (int64_t tile = task.first_tile; tile < task.last_tile; ++tile) {
-        const int64_t first = first_row(job, plan, tile), place = (p * height + first - top) * kPanel;
-        const int rows = static_cast<int>(first_row(job, plan, tile + 1) - first);
-        add_block(job, plan, packed + first * plan.steps * kDepth, start + first * plan.groups, weights, rows, step, end,
-                  sums + place, scales + p * panel_scales, partial + place);
-        if (end == plan.steps) finish(job, plan, panel, first, rows, partial + place);
+        const int64_t first = first_row(job, plan, tile);
+        const int64_t place = blocks.count == 1 ? 0 : ((panel - task.first_panel) * height + first - top) * kPanel;
+        Tile part;
+        part.rows = static_cast<int>(first_row(job, plan, tile + 1) - first);
+        part.activations = packed + (first * plan.steps + step * part.rows) * kDepth;
+        part.weights = job.weight + (panel * plan.steps + step) * step_bytes(job.bits);
+        part.steps = end - step;
+        part.first_steps = std::min((first_group + 1) * plan.group_steps, end) - step;
+        part.group_steps = plan.group_steps;
+        part.resumed = step > first_group * plan.group_steps;
+        part.whole = end == plan.steps || end % plan.group_steps == 0;
+        part.added = first_group > 0;
+        part.start = start + first * plan.groups + first_group * part.rows;
+        part.scales = scales;
+        part.sums = sums + place;
+        part.partial = partial + place;
+        if (plan.steps)
+          job.bits == 4 ? plan.isa->product4(part) : plan.isa->product8(part);
+        else  // no channels
+          std::fill(part.partial, part.partial + part.rows * kPanel, 0.0f);
+        if (end == plan.steps) finish(job, plan, panel, first, part.rows, part.partial);
       }
     }
-    step = end;
-  } while (step < plan.steps);
+  }
 }
 
 }  // namespace

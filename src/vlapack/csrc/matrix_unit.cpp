@@ -47,7 +47,7 @@ void multiply_on_unit(const Linear& job, const Plan& plan, const int8_t* packed,
   const int64_t kept = (plan.depths > kChunkDepths ? panels : 1) * rows * kPanel;
   float* scales = scale_buffer.hold<float>(panels * plan.groups * kPanel);
   for (int64_t p = 0; p < panels; ++p)
-    read_scales(job, plan.groups, task.first_panel + p, scales + p * plan.groups * kPanel);
+    read_scales(job, task.first_panel + p, 0, plan.groups, scales + p * plan.groups * kPanel);
   float* bias = bias_buffer.hold<float>(panels * kPanel);
   const int64_t first_output = task.first_panel * kPanel, last_output = std::min(task.last_panel * kPanel, job.outputs);
   std::fill(bias, bias + panels * kPanel, -0.0f);

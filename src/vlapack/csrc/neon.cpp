@@ -43,25 +43,25 @@ inline void add_step8(int32x4_t (&sums)[Rows][kQuarters], const uint8_t* weights
 
 template <int Bits, int Rows>
 void product(const Tile& tile) {
-  for (int part = 0; part < 2; ++part) {
-    int32_t* target = tile.sums + 16 * part;
-    int32x4_t sums[Rows][kQuarters];
-    for (int r = 0; r < Rows; ++r)
-      for (int i = 0; i < kQuarters; ++i) {
-        const int32x4_t before = tile.start ? vdupq_n_s32(tile.start[r]) : vld1q_s32(target + r * kPanel + 4 * i);
-        sums[r][i] = Bits == 4 ? before : vaddq_s32(before, vdupq_n_s32(surplus(tile, r)));
+  by_group<Bits>(tile, [&](const Part& part) __attribute__((always_inline)) {
+    for (int half = 0; half < 2; ++half) {
+      int32x4_t sums[Rows][kQuarters];
+      begin_sums<Vector>(sums, tile, part, 16 * half);
+      for (int r = 0; Bits == 8 && r < Rows; ++r) {
+        const int32x4_t more = vdupq_n_s32(surplus(part, Rows, r));
+        for (int i = 0; i < kQuarters; ++i) sums[r][i] = vaddq_s32(sums[r][i], more);
       }
-    const int8_t* activations = tile.activations;
-    const uint8_t* weights = tile.weights + 64 * part;
-    for (int64_t t = 0; t < tile.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
-      if constexpr (Bits == 4)
-        add_step4<Rows>(sums, weights, activations);
-      else
-        add_step8<Rows>(sums, weights, activations);
+      const int8_t* activations = part.activations;
+      const uint8_t* weights = part.weights + 64 * half;
+      for (int64_t t = 0; t < part.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
+        if constexpr (Bits == 4)
+          add_step4<Rows>(sums, weights, activations);
+        else
+          add_step8<Rows>(sums, weights, activations);
+      }
+      end_sums<Vector>(sums, tile, part, 16 * half);
     }
-    for (int r = 0; r < Rows; ++r)
-      for (int i = 0; i < kQuarters; ++i) vst1q_s32(target + r * kPanel + 4 * i, sums[r][i]);
-  }
+  });
 }
 
 template <int Bits>
@@ -77,7 +77,7 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kNeon = {
-    "neon", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
+    "neon", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, finish,
     activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 

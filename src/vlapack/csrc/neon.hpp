@@ -20,6 +20,11 @@ struct Vector {
   static Register load(const float* from) { return vld1q_f32(from); }
   static void store(float* to, Register value) { vst1q_f32(to, value); }
   static Register broadcast(float value) { return vdupq_n_f32(value); }
+  using Integers = int32x4_t;
+  static Integers load(const int32_t* from) { return vld1q_s32(from); }
+  static void store(int32_t* to, Integers value) { vst1q_s32(to, value); }
+  static Integers broadcast(int32_t value) { return vdupq_n_s32(value); }
+  static Register real(Integers value) { return vcvtq_f32_s32(value); }
   template <int Half>
   static Register exchange(Register x) {
     if constexpr (Half == 1) return vrev64q_f32(x);
@@ -32,10 +37,10 @@ struct Vector {
 constexpr AttentionKernels kAttention = attention_kernels<Widened<Vector, 6, 4>>();
 
 // What sums of signed weights lack: they began at -128 times the sum of a row's activations.
-inline int32_t surplus(const Tile& tile, int row) {
+inline int32_t surplus(const Part& part, int rows, int row) {
   int32_t sum = 0;
-  for (int64_t t = 0; t < 2 * tile.steps; ++t)
-    for (int j = 0; j < 4; ++j) sum += tile.activations[(t * tile.rows + row) * 4 + j];
+  for (int64_t t = 0; t < 2 * part.steps; ++t)
+    for (int j = 0; j < 4; ++j) sum += part.activations[(t * rows + row) * 4 + j];
   return 128 * sum;
 }
 

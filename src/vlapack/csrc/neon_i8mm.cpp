@@ -42,14 +42,15 @@ inline int8x16_t read_rows(const int8_t* activations, bool two) {
   return vreinterpretq_s8_s32(vdupq_n_s32(word));
 }
 
+// Adds the products of one part to the tile's sums; two rows share a register of them.
 template <int Bits, int Rows>
-void product(const Tile& tile) {
+void add_part(const Tile& tile, const Part& part) {
   constexpr int kRowPairs = (Rows + 1) / 2;
   for (int first = 0; first < kPanel; first += 2 * kPairs) {
     int32x4_t sums[kRowPairs][kPairs] = {};
-    const int8_t* activations = tile.activations;
-    const uint8_t* weights = tile.weights + 4 * first;
-    for (int64_t t = 0; t < tile.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
+    const int8_t* activations = part.activations;
+    const uint8_t* weights = part.weights + 4 * first;
+    for (int64_t t = 0; t < part.steps; ++t, weights += 32 * Bits, activations += 8 * Rows) {
       int8x16_t pairs[kPairs];
       read_weights<Bits>(weights, pairs);
 #pragma GCC unroll 4
@@ -63,14 +64,22 @@ void product(const Tile& tile) {
     }
     for (int r = 0; r < Rows; ++r) {
       int32_t* target = tile.sums + r * kPanel + first;
-      const int32_t more = Bits == 8 ? surplus(tile, r) : 0;
+      const int32_t more = Bits == 8 ? surplus(part, Rows, r) : 0;
       for (int i = 0; i < kPairs; ++i) {
-        const int32x2_t before = tile.start ? vdup_n_s32(tile.start[r]) : vld1_s32(target + 2 * i);
         const int32x2_t product = r % 2 ? vget_high_s32(sums[r / 2][i]) : vget_low_s32(sums[r / 2][i]);
-        vst1_s32(target + 2 * i, vadd_s32(vadd_s32(before, vdup_n_s32(more)), product));
+        vst1_s32(target + 2 * i, vadd_s32(vadd_s32(vld1_s32(target + 2 * i), vdup_n_s32(more)), product));
       }
     }
   }
+}
+
+template <int Bits, int Rows>
+void product(const Tile& tile) {
+  by_group<Bits>(tile, [&](const Part& part) __attribute__((always_inline)) {
+    begin_sums(tile, part);
+    add_part<Bits, Rows>(tile, part);
+    end_sums(tile, part);
+  });
 }
 
 template <int Bits>
@@ -86,7 +95,7 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kNeonI8mm = {
-    "neon_i8mm", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, sum, scale, finish,
+    "neon_i8mm", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, finish,
     activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 

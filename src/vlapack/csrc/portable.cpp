@@ -21,17 +21,20 @@ constexpr int kTileRows = 4;
 
 template <int Bits>
 void product(const Tile& tile) {
-  for (int r = 0; r < tile.rows; ++r) {
-    int32_t* sums = tile.sums + r * kPanel;
-    for (int c = 0; tile.start && c < kPanel; ++c) sums[c] = tile.start[r];
-    for (int64_t t = 0; t < 2 * tile.steps; ++t) {
-      const int8_t* x = tile.activations + (t * tile.rows + r) * 4;
-      const uint8_t* weights = tile.weights + (Bits == 4 ? t / 2 : t) * 4 * kPanel;
-      const int shift = Bits == 4 ? 4 * (t % 2) : 0;
-      for (int c = 0; c < kPanel; ++c)
-        for (int j = 0; j < 4; ++j) sums[c] += (weights[4 * c + j] >> shift & (Bits == 4 ? 15 : 255)) * x[j];
+  by_group<Bits>(tile, [&](const Part& part) __attribute__((always_inline)) {
+    begin_sums(tile, part);
+    for (int r = 0; r < tile.rows; ++r) {
+      int32_t* sums = tile.sums + r * kPanel;
+      for (int64_t t = 0; t < 2 * part.steps; ++t) {
+        const int8_t* x = part.activations + (t * tile.rows + r) * 4;
+        const uint8_t* weights = part.weights + (Bits == 4 ? t / 2 : t) * 4 * kPanel;
+        const int shift = Bits == 4 ? 4 * (t % 2) : 0;
+        for (int c = 0; c < kPanel; ++c)
+          for (int j = 0; j < 4; ++j) sums[c] += (weights[4 * c + j] >> shift & (Bits == 4 ? 15 : 255)) * x[j];
+      }
     }
-  }
+    end_sums(tile, part);
+  });
 }
 
 int64_t peak(int64_t rounds) {
@@ -49,7 +52,7 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kPortable = {
-    "portable", kTileRows, kRows, Vector::kLanes, product<4>, product<8>, pack, sum, scale, finish,
+    "portable", kTileRows, kRows, Vector::kLanes, product<4>, product<8>, pack, finish,
     activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 

@@ -16,6 +16,11 @@ struct Vector {
   static Register load(const float* from) { return _mm256_loadu_ps(from); }
   static void store(float* to, Register value) { _mm256_storeu_ps(to, value); }
   static Register broadcast(float value) { return _mm256_set1_ps(value); }
+  using Integers = __m256i;
+  static Integers load(const int32_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+  static void store(int32_t* to, Integers value) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value); }
+  static Integers broadcast(int32_t value) { return _mm256_set1_epi32(value); }
+  static Register real(Integers value) { return _mm256_cvtepi32_ps(value); }
   template <int Half>
   static Register exchange(Register x) {
     if constexpr (Half == 1) return _mm256_permute_ps(x, 0xb1);
