@@ -6,7 +6,8 @@ The contenders take turns on the same shape, so that whatever else the machine d
 the next of several weights, more than 64 MB of them, so that none is in a cache when its turn comes. The ceilings are
 of the same run and the best of several: the product's instructions on registers alone, and a read of memory. Otherwise
 medians count. The result also has the least processor time of a call: with one thread (`OMP_NUM_THREADS=1`) it says
-what a call takes on a machine that others use, too. The result goes into results/linear-<isa>.json.
+what a call takes on a machine that others use, too. The contenders `cpu, groups of G` are our product with a weight
+scale for every G input channels. The result goes into results/linear-<isa>.json.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ SHAPES = (
     (2048, 256),
     (2048, 16384),
     (16384, 2048),
+    (1024, 2560),
+    (2048, 1024),
     (1024, 4096),
     (4096, 1024),
+    (1152, 1152),
     (1152, 4304),
     (4304, 1152),
 )
-"""(K, N) of the LLM's, the expert's and the vision tower's linears."""
+"""(K, N) of the LLM's, the expert's (its q, k and v as one) and the vision tower's linears."""
+GROUPS = (128, 64, 32)
 COLD = 64 << 20
 """Bytes of weights that a contender walks through."""
 RESULTS = Path(__file__).parent / "results"
@@ -104,7 +109,8 @@ def _product_rows(
 ) -> list[dict[str, Any]]:
     """One result per contender; the first is ours."""
     x = torch.randn(rows, inputs)
-    runs = {"cpu": _ours(x, outputs)}
+    ours = {"cpu": _ours(x, outputs), **{f"cpu, groups of {size}": _ours(x, outputs, size) for size in GROUPS}}
+    runs = dict(ours)
     floats = {f"torch {name}": _float(x.to(dtype), outputs) for name, dtype in DTYPES.items()}
     runs |= floats
     if against:
@@ -116,7 +122,7 @@ def _product_rows(
     operations = 2 * rows * inputs * outputs
     return [
         {
-            "op": "int_linear" if name in ("cpu", against) else "linear",
+            "op": "int_linear" if name in (*ours, against) else "linear",
             "M": rows,
             "K": inputs,
             "N": outputs,
@@ -124,8 +130,8 @@ def _product_rows(
             "engine": name,
             "seconds": median,
             "processor_seconds": processor[name],
-            "share_of_peak": operations / median / peak if name == "cpu" else None,
-            "share_of_stream": inputs * outputs / 2 / median / stream if name == "cpu" else None,
+            "share_of_peak": operations / median / peak if name in ours else None,
+            "share_of_stream": inputs * outputs / 2 / median / stream if name in ours else None,
             "vs_float": fastest_float / median,
         }
         for name, median in medians.items()
@@ -155,12 +161,18 @@ def _activation_row(rows: int, inputs: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def _ours(x: Tensor, outputs: int) -> Run:
+def _ours(x: Tensor, outputs: int, group: int | None = None) -> Run:
     q, s = cpu.quantize_activation(x)
     shape = (-(-outputs // cpu.PANEL), -(-x.shape[1] // 8), 4 * cpu.PANEL)
     weights = _many(lambda: torch.randint(0, 256, shape, dtype=torch.uint8))
-    scale = torch.rand(outputs, 1)
-    return lambda turn: cpu.int_linear(q, s, weights[turn % len(weights)], scale, dtype=torch.bfloat16)
+    scale = torch.rand(outputs, 1) if group is None else torch.rand(outputs, -(-x.shape[1] // group)).bfloat16()
+    scales = [scale.clone() for _ in weights]
+
+    def run(turn: int) -> None:
+        turn %= len(weights)
+        cpu.int_linear(q, s, weights[turn], scales[turn], dtype=torch.bfloat16, group_size=group)
+
+    return run
 
 
 def _by(isa: str, run: Run) -> Run:

@@ -28,6 +28,14 @@ VNNI_SHAPES = (
     (10, 1024, 4096),
     (1, 2048, 16384),
 )
+GROUP_SHAPES = (
+    (544, 2048, 2048),
+    (544, 16384, 2048),
+    (544, 1152, 4304),
+    (10, 1024, 2560),
+    (10, 1024, 4096),
+    (10, 4096, 1024),
+)
 Shape = tuple[int, int, int]
 
 
@@ -92,6 +100,23 @@ def few_rows() -> str:
             " / ".join(f"{1e3 * by[who]['processor_seconds']:.2f}" for who in ("cpu", "avx512vnni")) for by in found
         )
         lines.append(f"| {inputs}, {outputs} | {' | '.join(pairs)} |")
+    return "\n".join(lines)
+
+
+def groups(name: str) -> str:
+    """Return what a weight scale for every few channels costs, in Markdown."""
+    measured, sizes = cells(read(name)), (128, 64, 32)
+    lines = [
+        f"| M | K, N | one scale per output, ms | {' | '.join(f'groups of {size}' for size in sizes)} |",
+        "|---" * (3 + len(sizes)) + "|",
+    ]
+    for shape in GROUP_SHAPES:
+        by, (rows, inputs, outputs) = measured[shape], shape
+        whole = by["cpu"]["processor_seconds"]
+        more = (by[f"cpu, groups of {size}"]["processor_seconds"] / whole - 1 for size in sizes)
+        lines.append(
+            f"| {rows} | {inputs}, {outputs} | {_ms(whole)} | {' | '.join(f'{100 * each:+.0f} %' for each in more)} |"
+        )
     return "\n".join(lines)
 
 
@@ -221,6 +246,7 @@ FIGURES = {
     "layers, AVX2": lambda: layers("linear-avx2.json", VNNI_SHAPES),
     "layers, AMX": lambda: layers("linear-amx.json", AMX_SHAPES),
     "layers, AMX, few rows": few_rows,
+    "groups, AVX-512": lambda: groups("linear-avx512vnni-groups.json"),
     "activation step, AVX-512": lambda: activation("linear-avx512vnni.json"),
     "activation step, AMX": lambda: activation("linear-amx.json"),
     "waiting threads": waiting,

@@ -65,14 +65,14 @@ def both(recipe: Recipe, inputs: list[Tensor], **options: Any) -> tuple[Tensor, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("batch", "cameras", "words"), [(1, 3, None), (3, 2, 20)])
+@pytest.mark.parametrize("shape", [(1, 3, None), (3, 2, 20)])  # batch, cameras, words
 @pytest.mark.parametrize("horizon", [4, 50])
 @pytest.mark.parametrize("variant", ["pi0", "pi05"])
 def test_a_step_in_one_call_is_that_of_its_ops(
-    variant: str, horizon: int, batch: int, cameras: int, words: int | None, dtype: torch.dtype
+    variant: str, horizon: int, shape: tuple[int, int, int | None], dtype: torch.dtype
 ) -> None:
     architecture = replace(SMALL, variant=variant, action_horizon=horizon, num_steps=2)
-    inputs = observed(architecture, batch, cameras, words)
+    inputs = observed(architecture, *shape)
     found, expected = both(preset("full"), inputs, architecture=architecture, dtype=dtype)
     assert torch.equal(found, expected)
 
