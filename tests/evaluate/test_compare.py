@@ -13,7 +13,7 @@ from vlapack.errors import InputError, WorkError
 from vlapack.evaluate.compare import compare, cosines
 from vlapack.observations.folder import open_source
 from vlapack.observations.frame import Frame
-from vlapack.policy.differences import action_differences, draws
+from vlapack.policy.differences import action_differences, deviations, draws
 from vlapack.policy.policy import Policy
 from vlapack.robots.layouts import LiberoLayout
 
@@ -100,6 +100,14 @@ def test_the_numbers_are_those_of_a_plain_loop() -> None:
         deviations[name] = (sum(squares) / 28) ** 0.5
     assert [row["frame"] for row in document["worst"]] == sorted(NAMES, key=lambda name: -deviations[name])
     assert document["deviation"]["max"] == pytest.approx(max(deviations.values()))
+
+
+def test_a_frame_with_one_noise_counts_in_the_scale_as_much_as_one_with_eight() -> None:
+    expected, found = chunks()
+    alike = np.concatenate([expected[:2], np.repeat(expected[2:, :1], 8, axis=1)])
+    fewer = [expected[0], expected[1], expected[2, :1]]
+    np.testing.assert_allclose(deviations(fewer, found), deviations(alike, found), rtol=1e-12)
+    np.testing.assert_array_equal(deviations(fewer, found[:2]), deviations(fewer, found)[:2])
 
 
 def test_the_cosine_is_torchs_over_the_whole_chunk() -> None:

@@ -61,7 +61,7 @@ class Diagnosis:
         target: for the median error of a chunk.
         target_from: where it comes from.
         error: the pack's; None where nothing was measured because pack and parent do not belong together.
-        spread: median and 95 % point of the float policy's own, under another noise.
+        spread: median and 95 % point of the float policy's own, under other noises, on `frames` observations.
         held: bytes that a running policy of the pack holds.
         observations: how many `calibrating`, `kept` (errors are measured on them) and `given` (for calibrating again).
         findings: in any order.

@@ -105,12 +105,13 @@ class Examination:
         chosen = cheapest(trials.tried)
         if above and related and chosen is None:
             self._findings.append(_helpless(trials))
+        own = self._trial.spread(self._kept)
         return Diagnosis(
             target=self._target.value,
             target_from=self._target.source,
             findings=self._findings,
             error=error,
-            spread=replace(Measured.of(self._trial.spread(self._kept).ravel()), frames=len(self._kept)),
+            spread=replace(Measured.of(own.ravel()), frames=len(own)),
             held=held,
             observations={
                 "calibrating": len(self._parts.calibrating),

@@ -44,7 +44,7 @@ def action_differences(expected: np.ndarray, found: np.ndarray, names: Sequence[
     shared = expected[:, 0]
     differences = np.abs(found - shared)
     others = np.abs(expected[:, 1:] - shared[:, None])
-    scale = expected.std(axis=(0, 1, 2))
+    scale = _scale(expected)
     moving = scale > 0
     relative, relative_others = differences[..., moving] / scale[moving], others[..., moving] / scale[moving]
     deviation = deviations(expected, found)
@@ -74,11 +74,18 @@ def action_differences(expected: np.ndarray, found: np.ndarray, names: Sequence[
     }
 
 
-def deviations(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return every frame's deviation [N]; arguments as in `action_differences`."""
-    scale = expected.std(axis=(0, 1, 2))
+def deviations(expected: np.ndarray | Sequence[np.ndarray], found: np.ndarray) -> np.ndarray:
+    """Return the deviations of frames.
+
+    Args:
+        expected: the float policy's actions of each frame [S, H, A], the first from the noise that the other policy
+            had. S may differ from frame to frame; in the scales, every frame counts alike.
+        found: the other policy's actions [N, H, A], of the first N frames.
+    """
+    scale = _scale(expected)
     moving = scale > 0
-    return _rms(np.abs(found - expected[:, 0])[..., moving] / scale[moving], (1, 2))
+    shared = np.stack([chunks[0] for chunks in expected[: len(found)]])
+    return _rms(np.abs(found - shared)[..., moving] / scale[moving], (1, 2))
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:
@@ -86,6 +93,14 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
     flat = values.ravel()
     p50, p95, top = np.quantile(flat, [0.5, 0.95, 1.0]) if flat.size else (0.0, 0.0, 0.0)
     return {"p50": float(p50), "p95": float(p95), "max": float(top)}
+
+
+def _scale(expected: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+    """Return the standard deviation of each dimension over frames, noises and steps."""
+    wide = [chunks.astype(np.float64) for chunks in expected]
+    mean = np.mean([chunks.mean(axis=(0, 1)) for chunks in wide], axis=0)
+    scale: np.ndarray = np.sqrt(np.mean([np.square(chunks - mean).mean(axis=(0, 1)) for chunks in wide], axis=0))
+    return scale
 
 
 def _dimension(name: str, scale: float, difference: np.ndarray, others: np.ndarray) -> dict[str, Any]:

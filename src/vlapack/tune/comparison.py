@@ -60,8 +60,8 @@ class Comparison:
         """Choose, and put the frontier around the choice.
 
         Returns:
-            The points, the chosen one first; and how many chunks were computed, now or before, `float` ones with eight
-            noises each and `packed` ones.
+            The points, the chosen one first; and of how many observations chunks were computed, now or before: `float`
+            ones, the first eight from eight noises, and `packed` ones.
         """
         target_is_file = self._target.measure == "file"
         rivals = [self._candidate(*one) for one in simple_recipes(self._space, embedding_kept=target_is_file)]

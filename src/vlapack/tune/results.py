@@ -84,7 +84,7 @@ class Tuned:
     observations: Mapping[str, int]
     """How many were calibrated on, measured on, and kept back."""
     chunks: Mapping[str, int]
-    """How many chunks the comparison took: `float` (each with eight noises) and `packed`."""
+    """How many chunks the comparison took: `float` (the first eight from eight noises) and `packed`."""
 
     @property
     def tried(self) -> list[Candidate]:

@@ -28,6 +28,9 @@ from vlapack.tune.sensitivity import Choices, probing, robot_units, sample
 
 DIRECTIONS = 2
 """Samples of ‖Δ‖² per observation: each is one more direction on the way back, for the price of one forward pass."""
+SPREAD_FRAMES = 8
+"""Observations, the first ones, that are also acted on from other noises. They show how far the policy's own chunks
+spread; from the others one chunk each suffices."""
 
 
 class Trial:
@@ -122,7 +125,7 @@ class Trial:
         expected = self._expected(numbers, noises)
         first = {number: noise[:1] for number, noise in zip(numbers, noises, strict=True)}
         found = self._chunks(bits, first, f"compared/{digest(named(bits))[:16]}", title)
-        return deviations(np.stack(expected), np.stack([found[number][0] for number in numbers]))
+        return deviations(expected, np.stack([found[number][0] for number in numbers]))
 
     def deviations_of(self, policy: Policy, numbers: Sequence[int], title: str = "comparing") -> np.ndarray:
         """Return how far another policy's chunks are from the float ones, from the same noises as in `deviations`."""
@@ -133,12 +136,17 @@ class Trial:
             for number, noise in zip(numbers, noises, strict=True):
                 found.append(policy.act(self.inputs[number], noise[:1])[0])
                 advance()
-        return deviations(np.stack(expected), np.stack(found))
+        return deviations(expected, np.stack(found))
 
     def spread(self, numbers: Sequence[int]) -> np.ndarray:
-        """Return how far the float policy's chunks under other noises are from those under the first, [N, 7]."""
-        expected = np.stack(self._expected(numbers, self._noises(numbers)))
-        return np.stack([deviations(expected, expected[:, other]) for other in range(1, expected.shape[1])], axis=1)
+        """Return how far the float policy's chunks under other noises are from those under the first.
+
+        Returns:
+            [N, 7], of the first N ≤ `SPREAD_FRAMES` observations.
+        """
+        expected = self._expected(numbers, self._noises(numbers))
+        others = np.stack(expected[:SPREAD_FRAMES])
+        return np.stack([deviations(expected, others[:, other]) for other in range(1, others.shape[1])], axis=1)
 
     def milliseconds(self, bits: Bits, numbers: Sequence[int]) -> float:
         """Return the median time of the chunks that `deviations` ran, of the network alone."""
@@ -174,8 +182,9 @@ class Trial:
         }
 
     def _noises(self, numbers: Sequence[int]) -> list[Tensor]:
-        """Draw each observation's noises, in the order of the numbers."""
-        return [noise for _, noise in zip(numbers, draws(self._seed, self.policy.noise_shape), strict=False)]
+        """Draw each observation's noises, in the order of the numbers; of later ones only the first is kept."""
+        drawn = zip(range(len(numbers)), draws(self._seed, self.policy.noise_shape), strict=False)
+        return [noise if place < SPREAD_FRAMES else noise[:1] for place, noise in drawn]
 
     def _expected(self, numbers: Sequence[int], noises: Sequence[Tensor]) -> list[np.ndarray]:
         """The float policy's chunks of each observation under its noises, [S, H, A]."""
@@ -188,8 +197,10 @@ class Trial:
                         chunk = self.policy.acting.sample_noises(self.inputs[number], noise)
                         self._work.keep(piece, {"chunk": chunk})
                         advance()
+        # Work that an earlier version began has eight chunks of every observation.
         return [
-            self._robot(number, self._work.load(piece)["chunk"]) for number, piece in zip(numbers, pieces, strict=True)
+            self._robot(number, self._work.load(piece)["chunk"][: len(noise)])
+            for number, noise, piece in zip(numbers, noises, pieces, strict=True)
         ]
 
     def _actions(self, bits: Bits, number: int) -> np.ndarray:
