@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import common  # noqa: F401  loads vlapack, which sets how OpenMP waits: before torch reads it
 import torch
 import tyro
 from common.results import stamp

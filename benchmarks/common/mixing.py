@@ -26,6 +26,7 @@ from vlapack.fingerprint import digest, digest_observations, digest_weights
 from vlapack.linear import PackedLinear
 from vlapack.packing.parent import Parent
 from vlapack.packing.streaming import stream
+from vlapack.pi0.compiled import fuse_where_it_pays
 from vlapack.plan.patterns import Names
 from vlapack.plan.selected import Group
 from vlapack.quantize.calibration import LayerInputs
@@ -107,6 +108,7 @@ class PolicyMixes:
         """Return median and 95 % point of the deviation, the gripper's flips, and the cosine of the chunks."""
         seeded, policy = self._packed(seed, set(mix.values()))
         seeded.set(mix)
+        fuse_where_it_pays(policy.model)  # as packs run
         return self.differences(policy)
 
     def differences(self, policy: Policy) -> dict[str, float]:
