@@ -91,7 +91,7 @@ def test_errors_of_simulators_and_input_are_those_of_one_machine(nodes: Any, tmp
 
 def test_a_node_that_computes_otherwise_is_refused_by_name(nodes: Any, tmp_path: Path) -> None:
     other = {**arithmetic(), "cpu": "another"}
-    with pytest.raises(InputError, match=r"the node [\d.]+ computes otherwise .*cpu: 'another'"):
+    with pytest.raises(InputError, match=r"the node [\d.]+ computes differently .*cpu: 'another'"):
         play(tmp_path, nodes.address, simulators.walk, arithmetic=other)
 
 
