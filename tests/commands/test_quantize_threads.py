@@ -39,7 +39,7 @@ def test_a_run_that_goes_on_uses_the_threads_that_it_began_with(shop: Shop) -> N
     shop.said()
     shop.monkeypatch.setattr(PackWriter, "write", watched)
     assert shop.quantize("pack", *CALIBRATED) == 0
-    assert "begun with 3 threads" in shop.said()
+    assert "began with 3 threads" in shop.said()
     assert seen == {3}
     assert torch.get_num_threads() == 1
     assert shop.contents("pack") == shop.contents("whole")

@@ -68,7 +68,7 @@ class Player:
         return wilson(self.successes, self.finished)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return its part of `--json`."""
+        """Return its part of the JSON document."""
         paired = self.paired
         drop = None if paired is None or not paired.episodes else 0.0 - paired.difference
         low, high = (0.0, 0.0) if paired is None else paired.difference_interval()
@@ -101,7 +101,7 @@ class Failure:
     video: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return its part of `--json`."""
+        """Return its part of the JSON document."""
         record = self.record
         return {
             "policy": self.player,
