@@ -202,7 +202,7 @@ LANGUAGES: dict[str, Callable[[str], str]] = {"tree": tree, "scripts": scripts, 
 FIGURES: dict[str, Callable[[], str]] = {
     **{f"guide: {name}, {tongue}": partial(of, tongue) for name, of in LANGUAGES.items() for tongue in ("en", "zh")},
     "guide: chunk": chunk,
-    "guide: episode": episode,
+    "guide: episode, en": episode,
     "guide: episode, zh": episode_zh,
     "guide: episode, float": lambda: f"{composed(()) / 60:.1f}",
     "guide: packing": packing,
