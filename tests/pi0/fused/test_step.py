@@ -101,6 +101,20 @@ def test_what_multiplies_floats_has_no_step_of_one_call() -> None:
         assert model._fused.expert._step is None
 
 
+def test_norms_that_change_in_place_are_seen() -> None:
+    architecture = replace(SMALL, variant="pi0", num_steps=2)
+    model = packed(preset("full"), architecture, dtype=torch.bfloat16)
+    inputs = observed(architecture, 1, 2)
+    model.fuse()
+    model.sample_actions(*inputs)
+    weight = model.expert.layers[0].input_layernorm.weight  # type: ignore[union-attr]
+    with torch.no_grad():
+        weight.add_(0.5)
+    found = model.sample_actions(*inputs)
+    model.fuse()
+    assert torch.equal(found, model.sample_actions(*inputs))
+
+
 @pytest.mark.parametrize("threads", [2, 3, 9])
 def test_threads_change_no_bit(threads: int) -> None:
     architecture = replace(SMALL, action_horizon=50, num_steps=2)

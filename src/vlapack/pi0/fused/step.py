@@ -42,6 +42,7 @@ class Step:
     def __init__(self, config: GemmaConfig, layers: Sequence[Layer], norm: RMSNorm) -> None:
         """Note where everything lies; weights that move or are replaced need a new one."""
         self._kept: list[Any] = []
+        self._copied: list[tuple[Tensor, int]] = []
         sizes = config.width, config.num_heads, config.num_kv_heads, config.head_dim
         self._expert = kernels.Expert(*sizes, NORM_EPS, self._weight(norm))
         for layer in layers:
@@ -55,9 +56,11 @@ class Step:
         return cls(config, layers, norm) if fit else None
 
     def takes(self, x: Tensor, past: Sequence[Past]) -> bool:
-        """Whether the stream's dtype is one of the engine's, and keys and values lie as it reads them."""
+        """Whether the engine has the stream's dtype, keys and values lie as it reads them, and copies still hold."""
         bf16 = x.dtype == torch.bfloat16
-        return x.dtype in KINDS and all(
+        if x.dtype not in KINDS or any(_version(tensor) != version for tensor, version in self._copied):
+            return False
+        return all(
             one.keys.dtype == one.values.dtype == x.dtype
             and one.keys.is_contiguous()
             and one.values.is_contiguous()
@@ -108,7 +111,7 @@ class Step:
 
     def _weight(self, norm: RMSNorm) -> int:
         """Where the weight of a plain norm lies; 0 for an adaptive one."""
-        return 0 if norm.dense is not None else self._keep(norm.weight.detach().float().contiguous())
+        return 0 if norm.dense is not None else self._keep(self._in_fp32(norm.weight))
 
     def _product(self, product: Product) -> tuple[Any, ...]:
         step = product.step
@@ -130,9 +133,23 @@ class Step:
         scale = 0 if step.input_scale is None else self._keep(step.input_scale)
         return channels, steps.addresses, scale, largest_activation(step.act_bits), weights
 
+    def _in_fp32(self, tensor: Tensor | None) -> Tensor | None:
+        """The values as the kernels read them; of a copy, its source must not have changed when it is read."""
+        if tensor is None:
+            return None
+        values = tensor.detach().float()
+        if values.data_ptr() != tensor.data_ptr():
+            self._copied.append((tensor, _version(tensor)))
+        return values
+
     def _keep(self, tensor: Tensor | None) -> int:
         self._kept.append(tensor)
         return address(tensor)
+
+
+def _version(tensor: Tensor) -> int:
+    """A number that changes with the values; those of an inference tensor stay."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _weights(product: Product) -> list[tuple[int, Tensor, int, Tensor, int | None, Tensor | None]]:
@@ -149,6 +166,5 @@ def _weights(product: Product) -> list[tuple[int, Tensor, int, Tensor, int | Non
     for rows, weight, scale, group_size, bias in found:
         if weight is None or scale is None or layouts.engine_of(weight) != "cpu":
             return []
-        in_fp32 = None if bias is None else bias.detach().float()
-        weights.append((rows, weight, weight.shape[2] // PANEL, scale, group_size, in_fp32))
+        weights.append((rows, weight, weight.shape[2] // PANEL, scale, group_size, bias))
     return weights
