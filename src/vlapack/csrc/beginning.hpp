@@ -13,11 +13,6 @@
 namespace vlapack {
 namespace {
 
-template <class T>
-inline float stored(float value) {
-  return widen(rounded<T>(value));
-}
-
 // GELU by its tanh approximation, x (1 + tanh u) / 2 = x / (1 + e^-2u) with u = sqrt(2 / pi) (x + 0.044715 x^3); where u
 // is negative, both are times e^2u, so that the power never overflows. Times `up`, if there is one.
 template <class V, class T>
@@ -123,26 +118,6 @@ void begin_typed(const Rows& job, int r, float* y) {
   T* stream = other ? static_cast<T*>(norm.stream) + (job.first + r) * job.channels : nullptr;
   stream_row(x, other, of_sample(norm.gate), job.channels, stream, y);
   norm_row<V, T>(norm, of_sample(norm.weight), of_sample(norm.shift), job.channels, y);
-}
-
-// Turns each pair (x_i, x_{i + width / 2}) by its angle.
-template <class T>
-void turn_typed(const T* __restrict x, const T* __restrict cos, const T* __restrict sin, int64_t width,
-                T* __restrict out) {
-  const int64_t half = width / 2;
-  for (int64_t i = 0; i < half; ++i)
-    out[i] = rounded<T>(stored<T>(widen(x[i]) * widen(cos[i])) + stored<T>(widen(x[i + half]) * widen(sin[i])));
-  for (int64_t i = half; i < width; ++i)
-    out[i] = rounded<T>(stored<T>(widen(x[i]) * widen(cos[i])) + stored<T>(widen(x[i - half]) * widen(sin[i])));
-}
-
-inline void turn(Float kind, const void* x, const void* cos, const void* sin, int64_t width, void* out) {
-  if (kind == Float::f32)
-    turn_typed(static_cast<const float*>(x), static_cast<const float*>(cos), static_cast<const float*>(sin), width,
-               static_cast<float*>(out));
-  else
-    turn_typed(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(cos), static_cast<const uint16_t*>(sin),
-               width, static_cast<uint16_t*>(out));
 }
 
 template <class V>

@@ -15,6 +15,7 @@
 #include "outputs.hpp"
 #include "plain_kernel.hpp"
 #include "sums.hpp"
+#include "turn_kernel.hpp"
 #include "with_rows.hpp"
 
 namespace vlapack {

@@ -181,21 +181,6 @@ NB_MODULE(_kernels, m) {
       },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
-      "attend_plain",
-      [](int64_t batches, int64_t groups, int64_t width, int64_t queries, int64_t shared, int64_t tokens,
-         int64_t prefix, bool state_token, Address exists, int threads, Address query, int64_t query_batch,
-         int64_t query_group, int64_t query_row, Address key, int64_t key_batch, int64_t key_group, int64_t key_token,
-         Address value, int64_t value_batch, int64_t value_group, int64_t value_token, Address out, int64_t out_batch,
-         int64_t out_group, int64_t out_row) {
-        attend({batches, groups, tokens, width, queries, shared, at<const float>(query),
-                {query_batch, query_group, shared * query_row, query_row}, at<const float>(key),
-                at<const float>(value), {key_batch, key_group, key_token, 0},
-                {value_batch, value_group, value_token, 0}, at<float>(out),
-                {out_batch, out_group, shared * out_row, out_row}, prefix, at<const bool>(exists), state_token},
-               threads);
-      },
-      nb::call_guard<nb::gil_scoped_release>());
-  m.def(
       "laid_out_elements",
       [](int64_t groups, int64_t room, int64_t width) {
         const LaidOut to = {1, groups, room, width, nullptr, nullptr};
@@ -253,18 +238,24 @@ NB_MODULE(_kernels, m) {
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
       "attend",
-      [](int64_t batches, int64_t groups, int64_t width, int64_t queries, int64_t shared, int64_t tokens,
+      [](bool bf16, int64_t batches, int64_t groups, int64_t width, int64_t queries, int64_t shared, int64_t tokens,
          int64_t prefix, bool state_token, Address exists, int threads, Address query, int64_t query_batch,
          int64_t query_group, int64_t query_row, Address key, int64_t key_batch, int64_t key_group, int64_t key_token,
          Address value, int64_t value_batch, int64_t value_group, int64_t value_token, Address out, int64_t out_batch,
          int64_t out_group, int64_t out_row) {
+        const Pitches from = {query_batch, query_group, shared * query_row, query_row};
+        const Pitches of_keys = {key_batch, key_group, key_token, 0};
+        const Pitches of_values = {value_batch, value_group, value_token, 0};
+        const Pitches into = {out_batch, out_group, shared * out_row, out_row};
+        if (!bf16)
+          return attend({batches, groups, tokens, width, queries, shared, at<const float>(query), from,
+                         at<const float>(key), at<const float>(value), of_keys, of_values, at<float>(out), into, prefix,
+                         at<const bool>(exists), state_token},
+                        threads);
         const LaidOut to = {batches, groups, tokens, width, nullptr, nullptr};
-        attend({to, at<const uint16_t>(key), {key_batch, key_group, key_token, 0}, at<const uint16_t>(value),
-                {value_batch, value_group, value_token, 0}, 0, tokens},
-               {to, tokens, queries, shared, at<const uint16_t>(query),
-                {query_batch, query_group, shared * query_row, query_row}, at<uint16_t>(out),
-                {out_batch, out_group, shared * out_row, out_row}, prefix, at<const bool>(exists),
-                state_token},
+        attend({to, at<const uint16_t>(key), of_keys, at<const uint16_t>(value), of_values, 0, tokens},
+               {to, tokens, queries, shared, at<const uint16_t>(query), from, at<uint16_t>(out), into, prefix,
+                at<const bool>(exists), state_token},
                threads);
       },
       nb::call_guard<nb::gil_scoped_release>());

@@ -30,6 +30,12 @@ inline Out rounded(float value) {
     return narrow(value);
 }
 
+// What is read back of a value that was stored.
+template <class T>
+inline float stored(float value) {
+  return widen(rounded<T>(value));
+}
+
 template <class Out>
 inline void finish_row(const float* __restrict partial, float s, const float* __restrict bias, int columns,
                        Out* __restrict out) {

@@ -125,8 +125,8 @@ def _run(
         raise InputError("query, key, value and their mask must all be on the cpu")
     query, key, value = (one if one.stride(3) == 1 else one.contiguous() for one in (query, key, value))
     mask = None if exists is None else exists.contiguous()
-    run = kernels.attend if query.dtype == torch.bfloat16 else kernels.attend_plain
-    run(
+    kernels.attend(
+        query.dtype == torch.bfloat16,
         batch,
         groups,
         width,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlapack.ops import cpu_attention, fused
 from vlapack.ops.activation import Activation
+from vlapack.ops.fused_reference import by_token
 from vlapack.pi0.attention import attend
 from vlapack.pi0.cache import Past
 from vlapack.pi0.fused.norms import Norm, Stream
@@ -55,10 +56,9 @@ class FusedLayer:
         query = self._turned(stream, Norm.of_gemma(self.norms[0], None), rope, past, 0)
         if self.keeps_only:
             return
-        tokens = query.shape[1]
         key, value = past.prefix
         mixed = attend(self._rows(query), key, value, seen)
-        self._finish(stream, self._mixing.ready(self._by_token(mixed, tokens)), (None, None))
+        self._finish(stream, self._mixing.ready(by_token(mixed, self._shared)), (None, None))
 
     def act(
         self,
@@ -90,7 +90,7 @@ class FusedLayer:
             q, s = fused.attend_quantize(*arguments, *mixing.entering, *mixing.rounding, **options)
             ready = Activation(q, s, q.shape[:1], query.dtype)
         else:
-            ready = mixing.ready(self._by_token(fused.attend_few(*arguments, **options), query.shape[1]))
+            ready = mixing.ready(by_token(fused.attend_few(*arguments, **options), self._shared))
         self._finish(stream, ready, (norm.gate, modulations[1]))
 
     @property
@@ -120,12 +120,6 @@ class FusedLayer:
         batch, tokens, _, width = query.shape
         heads = (batch, tokens, self._config.num_kv_heads, self._shared, width)
         return query.view(heads).transpose(1, 2).flatten(2, 3)
-
-    def _by_token(self, mixed: Tensor, tokens: int) -> Tensor:
-        """[B, G, T · shared, D] → [B · T, heads · D]; with one G a view."""
-        batch, groups, _, width = mixed.shape
-        heads = mixed.reshape(batch, groups, tokens, self._shared, width)
-        return heads.transpose(1, 2).reshape(batch * tokens, self._config.num_heads * width)
 
 
 class FusedGemma:

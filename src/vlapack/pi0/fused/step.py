@@ -120,18 +120,10 @@ class Step:
         steps = Steps(channels, step.smooth, step.permutation, step.rotation, step.pre_rotation)
         self._kept.append(steps)
         weights = [
-            (
-                rows,
-                self._keep(weight),
-                bits,
-                self._keep(scale),
-                group or 0,
-                0 if bias is None else self._keep(bias.float()),
-            )
+            (rows, self._keep(weight), bits, self._keep(scale), group or 0, self._keep(self._in_fp32(bias)))
             for rows, weight, bits, scale, group, bias in _weights(product)
         ]
-        scale = 0 if step.input_scale is None else self._keep(step.input_scale)
-        return channels, steps.addresses, scale, largest_activation(step.act_bits), weights
+        return channels, steps.addresses, self._keep(step.input_scale), largest_activation(step.act_bits), weights
 
     def _in_fp32(self, tensor: Tensor | None) -> Tensor | None:
         """The values as the kernels read them; of a copy, its source must not have changed when it is read."""
