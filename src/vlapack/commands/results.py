@@ -26,7 +26,7 @@ def show_results(found: Mapping[str, Any], out: Path, *, json: bool) -> int:
         summaries: dict[str, Any] = dict(found.get("policies") or {found["policy"]: found})
         baselines = dict.fromkeys(summary["baseline"] for summary in summaries.values())
         for baseline in baselines:
-            # In a sweep, whoever is a baseline has its row above those that are compared with it.
+            # In a sweep, a baseline has its row above those compared with it.
             sweep = len(summaries) > 1
             group = {
                 name: summary

@@ -57,7 +57,7 @@ def watch(
         wait: Wait for a run that has not begun.
         page: Also serve the page of `vlapack report`, which then follows the run.
         port: Port of the page; 0 takes any free one. Default: 8700.
-        host: Address of the page. Default: 127.0.0.1, this machine only. Beyond it, whoever reaches the address sees
+        host: Address of the page. Default: 127.0.0.1, this machine only. With another, anyone who can reach it can see
             the page and the run's videos.
         json: Write the run as it is now to stdout as one JSON document, and stop.
         flags: What the parent's folder does not say.
@@ -167,7 +167,7 @@ def _page(
         live.show(standing(run))  # an error of the page is said before its address is
         emit_text(address)
         if not is_loopback(host):
-            say(f"whoever reaches {host} sees this page and the run's videos")
+            say(f"anyone who can reach {host} can see this page and the run's videos")
         say("Ctrl-C ends the page")
 
         def pause(seconds: float) -> None:

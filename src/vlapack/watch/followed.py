@@ -42,7 +42,7 @@ class Part:
 
 
 class Followed:
-    """A run, as far as it was when it was last looked at.
+    """A run as it was at the last look.
 
     Args:
         folder: what `vlapack eval` or `sweep` writes to.
@@ -179,7 +179,7 @@ class Followed:
         self.stored: Mapping[str, Mapping[str, Any]] = {} if self.writing else read_summaries(self.folder, self.plan)
 
     def _remember_pace(self) -> None:
-        """Learn when the last episodes ended from their videos: whoever looks at a long run need not wait for more."""
+        """Learn when the last episodes ended from their videos, so that a long run shows its pace at once."""
         ends = [
             (at, record.role)
             for record in self._newest
