@@ -308,7 +308,7 @@ void test_beginnings(int64_t m, int64_t k, bool narrow) {
     for (int64_t c = 0; c < k; ++c) {
       const double moved = narrow ? bf16(stream16[i * k + c]) : stream[i * k + c];
       good &= near(moved, double{x[i * k + c]} + other[i * k + c]);
-      good &= near(result(i * k + c), moved / std::sqrt(squares / static_cast<double>(k)) * (1 + weight[c]));
+      good &= near(result(i * k + c), moved / std::sqrt(squares / static_cast<double>(k) + 1e-6) * (1 + weight[c]));
     }
   }
   check(good, "norm", m, 0, k, narrow);
