@@ -11,6 +11,7 @@ from made_runs import FLOAT, PACKED, write_run
 
 from vlapack.errors import InputError
 from vlapack.report.runs import Run
+from vlapack.report.verdict import answer
 
 
 def lines_of(folder: Path) -> list[str]:
@@ -57,6 +58,34 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
     assert state is not None
     assert "stopped after 8 of 12 episodes" in state
     assert "same `vlapack eval` command" in state
+
+
+def stopped_early(folder: Path, *, summarized: int) -> Path:
+    """Write a run of 200 episodes of which 180 were played, and a summary of so many of them that it stopped early."""
+    write_run(folder, float_wins=[True] * 100, packed_wins=[True] * 100, finished=80)
+    sequential = {
+        "of": "difference",
+        "half_width_wanted": 0.03,
+        "interval95": [-0.02, 0.03],
+        "cases": summarized,
+        "planned_cases": 100,
+        "reached": True,
+    }
+    summary = {"episodes": summarized, "versions": {}, "verdict": "no_drop_measured", "sequential": sequential}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_run_that_stopped_early_as_it_was_asked_to_is_finished(tmp_path: Path) -> None:
+    run = Run.read(stopped_early(tmp_path / "run", summarized=80))
+    found = answer(run.comparisons[0])
+    assert (run.state, found.short) == (None, "Yes")
+    assert any("stopped after 80 of 100 cases, as --until-ci 0.03 asked" in line for line in found.details)
+
+
+def test_a_run_that_went_on_after_stopping_early_is_not_finished(tmp_path: Path) -> None:
+    run = Run.read(stopped_early(tmp_path / "run", summarized=60))
+    assert (run.state is None, answer(run.comparisons[0]).short) == (False, "Not yet")
 
 
 @pytest.mark.parametrize(
@@ -120,10 +149,15 @@ def test_half_a_run_is_named(tmp_path: Path, missing: str) -> None:
         Run.read(folder)
 
 
-@pytest.mark.parametrize("text", ["{}", '{"versions": {}, "verdict": "drop", "noise_floor": {"episodes": "many"}}'])
-def test_a_damaged_summary_is_not_believed(tmp_path: Path, text: str) -> None:
+SOUND = {"versions": {}, "verdict": "drop"}
+
+
+@pytest.mark.parametrize(
+    "found", [{}, SOUND | {"noise_floor": {"episodes": "many"}}, SOUND | {"sequential": {"reached": "yes"}}]
+)
+def test_a_damaged_summary_is_not_believed(tmp_path: Path, found: dict[str, object]) -> None:
     folder = write_run(tmp_path / "run")
-    (folder / "summary.json").write_text(text)
+    (folder / "summary.json").write_text(json.dumps(found))
     with pytest.raises(InputError, match="is damaged; remove it"):
         Run.read(folder)
 

@@ -51,6 +51,18 @@ def test_a_run_that_plays_its_errors_again_is_not_complete(tmp_path: Path) -> No
     assert (found.state, found.errors) == ("complete", 1)
 
 
+def test_a_run_that_goes_on_after_stopping_early_is_not_complete(growing: Growing) -> None:
+    growing.play(8)
+    summary = {"episodes": 2, "versions": {}, "verdict": "no_drop_measured", "sequential": {
+        "of": "difference", "half_width_wanted": 0.03, "interval95": [-0.02, 0.03], "cases": 2, "planned_cases": 6,
+        "reached": True,
+    }}  # fmt: skip
+    (growing.folder / "summary.json").write_text(json.dumps(summary))
+    assert standing(Followed(growing.folder)).state == "complete"
+    growing.play(1)
+    assert standing(Followed(growing.folder)).state == "stopped"
+
+
 def test_the_time_left_is_unknown_until_there_is_a_pace(growing: Growing) -> None:
     clock = Clock()
     growing.play(1)

@@ -93,9 +93,9 @@ def _summary(folder: Path, plan: Plan, role: str) -> dict[str, Any] | None:
     if not is_file(path):
         return None
     found = read_json(path)
-    floor = found.get("noise_floor")
     kinds = {"versions": dict, "verdict": str}
-    if any(not isinstance(found.get(key), kind) for key, kind in kinds.items()) or not _is_floor(floor):
+    whole = all(isinstance(found.get(key), kind) for key, kind in kinds.items())
+    if not (whole and _is_floor(found.get("noise_floor")) and _is_sequential(found.get("sequential"))):
         raise InputError(f"{path} is damaged; remove it, and the same `vlapack eval` command writes it again")
     return found
 
@@ -108,9 +108,23 @@ def _is_floor(floor: object) -> bool:
         isinstance(floor, dict)
         and all(isinstance(floor.get(key), int | float) for key in numbers)
         and all(isinstance(floor.get(key), str) for key in ("kind", "source"))
-        and isinstance(floor.get("drop_ci95"), list)
-        and [type(end) in (int, float) for end in floor["drop_ci95"]] == [True, True]
+        and _is_interval(floor.get("drop_ci95"))
     )
+
+
+def _is_sequential(found: object) -> bool:
+    if found is None:
+        return True
+    kinds = {"of": str, "half_width_wanted": float, "cases": int, "planned_cases": int, "reached": bool}
+    return (
+        isinstance(found, dict)
+        and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
+        and _is_interval(found.get("interval95"))
+    )
+
+
+def _is_interval(found: object) -> bool:
+    return isinstance(found, list) and [type(end) in (int, float) for end in found] == [True, True]
 
 
 def first_problem(error: ValidationError) -> str:

@@ -125,10 +125,19 @@ class Run:
         """How many the plan asks for, of all policies."""
         return len(self.plan.cases()) * len(self.plan.policies)
 
+    def sequential(self, role: str) -> Mapping[str, Any] | None:
+        """Return what a policy's summary says of stopping early, if it is about the episodes that are here now."""
+        stored = self.stored.get(role, {})
+        found: Mapping[str, Any] | None = stored.get("sequential")
+        played = sum(record.error is None for record in self.records.get(role, {}).values())
+        return found if stored.get("episodes") == played else None
+
     @property
     def state(self) -> str | None:
-        """One sentence if the run is not finished, else None."""
-        if self.episodes == self.planned:
+        """One sentence if the run is not finished, else None. One that stopped early as it was asked to is finished."""
+        if self.episodes == self.planned or (
+            self.comparisons and all((self.sequential(each.role) or {}).get("reached") for each in self.comparisons)
+        ):
             return None
         so_far = f"{self.episodes} of {self.planned} episodes"
         if self.under_way:
@@ -179,7 +188,14 @@ class Comparison:
         kinds = {f"{self.against}{FLOOR_SUFFIX}": FLOORS[NOISE_FLOOR]} if run.plan.is_sweep else FLOORS
         for role in kinds.keys() & run.plan.policies.keys():
             floor = noise_floor(baseline or [], run.of(role), kind=kinds[role])
-        found = summarize(run.plan, run.of(self.role), baseline, names=(self.name, self.baseline), floor=floor)
+        found = summarize(
+            run.plan,
+            run.of(self.role),
+            baseline,
+            names=(self.name, self.baseline),
+            floor=floor,
+            sequential=run.sequential(self.role),
+        )
         return found | {"versions": stored.get("versions")}
 
     @cached_property

@@ -112,6 +112,13 @@ def _numbers(comparison: Comparison) -> list[str]:
             f"Success {percent(summary['success_rate'])} (95 % interval {percent(low)} to {percent(high)}; "
             f"{summary['episodes']} episodes)."
         )
+    if (stopped := summary.get("sequential")) is not None and stopped["reached"]:
+        low, high = stopped["interval95"]
+        lines.append(
+            f"The run stopped after {stopped['cases']} of {stopped['planned_cases']} cases, as --until-ci "
+            f"{stopped['half_width_wanted']:g} asked: the {stopped['of'].replace('_', ' ')} is within {points(low)} to "
+            f"{points(high)} points, whenever one looks (95 %)."
+        )
     if (floor := summary["noise_floor"]) is not None:
         lines.append(
             f"For scale: the float policy against itself ({floor['kind']}; {floor['source']}) ends differently in "

@@ -188,7 +188,7 @@ def standing(run: Followed) -> Standing:
     now = run.clock()
     roles = list(run.plan.policies)
     results = {role: np.frombuffer(run.results[role], np.uint8)[run.cases.start : run.cases.stop] for role in roles}
-    early = any((found.get("sequential") or {}).get("reached") for found in run.stored.values())
+    early = any(_stopped_early(found, results[role]) for role, found in run.stored.items() if role in results)
     untried = sum(int((found == MISSING).sum()) for found in results.values())
     failed = sum(int((found == NO_RESULT).sum()) for found in results.values())
     state: State = "under way" if run.writing else "stopped"
@@ -209,6 +209,12 @@ def standing(run: Followed) -> Standing:
         verdicts={} if state != "complete" else {role: str(one["verdict"]) for role, one in run.stored.items()},
         early=early,
     )
+
+
+def _stopped_early(summary: Mapping[str, Any], results: np.ndarray) -> bool:
+    """Whether a summary says so of all that its policy has played by now; a run may go on later."""
+    finished = int(((results == SUCCESS) | (results == FAILURE)).sum())
+    return bool((summary.get("sequential") or {}).get("reached")) and summary.get("episodes") == finished
 
 
 def name_of(plan: Plan, role: str) -> str:
