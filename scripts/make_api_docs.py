@@ -44,6 +44,7 @@ PUBLIC: dict[str, dict[str, str]] = {
         "save": "vlapack.checkpoints.module",
         "load_": "vlapack.checkpoints.module",
     },
+    "vlapack.policy.rtc": {"RealTime": "vlapack.policy.rtc", "Tail": "vlapack.policy.rtc"},
     "vlapack.packing.make": {"Report": "vlapack.packing.make"},
     "vlapack.openpi": {"enable_duquant_if_configured": "vlapack.openpi"},
     "vlapack.lerobot": {"predict_chunk": "vlapack.lerobot", "read_batch": "vlapack.lerobot"},

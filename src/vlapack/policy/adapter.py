@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from vlapack.checkpoints.normalization import Normalization
+from vlapack.checkpoints.normstats import EPSILON
 from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.console import say
 from vlapack.errors import InputError
@@ -23,6 +24,8 @@ from vlapack.robots.layouts import layout_of
 
 # Far beyond any robot's state; float32 ends at 3.4e38, and a layer's sums need room below that.
 FARTHEST = 1e30
+# The width of a dimension that was constant in training is the epsilon of its normalization, once or twice.
+CONSTANT = 4 * EPSILON
 
 
 class Adapter:
@@ -89,6 +92,41 @@ class Adapter:
             dims = len(mask)
             actions[..., :dims] += np.where(mask, robot_state[:, None, :dims], 0)
         return self._layout.outputs(actions)
+
+    def chunks(self, actions: np.ndarray, robot_state: np.ndarray, config: PolicyConfig) -> np.ndarray:
+        """Undo `actions`: the network's normalized chunks, of which the padding is 0.
+
+        Actions that the network has as differences become differences to `robot_state`. That may be another state than
+        the one that they were once computed from: the same motion, seen from where the robot is now.
+
+        Args:
+            actions: [B, n, robot dimensions], in the robot's units
+            robot_state: [B, D], as the layout has it (`Inputs.robot_state`)
+            config: the policy's
+
+        Returns:
+            float64 [B, n, action_dim].
+        """
+        chunks = np.array(self._layout.undo_outputs(actions), dtype=np.float64)
+        if mask := config.delta_mask[: chunks.shape[-1]]:
+            dims = len(mask)
+            chunks[..., :dims] -= np.where(mask, robot_state[:, None, :dims], 0)
+        chunks = self._normalization.normalize("actions", chunks)
+        return np.pad(chunks, ((0, 0), (0, 0), (0, config.architecture.action_dim - chunks.shape[-1])))
+
+    def varying(self, config: PolicyConfig) -> np.ndarray:
+        """Say which of the network's action dimensions say something: neither padding nor constant in training.
+
+        A constant dimension is normalized by dividing by (almost) nothing: the noise of a robot's joint would become
+        a number in the thousands.
+
+        Returns:
+            bool [action_dim].
+        """
+        dims = len(self._layout.action_names)
+        ends = np.ones((2, config.architecture.action_dim)) * [[-1.0], [1.0]]
+        low, high = self._normalization.unnormalize("actions", ends)
+        return np.asarray((high - low > CONSTANT) & (np.arange(len(low)) < dims))
 
     def example(self) -> dict[str, Any]:
         """Do `Policy.example`."""

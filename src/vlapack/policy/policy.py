@@ -31,7 +31,9 @@ from vlapack.policy.adapter import Adapter
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.loading import load_network
 from vlapack.policy.noise import Noise, NoiseGenerator, start_noise
+from vlapack.policy.rtc import RealTime, Tail, steering
 from vlapack.policy.summary import held_bytes, mapped_bytes, summary
+from vlapack.policy.tails import Actions, PerRow, make_tail, per_row
 
 
 class Policy:
@@ -233,23 +235,48 @@ class Policy:
         return self._adapter.inputs(observation, self.config, pixels=self.acting.takes_pixels)
 
     def infer(
-        self, observation: Mapping[str, Any], *, noise: Noise | None = None, generator: torch.Generator | None = None
+        self,
+        observation: Mapping[str, Any],
+        *,
+        noise: Noise | None = None,
+        generator: torch.Generator | None = None,
+        previous: Actions | None = None,
+        delay: int = 0,
+        execution_horizon: int | None = None,
+        realtime: RealTime | None = None,
     ) -> dict[str, Any]:
         """Compute the next action chunk.
+
+        With `previous`, the robot goes on executing those actions while this chunk is computed, and the chunk goes on
+        from them (docs/realtime.md). Its row i is for the same moment as `previous[i]`: execute it from row `delay` on.
 
         Args:
             observation: in openpi's keys of the robot (docs/checkpoints.md lists them); pictures uint8 [H, W, 3]
             noise: [horizon, action_dim], standard normal: where the flow starts
             generator: draws the noise if none is given; by default the policy's own, which `reset` seeds
+            previous: [n, robot dimensions], as `infer` returned them: the actions of the last chunk that were not yet
+                executed when the observation was taken, the next one first, n ≤ horizon; None for the first chunk
+            delay: how many of `previous` will have been executed before this chunk arrives
+            execution_horizon: `previous` shapes the rows before this one; between `delay` and the horizon. None: all
+                of `previous` does, as in the paper; LeRobot takes 10
+            realtime: how; None: `RealTime()`
 
         Returns:
             `actions`, float64 [horizon, robot dimensions] in the robot's units, and `policy_timing`, whose `infer_ms`
             is the network's time in milliseconds.
 
         Raises:
-            InputError: the observation or the noise cannot be used; the message names the key
+            InputError: the observation, the noise or the previous actions cannot be used; the message names the key
         """
-        return self.infer_batch([observation], noise=None if noise is None else [noise], generator=generator)[0]
+        return self.infer_batch(
+            [observation],
+            noise=None if noise is None else [noise],
+            generator=generator,
+            previous=None if previous is None else [previous],
+            delay=delay,
+            execution_horizon=execution_horizon,
+            realtime=realtime,
+        )[0]
 
     def infer_batch(
         self,
@@ -257,6 +284,10 @@ class Policy:
         *,
         noise: Sequence[Noise] | Noise | None = None,
         generator: torch.Generator | None = None,
+        previous: Sequence[Actions | None] | None = None,
+        delay: PerRow[int] = 0,
+        execution_horizon: PerRow[int | None] = None,
+        realtime: RealTime | None = None,
     ) -> list[dict[str, Any]]:
         """Compute action chunks for several observations in one pass.
 
@@ -266,33 +297,78 @@ class Policy:
             observations: as in `infer`
             noise: one per observation, as in `infer`
             generator: as in `infer`
+            previous: one per observation, as in `infer`; None where an observation is a first one
+            delay: as in `infer`, one for all or one per observation
+            execution_horizon: as in `infer`, one for all or one per observation
+            realtime: as in `infer`
 
         Returns:
             One result per observation, as in `infer`; `infer_ms` is the time of the whole pass.
 
         Raises:
-            InputError: an observation or the noise cannot be used
+            InputError: an observation, the noise or the previous actions cannot be used
         """
         if not observations:
             return []
-        inputs = Inputs.stack([self.observe(observation) for observation in observations])
-        first = start_noise(self.noise_shape, len(observations), noise, generator or self._generator)
+        rows = [self.observe(observation) for observation in observations]
+        count = len(rows)
+        tails = [
+            self.tail(row, *about)
+            for row, *about in zip(
+                rows,
+                per_row("previous", [None] * count if previous is None else [*previous], count),
+                per_row("delay", delay, count),
+                per_row("execution_horizon", execution_horizon, count),
+                strict=True,
+            )
+        ]
+        inputs = Inputs.stack(rows)
+        first = start_noise(self.noise_shape, count, noise, generator or self._generator)
         start = time.perf_counter()
-        actions = self.act(inputs, first)
+        actions = self.act(inputs, first, tails=tails, realtime=realtime)
         infer_ms = (time.perf_counter() - start) * 1000
         return [{"actions": chunk, "policy_timing": {"infer_ms": infer_ms}} for chunk in actions]
 
-    def act(self, inputs: Inputs, noise: Tensor) -> np.ndarray:
+    def tail(
+        self, inputs: Inputs, previous: Actions | None, delay: int = 0, execution_horizon: int | None = None
+    ) -> Tail | None:
+        """Turn what is left of one previous chunk into the network's terms, seen from a new observation.
+
+        Args:
+            inputs: the new observation, B = 1, from `observe`
+            previous: as in `infer`
+            delay: as in `infer`
+            execution_horizon: as in `infer`
+
+        Returns:
+            What `act` takes; None without previous actions.
+
+        Raises:
+            InputError: the actions, the delay or the horizon cannot be used
+        """
+        return make_tail(self._adapter, self.config, inputs.robot_state, previous, delay, execution_horizon)
+
+    def act(
+        self,
+        inputs: Inputs,
+        noise: Tensor,
+        *,
+        tails: Sequence[Tail | None] | Tail | None = None,
+        realtime: RealTime | None = None,
+    ) -> np.ndarray:
         """Run the network on observations that `observe` has prepared; a server does this in a thread of its own.
 
         Args:
             inputs: B observations (`Inputs.stack`)
             noise: [B, *noise_shape]
+            tails: from `tail`, one per observation
+            realtime: as in `infer`
 
         Returns:
             float64 [B, horizon, robot dimensions].
         """
-        return self.robot_actions(self.sample(inputs, noise).numpy(), inputs.robot_state)
+        step = steering(tails, realtime or RealTime(), horizon=self.noise_shape[0], device=self.device)
+        return self.robot_actions(self.sample(inputs, noise, step=step).numpy(), inputs.robot_state)
 
     def sample(
         self, inputs: Inputs, noise: Tensor, *, num_steps: int | None = None, step: Step | None = None

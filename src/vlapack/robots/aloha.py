@@ -47,6 +47,11 @@ def command_of(angle: np.ndarray) -> np.ndarray:
     return np.asarray((angle + ANGLE_ZERO - JOINT_CLOSED) / (JOINT_OPEN - JOINT_CLOSED))
 
 
+def command_angle(command: np.ndarray) -> np.ndarray:
+    """Undo `command_of`: ALOHA's gripper commands, as π0's gripper actions."""
+    return np.asarray(command * (JOINT_OPEN - JOINT_CLOSED) + JOINT_CLOSED - ANGLE_ZERO)
+
+
 @dataclass(frozen=True)
 class AlohaLayout:
     """Three cameras, of which the wrists' may be missing; 14 joints in, 14 out.
@@ -101,6 +106,13 @@ class AlohaLayout:
         if self.adapt:
             actions = FLIPS * actions
             actions[..., list(GRIPPERS)] = command_of(actions[..., list(GRIPPERS)])
+        return actions
+
+    def undo_outputs(self, actions: np.ndarray) -> np.ndarray:
+        """Turn ALOHA's commands back into π0's units."""
+        if self.adapt:
+            actions = FLIPS * actions
+            actions[..., list(GRIPPERS)] = command_angle(actions[..., list(GRIPPERS)])
         return actions
 
     def example(self) -> dict[str, Any]:

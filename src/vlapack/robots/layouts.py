@@ -58,6 +58,10 @@ class Layout(Protocol):
         """Turn actions [..., action_dim], of which the first are in the robot's units, into the robot's."""
         ...
 
+    def undo_outputs(self, actions: np.ndarray) -> np.ndarray:
+        """Turn the robot's actions [..., D] back into what `outputs` made them of, without the padding."""
+        ...
+
     def example(self) -> dict[str, Any]:
         """Return an observation of this robot, of no particular scene."""
         ...
@@ -100,6 +104,10 @@ class LiberoLayout:
     def outputs(self, actions: np.ndarray) -> np.ndarray:
         """Keep the first 7 dimensions; the rest is padding."""
         return actions[..., : len(self.action_names)]
+
+    def undo_outputs(self, actions: np.ndarray) -> np.ndarray:
+        """Return the actions: `outputs` changes no number."""
+        return actions
 
     def example(self) -> dict[str, Any]:
         """Return an observation in openpi's LIBERO keys."""
@@ -149,6 +157,10 @@ class DroidLayout:
     def outputs(self, actions: np.ndarray) -> np.ndarray:
         """Keep the first 8 dimensions; the rest is padding."""
         return actions[..., : len(self.action_names)]
+
+    def undo_outputs(self, actions: np.ndarray) -> np.ndarray:
+        """Return the actions: `outputs` changes no number."""
+        return actions
 
     def example(self) -> dict[str, Any]:
         """Return an observation in openpi's DROID keys."""
@@ -232,6 +244,10 @@ class LerobotLayout:
     def outputs(self, actions: np.ndarray) -> np.ndarray:
         """Keep the robot's dimensions; the rest is padding."""
         return actions[..., : len(self.action_names)]
+
+    def undo_outputs(self, actions: np.ndarray) -> np.ndarray:
+        """Return the actions: `outputs` changes no number."""
+        return actions
 
     def example(self) -> dict[str, Any]:
         """Return an observation in LeRobot's keys."""
