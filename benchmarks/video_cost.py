@@ -23,7 +23,8 @@ import tyro
 from common.results import ROOT, write_result
 
 from vlapack.console import say
-from vlapack.evaluate.worker import CONTROL_HZ, filming
+from vlapack.evaluate.clock import CONTROL_HZ
+from vlapack.evaluate.worker import filming
 from vlapack.libero.env import LiberoEnv
 from vlapack.libero.suites import simulator
 

@@ -12,10 +12,11 @@ import numpy as np
 from vlapack.diagnose.diagnosis import Diagnosis, LayerReport
 from vlapack.diagnose.finding import Finding
 from vlapack.diagnose.remedies import Tried
+from vlapack.evaluate.clock import CONTROL_HZ
 from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, video_path
-from vlapack.evaluate.worker import CONTROL_HZ, filming
+from vlapack.evaluate.worker import filming
 from vlapack.recipe.presets import PRESETS
 from vlapack.tune.results import Measured
 

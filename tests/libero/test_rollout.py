@@ -44,12 +44,12 @@ def steady(observation):
 
 def test_success_ends_the_episode_at_that_step():
     episode = rollout(Corridor(7), steady, 0, replan=5)
-    assert (episode.success, episode.steps, episode.chunks) == (True, 7, 2)
+    assert (episode.success, episode.steps, episode.timing.chunks) == (True, 7, 2)
 
 
 def test_failure_uses_every_step_and_no_more():
     episode = rollout(Corridor(99), steady, 0, replan=5)
-    assert (episode.success, episode.steps, episode.chunks) == (False, 23, 5)
+    assert (episode.success, episode.steps, episode.timing.chunks) == (False, 23, 5)
 
 
 @pytest.mark.parametrize(("every", "pictures"), [(1, 24), (2, 12), (5, 5)])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -19,7 +20,31 @@ if TYPE_CHECKING:
     import torch
 
     from vlapack.evaluate.ledger import Record
+    from vlapack.evaluate.plan import Plan
     from vlapack.evaluate.shard import Shard
+
+
+@dataclass(frozen=True)
+class ClockFlags:
+    """Whether time goes on while the policy thinks; nothing really waits.
+
+    Args:
+        mode: What the robot does while the policy thinks. sync-free: time stands still, as in openpi's evaluation.
+            wait: hold still (no motion, the gripper's last command). async: execute the rest of the old chunk, then
+            jump into the new one. rtc: async, with a policy that continues the old chunk (real-time chunking). It also
+            holds still before an episode's first chunk and when the old chunk has run out.
+        latency: Time from an observation to its chunk: 80ms (rounded up to whole control steps), 4steps, or measured
+            (each policy's own, measured once on this machine before the run and stored in plan.json).
+        control_hz: Control steps a second, to turn milliseconds into steps. A LIBERO step moves the robot by 1/20 s at
+            any rate.
+        execution_horizon: With --mode rtc, how many actions of a new chunk are bound to the old one. Default: the
+            policy's.
+    """
+
+    mode: Literal["sync-free", "wait", "async", "rtc"] = "sync-free"
+    latency: str | None = None
+    control_hz: float = 20.0
+    execution_horizon: int | None = None
 
 
 def eval(
@@ -39,6 +64,7 @@ def eval(
     until_ci: float | None = None,
     out: Path | None = None,
     json: bool = False,
+    clock: Flat[ClockFlags] = ClockFlags(),
     playing: Flat[PlayFlags] = PlayFlags(),  # noqa: B008  (frozen)
     flags: Flat[PolicyFlags] = PolicyFlags(),  # noqa: B008  (frozen)
 ) -> int:
@@ -53,6 +79,7 @@ def eval(
         vlapack eval PACK --baseline CHECKPOINT --config pi05_libero --suite libero_spatial --task-ids 0,3,7
         vlapack eval PACK --baseline CHECKPOINT --suite libero_10 --trials 50 --noise-seeds 4 --until-ci 0.03
         vlapack eval PACK --baseline CHECKPOINT --suite libero_10 --shard 3/8 --out DIR; vlapack merge DIR
+        vlapack eval PACK --baseline tiny-libero --trials 20 --mode async --latency 80ms
         vlapack eval ws://HOST:8000,ws://OTHER:8000 --suite libero_goal --workers 4      (policies of `vlapack serve`)
 
     Args:
@@ -81,12 +108,15 @@ def eval(
             --noise-seeds set the maximum number of episodes.
         out: Output folder. Default: outputs/eval/<date>/<time>_<policy>.
         json: Write summary.json to stdout instead of a table.
+        clock: Whether time goes on while the policy thinks.
         playing: How the episodes are played.
         flags: What the checkpoint does not say, and how the policy computes.
     """
+    from vlapack.evaluate.clock import choose_latency
     from vlapack.evaluate.conclusions import conclude_all
     from vlapack.evaluate.contender import contender
     from vlapack.evaluate.floor import parents
+    from vlapack.evaluate.latency import plan_clock
     from vlapack.evaluate.plan import Plan, choose_replan
     from vlapack.evaluate.run import evaluate
     from vlapack.evaluate.sequential import Stopping
@@ -97,6 +127,7 @@ def eval(
 
     if (noise_floor or bf16_floor) and baseline is None:
         raise InputError("a noise floor is the baseline's disagreement with itself: give `baseline`")
+    choose_latency(clock.mode, clock.latency, clock.control_hz)  # refused before a policy is loaded
     scenes = simulator_here()  # asked first: nothing is loaded for an evaluation that cannot run
     if out is None and playing.shard is not None:
         raise InputError(f"`shard={playing.shard!r}` is one of several: give all of them the same `out`")
@@ -111,20 +142,24 @@ def eval(
     contenders = [ours]
     if baseline is not None:
         contenders = [*parents(baseline, options, noise_floor=noise_floor, bf16_floor=bf16_floor), ours]
+    tasks = choose_tasks(suite, task_ids, listed_tasks(metadata), num_tasks)
+    carried_out = choose_replan(replan, metadata)
     plan = Plan(
-        tasks=choose_tasks(suite, task_ids, listed_tasks(metadata), num_tasks),
+        tasks=tasks,
         init_states=states,
         noise_seeds=noise_seeds,
         policies={entry.role: entry.identity for entry in contenders},
         seed=seed,
-        replan=choose_replan(replan, metadata),
+        replan=carried_out,
         hard_reset=hard_reset,
         simulator=scenes,
+        clock=plan_clock(contenders, out, **asdict(clock), replan=carried_out, shard=how["shard"]),
         **computed_by(device, computing),
     )
-    tasks = ", ".join(f"{name}_{task}" for name, task in plan.tasks)
+    named = ", ".join(f"{name}_{task}" for name, task in plan.tasks)
     seeds = f"; noise seeds {noise_seeds}" if noise_seeds > 1 else ""
-    say(f"episodes per policy: {len(plan.cases())} ({tasks}; init states {list(states)}{seeds}); engine {plan.engine}")
+    say(f"episodes per policy: {len(plan.cases())} ({named}; init states {list(states)}{seeds}); engine {plan.engine}")
+    say_clock(plan)
     say(f"results go to {out}; after an interruption, the same command with --out {out} continues there")
     say(f"vlapack watch {shlex.quote(str(out))} shows how far it is")
     until = None if until_ci is None else Stopping(plan, until_ci)
@@ -132,6 +167,12 @@ def eval(
     if how["shard"] is not None:
         return show_shard(records, out, how["shard"], json=json)
     return show_results(conclude_all(plan, records, out, until=until), out, json=json)
+
+
+def say_clock(plan: Plan) -> None:
+    """Say how time goes on, where it does."""
+    if not plan.clock.stands_still:
+        say(f"clock: {plan.clock.said()}")
 
 
 def simulator_here() -> str:

@@ -50,6 +50,7 @@ VALUES: Mapping[str, str] = {
     "arch": "NAME",
     "preset": "NAME",
     "engine": "NAME",
+    "latency": "TIME",
     "suite": "SUITE,…",
     "task_ids": "ID,…",
     "init_states": "ID,…",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from vlapack.commands.eval import computed_by, show_shard, simulator_here
+from vlapack.commands.eval import computed_by, say_clock, show_shard, simulator_here
 from vlapack.commands.quantize import calibration_set
 from vlapack.commands.results import show_results
 from vlapack.commands.shared_flags import Flat, PlayFlags, PolicyFlags
@@ -40,9 +40,10 @@ def sweep(
         playing: How the episodes are played.
     """
     from vlapack.evaluate.conclusions import conclude_all
+    from vlapack.evaluate.latency import plan_clock
     from vlapack.evaluate.run import evaluate
     from vlapack.evaluate.sequential_sweep import StoppingEach
-    from vlapack.evaluate.sweep import contenders_of, make_packs, plan_of_sweep
+    from vlapack.evaluate.sweep import contenders_of, make_packs, plan_of_sweep, replan_of
     from vlapack.evaluate.sweep_file import read_sweep
     from vlapack.files import require_writable
     from vlapack.libero.suites import num_tasks
@@ -63,8 +64,11 @@ def sweep(
         return 0
     contenders, said = contenders_of(wanted, packs, computing)
     machine = computed_by(parse_device(computing["device"]), computing)
-    plan = plan_of_sweep(wanted, contenders, said, num_tasks, simulator=scenes, **machine)
+    carried_out = replan_of(wanted, said)
+    clock = plan_clock(contenders, out, **wanted.clock(), replan=carried_out, shard=how["shard"])
+    plan = plan_of_sweep(wanted, contenders, said, num_tasks, simulator=scenes, clock=clock, **machine)
     say(f"{len(contenders)} roles: {', '.join(plan.policies)}; episodes for each: {len(plan.cases())}; out: {out}")
+    say_clock(plan)
     say(f"vlapack watch {shlex.quote(str(out))} shows how far it is")
     until = None if wanted.until_ci is None else StoppingEach(plan, wanted.until_ci)
     records = evaluate(plan, contenders, out, until=until, **how)

@@ -37,7 +37,7 @@ def conclude_all(
         return _conclude_sweep(plan, records, out, until)
     names = {role: str(identity.get("name", role)) for role, identity in plan.policies.items()}
     committed = None
-    if "baseline" in plan.policies:
+    if "baseline" in plan.policies and plan.clock.stands_still:  # as where committed floors were measured
         committed = committed_floor(names["baseline"], plan.policies["baseline"].get("weights"))
     return conclude(
         plan,

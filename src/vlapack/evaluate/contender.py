@@ -22,7 +22,11 @@ class Acting(Protocol):
     """What evaluation asks of a policy; `policy.Policy` has it, a fake in a test too."""
 
     def infer(self, observation: dict[str, Any], /, *, generator: torch.Generator | None = None) -> dict[str, Any]:
-        """Return `{"actions": [horizon, robot dims], …}`, with noise drawn from `generator`."""
+        """Return `{"actions": [horizon, robot dims], …}`, with noise drawn from `generator`.
+
+        A policy that can continue its last chunk also takes `previous`, `delay` and `execution_horizon`, as
+        `libero.clock.Continuation` describes them.
+        """
         ...
 
     def held_bytes(self) -> int:
@@ -45,6 +49,7 @@ class Contender:
         needed_bytes: memory of the machine that loading and running it takes, about; on a GPU hardly any.
         load: loads it.
         at_once: how many observations it answers at the same time: the number of its servers.
+        continues: whether it can be given the rest of its last chunk.
     """
 
     role: str
@@ -53,6 +58,7 @@ class Contender:
     needed_bytes: int
     load: Callable[[], Acting]
     at_once: int = 1
+    continues: bool = True
 
 
 def contender(
@@ -111,7 +117,8 @@ def _remote(role: str, target: str, urls: list[str]) -> tuple[Contender, dict[st
     """A policy that servers hold; beyond its metadata, nothing is known of it here."""
     policy = Servers(urls)
     identity = {"name": target, "engine": str(policy.engine), "metadata": digest(policy.metadata)}
-    return Contender(role, target, identity, 0, lambda: policy, at_once=policy.at_once), policy.metadata
+    ours = Contender(role, target, identity, 0, lambda: policy, at_once=policy.at_once, continues=False)
+    return ours, policy.metadata
 
 
 def _weights(checkpoint: Checkpoint) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from vlapack.errors import InputError
 from vlapack.evaluate.plan import Case, Plan
+from vlapack.libero.clock import Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Record:
         video: path relative to the output folder, or None.
         error: the simulator's failure, after one retry; such an episode is neither success nor failure.
         noise: which of the plan's noise seeds; a line leaves out 0.
+        timing: what the policy's latency did; a line leaves it out where time stands still.
     """
 
     role: str
@@ -47,6 +49,7 @@ class Record:
     video: str | None = None
     error: str | None = None
     noise: int = 0
+    timing: Timing | None = None
 
     @property
     def case(self) -> Case:
@@ -58,6 +61,8 @@ class Record:
         row = asdict(self)
         if self.noise == 0:
             del row["noise"]
+        if self.timing is None:
+            del row["timing"]
         return row
 
     def line(self) -> bytes:
@@ -65,7 +70,8 @@ class Record:
         return (json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-RECORD_FIELDS = {field.name for field in fields(Record)} - {"noise"}
+OPTIONAL = {"noise", "timing"}
+RECORD_FIELDS = {field.name for field in fields(Record)} - OPTIONAL
 
 
 class Ledger:
@@ -140,6 +146,14 @@ class Ledger:
             row = json.loads(line.decode(errors="replace"))
         except json.JSONDecodeError as error:
             raise InputError(f"{where} is damaged ({error}); remove that line") from error
-        if not isinstance(row, dict) or set(row) - {"noise"} != RECORD_FIELDS:
+        if not isinstance(row, dict) or set(row) - OPTIONAL != RECORD_FIELDS:
             raise InputError(f"{where} is not an episode of this version; give another `out`")
-        return Record(**{**row, "infer_ms": tuple(row["infer_ms"])})
+        try:
+            timing = _timing(row["timing"]) if "timing" in row else None
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{where} is damaged (timing: {error!r}); remove that line") from error
+        return Record(**{**row, "infer_ms": tuple(row["infer_ms"]), "timing": timing})
+
+
+def _timing(row: dict[str, Any]) -> Timing:
+    return Timing(**{**row, "seams": tuple(row["seams"]), "gaps": tuple(row["gaps"])})

@@ -7,6 +7,7 @@ other machines infer (`servers`) are several observations answered at a time.
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ from vlapack.console import say
 from vlapack.errors import InputError, WorkError
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.worker import Crashed, Factory, Finished, Job, Observed, Refused, serve
+from vlapack.libero.clock import Continuation, Timing
 
 if TYPE_CHECKING:
     from vlapack.evaluate.contender import Acting
@@ -41,8 +43,11 @@ LOOK_AHEAD = 512
 
 SECONDS_TO_END = 5.0
 
-Actor = Callable[[dict[str, Any]], np.ndarray]
-"""observation → actions [≥ replan, 7]; made again for every attempt at an episode, so that its noise starts over."""
+Actor = Callable[..., np.ndarray]
+"""observation → actions [≥ replan, 7]; made again for every attempt at an episode, so that its noise starts over.
+
+In mode `rtc`, a `Continuation` is its second argument where there is a chunk to continue.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Outcome:
     seconds: float
     infer_ms: tuple[float, ...]
     error: str | None = None
+    timing: Timing | None = None
 
 
 def begin_with(policy: Acting, plan: Plan) -> Callable[[Job], Actor]:
@@ -63,12 +69,35 @@ def begin_with(policy: Acting, plan: Plan) -> Callable[[Job], Actor]:
     def begin(job: Job) -> Actor:
         generator = torch.Generator().manual_seed(plan.noise_seed(job.case, job.role))
 
-        def act(observation: dict[str, Any]) -> np.ndarray:
-            return np.asarray(policy.infer(observation, generator=generator)["actions"])
+        def act(observation: dict[str, Any], continuation: Continuation | None = None) -> np.ndarray:
+            return ask(policy, observation, generator, continuation)
 
         return act
 
     return begin
+
+
+def ask(
+    policy: Acting, observation: dict[str, Any], generator: torch.Generator, continuation: Continuation | None = None
+) -> np.ndarray:
+    """Return a policy's chunk [horizon, robot dims]; it continues its last one if it is given one."""
+    infer: Callable[..., dict[str, Any]] = policy.infer  # `continuation` is for those that take more (`Acting`)
+    told = {} if continuation is None else vars(continuation)
+    return np.asarray(infer(observation, generator=generator, **told)["actions"])
+
+
+def require_continuing(policy: Acting, name: str) -> None:
+    """Refuse a policy that cannot continue its last chunk.
+
+    Raises:
+        InputError: its `infer` takes no `previous`.
+    """
+    taken = inspect.signature(policy.infer).parameters
+    if "previous" not in taken and all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in taken.values()):
+        raise InputError(
+            f"{name} cannot continue its last chunk, as `mode='rtc'` asks: its `infer` takes no `previous`; give "
+            "`mode='async'`"
+        )
 
 
 class _Worker:
@@ -88,9 +117,12 @@ class _Worker:
         self.job, self.task, self.actor, self.infer_ms = job, job.case.task, actor, []
         self._send(job)
 
-    def answer(self, observation: dict[str, Any]) -> None:
+    def answer(self, asked: Observed) -> None:
         start = time.perf_counter()
-        actions = self.actor(observation)
+        if asked.continuation is None:
+            actions = self.actor(asked.observation)
+        else:
+            actions = self.actor(asked.observation, asked.continuation)
         self.infer_ms.append(round((time.perf_counter() - start) * 1e3, 3))
         self._send(actions)
 
@@ -184,25 +216,25 @@ class _Crew:
         except (EOFError, ConnectionResetError):
             return self._replace(worker, worker.job)
         match message:
-            case Observed(observation) if self._threads is not None:
-                self._threads.submit(self._answer, worker, observation)
-            case Observed(observation):
-                worker.answer(observation)
+            case Observed() if self._threads is not None:
+                self._threads.submit(self._answer, worker, message)
+            case Observed():
+                worker.answer(message)
             case Crashed(text):
                 worker.last_words = text
             case Refused(text):
                 raise InputError(text)
-            case Finished(success, steps, seconds):
-                outcome = Outcome(worker.job, success, steps, seconds, tuple(worker.infer_ms))
+            case Finished(success, steps, seconds, timing):
+                outcome = Outcome(worker.job, success, steps, seconds, tuple(worker.infer_ms), timing=timing)
                 self._in_a_row = 0
                 self._give_next(worker)
                 return outcome
         return None
 
-    def _answer(self, worker: _Worker, observation: dict[str, Any]) -> None:
+    def _answer(self, worker: _Worker, asked: Observed) -> None:
         """Run in a thread: whatever goes wrong there is raised in `play`."""
         try:
-            worker.answer(observation)
+            worker.answer(asked)
         except Exception as error:
             self.trouble.append(error)
             self._bell.send(None)

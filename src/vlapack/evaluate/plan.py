@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from vlapack.errors import InputError
+from vlapack.evaluate.clock import PlanClock
 
 PLAN_TYPE = "vlapack.evaluation"
 PLAN_VERSION = 1
@@ -86,6 +87,7 @@ class Plan:
         arithmetic: what else decides the last bits of an action (`ops.arithmetic`), and so, in the end, of an episode.
             The threads are those of the run that began; one that continues uses as many.
         simulator: LIBERO's distribution and MuJoCo's version: other ones render and move differently. None: not named.
+        clock: whether time goes on while a policy thinks; by default it stands still.
     """
 
     tasks: tuple[tuple[str, int], ...]
@@ -98,6 +100,7 @@ class Plan:
     engine: str = "reference"
     simulator: str | None = None
     arithmetic: Mapping[str, Any] = field(default_factory=dict)
+    clock: PlanClock = field(default_factory=PlanClock)
 
     def __post_init__(self) -> None:
         """Refuse a plan without episodes, or with one twice."""
@@ -110,6 +113,7 @@ class Plan:
             raise InputError(f"`noise_seeds={self.noise_seeds}`: each start is played at least once")
         if self.replan < 1:
             raise InputError(f"replan is {self.replan}; at least one action of a chunk must be carried out")
+        self.clock.require_roles(self.policies)
 
     def cases(self) -> list[Case]:
         """All episodes of one policy: task by task, and all of them with one noise seed before the next."""
@@ -173,6 +177,8 @@ class Plan:
             "seed": self.seed,
             "replan": self.replan,
             "hard_reset": self.hard_reset,
+            # Left out where time stands still, so that folders from before it could go on are continued.
+            **({} if self.clock.stands_still else {"clock": self.clock.to_dict()}),
             **self.arithmetic,
             "engine": self.engine,
             **({} if self.simulator is None else {"simulator": self.simulator}),
@@ -203,9 +209,10 @@ def plan_of(document: Mapping[str, Any]) -> Plan:
             init_states=tuple(document["init_states"]),
             policies=policies,
             arithmetic={key: document[key] for key in ARITHMETIC if key in document},
+            clock=PlanClock(**document.get("clock", {})),
             **{key: document[key] for key in known},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"a plan that is damaged ({error!r})") from error
 
 

@@ -13,17 +13,18 @@ from typing import Any
 from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.evaluate.capacity import require_memory
+from vlapack.evaluate.clock import CONTROL_HZ
 from vlapack.evaluate.contender import Acting, Contender
 from vlapack.evaluate.floor import noise_floor
 from vlapack.evaluate.ledger import Record
-from vlapack.evaluate.local import Outcome, begin_with, play
+from vlapack.evaluate.local import Outcome, begin_with, play, require_continuing
 from vlapack.evaluate.plan import FLOORS, Case, Plan
 from vlapack.evaluate.sequential import Stopping
 from vlapack.evaluate.sequential_sweep import Until
 from vlapack.evaluate.shard import Shard
 from vlapack.evaluate.store import Store
 from vlapack.evaluate.summary import eval_info, summarize
-from vlapack.evaluate.worker import CONTROL_HZ, VIDEOS, Factory, Job, libero, steps_a_picture
+from vlapack.evaluate.worker import VIDEOS, Factory, Job, libero, steps_a_picture
 from vlapack.files import write_json
 from vlapack.ops.arithmetic import on_threads
 from vlapack.progress import duration
@@ -61,14 +62,19 @@ def evaluate(
         until: stops the run; the policies then take turns, round by round.
 
     Raises:
-        InputError: `out` belongs to another plan, too little memory, `video_fps` does not divide the simulator's 20, or
-            an input no episode can run with.
+        InputError: `out` belongs to another plan, too little memory, `video_fps` does not divide the simulator's 20, a
+            policy that cannot continue its last chunk in mode `rtc`, or an input no episode can run with.
         WorkError: another run writes to `out`, or the simulator does not work at all.
     """
     if workers < 1:
         raise InputError(f"`workers={workers}`: at least one process must hold a simulator")
     if shard is not None and until is not None:
         raise InputError(f"`shard='{shard}'` plays a fixed part of the plan, and `until_ci` stops it early: give one")
+    if plan.clock.mode == "rtc" and (unable := [one for one in contenders if not one.continues]):
+        raise InputError(
+            f"{unable[0].name}: a policy server does not take the rest of its last chunk, as `mode='rtc'` asks; give "
+            "the policy's folder, or `mode='async'`"
+        )
     film_every = steps_a_picture(video_fps)
     folder = out if shard is None else shard.folder(out)
     with Store(folder, plan, shard) as store, on_threads(store.threads):
@@ -139,13 +145,16 @@ def _run_one(plan: Plan, contender: Contender, store: Store, cases: Sequence[Cas
     resumed = f", {done} of {total} already there" if done else ""
     say(f"{contender.role} {contender.name}: loading{resumed}")
     policy = contender.load()
+    if plan.clock.mode == "rtc":
+        require_continuing(policy, contender.name)
 
     def video(case: Case) -> Path | None:
         # Absolute: a node of a cluster has another working folder.
         return (store.out / video_path(contender.role, case)).absolute() if how.film_every else None
 
     every, role = how.film_every or 1, contender.role
-    jobs = (Job(case, plan.seed, plan.hard_reset, plan.replan, video(case), role, every) for case in missing)
+    clock = plan.clock.of(role)
+    jobs = (Job(case, plan.seed, plan.hard_reset, plan.replan, video(case), role, every, clock) for case in missing)
     if how.ray is None:
         playing = play(
             jobs,
@@ -161,7 +170,7 @@ def _run_one(plan: Plan, contender: Contender, store: Store, cases: Sequence[Cas
     start = time.monotonic()
     with closing(playing) as outcomes:  # workers end whatever happens
         for number, outcome in enumerate(outcomes, 1):
-            record = _record(contender.role, outcome, policy)
+            record = _record(contender.role, outcome, policy, timed=not plan.clock.stands_still)
             store.append(record)
             left = (time.monotonic() - start) / number * (len(missing) - number)
             say(f"[{done + number}/{total}] {contender.role}: {_line(record)}; about {duration(left)} left")
@@ -174,7 +183,7 @@ def video_path(role: str, case: Case) -> Path:
     return folder / case.task / f"eval_episode_{case.init_state}{noise}.mp4"
 
 
-def _record(role: str, outcome: Outcome, policy: Acting) -> Record:
+def _record(role: str, outcome: Outcome, policy: Acting, *, timed: bool) -> Record:
     case = outcome.job.case
     video = outcome.job.video if outcome.error is None else None
     return Record(
@@ -191,10 +200,12 @@ def _record(role: str, outcome: Outcome, policy: Acting) -> Record:
         video=str(video_path(role, case)) if video else None,
         error=outcome.error,
         noise=case.noise,
+        timing=outcome.timing if timed else None,
     )
 
 
 def _line(record: Record) -> str:
     if record.error is not None:
         return f"{record.case}: simulator error ({record.error}); no result"
-    return f"{record.case}: {'success' if record.success else 'failure'} after {record.steps} steps"
+    held = "" if record.timing is None else f", held still for {record.timing.held}"
+    return f"{record.case}: {'success' if record.success else 'failure'} after {record.steps} steps{held}"

@@ -16,6 +16,7 @@ from typing import Any
 
 from vlapack.console import say
 from vlapack.errors import InputError, WorkError
+from vlapack.evaluate.clock import with_clock
 from vlapack.evaluate.ledger import Ledger, Record
 from vlapack.evaluate.plan import Case, Plan
 from vlapack.evaluate.shard import SHARD, Shard
@@ -124,7 +125,7 @@ class Store:
                 stored = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise InputError(f"{path} is not JSON ({error}); give another `out`, or remove the folder") from error
-            begun, lines = taken_up(stored, wanted)
+            begun, lines = taken_up(with_clock(stored), with_clock(wanted))
             if lines:
                 listed = "\n  ".join(lines)
                 raise InputError(

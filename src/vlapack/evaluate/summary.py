@@ -14,6 +14,7 @@ from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.pooled import Counts, pooled_difference
 from vlapack.evaluate.power import DROPS, episodes_needed
 from vlapack.evaluate.statistics import Paired, drop_upper95, wilson
+from vlapack.evaluate.timing import summarize_timing
 from vlapack.libero.distribution import HF, PRO
 from vlapack.machine.cpu import describe_machine
 
@@ -102,7 +103,8 @@ def summarize(
         sided at 95 %, with episodes of one start counted as dependent; `paired.episodes_needed` is how many pairs would
         show a drop (`evaluate.power`), if as many end differently as here or under the noise floor, whichever is more.
         `pooled` is the Mantel-Haenszel difference over tasks (`evaluate.pooled`). With several suites `suite` is a
-        comma list and `task_ids` runs through them in order, as the keys of `per_task` do.
+        comma list and `task_ids` runs through them in order, as the keys of `per_task` do. `clock` is there only where
+        time goes on while a policy thinks (`evaluate.timing`).
     """
     ours, theirs = _finished(policy), _finished(baseline or [])
     rate, interval = _rate(ours)
@@ -118,6 +120,7 @@ def summarize(
             low, high = sequential["interval95"]
             least, most = clustered or (-high, -low)
             clustered = min(least, -high), max(most, -low)
+    timing = summarize_timing(plan.clock, ours, None if baseline is None else theirs)
     errors = len(policy) - len(ours) + len(baseline or []) - len(theirs)
     return {
         "policy": names[0],
@@ -141,6 +144,7 @@ def summarize(
         "mapped_bytes": _both(ours, theirs, lambda records: records[-1].mapped_bytes if records else None),
         "ms_per_chunk": _both(ours, theirs, ms_per_chunk),
         "per_task": _per_task(plan, ours, theirs if baseline is not None else None),
+        **({} if timing is None else {"clock": timing}),
         **({} if sequential is None else {"sequential": dict(sequential)}),
         "errors": errors,
         "verdict": verdict(paired, baseline_rate, errors, clustered),

@@ -127,7 +127,7 @@ def plan_of_sweep(
         contenders: everyone who plays.
         said: the metadata of the policies.
         count: the number of tasks of a suite.
-        machine: the plan's `engine`, `simulator` and `arithmetic`.
+        machine: the plan's `engine`, `simulator`, `arithmetic` and `clock`.
 
     Raises:
         InputError: tasks or starts that are not there, or policies that replan differently.
@@ -138,19 +138,28 @@ def plan_of_sweep(
     else:
         each = [choose_tasks(suite, ids, listed, count) for suite, ids in sweep.suites.items()]
         tasks = tuple(task for some in each for task in some)
-    replans = sorted({choose_replan(sweep.replan, metadata) for metadata in said})
-    if len(replans) > 1:
-        raise InputError(f"the policies replan after {replans} actions: give `replan`, the same for all")
     return Plan(
         tasks=tasks,
         init_states=choose_init_states(sweep.trials, sweep.init_states),
         noise_seeds=sweep.noise_seeds,
         policies={one.role: one.identity for one in contenders},
         seed=sweep.seed,
-        replan=replans[0],
+        replan=replan_of(sweep, said),
         hard_reset=sweep.hard_reset,
         **machine,
     )
+
+
+def replan_of(sweep: Sweep, said: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many actions of a chunk are carried out, from what the policies' metadata say.
+
+    Raises:
+        InputError: the policies replan differently.
+    """
+    replans = sorted({choose_replan(sweep.replan, metadata) for metadata in said})
+    if len(replans) > 1:
+        raise InputError(f"the policies replan after {replans} actions: give `replan`, the same for all")
+    return replans[0]
 
 
 def _as(one: Contender, role: str, against: str) -> Contender:

@@ -21,7 +21,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from vlapack.documents import open_regular
 from vlapack.errors import InputError
+from vlapack.evaluate.clock import CONTROL_HZ, choose_latency
 from vlapack.evaluate.plan import BASELINE, FLOORS
+from vlapack.libero.clock import Mode
 from vlapack.recipe.rules import nearest
 
 MOST_BYTES = 1 << 20
@@ -81,8 +83,8 @@ class Sweep(_Strict):
         calib: observations that calibrate the packs.
         suites: suite → ids of tasks, or nothing for all; None: the tasks that the first policy says it was trained for.
         until_ci: as the flag of `vlapack eval`, for each comparison by itself.
-        trials, init_states, noise_seeds, seed, replan, hard_reset, dtype, device, compile, noise_floor: as the flags of
-            `vlapack eval`.
+        trials, init_states, noise_seeds, seed, replan, hard_reset, mode, latency, control_hz, execution_horizon, dtype,
+            device, compile, noise_floor: as the flags of `vlapack eval`.
     """
 
     policies: Annotated[dict[str, Entry], BeforeValidator(_entries), Field(min_length=1)]
@@ -96,6 +98,10 @@ class Sweep(_Strict):
     seed: int = 7
     replan: int | None = Field(default=None, ge=1)
     hard_reset: bool = False
+    mode: Mode = "sync-free"
+    latency: str | None = None
+    control_hz: Annotated[float, Field(strict=False)] = CONTROL_HZ
+    execution_horizon: int | None = None
     noise_floor: bool = False
     until_ci: float | None = Field(default=None, gt=0, lt=1)
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -123,7 +129,12 @@ class Sweep(_Strict):
             raise ValueError(f"recipes: {', '.join(labels)} has a name twice; files count by their names without .json")
         if self.noise_floor and self.baseline is None and not self.recipes:
             raise ValueError("noise_floor: it is a baseline's disagreement with itself, and there is no baseline")
+        choose_latency(self.mode, self.latency, self.control_hz)
         return self
+
+    def clock(self) -> dict[str, Any]:
+        """Return the settings of the clock, as `latency.plan_clock` takes them."""
+        return self.model_dump(include={"mode", "latency", "control_hz", "execution_horizon"})
 
 
 def recipe_label(recipe: str) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from vlapack.console import emit_table
 from vlapack.evaluate.floor import THIS_RUN
+from vlapack.evaluate.timing import timing_sentence
 
 VERDICTS = {
     "no_drop_measured": "no drop measured: a loss of 10 points or more is excluded with 95 % confidence",
@@ -63,7 +64,13 @@ def print_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> None:
 
 def sentences(summary: Mapping[str, Any]) -> list[str]:
     """Say what stands below the table; settings are named as in Python (`console.spelled`)."""
-    said = (sentence(summary), sequential_sentence(summary), needed_sentence(summary), floor_sentence(summary))
+    said = (
+        timing_sentence(summary),
+        sentence(summary),
+        sequential_sentence(summary),
+        needed_sentence(summary),
+        floor_sentence(summary),
+    )
     return [text for text in said if text is not None]
 
 

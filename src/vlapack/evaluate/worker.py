@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,12 +20,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from vlapack.errors import InputError
+from vlapack.evaluate.clock import CONTROL_HZ
 from vlapack.evaluate.plan import Case
 from vlapack.files import replaced
+from vlapack.libero.clock import Clock, Continuation, Timing
 from vlapack.libero.rollout import Film, Scene, rollout
-
-CONTROL_HZ = 20.0
-"""LIBERO's control frequency: a video with a picture of every step runs in real time at so many pictures a second."""
 
 VIDEOS = "videos"
 """The folder of videos, below the output folder."""
@@ -51,6 +50,7 @@ class Job:
         video: the file to write, or None.
         role: who acts, where several do.
         film_every: steps from one picture of the video to the next.
+        clock: what the robot does while the policy thinks, and for how long.
     """
 
     case: Case
@@ -60,13 +60,15 @@ class Job:
     video: Path | None
     role: str = "policy"
     film_every: int = 1
+    clock: Clock = field(default_factory=Clock)
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Worker → main: the policy is to act on this observation."""
+    """Worker → main: the policy is to act on this observation, and to continue its last chunk if there is one here."""
 
     observation: dict[str, Any]
+    continuation: Continuation | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Finished:
     success: bool
     steps: int
     seconds: float
+    timing: Timing
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Crashed:
 
 
 def steps_a_picture(fps: float) -> int:
-    """Return how many steps there are from one picture of a video to the next.
+    """Return how many steps there are from one picture of a video to the next; it runs in real time.
 
     Raises:
         InputError: pictures are made after whole steps, so the control frequency is to be a multiple of `fps`.
@@ -145,8 +148,8 @@ def serve(connection: Connection, factory: Factory) -> None:
 
 
 def _play(connection: Connection, environment: Environment, job: Job) -> Finished:
-    def act(observation: dict[str, Any]) -> np.ndarray:
-        connection.send(Observed(observation))
+    def act(observation: dict[str, Any], continuation: Continuation | None = None) -> np.ndarray:
+        connection.send(Observed(observation, continuation))
         actions: np.ndarray = connection.recv()
         return actions
 
@@ -154,9 +157,15 @@ def _play(connection: Connection, environment: Environment, job: Job) -> Finishe
     with ExitStack() as stack:
         film = None if job.video is None else stack.enter_context(filming(job.video, CONTROL_HZ / job.film_every))
         episode = rollout(
-            environment, act, job.case.init_state, replan=job.replan, film=film, film_every=job.film_every
+            environment,
+            act,
+            job.case.init_state,
+            replan=job.replan,
+            clock=job.clock,
+            film=film,
+            film_every=job.film_every,
         )
-    return Finished(episode.success, episode.steps, time.monotonic() - start)
+    return Finished(episode.success, episode.steps, time.monotonic() - start, episode.timing)
 
 
 @contextmanager

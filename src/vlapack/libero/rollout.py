@@ -9,13 +9,17 @@ from typing import Protocol
 import numpy as np
 
 from vlapack.errors import InputError
+from vlapack.libero.clock import Clock, Course, Timing
 from vlapack.libero.env import Observation
 
 Film = Callable[[np.ndarray], None]
 """Takes the pictures of both cameras side by side, uint8 [256, 512, 3], one after the other."""
 
-Act = Callable[[Observation], np.ndarray]
-"""Observation in openpi's LIBERO keys → action chunk [at least `replan`, 7]."""
+Act = Callable[..., np.ndarray]
+"""Observation in openpi's LIBERO keys → action chunk [at least `replan`, 7].
+
+Where the policy is to continue its last chunk, a `clock.Continuation` is the second argument.
+"""
 
 
 class Scene(Protocol):
@@ -37,25 +41,33 @@ class Episode:
 
     Attributes:
         success: the task's goal was reached within `max_steps`.
-        steps: actions applied, without the idle ones.
-        chunks: how often the policy was asked.
+        steps: actions applied, without the idle ones; those for which the robot held still count.
+        timing: how often the policy was asked, and what its latency did.
     """
 
     success: bool
     steps: int
-    chunks: int
+    timing: Timing
 
 
 def rollout(
-    scene: Scene, act: Act, init_state: int, *, replan: int = 5, film: Film | None = None, film_every: int = 1
+    scene: Scene,
+    act: Act,
+    init_state: int,
+    *,
+    replan: int = 5,
+    clock: Clock = Clock(),  # noqa: B008  (frozen)
+    film: Film | None = None,
+    film_every: int = 1,
 ) -> Episode:
-    """Run one episode as openpi's examples/libero/main.py does.
+    """Run one episode as openpi's examples/libero/main.py does, or with a clock that goes on while the policy thinks.
 
     Args:
         scene: the environment.
-        act: called with the observation every `replan` steps.
+        act: called with the observation every `replan` steps; with a clock, whenever `clock.Course` asks.
         init_state: index of the official initial state.
         replan: how many actions of a chunk are used before the next one is asked for.
+        clock: what the robot does while the policy thinks, and for how long. By default time stands still.
         film: is shown the scene at the start and after every `film_every` steps. What the policy does not look at is
             rendered for the film alone.
         film_every: steps from one picture of the film to the next.
@@ -66,19 +78,21 @@ def rollout(
     observation = scene.reset(init_state)
     if film is not None:
         film(_both(observation))
-    chunks = 0
+    course = Course(clock, replan)
     for step in range(scene.max_steps):
-        if step % replan == 0:
-            chunk = _checked(act(observation), replan)
-            chunks += 1
+        if course.asks:
+            continuation = course.continuation
+            chunk = act(observation) if continuation is None else act(observation, continuation)
+            course.answer(_checked(chunk, replan))
+        action = course.act()
         # The picture after this step is looked at only if it is filmed, or if the policy is asked again then.
         filmed = film is not None and (step + 1) % film_every == 0
-        observation, done = scene.step(chunk[step % replan], render=filmed or (step + 1) % replan == 0)
+        observation, done = scene.step(action, render=filmed or course.asks)
         if film is not None and filmed:
             film(_both(observation))
         if done:
-            return Episode(True, step + 1, chunks)
-    return Episode(False, scene.max_steps, chunks)
+            return Episode(True, step + 1, course.timing)
+    return Episode(False, scene.max_steps, course.timing)
 
 
 def _both(observation: Observation) -> np.ndarray:

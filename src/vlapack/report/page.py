@@ -16,7 +16,7 @@ from typing import Any
 
 from vlapack import __version__
 from vlapack.errors import InputError, install
-from vlapack.evaluate.worker import CONTROL_HZ
+from vlapack.evaluate.clock import CONTROL_HZ
 from vlapack.report.episodes import OUTCOMES, Episodes, Shown
 from vlapack.report.provenance import Facts
 from vlapack.report.sections import Section

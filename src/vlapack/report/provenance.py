@@ -60,6 +60,7 @@ def _run(comparison: Comparison, shell_line: ShellLine) -> Facts:
         ("noise seeds", str(plan.noise_seeds)),
         ("seed", str(plan.seed)),
         ("actions per chunk carried out", str(plan.replan)),
+        *(() if plan.clock.stands_still else (("clock", plan.clock.said()),)),
         ("reset", "hard" if plan.hard_reset else "soft"),
         ("engine", plan.engine),
         ("simulator", plan.simulator or "not named"),
@@ -90,12 +91,16 @@ def settings_of(comparison: Comparison) -> dict[str, Any] | None:
     """Return the settings of `vlapack eval` that play the same episodes; None where no single command can."""
     plan = comparison.run.plan
     suites = list(dict.fromkeys(suite for suite, _ in plan.tasks))
-    if len(suites) > 1 or comparison.role != "policy":
+    clock = plan.clock
+    if len(suites) > 1 or comparison.role != "policy" or not isinstance(clock.latency, int):
         return None
     found: dict[str, Any] = {} if comparison.baseline is None else {"baseline": comparison.baseline}
     found |= {"suite": suites[0], "task_ids": _ranges([task for _, task in plan.tasks])}
     found |= {"init_states": _ranges(plan.init_states), "seed": plan.seed, "replan": plan.replan}
     found |= {"noise_seeds": plan.noise_seeds} if plan.noise_seeds > 1 else {}
+    if not clock.stands_still:
+        found |= {"mode": clock.mode, "latency": f"{clock.latency}steps", "control_hz": clock.control_hz}
+        found |= {} if clock.execution_horizon is None else {"execution_horizon": clock.execution_horizon}
     return found | ({"hard_reset": True} if plan.hard_reset else {})
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from vlapack.documents import is_file, open_regular
 from vlapack.errors import InputError
+from vlapack.evaluate.clock import CONTROL_HZ
 from vlapack.evaluate.ledger import Record
-from vlapack.evaluate.worker import CONTROL_HZ
 from vlapack.report.reading import EPISODES_FILE
 from vlapack.report.runs import Pair, Run
 

@@ -130,6 +130,7 @@ class Standing:
         failures: what the packing lost before all others, the newest first.
         verdicts: role → the verdict, of a run that was concluded.
         early: whether the run stopped early because its interval was narrow enough.
+        clock: how time goes on while a policy thinks, in one line; None: it stands still.
     """
 
     folder: Path
@@ -143,6 +144,7 @@ class Standing:
     failures: tuple[Failure, ...]
     verdicts: Mapping[str, str]
     early: bool
+    clock: str | None = None
 
     @property
     def played(self) -> int:
@@ -180,6 +182,7 @@ class Standing:
             "policies": [player.to_dict() for player in self.players],
             "failures": [failure.to_dict() for failure in self.failures],
             "verdicts": dict(self.verdicts),
+            **({} if self.clock is None else {"clock": self.clock}),
         }
 
 
@@ -208,6 +211,7 @@ def standing(run: Followed) -> Standing:
         failures=tuple(_failures(run))[:MOST_FAILURES],
         verdicts={} if state != "complete" else {role: str(one["verdict"]) for role, one in run.stored.items()},
         early=early,
+        clock=None if run.plan.clock.stands_still else run.plan.clock.said(),
     )
 
 

@@ -53,6 +53,11 @@ def errors(found: Standing) -> str | None:
     return f"{found.errors} {what} no result, because the simulator failed; the same command plays them again"
 
 
+def clock(found: Standing) -> str | None:
+    """Say how time goes on while a policy thinks; None where it stands still."""
+    return None if found.clock is None else f"clock: {found.clock}"
+
+
 def failure(found: Failure) -> tuple[str, str]:
     """Return whose failure it is, and which."""
     case = found.record.case
