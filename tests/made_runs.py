@@ -12,11 +12,12 @@ import numpy as np
 from vlapack.diagnose.diagnosis import Diagnosis, LayerReport
 from vlapack.diagnose.finding import Finding
 from vlapack.diagnose.remedies import Tried
-from vlapack.evaluate.clock import CONTROL_HZ
+from vlapack.evaluate.clock import CONTROL_HZ, PlanClock
 from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.run import conclude, video_path
 from vlapack.evaluate.worker import filming
+from vlapack.libero.clock import Timing
 from vlapack.recipe.presets import PRESETS
 from vlapack.tune.results import Measured
 
@@ -43,6 +44,7 @@ def write_run(
     videos: bool = False,
     film_every: int = 1,
     finished: int | None = None,
+    clock: PlanClock = PlanClock(),  # noqa: B008  (frozen)
 ) -> Path:
     """Write a run.
 
@@ -50,6 +52,7 @@ def write_run(
         float_wins, packed_wins: outcomes in the plan's order; None: the simulator failed. No `float_wins`: no baseline.
         videos, film_every: write videos, with a picture of every so many steps.
         finished: how many of the packed policy's episodes were played; None: all, and the summary is there.
+        clock: how time goes on; where it does, every episode was held for two steps and has one seam.
     """
     policies = {"policy": {"name": name, "weights": "a" * 64, "policy": "b" * 64}}
     outcomes = {"policy": packed_wins}
@@ -65,6 +68,7 @@ def write_run(
         engine="cpu",
         simulator="fake 1",
         arithmetic={"threads": 2, "torch": "2.9"},
+        clock=clock,
     )
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps(plan.to_dict()))
@@ -92,6 +96,7 @@ def write_run(
                 video=str(path) if videos and won is not None else None,
                 error="the physics exploded" if won is None else None,
                 noise=case.noise,
+                timing=None if clock.stands_still else Timing(7, 2, 0, (0.25,), (0.5,)),
             )
             records.setdefault(role, []).append(record)
     lines = [json.dumps(record.to_dict()) + "\n" for played in records.values() for record in played]

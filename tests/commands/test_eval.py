@@ -190,3 +190,54 @@ def test_a_mujoco_with_other_scenes_is_said(
     code, _, stderr = run(capsys, "good", "--out", str(tmp_path / "out"), "--no-videos", "--trials", "1")
     assert code == 0
     assert (f"MuJoCo {version} shows and moves some scenes differently from 3.2.3" in stderr) == told
+
+
+FEW = ("--suite", "libero_spatial", "--task-ids", "0", "--trials", "1", "--workers", "1", "--no-videos")
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_clock_is_frozen_in_the_plan_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ("--out", str(tmp_path / "out"))
+    late = ("--mode", "async", "--latency", "60ms")
+    code, stdout, stderr = run(capsys, "good", *FEW, *out, *late)
+    assert code == 0
+    said = "clock: async, 2 control steps late (100 ms at 20 Hz)"
+    assert said in stderr
+    assert f"{said}. policy held still for" in " ".join(stdout.split())
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert plan["clock"] == {"mode": "async", "latency": 2, "control_hz": 20.0}
+    assert run(capsys, "good", *FEW, *out, "--mode", "async", "--latency", "2steps")[0] == 0
+    code, _, stderr = run(capsys, "good", *FEW, *out)
+    assert code == 2
+    assert "clock mode: 'async' there, 'sync-free' here" in stderr
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_measured_latency_is_measured_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("good", *FEW, "--out", str(tmp_path / "out"), "--mode", "wait", "--latency", "measured")
+    first, again = (run(capsys, *arguments) for _ in range(2))
+    assert first[0] == again[0] == 0
+    assert "measuring its latency" in first[2]
+    assert "measuring its latency" not in again[2]
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["clock"]["measured_ms"].keys() == {"policy"}
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--latency", "80ms"), "--latency 80ms does nothing while time stands still: give --mode wait"),
+        (("--mode", "async"), "--mode async needs to know how late a chunk is: give --latency 80ms"),
+        (("--mode", "wait", "--latency", "fast"), "--latency fast is no latency"),
+        (("--mode", "wait", "--latency", "1steps", "--control-hz", "-1"), "--control-hz -1"),
+        (("--mode", "rtc", "--latency", "2steps"), "cannot continue its last chunk, as --mode rtc asks"),
+        (("--mode", "async", "--latency", "2steps", "--execution-horizon", "5"), "--execution-horizon 5 is for --mode"),
+        (("--mode", "wait", "--latency", "measured", "--shard", "1/2"), "measure it in a run without --shard"),
+    ],
+)
+def test_half_of_a_clock_is_exit_2_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
+) -> None:
+    code, _, stderr = run(capsys, "good", *FEW, "--out", str(tmp_path / "out"), *flags)
+    assert code == 2
+    assert said in " ".join(stderr.split())

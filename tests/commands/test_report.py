@@ -11,6 +11,7 @@ from extras import needs
 from made_runs import write_run
 
 from vlapack.cli import main
+from vlapack.evaluate.clock import PlanClock
 
 needs("matplotlib", "jinja2", remedy="pip install '.[report]'")
 
@@ -79,3 +80,11 @@ def test_the_page_has_the_command_that_plays_the_same_episodes(tmp_path: Path) -
         "--seed 7 --replan 5"
     )
     assert wanted in html.unescape(out.read_text(encoding="utf-8"))
+
+
+def test_the_page_says_how_time_went_on_and_how_to_have_it_again(tmp_path: Path) -> None:
+    run, out = write_run(tmp_path / "run", clock=PlanClock("async", 2)), tmp_path / "report.html"
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    page = html.unescape(out.read_text(encoding="utf-8"))
+    assert "Clock: async, 2 control steps late (100 ms at 20 Hz). policy held still for" in page
+    assert "--mode async --latency 2steps --control-hz 20.0" in page

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
+from vlapack.evaluate.clock import PlanClock
 from vlapack.evaluate.contender import Contender
 from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import Plan
@@ -34,17 +36,47 @@ class Drunkard:
         return 0
 
 
+@dataclass
+class Continuing(Drunkard):
+    """Takes the rest of its last chunk, and keeps what it was told."""
+
+    told: list[tuple[np.ndarray, int, int | None]] = field(default_factory=list)
+
+    def infer(
+        self,
+        observation: dict[str, object],
+        /,
+        *,
+        generator: torch.Generator | None = None,
+        previous: np.ndarray | None = None,
+        delay: int = 0,
+        execution_horizon: int | None = None,
+    ) -> dict[str, object]:
+        if previous is not None:
+            self.told.append((previous, delay, execution_horizon))
+        return super().infer(observation, generator=generator)
+
+
 def contender(role: str, policy: Drunkard, digest: str = "d") -> Contender:
     return Contender(role=role, name=role, identity={"weights": digest}, needed_bytes=1, load=lambda: policy)
 
 
-def plan(contenders: list[Contender], tasks: int = 2, trials: int = 3, seed: int = 7, noise_seeds: int = 1) -> Plan:
+def plan(
+    contenders: list[Contender],
+    tasks: int = 2,
+    trials: int = 3,
+    seed: int = 7,
+    noise_seeds: int = 1,
+    *,
+    clock: PlanClock = PlanClock(),  # noqa: B008  (frozen)
+) -> Plan:
     return Plan(
         tasks=tuple(("libero_spatial", task) for task in range(tasks)),
         init_states=tuple(range(trials)),
         policies={contender.role: contender.identity for contender in contenders},
         seed=seed,
         noise_seeds=noise_seeds,
+        clock=clock,
     )
 
 

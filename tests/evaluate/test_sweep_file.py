@@ -36,6 +36,9 @@ def test_short_forms_are_the_long_ones(tmp_path: Path) -> None:
         ("policies: {a: x}\nnoise_seeds: 0", "noise_seeds = 0: input should be greater than or equal to 1"),
         ("policies: {a: x}\nuntil_ci: 3", "until_ci = 3: input should be less than 1"),
         ("policies: {a: x}\ndtype: fp16", "dtype = 'fp16': input should be 'float32' or 'bfloat16'"),
+        ("policies: {a: x}\nmode: rct", "mode = 'rct': input should be 'sync-free', 'wait', 'async' or 'rtc'"),
+        ("policies: {a: x}\nlatency: 80ms", "`latency='80ms'` does nothing while time stands still"),
+        ("policies: {a: x}\nmode: wait\nlatency: 80", "latency = 80: input should be a valid string"),
         ("policies: [a]", "policies = ['a']: expected keys and values below it"),
         ("policies: {}", "policies = {}"),
         ("recipes: [full]", "policies is missing"),
@@ -69,3 +72,10 @@ def test_hostile_yaml_ends_at_once(tmp_path: Path) -> None:
 def test_no_file_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_sweep(tmp_path / "none.yaml")
+
+
+def test_a_clock_has_the_keys_of_the_flags(tmp_path: Path) -> None:
+    still = read(tmp_path, "policies: {a: x}").clock()
+    late = read(tmp_path, "policies: {a: x}\nmode: rtc\nlatency: 80ms\ncontrol_hz: 50\nexecution_horizon: 8").clock()
+    assert still == {"mode": "sync-free", "latency": None, "control_hz": 20.0, "execution_horizon": None}
+    assert late == {"mode": "rtc", "latency": "80ms", "control_hz": 50.0, "execution_horizon": 8}

@@ -9,6 +9,7 @@ import pytest
 from growing import Clock, Growing
 from rich.console import Console
 
+from vlapack.evaluate.clock import PlanClock
 from vlapack.watch import words
 from vlapack.watch.followed import Followed
 from vlapack.watch.screen import screen
@@ -102,3 +103,12 @@ def test_a_policy_alone_is_compared_with_nobody(tmp_path) -> None:
     text = shown(Followed(growing.folder), 200)
     assert "baseline" not in text
     assert "complete: 6 of 6 episodes" in text
+
+
+def test_a_clock_that_goes_on_is_one_line(tmp_path) -> None:
+    growing = Growing(tmp_path, clock=PlanClock("async", 2))
+    growing.play(3)
+    said = "clock: async, 2 control steps late (100 ms at 20 Hz)"
+    run = Followed(growing.folder)
+    assert said in shown(run, 80).splitlines()
+    assert standing(run).to_dict()["clock"] == said.removeprefix("clock: ")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlapack.evaluate.summary import MARGIN
+from vlapack.evaluate.timing import timing_sentence
 from vlapack.report.runs import Comparison
 
 Tone = Literal["good", "bad", "open"]
@@ -119,6 +120,8 @@ def _numbers(comparison: Comparison) -> list[str]:
             f"{stopped['half_width_wanted']:g} asked: the {stopped['of'].replace('_', ' ')} is within {points(low)} to "
             f"{points(high)} points, whenever one looks (95 %)."
         )
+    if (clock := timing_sentence(summary)) is not None:
+        lines.append(f"C{clock[1:]}.")
     if (floor := summary["noise_floor"]) is not None:
         lines.append(
             f"For scale: the float policy against itself ({floor['kind']}; {floor['source']}) ends differently in "

@@ -30,7 +30,7 @@ def screen(found: Standing, width: int, height: int) -> RenderableType:
     rows = [words.row(player) for player in found.players]
     parts: list[RenderableType] = [_headline(found, width), Text(), _table(rows, width)]
     if (clock := words.clock(found)) is not None:
-        parts += [Text(), Text(clock)]
+        parts += [Text(), Text(wrapped(clock, width))]
     if (errors := words.errors(found)) is not None:
         parts += [Text(), Text(errors, style="yellow")]
     room = max(height - len(rows) - (9 if found.clock is None else 11), 2) // 2
