@@ -12,6 +12,7 @@ from vlapack.evaluate.clock import PlanClock
 from vlapack.evaluate.contender import Contender
 from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import Plan
+from vlapack.policy.rtc import RealTime
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Continuing(Drunkard):
     """Takes the rest of its last chunk, and keeps what it was told."""
 
     told: list[tuple[np.ndarray, int, int | None]] = field(default_factory=list)
+    guided: list[RealTime | None] = field(default_factory=list)
 
     def infer(
         self,
@@ -51,9 +53,11 @@ class Continuing(Drunkard):
         previous: np.ndarray | None = None,
         delay: int = 0,
         execution_horizon: int | None = None,
+        realtime: RealTime | None = None,
     ) -> dict[str, object]:
         if previous is not None:
             self.told.append((previous, delay, execution_horizon))
+            self.guided.append(realtime)
         return super().infer(observation, generator=generator)
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import simulators
 from fakes import Continuing, Drunkard, contender, plan
 
 from vlapack.errors import InputError
-from vlapack.evaluate.clock import PlanClock, choose_latency, parse_latency
+from vlapack.evaluate.clock import GUIDANCES, PlanClock, choose_latency, parse_latency
 from vlapack.evaluate.ledger import Ledger, Record
 from vlapack.evaluate.plan import plan_of
 from vlapack.evaluate.run import conclude, evaluate
 from vlapack.evaluate.store import Store
 from vlapack.evaluate.table import sentences
+from vlapack.policy.rtc import Guidance, RealTime
 from vlapack.report.reading import read_plan
 
 ASYNC = PlanClock("async", 2)
@@ -77,7 +78,7 @@ def test_half_of_a_clock_is_refused(settings: Any, said: str) -> None:
     [
         PlanClock(),
         ASYNC,
-        PlanClock("rtc", {"policy": 2, "baseline": 5}, 50.0, {"policy": 33.1, "baseline": 90.0}, execution_horizon=8),
+        PlanClock("rtc", {"policy": 2, "baseline": 5}, 50.0, {"policy": 33.1, "baseline": 90.0}, 8, "vjp"),
     ],
 )
 def test_a_plan_keeps_its_clock_and_an_old_plan_stands_still(tmp_path: Path, clock: PlanClock) -> None:
@@ -143,6 +144,21 @@ def test_a_policy_that_continues_is_told_what_was_not_carried_out(tmp_path: Path
     timings = [record.timing for record in records if record.timing]
     assert len(policy.told) == sum(timing.chunks - 1 for timing in timings)
     assert {(len(previous), delay, horizon) for previous, delay, horizon in policy.told} == {(5, 2, 6)}
+
+
+@pytest.mark.parametrize(("guidance", "told"), [(None, None), ("vjp", RealTime("vjp"))])
+def test_a_policy_is_guided_as_the_plan_says(tmp_path: Path, guidance: Any, told: RealTime | None) -> None:
+    policy = Continuing()
+    played(tmp_path, PlanClock("rtc", 2, guidance=guidance), policy)
+    assert set(policy.guided) == {told}
+
+
+def test_the_guidances_are_those_of_a_policy() -> None:
+    assert set(GUIDANCES) == set(get_args(Guidance))
+    with pytest.raises(InputError, match="`guidance='vpj'` is not one of lerobot, vjp, inpaint"):
+        PlanClock("rtc", 2, guidance="vpj")
+    with pytest.raises(InputError, match="`guidance='vjp'` is for `mode='rtc'`, and the mode is async"):
+        PlanClock("async", 2, guidance="vjp")
 
 
 def test_a_policy_that_cannot_continue_is_refused_by_name(tmp_path: Path) -> None:

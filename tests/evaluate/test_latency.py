@@ -35,7 +35,14 @@ class Late(Continuing):
 
 
 def asked_for(entries: list[Contender], out: Path, **changed: Any) -> PlanClock:
-    how = {"mode": "async", "latency": "measured", "control_hz": 20.0, "execution_horizon": None, "shard": None}
+    how = {
+        "mode": "async",
+        "latency": "measured",
+        "control_hz": 20.0,
+        "execution_horizon": None,
+        "guidance": None,
+        "shard": None,
+    }
     return plan_clock(entries, out, **{**how, "replan": 5, **changed})
 
 

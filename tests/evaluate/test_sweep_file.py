@@ -76,6 +76,14 @@ def test_no_file_is_bad_input(tmp_path: Path) -> None:
 
 def test_a_clock_has_the_keys_of_the_flags(tmp_path: Path) -> None:
     still = read(tmp_path, "policies: {a: x}").clock()
-    late = read(tmp_path, "policies: {a: x}\nmode: rtc\nlatency: 80ms\ncontrol_hz: 50\nexecution_horizon: 8").clock()
-    assert still == {"mode": "sync-free", "latency": None, "control_hz": 20.0, "execution_horizon": None}
-    assert late == {"mode": "rtc", "latency": "80ms", "control_hz": 50.0, "execution_horizon": 8}
+    late = read(
+        tmp_path, "policies: {a: x}\nmode: rtc\nlatency: 80ms\ncontrol_hz: 50\nexecution_horizon: 8\nguidance: vjp"
+    ).clock()
+    assert still == {
+        "mode": "sync-free",
+        "latency": None,
+        "control_hz": 20.0,
+        "execution_horizon": None,
+        "guidance": None,
+    }
+    assert late == {"mode": "rtc", "latency": "80ms", "control_hz": 50.0, "execution_horizon": 8, "guidance": "vjp"}

@@ -39,12 +39,15 @@ class ClockFlags:
             any rate.
         execution_horizon: With --mode rtc, how many actions of a new chunk are bound to the old one. Default: the
             policy's.
+        guidance: With --mode rtc, how the policy continues a chunk (docs/realtime.md): as LeRobot does, the paper's
+            vector-Jacobian product, or prefix inpainting without gradients. Default: lerobot.
     """
 
     mode: Literal["sync-free", "wait", "async", "rtc"] = "sync-free"
     latency: str | None = None
     control_hz: float = 20.0
     execution_horizon: int | None = None
+    guidance: Literal["lerobot", "vjp", "inpaint"] | None = None
 
 
 def eval(

@@ -11,13 +11,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal, get_args
 
 from vlapack.errors import InputError
 from vlapack.libero.clock import Clock, Mode
 
 CONTROL_HZ = 20.0
 """LIBERO's control frequency."""
+
+Guidance = Literal["lerobot", "vjp", "inpaint"]
+"""As in `policy.rtc`, which loads torch."""
+GUIDANCES: tuple[Guidance, ...] = get_args(Guidance)
 
 MEASURED = "measured"
 LATENCY = re.compile(r"(?P<number>\d{1,6}(?:\.\d{1,6})?) ?(?P<unit>ms|steps?)", re.ASCII)
@@ -33,6 +37,7 @@ class PlanClock:
         control_hz: control steps a second, by which milliseconds became steps.
         measured_ms: role → the milliseconds that its latency was measured as; None: the latency was given.
         execution_horizon: in mode `rtc`, what policies are told; None: their default.
+        guidance: in mode `rtc`, how they continue a chunk (`policy.rtc.RealTime`); None: their default.
 
     Raises:
         InputError: settings that do not go together.
@@ -43,10 +48,15 @@ class PlanClock:
     control_hz: float = CONTROL_HZ
     measured_ms: Mapping[str, float] | None = None
     execution_horizon: int | None = None
+    guidance: Guidance | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together."""
         require_hz(self.control_hz)
+        if self.guidance not in (None, *GUIDANCES):
+            raise InputError(f"`guidance={self.guidance!r}` is not one of {', '.join(GUIDANCES)}")
+        if self.guidance is not None and self.mode != "rtc":
+            raise InputError(f"`guidance={self.guidance!r}` is for `mode='rtc'`, and the mode is {self.mode}")
         for latency in [self.latency] if isinstance(self.latency, int) else self.latency.values():
             Clock(self.mode, latency, self.execution_horizon)
 
@@ -84,7 +94,8 @@ class PlanClock:
             each = (f"{role} {n}" + (f" ({ms[role]:.1f} ms)" if role in ms else "") for role, n in self.latency.items())
             late = f"control steps late {hz}{', as measured' if ms else ''}: {', '.join(each)}"
         horizon = "" if self.execution_horizon is None else f", execution horizon {self.execution_horizon}"
-        return f"{self.mode}, {late}{horizon}"
+        guidance = "" if self.guidance is None else f", guidance {self.guidance}"
+        return f"{self.mode}, {late}{horizon}{guidance}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON, without what is not set."""
@@ -95,6 +106,7 @@ class PlanClock:
             "control_hz": self.control_hz,
             **({} if self.measured_ms is None else {"measured_ms": dict(self.measured_ms)}),
             **({} if self.execution_horizon is None else {"execution_horizon": self.execution_horizon}),
+            **({} if self.guidance is None else {"guidance": self.guidance}),
         }
 
 

@@ -15,7 +15,7 @@ from vlapack.console import say
 from vlapack.documents import is_file, read_json
 from vlapack.errors import InputError
 from vlapack.evaluate.capacity import require_memory
-from vlapack.evaluate.clock import MEASURED, PlanClock, choose_latency, steps_of
+from vlapack.evaluate.clock import MEASURED, Guidance, PlanClock, choose_latency, steps_of
 from vlapack.evaluate.contender import Contender
 from vlapack.evaluate.local import ask, require_continuing
 from vlapack.evaluate.plan import BASELINE, FLOOR_SUFFIX, FLOORS
@@ -35,6 +35,7 @@ def plan_clock(
     latency: str | None,
     control_hz: float,
     execution_horizon: int | None,
+    guidance: Guidance | None,
     replan: int,
     shard: Shard | None,
 ) -> PlanClock:
@@ -45,7 +46,7 @@ def plan_clock(
     Args:
         contenders: the policies.
         out: the folder of the run.
-        mode, control_hz, execution_horizon: as in `PlanClock`.
+        mode, control_hz, execution_horizon, guidance: as in `PlanClock`.
         latency: "80ms", "4steps", "measured", or None where time stands still.
         replan: how many actions of a chunk are carried out before the next is asked for.
         shard: the part of the plan that is played here.
@@ -55,22 +56,29 @@ def plan_clock(
     """
     steps = choose_latency(mode, latency, control_hz)
     if steps is not None:
-        return PlanClock(mode, steps, control_hz, execution_horizon=execution_horizon)
+        return PlanClock(mode, steps, control_hz, execution_horizon=execution_horizon, guidance=guidance)
     if shard is not None:
         raise InputError(
             f"`latency={MEASURED!r}` would be another one on every machine that plays a shard: measure it in a run "
             "without `shard`, and give `latency='4steps'`, or as many as its plan.json says"
         )
-    PlanClock(mode, 0, control_hz, execution_horizon=execution_horizon)  # refused before anything is loaded
+    PlanClock(
+        mode, 0, control_hz, execution_horizon=execution_horizon, guidance=guidance
+    )  # refused before anything is loaded
     found = _before(out, contenders)
     if found is None:
-        found = measure(contenders, mode=mode, execution_horizon=execution_horizon, replan=replan)
+        found = measure(contenders, mode=mode, execution_horizon=execution_horizon, guidance=guidance, replan=replan)
     late = {role: steps_of(ms, control_hz) for role, ms in found.items()}
-    return PlanClock(mode, late, control_hz, found, execution_horizon)
+    return PlanClock(mode, late, control_hz, found, execution_horizon, guidance)
 
 
 def measure(
-    contenders: Sequence[Contender], *, mode: Mode, execution_horizon: int | None, replan: int
+    contenders: Sequence[Contender],
+    *,
+    mode: Mode,
+    execution_horizon: int | None,
+    guidance: Guidance | None,
+    replan: int,
 ) -> dict[str, float]:
     """Return role → the median milliseconds of a chunk, while nothing else runs here.
 
@@ -90,7 +98,7 @@ def measure(
         generator, continuation, times = torch.Generator().manual_seed(0), None, []
         for _ in range(WARMING + CHUNKS):
             begun = time.perf_counter()
-            chunk = ask(policy, frame.observation, generator, continuation)
+            chunk = ask(policy, frame.observation, generator, continuation, guidance)
             times.append(1e3 * (time.perf_counter() - begun))
             if mode == "rtc" and len(rest := chunk[replan:]):
                 continuation = Continuation(rest, 1, execution_horizon)

@@ -25,9 +25,11 @@ import torch
 
 from vlapack.console import say
 from vlapack.errors import InputError, WorkError
+from vlapack.evaluate.clock import Guidance
 from vlapack.evaluate.plan import Plan
 from vlapack.evaluate.worker import Crashed, Factory, Finished, Job, Observed, Refused, serve
 from vlapack.libero.clock import Continuation, Timing
+from vlapack.policy.rtc import RealTime
 
 if TYPE_CHECKING:
     from vlapack.evaluate.contender import Acting
@@ -70,7 +72,7 @@ def begin_with(policy: Acting, plan: Plan) -> Callable[[Job], Actor]:
         generator = torch.Generator().manual_seed(plan.noise_seed(job.case, job.role))
 
         def act(observation: dict[str, Any], continuation: Continuation | None = None) -> np.ndarray:
-            return ask(policy, observation, generator, continuation)
+            return ask(policy, observation, generator, continuation, plan.clock.guidance)
 
         return act
 
@@ -78,11 +80,17 @@ def begin_with(policy: Acting, plan: Plan) -> Callable[[Job], Actor]:
 
 
 def ask(
-    policy: Acting, observation: dict[str, Any], generator: torch.Generator, continuation: Continuation | None = None
+    policy: Acting,
+    observation: dict[str, Any],
+    generator: torch.Generator,
+    continuation: Continuation | None = None,
+    guidance: Guidance | None = None,
 ) -> np.ndarray:
     """Return a policy's chunk [horizon, robot dims]; it continues its last one if it is given one."""
     infer: Callable[..., dict[str, Any]] = policy.infer  # `continuation` is for those that take more (`Acting`)
-    told = {} if continuation is None else vars(continuation)
+    told = {} if continuation is None else dict(vars(continuation))
+    if continuation is not None and guidance is not None:
+        told["realtime"] = RealTime(guidance)
     return np.asarray(infer(observation, generator=generator, **told)["actions"])
 
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from vlapack.documents import open_regular
 from vlapack.errors import InputError
-from vlapack.evaluate.clock import CONTROL_HZ, choose_latency
+from vlapack.evaluate.clock import CONTROL_HZ, Guidance, choose_latency
 from vlapack.evaluate.plan import BASELINE, FLOORS
 from vlapack.libero.clock import Mode
 from vlapack.recipe.rules import nearest
@@ -83,8 +83,8 @@ class Sweep(_Strict):
         calib: observations that calibrate the packs.
         suites: suite → ids of tasks, or nothing for all; None: the tasks that the first policy says it was trained for.
         until_ci: as the flag of `vlapack eval`, for each comparison by itself.
-        trials, init_states, noise_seeds, seed, replan, hard_reset, mode, latency, control_hz, execution_horizon, dtype,
-            device, compile, noise_floor: as the flags of `vlapack eval`.
+        trials, init_states, noise_seeds, seed, replan, hard_reset, mode, latency, control_hz, execution_horizon,
+            guidance, dtype, device, compile, noise_floor: as the flags of `vlapack eval`.
     """
 
     policies: Annotated[dict[str, Entry], BeforeValidator(_entries), Field(min_length=1)]
@@ -102,6 +102,7 @@ class Sweep(_Strict):
     latency: str | None = None
     control_hz: Annotated[float, Field(strict=False)] = CONTROL_HZ
     execution_horizon: int | None = None
+    guidance: Guidance | None = None
     noise_floor: bool = False
     until_ci: float | None = Field(default=None, gt=0, lt=1)
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -134,7 +135,7 @@ class Sweep(_Strict):
 
     def clock(self) -> dict[str, Any]:
         """Return the settings of the clock, as `latency.plan_clock` takes them."""
-        return self.model_dump(include={"mode", "latency", "control_hz", "execution_horizon"})
+        return self.model_dump(include={"mode", "latency", "control_hz", "execution_horizon", "guidance"})
 
 
 def recipe_label(recipe: str) -> str:

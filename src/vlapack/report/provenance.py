@@ -101,6 +101,7 @@ def settings_of(comparison: Comparison) -> dict[str, Any] | None:
     if not clock.stands_still:
         found |= {"mode": clock.mode, "latency": f"{clock.latency}steps", "control_hz": clock.control_hz}
         found |= {} if clock.execution_horizon is None else {"execution_horizon": clock.execution_horizon}
+        found |= {} if clock.guidance is None else {"guidance": clock.guidance}
     return found | ({"hard_reset": True} if plan.hard_reset else {})
 
 
