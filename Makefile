@@ -35,10 +35,11 @@ OLDEST := $(TRITON)/3.6.0
 KERNELS := $(wildcard src/vlapack/csrc/*.cpp src/vlapack/csrc/*.hpp)
 APT := libegl1 libgles2 libgl1 libglvnd0 libgl1-mesa-dri libglib2.0-0
 # Not measured by `make bench`: tools, and what takes hours or 12 GB of disk. The plan of 100,000 episodes takes 30
-# minutes, and thirty kills with their repeats 36: run them after a change to how evaluations are stored.
+# minutes, and thirty kills with their repeats 36: run them after a change to how evaluations are stored. The comparison
+# with other engines installs five of them, and takes an hour.
 APART := benchmarks/synthetic_pi05.py benchmarks/chunk.py benchmarks/openpi_worker.py benchmarks/compiled.py \
 	benchmarks/quantize_full.py benchmarks/fidelity.py benchmarks/closed_loop.py benchmarks/distill.py \
-	benchmarks/closed_loop_large.py benchmarks/loading.py benchmarks/large_plan.py benchmarks/kills.py
+	benchmarks/closed_loop_large.py benchmarks/loading.py benchmarks/large_plan.py benchmarks/kills.py benchmarks/rivals.py
 
 export MUJOCO_GL ?= egl
 # Every extra is installed here: a test that lacks one fails instead of being skipped.

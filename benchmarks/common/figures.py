@@ -10,13 +10,13 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common import evidence, full_size, guide, landing, machines, preset_tables, simulators
+from common import evidence, full_size, guide, landing, machines, preset_tables, rival_tables, simulators
 from common.results import ROOT, write_between
 from common.typed import TYPED
 
 FIGURES: dict[str, Callable[[], str]] = {
     name: figure
-    for module in (evidence, full_size, guide, landing, machines, preset_tables, simulators)
+    for module in (evidence, full_size, guide, landing, machines, preset_tables, rival_tables, simulators)
     for name, figure in module.FIGURES.items()
 }
 """Name → what it shows."""

@@ -10,7 +10,7 @@ from common.results import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
 NOT_MEASURED = "not measured"
-MACHINES = {"25/17": "Zen 4", "25/1": "Zen 3", "6/167": "Intel Xeon with AMX"}
+MACHINES = {"26/2": "Zen 5", "25/17": "Zen 4", "25/1": "Zen 3", "6/167": "Intel Xeon with AMX"}
 """CPU family and model, as Linux reports them → what people call them."""
 ENGINES = {"avx512vnni": "AVX-512 VNNI", "avx2": "AVX2"}
 BOTH = tuple(ENGINES)
