@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-sys.path.insert(0, str(BENCHMARKS / "rival_workers"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "rival_workers"))
 from common import rival_tables
 from common.exact_layers import exact, relative_error
 from rival_cases import RUNS, Case, draw, layers, load, products, rounded
