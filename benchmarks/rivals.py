@@ -58,7 +58,7 @@ def main(
     cases: str = "",
     threads: str = "1,2",
     rounds: int = 7,
-    seconds: float = 0.2,
+    seconds: float = 0.1,
     work: Path = ROOT / "outputs" / "rivals",
     torch_index: str = "",
     vla_cpp: Path | None = None,

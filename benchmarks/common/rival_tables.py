@@ -55,11 +55,19 @@ def _grouped(rows: Iterable[Row]) -> Table:
     return found
 
 
-def _together(rows: Sequence[Row] | None, clock: str) -> float | None:
-    """Seconds of all products of a layer, or of the layer."""
+def _seconds(rows: Sequence[Row] | None, clock: str, base: Mapping[str, float] | None = None) -> float | None:
+    """Seconds of all products of a layer, or of the layer.
+
+    Args:
+        rows: a contender's in one part; None: it was not measured there.
+        clock: `wall` or `cpu`.
+        base: case → seconds, which the rows' ratios multiply in place of their own seconds.
+    """
     if not rows or any(clock not in row for row in rows):
         return None
-    return sum(row["times_in_layer"] * row[clock] for row in rows)
+    if base is None:
+        return sum(row["times_in_layer"] * row[clock] for row in rows)
+    return sum(row["times_in_layer"] * row[f"times_ours_{clock}"] * base[row["case"]] for row in rows)
 
 
 def _table(table: Table) -> str:
@@ -67,26 +75,40 @@ def _table(table: Table) -> str:
     lines = [f"| | {' | '.join(PARTS[part] for part in shown)} | a chunk, s | its processor time, s |"]
     lines.append("|---" * (len(shown) + 3) + "|")
     for contender, of in table.items():
-        ours = table[f"{OURS}, {ALONE}" if contender.endswith(ALONE) else OURS]
-        cells = [_cell(_together(of.get(part), "wall"), _together(ours.get(part), "wall"), 1e3) for part in shown]
-        for clock in ("wall", "cpu"):
-            cells.append(_cell(_chunk(of, clock), _chunk(ours, clock), 1))
+        alone = contender.endswith(ALONE)
+        ours = table[f"{OURS}, {ALONE}" if alone else OURS]
+        one = {part: {part: 1} for part in shown}
+        columns = [(one[part], "wall", 1e3) for part in shown] + [(RUNS, "wall", 1.0), (RUNS, "cpu", 1.0)]
+        cells = (_cell(of, ours, runs, clock, unit, paired=not alone) for runs, clock, unit in columns)
         lines.append(f"| {contender} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _chunk(of: Mapping[str, Sequence[Row]], clock: str) -> float | None:
-    """Seconds of all layers of a chunk, or of their products."""
-    times = {part: _together(of.get(part), clock) for part in RUNS}
-    known = [RUNS[part] * time for part, time in times.items() if time is not None]
-    return sum(known) if len(known) == len(RUNS) else None
-
-
-def _cell(seconds: float | None, ours: float | None, unit: float) -> str:
-    if seconds is None:
+def _cell(
+    of: Mapping[str, Sequence[Row]],
+    ours: Mapping[str, Sequence[Row]],
+    runs: Mapping[str, int],
+    clock: str,
+    unit: float,
+    *,
+    paired: bool,
+) -> str:
+    """A time, and how many times ours it is: by the turns' ratios where those are with the same contender of ours."""
+    times = {part: _seconds(of.get(part), clock) for part in runs}
+    before = {part: _seconds(ours.get(part), clock) for part in runs}
+    if None in times.values():
         return "–"
-    text = f"{unit * seconds:.3g}"
-    return text if ours is None or seconds == ours else f"{text} ({seconds / ours:.2f} ×)"
+    text = f"{unit * _sum(runs, times):.3g}"
+    if of is ours or None in before.values():
+        return text
+    if paired:
+        base = {row["case"]: row[clock] for rows in ours.values() for row in rows}
+        times = {part: _seconds(of[part], clock, base) for part in runs}
+    return f"{text} ({_sum(runs, times) / _sum(runs, before):.2f} ×)"
+
+
+def _sum(runs: Mapping[str, int], times: Mapping[str, float | None]) -> float:
+    return sum(count * (times[part] or 0.0) for part, count in runs.items())
 
 
 def _lost(rows: Sequence[Row]) -> str:
@@ -130,7 +152,7 @@ def _said(document: Mapping[str, Any]) -> str:
     failed = dict.fromkeys(
         f"{row['contender']}, {row['case']}: {row['failed']}" for row in document["rows"] if "failed" in row
     )
-    parts = [f"{text}; {document['rounds']} rounds, commit {document['commit'][:8]}."]
+    parts = [f"{text}; rounds: {document['rounds']}, commit {document['commit'][:8]}."]
     return " ".join([*parts, *(f"Not there: {each}." for each in (*missing, *failed))])
 
 
