@@ -9,8 +9,8 @@ for all rows, lazy updates in batches, and a Cholesky factor) and LDLQ (Chee et 
 section 3; its Theorem 6 says that the two round alike).
 
 What is in memory for the largest layer of π0.5, the language model's down_proj (K = 16384 inputs, N = 2048 outputs), in
-fp32: H and then its factor in the same place, K² = 1 GiB; beside them the sample of inputs, at most 8192 x K = 512 MiB
-and 64 MiB of it in the columns' order; later the factor and the weight's columns, K x N = 128 MiB.
+fp32: H and then its factor in the same place, K² = 1 GiB; beside them the sample of inputs, at most 8192 x K = 512 MiB,
+64 MiB of it in the columns' order, and as much of H; later the factor and the weight's columns, K x N = 128 MiB.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vlapack.errors import InputError
 from vlapack.methods.precision import full_precision
+from vlapack.methods.product import add_product
 from vlapack.methods.round import choose_scale, integer_range
 from vlapack.methods.threads import threads
 
@@ -42,9 +43,8 @@ ROWS_AT_ONCE_ON_GPUS = 16384
 TOKENS_AT_ONCE = 1024
 """Inputs added to H at a time: the copy in the columns' order is 1024 x K."""
 COLUMNS_OF_TRIANGLE = 1024
-"""Columns of H that are computed at once, from their diagonal block down. For K = 16384 that is 53 % of the square (136
-of 256 blocks), for K = 2048 75 %; the rest is the same by symmetry and is never read."""
-
+"""Columns of H that are computed, and factored, at once, from their diagonal block down. For K = 16384 that is 53 % of
+the square (136 of 256 blocks), for K = 2048 75 %; the rest is the same by symmetry and is never read."""
 WORTH_TWO_THREADS = 2048
 """Inputs from which on two threads factor H, on machines of any size. Below it one takes at most a third longer. Two
 wait for each other many times: where something else has the cores, 192 inputs took them 280 times as long."""
@@ -92,17 +92,16 @@ def hessian_factor(inputs: Tensor) -> HessianFactor:
     # Laid out by columns, as LAPACK wants it: it then works in place, and the factor needs no second K x K. Only the
     # lower half is computed.
     lower = inputs.new_empty(channels, channels).T
-    failed = torch.empty((), dtype=torch.int32, device=inputs.device)
     for damping in DAMPING:
         # A failed factorization has overwritten H. It is computed again, rather than kept twice in case.
         lower.zero_()
         for rows in torch.split(inputs, TOKENS_AT_ONCE):
-            ordered = rows[:, order]
+            ordered = rows.T[order].contiguous()
             for part in _parts(channels):
-                lower[part.start :, part].addmm_(ordered[:, part.start :].T, ordered[:, part])
+                add_product(lower.T[part, part.start :], ordered[part], ordered[part.start :].T)
         lower.diagonal().add_(torch.where(alive[order], damping * mean, mean))
         with threads(1 if channels < WORTH_TWO_THREADS else 2):  # alone here, its last bits depend on their number
-            torch.linalg.cholesky_ex(lower, out=(lower, failed))
+            failed = _cholesky(lower)
         if not failed:
             # Cholesky's L is U √D: its columns divided by their diagonal are U. D weighs the columns' errors, not the
             # choice of the integers, and is dropped.
@@ -155,7 +154,7 @@ def gptq_weight(
         for stop in range(channels, 0, -COLUMNS_AT_ONCE):
             start = max(0, stop - COLUMNS_AT_ONCE)
             # A block's columns, corrected for every error behind it in one product: [128, K - stop] x [K - stop, rows].
-            wanted = torch.addmm(errors[start:stop], lower[stop:, start:stop].T, errors[stop:])
+            wanted = add_product(errors[start:stop].clone(), lower[stop:, start:stop].T, errors[stop:])
             for i in range(stop - 1, start - 1, -1):
                 step = step_of[groups[i]]
                 q = (wanted[i - start] / step).round_().clamp_(*integer_range(bits))
@@ -164,6 +163,28 @@ def gptq_weight(
                 wanted[: i - start].addr_(lower[i, start:i], errors[i])
         q_out.copy_(integers[place_of].T)
     return quantized, scale
+
+
+def _cholesky(lower: Tensor) -> Tensor:
+    """Factor a matrix in place, of which the lower half is given and returned, and say whether that failed.
+
+    By pieces of its columns, so that nearly all of the work is large products: LAPACK's own takes three times as long.
+    What stands above the diagonal is zero before and after.
+    """
+    failed = torch.zeros((), dtype=torch.bool, device=lower.device)
+    upper = lower.T  # the same memory, of which a row's neighbours are neighbours
+    for part in _parts(len(lower)):
+        diagonal, info = torch.linalg.cholesky_ex(lower[part, part])
+        lower[part, part] = diagonal
+        failed |= info != 0
+        if part.stop < len(lower):
+            below = torch.linalg.solve_triangular(diagonal, upper[part, part.stop :], upper=False).T.contiguous()
+            lower[part.stop :, part] = below
+            less = below.neg()
+            for later in _parts(len(below)):
+                left = upper[part.stop :, part.stop :][later, later.start :]
+                add_product(left, less[later], below[later.start :].T)
+    return failed
 
 
 def _parts(size: int) -> list[slice]:

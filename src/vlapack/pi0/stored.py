@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlapack.methods.product import linear
+
 
 class StoredLinear(nn.Module):
     """y = x Wᵀ + b in the dtype of x; called like the `nn.Linear` that it replaces.
@@ -56,7 +58,7 @@ class _Widened(torch.autograd.Function):
         ctx.save_for_backward(weight)
         ctx.narrow, ctx.workspace = narrow, workspace
         wide = _widen(weight, x.dtype, workspace)
-        return nn.functional.linear(x, wide, None if bias is None else bias.to(x.dtype))
+        return linear(x, wide, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
