@@ -143,7 +143,7 @@ def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
     [
         ({"use_visual_memory": True}, "use_visual_memory is True"),
         ({"use_proprioceptive_memory": True}, "use_proprioceptive_memory is True"),
-        ({"rtc_training_max_delay": 3}, "rtc_training_max_delay is 3"),
+        ({"rtc_training_max_delay": 4}, "rtc_training_max_delay is 4; for a pi05 with chunk_size 4 it is 0 to 3"),
         ({"max_period": 8.0}, "max_period is 8.0"),
         ({"paligemma_variant": "gemma_9b"}, "paligemma_variant is 'gemma_9b'"),
         ({"chunk_size": ...}, "no 'chunk_size'"),

@@ -106,8 +106,8 @@ def test_an_unknown_field_is_refused_wherever_it_stands(tmp_path: Path, kind: st
     ("change", "message"),
     [
         ({"n_obs_steps": 2}, "n_obs_steps is 2; the network sees one observation"),
-        ({"rtc_config": {"enabled": True}}, "rtc_config is .*without real-time chunking"),
-        ({"rtc_config": {}}, "rtc_config is "),  # enabled is LeRobot's default
+        ({"rtc_training_max_delay": True}, "rtc_training_max_delay is True"),
+        ({"rtc_training_max_delay": -1}, "rtc_training_max_delay is -1"),
         ({"min_period": 1e-3}, "min_period is 0.001"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0; it must be a whole number above 0"),
         ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5"),

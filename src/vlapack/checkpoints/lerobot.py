@@ -16,7 +16,7 @@ from vlapack.checkpoints import assets
 from vlapack.checkpoints.assets import SHARD_INDEX_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.folder import FloatCheckpoint
-from vlapack.checkpoints.lerobot_fields import FIELDS, count_of, field_of, require_new
+from vlapack.checkpoints.lerobot_fields import FIELDS, count_of, field_of, max_delay, require_new
 from vlapack.checkpoints.lerobot_robot import delta_mask, is_libero, prompt_state_dim, read_features, renaming
 from vlapack.checkpoints.normalization import Normalization
 from vlapack.checkpoints.peft import Merged, base_of
@@ -94,6 +94,7 @@ def _with_folders(
     saved = {} if processors is None else processors.rename_map
     return replace(
         config,
+        architecture=replace(config.architecture, max_delay=max_delay(path, document)),
         replan=_replan(path, document) if config.replan is None else config.replan,
         rename_map=config.rename_map or {old: new for old, new in saved.items() if new in known},
     )
@@ -138,6 +139,7 @@ def read_config(
         max_token_len=prompt_length,
         num_cameras=CONFIGS["pi0"].num_cameras if libero else len(robot.cameras),
         num_steps=count_of(path, document, "num_inference_steps"),
+        max_delay=max_delay(path, document),
     )
     return PolicyConfig(
         name=f"lerobot_{variant}",

@@ -9,15 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlapack.checkpoints.verdicts import FLAG, NAMES, Fields, Only, off, only
+from vlapack.checkpoints.verdicts import FLAG, NAMES, Fields, off, only
 from vlapack.errors import InputError
 
 WRITERS = "LeRobot 0.4 to 0.6"
 _NETWORK = "vlapack's network lacks that feature of LeRobot's; train without it"
-
-
-def _is_rtc_off(value: Any) -> bool:
-    return value is None or (isinstance(value, Mapping) and value.get("enabled") is False)
 
 
 FIELDS = Fields(
@@ -39,8 +35,10 @@ FIELDS = Fields(
         "relative_exclude_joints",
         "action_feature_names",
         "use_peft",
+        "rtc_training_max_delay",
     },
     harmless={
+        "rtc_config": "how LeRobot joins chunks; ours is chosen with each (`Policy.infer`)",
         "normalization_mapping": "what the processors are made from; the saved ones say it, and are read",
         "empty_cameras": "cameras that no robot has: LeRobot masks them, and so does leaving them out",
         "dtype": "of LeRobot's arithmetic; ours is chosen when the policy is loaded",
@@ -81,11 +79,6 @@ FIELDS = Fields(
         "n_obs_steps": only(1, None, rule="the network sees one observation at a time; train with n_obs_steps 1"),
         "use_visual_memory": off(_NETWORK),
         "use_proprioceptive_memory": off(_NETWORK),
-        "rtc_training_max_delay": off(_NETWORK),
-        "rtc_config": Only(
-            _is_rtc_off,
-            "vlapack makes each chunk by itself, without real-time chunking; set rtc_config to null if that is meant",
-        ),
         "min_period": only(4e-3, None, rule="the network is fixed to openpi's 0.004"),
         "max_period": only(4.0, None, rule="the network is fixed to openpi's 4.0"),
     },
@@ -144,6 +137,22 @@ def field_of(path: Path, document: Mapping[str, Any], name: str) -> Any:
     if name not in document:
         raise InputError(f"{path}: config.json has no {name!r}, which every LeRobot π0 policy states; copy it again")
     return document[name]
+
+
+def max_delay(path: Path, document: Mapping[str, Any]) -> int:
+    """Return how many given actions the policy was trained to go on from, 0 for none.
+
+    Raises:
+        InputError: not a number of actions that LeRobot trains with.
+    """
+    value = document.get("rtc_training_max_delay", 0)
+    horizon, kind = count_of(path, document, "chunk_size"), document["type"]
+    most = horizon - 1 if kind == "pi05" else 0
+    if type(value) is not int or not 0 <= value <= most:
+        raise InputError(
+            f"{path}: rtc_training_max_delay is {value!r}; for a {kind} with chunk_size {horizon} it is 0 to {most}"
+        )
+    return value
 
 
 def count_of(path: Path, document: Mapping[str, Any], name: str) -> int:

@@ -61,6 +61,8 @@ class Buffers:
         prefix: What `encode` returned when it was captured; the others read it.
         x_t: [B, H, action_dim], the flow's state: noise for `follow`, any for `step`.
         condition: [1, …], what the expert is told of the time of a `step`.
+        conditions: [B, H, …], the same of each action's own time; None unless the network was trained to be given
+            actions.
     """
 
     prefix: Prefix
@@ -81,6 +83,10 @@ class Buffers:
         self.x_t = torch.zeros(shape.batch, *suffix, device=device)
         self.condition = model.time_table[:1].clone()
         self._times = model.time_table
+        self.conditions: Tensor | None = None
+        if config.max_delay:
+            one = model.time_table[:1, None]
+            self.conditions = one.repeat(shape.batch, config.action_horizon, *[1] * (one.dim() - 2))
         self._scaled = Scaling(device)
         # For any prompt and all cameras; and held, since a captured run reads the tables where they are now.
         most = config.num_cameras * config.vision.num_patches + max(config.max_token_len, shape.prompt)
@@ -102,6 +108,11 @@ class Buffers:
     def step(self) -> Tensor:
         """Return the velocity at `x_t` and `condition`; to be captured, after `encode`."""
         return self._model.velocity(self.prefix, self._state, self.x_t, self.condition)
+
+    def step_by_action(self) -> Tensor:
+        """Return the velocity at `x_t` and `conditions`; to be captured, after `encode`."""
+        assert self.conditions is not None
+        return self._model.velocity(self.prefix, self._state, self.x_t, self.conditions)
 
     def fill(self, seen: Seen, prompts: Sequence[Tensor], state: Tensor, noise: Tensor) -> None:
         """Copy a batch of B observations in.

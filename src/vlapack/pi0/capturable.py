@@ -86,7 +86,8 @@ def capturable(
         found, prefix = watch(buffers.encode)
         if prefix is not None:
             buffers.prefix = prefix
-            for run in (buffers.follow, buffers.step):
+            by_action = (buffers.step_by_action,) if config.max_delay else ()
+            for run in (buffers.follow, buffers.step, *by_action):
                 found += watch(run)[0]
     return list(dict.fromkeys(found))
 

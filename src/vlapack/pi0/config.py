@@ -80,7 +80,8 @@ class Pi0Config:
     `variant` "pi0" feeds the state as a token of the action expert and mixes the flow time into the action
     tokens; "pi05" feeds the time through adaptive norms (adaRMS) and the state, if at all, through the prompt.
     The language model and the expert attend to each other layer by layer, so depth, heads and head size agree.
-    `num_steps` is how many Euler steps make a chunk.
+    `num_steps` is how many Euler steps make a chunk. `max_delay` is how many leading actions the network was trained to
+    take as given and clean (training-time real-time chunking, arXiv 2512.05964; LeRobot's `rtc_training_max_delay`).
     """
 
     variant: Variant
@@ -93,6 +94,7 @@ class Pi0Config:
     max_token_len: int
     num_cameras: int
     num_steps: int = NUM_STEPS
+    max_delay: int = 0
 
     def __post_init__(self) -> None:
         """Refuse sizes of which no network can be built."""
@@ -101,6 +103,11 @@ class Pi0Config:
                 f"Pi0Config: variant is {self.variant!r}; it must be one of {', '.join(get_args(Variant))}."
             )
         _require_bounds(self)
+        if self.max_delay and (self.variant != "pi05" or self.max_delay >= self.action_horizon):
+            raise InputError(
+                f"Pi0Config: max_delay is {self.max_delay}; only pi05 is trained to go on from given actions, of which "
+                f"a chunk of {self.action_horizon} has at most {self.action_horizon - 1}."
+            )
         for field in ("depth", "num_heads", "num_kv_heads", "head_dim"):
             llm, expert = getattr(self.llm, field), getattr(self.expert, field)
             if llm != expert:
@@ -120,10 +127,11 @@ class Pi0Config:
         return self.action_horizon + (0 if self.adaptive_norms else 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested plain dicts, as `from_dict` reads them; openpi's number of steps is left out."""
+        """Return nested plain dicts, as `from_dict` reads them; what openpi's policies all have alike is left out."""
         plain = dataclasses.asdict(self)
-        if self.num_steps == NUM_STEPS:
-            del plain["num_steps"]
+        for name, usual in (("num_steps", NUM_STEPS), ("max_delay", 0)):
+            if plain[name] == usual:
+                del plain[name]
         return plain
 
     @classmethod
@@ -170,9 +178,11 @@ def _read(cls: type[AnyConfig], document: Any, place: str) -> AnyConfig:
 def _require_bounds(config: VisionConfig | GemmaConfig | Pi0Config) -> None:
     for field in dataclasses.fields(config):
         value, most = getattr(config, field.name), MOST.get(field.name, MOST_OTHERS)
-        if isinstance(value, int) and not 1 <= value <= most:
+        least = 0 if field.name == "max_delay" else 1
+        if isinstance(value, int) and not least <= value <= most:
             raise InputError(
-                f"{type(config).__name__}: {field.name} is {value!s:.40}; it must be at least 1 and at most {most}."
+                f"{type(config).__name__}: {field.name} is {value!s:.40}; it must be at least {least} and at most "
+                f"{most}."
             )
 
 

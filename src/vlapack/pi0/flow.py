@@ -21,7 +21,7 @@ from vlapack.pi0.prefix import Prefix, Scaling, look
 from vlapack.pi0.savings import Savings
 
 Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(x_t [B, H, D], t [B]) → the velocity v_t [B, H, D] at that point of the flow."""
+"""(x_t [B, H, D], t [B], or [B, H] where actions have times of their own) → the velocity v_t [B, H, D] there."""
 
 Step: TypeAlias = Callable[[Denoise, Tensor, Tensor], Tensor]
 """Wraps one denoise step, `(denoise, x_t, t) → v_t`: real-time chunking steers the flow here."""
@@ -32,14 +32,17 @@ class Pi0(Network):
 
     Attributes:
         time_table: `condition` of every denoise step's time, [steps, …]; None until `tabulate`.
+        clean: `condition` of t = 0, [1, …], for a network that was trained to be given actions; else None.
     """
 
     time_table: Tensor | None
+    clean: Tensor | None
 
     def __init__(self, config: Pi0Config, savings: Savings = Savings()) -> None:  # noqa: B008 - it is frozen
         """Allocate every parameter on the current default device; `load` or `init` give them their values."""
         super().__init__(config, savings)
         self.register_buffer("time_table", None, persistent=False)
+        self.register_buffer("clean", None, persistent=False)
 
     def embed_prefix(self, images: Tensor, image_masks: Tensor, tokens: Tensor, token_masks: Tensor) -> Prefix:
         """Run images and prompt through the language model.
@@ -66,7 +69,7 @@ class Pi0(Network):
             prefix: From `embed_prefix`, for the same batch.
             state: [B, action_dim]; read by π0 only (π0.5 has it in the prompt, if at all).
             x_t: [B, H, action_dim], t · noise + (1 − t) · actions.
-            t: [B], 1 at pure noise, 0 at the actions.
+            t: [B], 1 at pure noise, 0 at the actions; or [B, H], each action's own (π0.5).
 
         Returns:
             v_t [B, H, action_dim] in fp32.
@@ -77,9 +80,11 @@ class Pi0(Network):
     def tabulate(self) -> None:
         """Compute `condition` for the times of the configuration's denoise steps, and free π0.5's weights that make it.
 
-        From then on these are the only times there are: another number of steps is refused.
+        From then on these are the only times there are, and t = 0 for a network that was trained to be given actions:
+        another number of steps is refused.
         """
         self.time_table = self.conditions()
+        self.clean = self.condition(torch.zeros(1, device=self.device)) if self.config.max_delay else None
         for name in self.time_modules:
             self.get_submodule(name).to("meta")
 
@@ -91,20 +96,24 @@ class Pi0(Network):
         return torch.cat([self.condition(t[None]) for t in times])
 
     def _told(self, t: Tensor) -> Tensor:
-        """`condition` of the flow times [B], from the table where there is one.
+        """`condition` of the flow times [B] or [B, H], from the table where there is one.
 
         Raises:
             InputError: the table does not have one of them.
         """
         if self.time_table is None or not self.time_modules:
-            return self.condition(t)
-        found = euler_times(len(self.time_table)).to(t.device) == t[:, None]
-        if not bool(found.any(dim=1).all()):
+            one_each = self.condition(t.flatten())
+            return one_each.view(*t.shape, *one_each.shape[1:])
+        times, table = euler_times(len(self.time_table)), self.time_table
+        if self.clean is not None:
+            times, table = torch.cat((times, torch.zeros(1))), torch.cat((table, self.clean))
+        found = times.to(t.device) == t[..., None]
+        if not bool(found.any(dim=-1).all()):
             raise InputError(
                 f"flow times {t.tolist()}: this network was loaded for {len(self.time_table)} denoise steps and keeps "
                 "no other times; load it with Savings(time_table=False)"
             )
-        return self.time_table[found.int().argmax(dim=1)]
+        return table[found.int().argmax(dim=-1)]
 
     @torch.no_grad()
     def sample_actions(  # noqa: PLR0917 - five tensors make one batch
@@ -182,7 +191,7 @@ class Pi0(Network):
             known = None if table is None else table[number][None]
 
             def denoise(x: Tensor, at: Tensor, t: Tensor = t, known: Tensor | None = known) -> Tensor:
-                # A step may ask for another time than its own; the table has only its own.
+                # A step may ask for another time than its own, or for one per action.
                 return velocity(x, known if known is not None and at is t else self._told(at))
 
             velocity_t = denoise(x_t, t) if step is None else step(denoise, x_t, t)

@@ -22,7 +22,7 @@ from vlapack.pi0.positions import rotate
 NORM_EPS = 1e-6
 
 Modulation: TypeAlias = tuple[Tensor, Tensor, Tensor]
-"""An adaptive norm's factor and shift in fp32, and its gate in the dtype of the stream: each [B or 1, 1, width]."""
+"""An adaptive norm's factor and shift in fp32, and its gate in the stream's dtype: each [B or 1, 1 or T, width]."""
 
 
 class RMSNorm(nn.Module):
@@ -229,7 +229,7 @@ class GemmaModel(nn.Module):
         """Run the stack on [B, T, width], each layer attending to `past` of its index, then the final norm.
 
         `rope` and `mask` are as in `Attention.forward`;
-        `modulations` [B or 1, 2 · layers + 1, 3, width] is what adaptive norms need.
+        `modulations` [B or 1, 2 · layers + 1, 3, width] is what adaptive norms need; [B, T, …] has each token's own.
         """
         of_norms: list[Modulation | None] = [None] * (2 * len(self.layers) + 1)
         if modulations is not None:
@@ -241,8 +241,9 @@ class GemmaModel(nn.Module):
 
 
 def _of_norms(modulations: Tensor, dtype: torch.dtype) -> list[Modulation]:
-    """Cut [B or 1, norms, 3, width] into the norms' own, every gate cast at once."""
-    factors, shifts, gates = modulations[:, :, :, None].unbind(2)
+    """Cut [B or 1, norms, 3, width] or [B, T, norms, 3, width] into the norms' own, every gate cast at once."""
+    by_token = modulations.permute(0, 2, 3, 1, 4) if modulations.dim() == 5 else modulations[:, :, :, None]
+    factors, shifts, gates = by_token.unbind(2)
     return list(zip(factors.unbind(1), shifts.unbind(1), gates.to(dtype).unbind(1), strict=True))
 
 

@@ -59,7 +59,7 @@ class Recent(OrderedDict[Hashable, Value]):
 
 
 class Runs:
-    """The captured runs of one shape; of the last two, those that are used."""
+    """The captured runs of one shape; but for the first, those that are used."""
 
     def __init__(self, model: Pi0, shape: Shape, capture: Capture) -> None:
         """Capture the first."""
@@ -78,9 +78,16 @@ class Runs:
         """One step's velocity."""
         return self._capture(self.buffers.step)
 
+    @cached_property
+    def step_by_action(self) -> Captured:
+        """One step's velocity where actions have times of their own."""
+        return self._capture(self.buffers.step_by_action)
+
     def captured(self, *, steered: bool) -> None:
         """Capture what a chunk needs besides."""
         _ = self.step if steered else self.follow
+        if steered and self.buffers.conditions is not None:
+            _ = self.step_by_action
 
 
 class Runner:
@@ -241,12 +248,15 @@ class Runner:
         state = state.to(device)
 
         def velocity(x_t: Tensor, condition: Tensor) -> Tensor:
-            if torch.is_grad_enabled() or len(condition) > 1:
+            by_action = condition.dim() > buffers.condition.dim()
+            place = buffers.conditions if by_action else buffers.condition
+            if torch.is_grad_enabled() or place is None or len(condition) > len(place):
                 return model.velocity(buffers.prefix.first(count), state, x_t, condition)
             buffers.x_t[:count].copy_(x_t)
-            buffers.condition.copy_(condition)
-            runs.step.replay()
-            found: Tensor = runs.step.outputs[:count].clone()
+            place[: len(condition)].copy_(condition)
+            run = runs.step_by_action if by_action else runs.step
+            run.replay()
+            found: Tensor = run.outputs[:count].clone()
             return found
 
         return model.follow(velocity, noise.to(device), step=step)

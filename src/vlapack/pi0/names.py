@@ -62,7 +62,7 @@ def time_table(config: Pi0Config) -> tuple[frozenset[str], int]:
     model = _meta(config)
     adaptive = 2 * config.expert.depth + 1
     width = 3 * adaptive * config.expert.width if config.adaptive_norms else config.expert.width
-    return frozenset(model.time_modules), config.num_steps * width * torch.float32.itemsize
+    return frozenset(model.time_modules), (config.num_steps + bool(config.max_delay)) * width * torch.float32.itemsize
 
 
 def linears(config: Pi0Config) -> dict[str, tuple[int, int]]:

@@ -233,7 +233,10 @@ class Network(nn.Module):
         return self.expert.modulations(time)
 
     def velocity(self, prefix: Prefix, state: Tensor, x_t: Tensor, condition: Tensor) -> Tensor:
-        """Predict the velocity as `denoise_step` does, for what `condition` [B or 1, …] says of the time."""
+        """Predict the velocity as `denoise_step` does, for what `condition` [B or 1, …] says of the time.
+
+        π0.5 also takes one of each action's own, [B, H, …].
+        """
         with _full_precision(x_t.device):
             x = self._embed_suffix(state, x_t, condition)
         stream = x.to(prefix.layers[0].keys.dtype)

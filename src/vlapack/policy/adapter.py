@@ -128,6 +128,11 @@ class Adapter:
         low, high = self._normalization.unnormalize("actions", ends)
         return np.asarray((high - low > CONSTANT) & (np.arange(len(low)) < dims))
 
+    @property
+    def still(self) -> float:
+        """What a dimension that was constant in training is normalized to."""
+        return -1.0 if self._normalization.kind == "quantile" else 0.0
+
     def example(self) -> dict[str, Any]:
         """Do `Policy.example`."""
         return self._layout.example()

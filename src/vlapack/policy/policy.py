@@ -259,7 +259,7 @@ class Policy:
             delay: how many of `previous` will have been executed before this chunk arrives
             execution_horizon: `previous` shapes the rows before this one; between `delay` and the horizon. None: all
                 of `previous` does, as in the paper; LeRobot takes 10
-            realtime: how; None: `RealTime()`
+            realtime: how; None: `trained` for a policy that was trained for it, `RealTime()` for others
 
         Returns:
             `actions`, float64 [horizon, robot dimensions] in the robot's units, and `policy_timing`, whose `infer_ms`
@@ -367,7 +367,11 @@ class Policy:
         Returns:
             float64 [B, horizon, robot dimensions].
         """
-        step = steering(tails, realtime or RealTime(), horizon=self.noise_shape[0], device=self.device)
+        architecture = self.config.architecture
+        how = realtime or RealTime("trained" if architecture.max_delay else "lerobot")
+        step = steering(
+            tails, how, horizon=architecture.action_horizon, max_delay=architecture.max_delay, device=self.device
+        )
         return self.robot_actions(self.sample(inputs, noise, step=step).numpy(), inputs.robot_state)
 
     def sample(

@@ -10,7 +10,8 @@ actions at τ = 1, along v = actions - noise. openpi's flow, and so everything h
 v = noise - actions. What the flow is heading for, Â = A + (1 - τ) v in the paper, is x - t·v here; a correction that
 the paper adds to its velocity is subtracted from this one.
 
-Policies that were trained to go on from a prefix (arXiv 2512.05964) need none of this.
+A policy that was trained to go on from a prefix (training-time real-time chunking; Black, Ren, Equi, Levine, arXiv
+2512.05964) is not pulled: it is given the first `delay` actions, clean and with a flow time of their own, t = 0 here.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torch import Tensor
 from vlapack.errors import InputError
 from vlapack.pi0.flow import Denoise, Step
 
-Guidance = Literal["lerobot", "vjp", "inpaint"]
+Guidance = Literal["lerobot", "vjp", "inpaint", "trained"]
 """How a flow is steered; see `RealTime`."""
 
 Schedule = Literal["linear", "exp", "ones", "zeros"]
@@ -47,9 +48,10 @@ class RealTime:
     does: the Jacobian of the paper's formula is taken for the identity. `vjp` is the paper's: the pull goes back
     through the expert, a vector-Jacobian product per denoise step, and so moves the free actions too. `inpaint` has
     neither gradients nor soft rows: the first `delay` actions run straight from the noise to the tail, and the expert
-    sees them there."""
+    sees them there. `trained` gives them to the expert as they are, which only a policy that was trained so can use
+    (LeRobot's `rtc_training_max_delay`); for such a one it is the default."""
     schedule: Schedule = "exp"
-    """The pull on the rows from the delay to the execution horizon; `inpaint` has none there."""
+    """The pull on the rows from the delay to the execution horizon; `inpaint` and `trained` have none there."""
     max_guidance_weight: float = 10.0
     """Bounds the factor of the pull, which is infinite at the first step. LeRobot takes 10, the paper (β) 5."""
 
@@ -147,6 +149,7 @@ def steering(
     how: RealTime = RealTime(),
     *,
     horizon: int,
+    max_delay: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Step | None:
@@ -156,6 +159,7 @@ def steering(
         tails: one for the whole batch, or one per observation, None for those that have no previous chunk
         how: the guidance
         horizon: H, the actions of a chunk
+        max_delay: the network's (`Pi0Config`), which `trained` needs
         device: of the flow
         dtype: of the flow
 
@@ -165,17 +169,31 @@ def steering(
     Raises:
         InputError: a tail does not fit the chunk or the other tails
     """
+    if how.guidance == "trained" and not max_delay:
+        raise InputError("guidance is 'trained'; this policy was not trained to go on from given actions: use another")
     parts: list[Tail | None] = [tails] if isinstance(tails, Tail) else [*(tails or ())]
     there = [part for part in parts if part is not None]
-    if not any(part.actions.shape[1] for part in there):
+    hard = how.guidance in {"inpaint", "trained"}
+    if not any(part.delay if hard else part.actions.shape[1] for part in there):
         return None
     widths = {part.actions.shape[2] for part in there}
     if len(widths) > 1 or (len(parts) > 1 and any(len(part.actions) != 1 for part in there)):
         shapes = [[*part.actions.shape] for part in there]
         raise InputError(f"tails: shapes {shapes}; one per observation is [1, n, action_dim] each")
     (width,) = widths
+    if how.guidance == "trained":
+        _require_known(max(index(part.delay) for part in there), max_delay)
     targets, weights = zip(*(_laid_out(part, how, horizon, width) for part in parts), strict=True)
     return _Steering(torch.cat(targets).to(device, dtype), torch.cat(weights).to(device, dtype), how)
+
+
+def _require_known(delay: int, max_delay: int) -> None:
+    """Refuse a longer prefix than the policy saw in training."""
+    if delay > max_delay:
+        raise InputError(
+            f"delay is {delay}; this policy was trained to go on from at most {max_delay} actions: ask for the next "
+            "chunk earlier, or use another guidance"
+        )
 
 
 def _laid_out(tail: Tail | None, how: RealTime, horizon: int, width: int) -> tuple[Tensor, Tensor]:
@@ -186,10 +204,12 @@ def _laid_out(tail: Tail | None, how: RealTime, horizon: int, width: int) -> tup
     if left > horizon:
         raise InputError(f"tail: {left} actions; a chunk has {horizon}, of which the tail is what is left")
     check_times(tail.delay, tail.execution_horizon, left=left, horizon=horizon)
-    schedule: Schedule = "zeros" if how.guidance == "inpaint" else how.schedule
+    schedule: Schedule = "zeros" if how.guidance in {"inpaint", "trained"} else how.schedule
     # Beyond the tail there is nothing to be pulled to, as in LeRobot.
     rows = prefix_weights(schedule, index(tail.delay), min(index(tail.execution_horizon), left), horizon)
-    guided = torch.ones(width) if tail.guided is None else tail.guided.cpu()
+    # What the network is given has its padding too, as in training.
+    whole = tail.guided is None or how.guidance == "trained"
+    guided = torch.ones(width) if whole or tail.guided is None else tail.guided.cpu()
     actions = torch.nn.functional.pad(tail.actions.detach().double().cpu(), (0, 0, 0, horizon - left))
     return actions, (rows[:, None] * guided).expand(batch, horizon, width)
 
@@ -209,9 +229,15 @@ class _Steering:
         if target.shape[1:] != x_t.shape[1:] or len(target) not in (1, len(x_t)):
             raise InputError(f"tails: for chunks of shape {[*target.shape]}, and the batch has {[*x_t.shape]}")
         time = t[:, None, None]
-        if self._how.guidance == "inpaint":
-            # The velocity that leads from here straight to the target: the row is t · noise + (1 - t) · target always.
-            return torch.where(weights > 0, (x_t - target) / time, denoise(x_t, t))
+        if self._how.guidance in {"inpaint", "trained"}:
+            frozen, straight = weights > 0, (x_t - target) / time
+            if self._how.guidance == "trained":
+                clean = frozen[..., 0].expand(x_t.shape[:2])
+                velocity = denoise(torch.where(frozen, target, x_t), t[:, None].masked_fill(clean, 0.0))
+            else:
+                # Their velocity leads straight to the target, so these rows are t · noise + (1 - t) · target.
+                velocity = denoise(x_t, t)
+            return torch.where(frozen, straight, velocity)
         if self._how.guidance == "lerobot":
             velocity = denoise(x_t, t)
             correction = (target - (x_t - time * velocity)) * weights

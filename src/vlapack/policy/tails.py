@@ -59,8 +59,8 @@ def make_tail(  # noqa: PLR0917 - the policy's three parts, and three arguments 
     if actions is None:
         return None
     chunk = adapter.chunks(actions[None], robot_state, config)
-    guided = adapter.varying(config)
-    chunk[..., ~guided] = 0.0
+    guided, dims = adapter.varying(config), actions.shape[1]
+    chunk[..., :dims][..., ~guided[:dims]] = adapter.still
     if not (np.abs(chunk) <= FARTHEST).all():
         raise InputError(f"previous: {actions.tolist()!s:.200} is too far from the statistics to be normalized")
     return Tail(torch.from_numpy(chunk).to(torch.float32), delay, end, torch.from_numpy(guided))

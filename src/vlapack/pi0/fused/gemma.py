@@ -182,18 +182,22 @@ class FusedGemma:
             rope: see there.
             exists: see there.
             past: of every layer.
-            modulations: [B or 1, 2 · layers + 1, 3, width] for adaptive norms.
+            modulations: [B or 1, 2 · layers + 1, 3, width] for adaptive norms, or [B, T, …] with each token's own.
             state_token: see there.
 
         Returns:
             [B, T, width], fp32 of what the stream's dtype rounds to.
         """
-        if self._step is not None and self._step.takes(x, past):
+        by_token = modulations is not None and modulations.dim() == 5
+        if self._step is not None and not by_token and self._step.takes(x, past):
             return self._step(x, rope, exists, past, modulations, state_token=state_token)
         batch, tokens, width = x.shape
+        if modulations is not None and by_token:
+            modulations = modulations.flatten(0, 1)
         count = 2 * len(self.layers) + 1
         of_norms = (None,) * count if modulations is None else modulations.unbind(1)
-        stream = Stream(x.reshape(batch * tokens, width), tokens)
+        # To its norms each such token is a sample of its own.
+        stream = Stream(x.reshape(batch * tokens, width), 1 if by_token else tokens)
         for index, (layer, before) in enumerate(zip(self.layers, past, strict=True)):
             two = of_norms[2 * index], of_norms[2 * index + 1]
             layer.act(stream, rope, exists, before, two, state_token=state_token)
