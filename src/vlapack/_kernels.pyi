@@ -118,6 +118,7 @@ class Expert:
         x: int,
         modulations: int,
         modulations_pitch: int,
+        modulated: int,
         cos: int,
         sin: int,
         table_pitch: int,

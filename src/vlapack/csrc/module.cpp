@@ -215,11 +215,11 @@ NB_MODULE(_kernels, m) {
       .def(
           "step",
           [](Expert& self, bool bf16, int64_t batch, int64_t tokens, Address x, Address modulations,
-             int64_t modulations_pitch, Address cos, Address sin, int64_t table_pitch,
+             int64_t modulations_pitch, int64_t modulated, Address cos, Address sin, int64_t table_pitch,
              const std::vector<std::tuple<Address, Address, Address, Address>>& past, int64_t capacity, Address exists,
              bool state_token, Address out, int threads) {
             StepCall call = {bf16 ? Float::bf16 : Float::f32, batch, tokens, at<const void>(x),
-                             {at<const float>(modulations), modulations_pitch}, at<const void>(cos),
+                             {at<const float>(modulations), modulations_pitch}, modulated, at<const void>(cos),
                              at<const void>(sin), table_pitch, {}, capacity, at<const bool>(exists), state_token,
                              at<float>(out), threads};
             for (const auto& [keys, values, laid_keys, laid_values] : past)

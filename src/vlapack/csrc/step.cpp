@@ -96,7 +96,7 @@ class Step {
                  const StepProduct* product) {
     const int64_t width = expert_.width;
     Norm norm = {};
-    norm.eps = expert_.eps, norm.tokens = call_.tokens, norm.stream = moved;
+    norm.eps = expert_.eps, norm.tokens = call_.modulated, norm.stream = moved;
     if (const PerSample& all = call_.modulations; all.data) {
       const auto part = [&](int64_t norm_number, int64_t which) {
         return PerSample{all.data + (3 * norm_number + which) * width, all.pitch};

@@ -58,6 +58,7 @@ struct StepCall {
   int64_t batch, tokens;  // its own tokens
   const void* x;          // [batch * tokens][width]
   PerSample modulations;  // [batch or 1][2 layers + 1][factor, shift, gate][width], or absent
+  int64_t modulated;      // rows that share one: the tokens, or 1 where each token has its own
   const void *cos, *sin;  // [batch or 1][tokens][head_dim]
   int64_t table_pitch;    // elements from sample to sample, or 0
   std::vector<StepPast> past;

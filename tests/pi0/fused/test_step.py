@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vlapack.ops import engine
 from vlapack.pi0.compiled import make_ready
+from vlapack.pi0.flow import Denoise, Step
 from vlapack.pi0.load import build
 from vlapack.recipe.presets import preset
 from vlapack.recipe.recipe import Recipe
@@ -49,17 +50,17 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def both(recipe: Recipe, inputs: list[Tensor], **options: Any) -> tuple[Tensor, Tensor]:
+def both(recipe: Recipe, inputs: list[Tensor], step: Step | None = None, **options: Any) -> tuple[Tensor, Tensor]:
     """A chunk by steps of one call, and by their ops."""
     model = packed(recipe, **options)
     model.fuse()
     expert = model._fused.expert
     assert expert._step is not None
     with Products() as in_calls:
-        found = model.sample_actions(*inputs)
+        found = model.sample_actions(*inputs, step=step)
     expert._step = None
     with Products() as one_by_one:
-        expected = model.sample_actions(*inputs)
+        expected = model.sample_actions(*inputs, step=step)
     assert in_calls.count < one_by_one.count
     return found, expected
 
@@ -81,6 +82,21 @@ def test_a_step_in_one_call_is_that_of_its_ops(
 def test_every_instruction_set_runs_it(isa: str, dtype: torch.dtype) -> None:
     architecture = replace(SMALL, num_steps=2)
     found, expected = both(MIXED, observed(architecture, 2, 2, 9), architecture=architecture, dtype=dtype)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_action_may_have_its_own_flow_time(dtype: torch.dtype, batch: int) -> None:
+    def given(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
+        times = t[:, None].repeat(1, x_t.shape[1])
+        times[0, :2], times[-1, :1] = 0.0, 0.0
+        return denoise(x_t, times)
+
+    architecture = replace(SMALL, num_steps=2, max_delay=2)
+    found, expected = both(
+        preset("full"), observed(architecture, batch, 2), given, architecture=architecture, dtype=dtype
+    )
     assert torch.equal(found, expected)
 
 

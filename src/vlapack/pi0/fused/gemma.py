@@ -188,12 +188,12 @@ class FusedGemma:
         Returns:
             [B, T, width], fp32 of what the stream's dtype rounds to.
         """
-        by_token = modulations is not None and modulations.dim() == 5
-        if self._step is not None and not by_token and self._step.takes(x, past):
-            return self._step(x, rope, exists, past, modulations, state_token=state_token)
         batch, tokens, width = x.shape
+        by_token = modulations is not None and modulations.dim() == 5
         if modulations is not None and by_token:
             modulations = modulations.flatten(0, 1)
+        if self._step is not None and self._step.takes(x, past):
+            return self._step(x, rope, exists, past, modulations, state_token=state_token)
         count = 2 * len(self.layers) + 1
         of_norms = (None,) * count if modulations is None else modulations.unbind(1)
         # To its norms each such token is a sample of its own.

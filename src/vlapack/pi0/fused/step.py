@@ -79,7 +79,10 @@ class Step:
         *,
         state_token: bool,
     ) -> Tensor:
-        """Run the stack, and the norm behind it; arguments and result as in `FusedGemma.forward`."""
+        """Run the stack, and the norm behind it; arguments and result as in `FusedGemma.forward`.
+
+        Where each token has its own, modulations are [B · T, 2 · layers + 1, 3, width].
+        """
         batch, tokens, width = x.shape
         x = x.contiguous()
         cos, sin = (table.contiguous() for table in rope)
@@ -97,6 +100,7 @@ class Step:
             x.data_ptr(),
             address(modulations),
             0 if modulations is None or len(modulations) == 1 else modulations.stride(0),
+            tokens if modulations is None or len(modulations) <= batch else 1,
             cos.data_ptr(),
             sin.data_ptr(),
             0 if len(cos) == 1 else cos.stride(0),
