@@ -61,6 +61,19 @@ def linear(
     threads: int,
     /,
 ) -> None: ...
+def linear_gradient(
+    rows: int,
+    inputs: int,
+    outputs: int,
+    g: int,
+    weight: int,
+    bits: int,
+    weight_scale: int,
+    group: int,
+    out: int,
+    threads: int,
+    /,
+) -> None: ...
 def attend(
     bf16: bool,
     batches: int,

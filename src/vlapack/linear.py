@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vlapack.errors import InputError
 from vlapack.methods.round import group_count
-from vlapack.ops import layouts, library
+from vlapack.ops import gradient, layouts, library
 from vlapack.ops.activation import Activation, ActivationStep, ActScale, ExactBuffers
 
 
@@ -245,7 +245,11 @@ class PackedLinear(ExactBuffers):
         self._prepare()
 
     def forward(self, x: Tensor | Activation) -> Tensor:
-        """Return y [..., N] for `x` [..., K], or for what its `inputs` step made of it."""
+        """Return y [..., N] for `x` [..., K], or for what its `inputs` step made of it.
+
+        It can be differentiated by `x`, as the layer of the dequantized weights with rounding straight-through
+        (`ops.gradient`); what the layer holds never gets a gradient.
+        """
         ready = x if isinstance(x, Activation) else self.inputs(x)
         layer = (self._stored(), self.weight_scale)
         options = {
@@ -256,6 +260,8 @@ class PackedLinear(ExactBuffers):
         }
         if ready.scale is None:
             y: Tensor = library.float_linear(ready.values, *layer, **options)
+        elif ready.through is not None:
+            y = gradient.linear_through(ready.through, ready.values, ready.scale, *layer, **options)
         else:
             y = library.int_linear(ready.values, ready.scale, *layer, **options)
         return y.reshape(*ready.leading, self.out_features)

@@ -19,6 +19,7 @@
 
 #include "attention_kernels.hpp"
 #include "float_kernels.hpp"
+#include "gradient_kernel.hpp"
 
 namespace vlapack {
 namespace {
@@ -46,6 +47,25 @@ struct Vector {
   }
   static Register fma(Register a, Register b, Register c) { return _mm512_fmadd_ps(a, b, c); }
   static Register larger(Register a, Register b) { return _mm512_maskz_max_ps(kEvery, a, b); }  // b if either is NaN
+};
+
+struct Back {
+  using Register = __m512;
+  static constexpr int kLanes = 16, kRows = 12;
+  static Register zero() { return _mm512_setzero_ps(); }
+  static Register load(const float* from) { return _mm512_load_ps(from); }
+  static Register fma(Register a, Register b, Register c) { return _mm512_fmadd_ps(a, b, c); }
+  static Register scaled(Register x, Register by) { return x * by; }
+  template <int Offset>
+  static void widen(Sixteen bytes, Register (&numbers)[1]) {
+    const __m512i wide = _mm512_maskz_cvtepu8_epi32(kEvery, reinterpret_cast<__m128i>(bytes));
+    numbers[0] = _mm512_maskz_cvtepi32_ps(kEvery, wide) - static_cast<float>(Offset);
+  }
+  static void add_fours(float* to, Register x) {
+    const __m256 eight = _mm512_maskz_extractf32x8_ps(0xff, x, 0) + _mm512_maskz_extractf32x8_ps(0xff, x, 1);
+    const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+    _mm_storeu_ps(to, _mm_loadu_ps(to) + four);
+  }
 };
 
 constexpr AttentionKernels kAttention = attention_kernels<Widened<Vector, 12, 2>>();
@@ -192,7 +212,7 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kAvx512Vnni = {
-    "avx512vnni", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack_tile, finish,
+    "avx512vnni", kTileRows, kRows, Back::kRows, Vector::kLanes, product_rows<4>, product_rows<8>, back_rows<Back>, pack_tile, finish,
     activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 

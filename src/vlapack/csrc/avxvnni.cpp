@@ -62,7 +62,7 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kAvxVnni = {
-    "avxvnni", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, finish,
+    "avxvnni", kTileRows, kRows, Back::kRows, Vector::kLanes, product_rows<4>, product_rows<8>, back_rows<Back>, pack, finish,
     activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 

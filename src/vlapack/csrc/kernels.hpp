@@ -40,6 +40,18 @@ struct Tile {
   float* partial;                    // [rows][kPanel]
 };
 
+// Some rows of a gradient times some neighbouring panels of weights, over some steps that share their scales.
+struct BackTile {
+  const float* gradient;  // [panels * 8][rows][16]: of four outputs, each four times
+  const uint8_t* weights;
+  int64_t weight_pitch;  // bytes from panel to panel
+  const float* scales;   // [panels * 8][16], likewise
+  int64_t steps;
+  int rows, panels, bits;
+  float* out;         // the first of the steps' channels: added to
+  int64_t out_pitch;  // elements from row to row
+};
+
 // Some rows, to be packed in the order in which a tile reads them.
 struct Packing {
   const int8_t* q;
@@ -161,9 +173,11 @@ struct Kernels {
   const char* name;
   int tile_rows;        // the most rows of a product's tile
   int activation_rows;  // the most rows of an activation's tile
+  int gradient_rows;    // the most rows of a backward product's tile
   int lanes;            // floats in a vector: what `Blocks.padded` is a multiple of
   void (*product4)(const Tile&);
   void (*product8)(const Tile&);
+  void (*gradient)(const BackTile&);
   void (*pack)(const Packing&);
   void (*finish)(const Outputs&);
   void (*activation)(const Steps&, const Rows&);

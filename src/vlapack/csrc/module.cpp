@@ -14,6 +14,7 @@
 #include "attention.hpp"
 #include "dispatch.hpp"
 #include "finite.hpp"
+#include "gradient.hpp"
 #include "layout.hpp"
 #include "linear.hpp"
 #include "plain_attention.hpp"
@@ -234,6 +235,14 @@ NB_MODULE(_kernels, m) {
         linear({rows, inputs, outputs, at<const int8_t>(q), at<const float>(s), at<const uint8_t>(weight), bits,
                 at<const void>(weight_scale), group, at<const float>(bias), at<void>(out), outputs,
                 bf16 ? Float::bf16 : Float::f32, threads});
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "linear_gradient",
+      [](int64_t rows, int64_t inputs, int64_t outputs, Address g, Address weight, int bits, Address weight_scale,
+         int64_t group, Address out, int threads) {
+        linear_gradient({rows, inputs, outputs, at<const float>(g), at<const uint8_t>(weight), bits,
+                         at<const void>(weight_scale), group, at<float>(out), threads});
       },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(

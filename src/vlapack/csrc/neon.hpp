@@ -9,6 +9,7 @@
 
 #include "attention_kernels.hpp"
 #include "float_kernels.hpp"
+#include "gradient_kernel.hpp"
 
 namespace vlapack {
 namespace {
@@ -32,6 +33,25 @@ struct Vector {
   }
   static Register fma(Register a, Register b, Register c) { return vfmaq_f32(c, a, b); }
   static Register larger(Register a, Register b) { return vmaxq_f32(a, b); }
+};
+
+struct Back {
+  using Register = float32x4_t;
+  static constexpr int kLanes = 4, kRows = 6;
+  static Register zero() { return vdupq_n_f32(0); }
+  static Register load(const float* from) { return vld1q_f32(from); }
+  static Register fma(Register a, Register b, Register c) { return vfmaq_f32(c, a, b); }
+  static Register scaled(Register x, Register by) { return vmulq_f32(x, by); }
+  template <int Offset>
+  static void widen(Sixteen bytes, Register (&numbers)[4]) {
+    const uint8x16_t all = reinterpret_cast<uint8x16_t>(bytes);
+    const uint16x8_t halves[] = {vmovl_u8(vget_low_u8(all)), vmovl_u8(vget_high_u8(all))};
+    for (int i = 0; i < 4; ++i) {
+      const uint16x4_t four = i % 2 ? vget_high_u16(halves[i / 2]) : vget_low_u16(halves[i / 2]);
+      numbers[i] = vsubq_f32(vcvtq_f32_u32(vmovl_u16(four)), vdupq_n_f32(Offset));
+    }
+  }
+  static void add_fours(float* to, Register x) { vst1q_f32(to, vaddq_f32(vld1q_f32(to), x)); }
 };
 
 constexpr AttentionKernels kAttention = attention_kernels<Widened<Vector, 6, 4>>();

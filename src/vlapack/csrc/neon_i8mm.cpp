@@ -95,7 +95,7 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kNeonI8mm = {
-    "neon_i8mm", kTileRows, kRows, Vector::kLanes, product_rows<4>, product_rows<8>, pack, finish,
+    "neon_i8mm", kTileRows, kRows, Back::kRows, Vector::kLanes, product_rows<4>, product_rows<8>, back_rows<Back>, pack, finish,
     activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 

@@ -1,6 +1,7 @@
 // Plain C++ on the same layout: what every other instruction set must agree with, and what runs where there is none.
 #include "attention_kernels.hpp"
 #include "float_kernels.hpp"
+#include "gradient_kernel.hpp"
 
 namespace vlapack {
 namespace {
@@ -14,6 +15,30 @@ struct Vector {
   static Register broadcast(float value) { return value; }
   static Register fma(Register a, Register b, Register c) { return a * b + c; }
   static Register larger(Register a, Register b) { return a > b ? a : b; }
+};
+
+struct Back {
+  struct Register {
+    float lanes[4];
+  };
+  static constexpr int kLanes = 4, kRows = 4;
+  static Register zero() { return {}; }
+  static Register load(const float* from) { return {{from[0], from[1], from[2], from[3]}}; }
+  static Register fma(Register a, Register b, Register c) {
+    for (int i = 0; i < 4; ++i) c.lanes[i] += a.lanes[i] * b.lanes[i];
+    return c;
+  }
+  static Register scaled(Register x, Register by) {
+    for (int i = 0; i < 4; ++i) x.lanes[i] *= by.lanes[i];
+    return x;
+  }
+  template <int Offset>
+  static void widen(Sixteen bytes, Register (&numbers)[4]) {
+    for (int i = 0; i < 16; ++i) numbers[i / 4].lanes[i % 4] = static_cast<float>(bytes[i] - Offset);
+  }
+  static void add_fours(float* to, Register x) {
+    for (int i = 0; i < 4; ++i) to[i] += x.lanes[i];
+  }
 };
 
 constexpr AttentionKernels kAttention = attention_kernels<Widened<Vector, 2, 16>>();
@@ -52,7 +77,7 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 const Kernels kPortable = {
-    "portable", kTileRows, kRows, Vector::kLanes, product<4>, product<8>, pack, finish,
+    "portable", kTileRows, kRows, Back::kRows, Vector::kLanes, product<4>, product<8>, back_rows<Back>, pack, finish,
     activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
 };
 

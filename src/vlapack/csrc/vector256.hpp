@@ -5,6 +5,7 @@
 
 #include "attention_kernels.hpp"
 #include "float_kernels.hpp"
+#include "gradient_kernel.hpp"
 
 namespace vlapack {
 namespace {
@@ -29,6 +30,25 @@ struct Vector {
   }
   static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
   static Register larger(Register a, Register b) { return _mm256_max_ps(a, b); }  // b where either is NaN
+};
+
+struct Back {
+  using Register = __m256;
+  static constexpr int kLanes = 8, kRows = 6;
+  static Register zero() { return _mm256_setzero_ps(); }
+  static Register load(const float* from) { return _mm256_load_ps(from); }
+  static Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
+  static Register scaled(Register x, Register by) { return x * by; }
+  template <int Offset>
+  static void widen(Sixteen bytes, Register (&numbers)[2]) {
+    const __m128i sixteen = reinterpret_cast<__m128i>(bytes);
+    numbers[0] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(sixteen)) - static_cast<float>(Offset);
+    numbers[1] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(sixteen, 8))) - static_cast<float>(Offset);
+  }
+  static void add_fours(float* to, Register x) {
+    const __m128 four = _mm256_castps256_ps128(x) + _mm256_extractf128_ps(x, 1);
+    _mm_storeu_ps(to, _mm_loadu_ps(to) + four);
+  }
 };
 
 constexpr AttentionKernels kAttention = attention_kernels<Widened<Vector, 6, 2>>();

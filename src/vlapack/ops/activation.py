@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vlapack.errors import InputError
-from vlapack.ops import library
+from vlapack.ops import gradient, library
 
 ActScale = Literal["per_token", "static"]
 
@@ -24,12 +24,15 @@ class Activation:
         scale: [M, 1] fp32 for int8 values, else None.
         leading: The input's shape without its last dimension; M is their product.
         dtype: The input's dtype, which the outputs take.
+        through: What the int8 values stand for, fp32 [M, K]: derivatives go through it, since none can through
+            integers. None where nobody differentiates.
     """
 
     values: Tensor
     scale: Tensor | None
     leading: torch.Size
     dtype: torch.dtype
+    through: Tensor | None = None
 
 
 class ExactBuffers(nn.Module):
@@ -101,12 +104,14 @@ class ActivationStep(ExactBuffers):
         self.hold(self.NAMES, tensors)
 
     def forward(self, x: Tensor) -> Activation:
-        """Transform and round `x` [..., K] floating."""
+        """Transform and round `x` [..., K] floating; differentiable, by `reference.activation_gradient`."""
         rows = x.reshape(-1, x.shape[-1])
         steps = (self.smooth, self.permutation, self.rotation)
         if self.act_bits == 16:
             return Activation(
                 library.transform_activation(rows, *steps, self.pre_rotation), None, x.shape[:-1], x.dtype
             )
-        values, scale = library.quantize_activation(rows, *steps, self.input_scale, self.act_bits, self.pre_rotation)
-        return Activation(values, scale, x.shape[:-1], x.dtype)
+        rounding = (*steps, self.input_scale, self.act_bits, self.pre_rotation)
+        values, scale = library.quantize_activation(rows.detach(), *rounding)
+        through = gradient.straight_through(rows, values, scale, *rounding) if gradient.wanted(rows) else None
+        return Activation(values, scale, x.shape[:-1], x.dtype, through)

@@ -43,7 +43,7 @@ def prepare(stored: Tensor, bits: int, in_features: int) -> Tensor:
 
 def restore(prepared: Tensor, out_features: int, in_features: int) -> Tensor:
     """Return the weight that `prepare` was given."""
-    bits = _bits(prepared)
+    bits = bits_of(prepared)
     columns, dtype = (-(-in_features // PER_WORD), torch.int32) if bits == 4 else (in_features, torch.int8)
     stored = torch.empty(out_features, columns, dtype=dtype)
     kernels.restore(bits, out_features, in_features, prepared.data_ptr(), stored.data_ptr())
@@ -92,7 +92,7 @@ def int_linear(  # noqa: PLR0917 - torch's custom ops take tensors by position
 ) -> Tensor:
     """See `reference.int_linear`; `weight` is what `prepare` returned."""
     rows, inputs = q.shape
-    outputs, bits = len(weight_scale), _bits(weight)
+    outputs, bits = len(weight_scale), bits_of(weight)
     if group_size is not None and (group_size < PER_WORD or group_size % PER_WORD):
         raise InputError(f"groups of {group_size} channels: this engine takes multiples of {PER_WORD}")
     q = checked("q", q, torch.int8, (rows, inputs))
@@ -258,7 +258,8 @@ def prepared_shape(bits: int, rows: int, channels: int) -> tuple[int, int, int]:
     return -(-rows // PANEL), -(-channels // PER_WORD), PANEL * bits
 
 
-def _bits(prepared: Tensor) -> int:
+def bits_of(prepared: Tensor) -> int:
+    """Return the bits of a prepared weight."""
     if prepared.dim() != 3 or prepared.shape[2] not in (4 * PANEL, 8 * PANEL):
         raise InputError(
             f"a prepared weight is uint8 [ceil(N / 32), ceil(K / 8), 128 or 256], not {list(prepared.shape)}"

@@ -2,8 +2,8 @@
 
 An engine adds itself beside the reference: `cpu` on the CPU and `triton` on GPUs, whose modules are imported when
 they are first called. An activation step runs on the engine of its device, a product on the engine that its weight is
-laid out for. None of the ops has a derivative yet: differentiating through a packed layer is an error, not a silent
-zero.
+laid out for. None of the ops has a derivative by itself: `ops.gradient` gives the two float ones theirs, and builds those
+of integers. Differentiating through any other is an error, not a silent zero.
 
 They are plain `torch.library` definitions. `torch.library.custom_op` puts 10 µs of Python around every call, for checks
 that the tests make once; a chunk of π0.5 makes two thousand calls.
@@ -22,8 +22,8 @@ from torch import Tensor
 from vlapack.errors import InputError
 from vlapack.ops import cpu, engine, layouts, reference
 
-_STEPS = "Tensor? smooth=None, Tensor? permutation=None, Tensor? rotation=None"
-_LAYER = (
+STEPS = "Tensor? smooth=None, Tensor? permutation=None, Tensor? rotation=None"
+LAYER = (
     "Tensor weight, Tensor weight_scale, Tensor? row_rotation=None, Tensor? bias=None, "
     "*, ScalarType dtype, int? group_size=None"
 )
@@ -70,7 +70,9 @@ class _NoDerivative(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise RuntimeError("vlapack's ops have no autograd formula: a packed layer cannot be differentiated through")
+        raise RuntimeError(
+            "this op of vlapack has no autograd formula: differentiate, once, through the modules (PackedLinear)"
+        )
 
 
 def _without_derivative(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,7 +153,7 @@ def define(
 
 transform_activation = define(
     "transform_activation",
-    f"(Tensor x, {_STEPS}, Tensor? pre_rotation=None) -> Tensor",
+    f"(Tensor x, {STEPS}, Tensor? pre_rotation=None) -> Tensor",
     reference.transform_activation,
     _fake_transform,
     by_device(
@@ -164,7 +166,7 @@ transform_activation = define(
 )
 quantize_activation = define(
     "quantize_activation",
-    f"(Tensor x, {_STEPS}, Tensor? scale=None, int bits=8, Tensor? pre_rotation=None) -> (Tensor, Tensor)",
+    f"(Tensor x, {STEPS}, Tensor? scale=None, int bits=8, Tensor? pre_rotation=None) -> (Tensor, Tensor)",
     reference.quantize_activation,
     _fake_quantize,
     by_device(
@@ -177,7 +179,7 @@ quantize_activation = define(
 )
 int_linear = define(
     "int_linear",
-    f"(Tensor q, Tensor s, {_LAYER}) -> Tensor",
+    f"(Tensor q, Tensor s, {LAYER}) -> Tensor",
     reference.int_linear,
     _fake_int_linear,
     by_layout(
@@ -191,7 +193,7 @@ int_linear = define(
 )
 float_linear = define(
     "float_linear",
-    f"(Tensor x, {_LAYER}) -> Tensor",
+    f"(Tensor x, {LAYER}) -> Tensor",
     reference.float_linear,
     _fake_float_linear,
     by_layout({"triton": of_triton("weight_only", "float_linear"), "reference": reference.float_linear}, position=1),

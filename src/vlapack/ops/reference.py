@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from vlapack.methods.rotate import restore_rows
-from vlapack.methods.round import largest_activation, step_size
-from vlapack.methods.transform import Transform
+from vlapack.methods.round import column_scale, largest_activation, step_size
+from vlapack.methods.transform import Transform, rotate_blocks
 from vlapack.ops.int4 import unpack_int4
 
 FP32_INTEGERS = 1 << 24
@@ -122,6 +122,92 @@ def float_linear(
     else:
         y = _grouped_product(x, weight, weight_scale, group_size)
     return _finish(y, row_rotation, bias, dtype)
+
+
+def linear_gradient(
+    gradient: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    row_rotation: Tensor | None = None,
+    *,
+    inputs: int,
+    group_size: int | None = None,
+) -> Tensor:
+    """Return g U (weight_scale * W), the derivative of both linears by the activations that they multiply.
+
+    U are the blocks of the row rotation, where there is one. This product rounds as any fp32 product of torch does.
+
+    Args:
+        gradient: g [M, N], by the outputs, floating.
+        weight: As in `int_linear`, like the next two.
+        weight_scale: [N, 1], or with groups [N, ceil(K / group_size)].
+        row_rotation: Blocks, or None.
+        inputs: K.
+        group_size: As there.
+
+    Returns:
+        [M, K] fp32, by s * q (`int_linear`) or x (`float_linear`).
+    """
+    wide = gradient.float()
+    if row_rotation is not None:
+        wide = rotate_blocks(wide, row_rotation)
+    found = wide.new_zeros(len(wide), inputs)
+    rows_at_once = _rows_at_once(inputs)
+    pieces = zip(wide.split(rows_at_once, dim=1), _unpacked(weight, inputs), weight_scale.split(rows_at_once), strict=True)
+    with torch.autocast(wide.device.type, enabled=False):
+        for part, integers, scale in pieces:
+            found += part @ (integers.float() * column_scale(scale, inputs, group_size))
+    return found
+
+
+def activation_gradient(  # noqa: PLR0917 - torch's custom ops take tensors by position
+    gradient: Tensor,
+    x: Tensor | None = None,
+    smooth: Tensor | None = None,
+    permutation: Tensor | None = None,
+    rotation: Tensor | None = None,
+    scale: Tensor | None = None,
+    bits: int = 8,
+    pre_rotation: Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return the straight-through derivative of an activation step by its inputs.
+
+    Rounding counts as the identity (Bengio et al., arXiv 1308.3432, section 3.1), and a scale as a constant, also where
+    it is a token's own absmax / L. Values that rounding clips to ±L have no derivative; with a token's own scale there
+    are none.
+
+    Args:
+        gradient: By s * q, or by x T where nothing is rounded, [M, K] floating.
+        x: The inputs [M, K], read only with a static `scale`, to know what was clipped.
+        smooth: The steps of `quantize_activation`, like the others.
+        permutation: [K].
+        rotation: [1 or K/B, B, B].
+        scale: The static one [1], or None.
+        bits: 8 or 4.
+        pre_rotation: [1 or K/B, B, B].
+        dtype: Of the result.
+
+    Returns:
+        [M, K], by x.
+    """
+    wide = gradient.float()
+    if scale is not None:
+        assert x is not None
+        y = transform_activation(x, smooth, permutation, rotation, pre_rotation)
+        wide = wide.masked_fill(clipped(y, scale, bits), 0.0)
+    positions = None if permutation is None else permutation.to(torch.int64)
+    found = Transform(None, positions, rotation, pre_rotation).restored(wide)
+    if smooth is not None:
+        found = found / smooth
+    found = found.to(dtype)
+    return found.clone() if found is gradient else found  # torch's custom ops must not return their argument
+
+
+def clipped(y: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Say which values [M, K] a static scale rounds to integers that do not exist."""
+    return (y / scale).round_().abs_() > largest_activation(bits)
 
 
 def integer_product(q: Tensor, weight: Tensor) -> Tensor:
