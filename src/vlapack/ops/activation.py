@@ -112,6 +112,9 @@ class ActivationStep(ExactBuffers):
                 library.transform_activation(rows, *steps, self.pre_rotation), None, x.shape[:-1], x.dtype
             )
         rounding = (*steps, self.input_scale, self.act_bits, self.pre_rotation)
-        values, scale = library.quantize_activation(rows.detach(), *rounding)
-        through = gradient.straight_through(rows, values, scale, *rounding) if gradient.wanted(rows) else None
+        if not gradient.wanted(rows):
+            return Activation(*library.quantize_activation(rows, *rounding), x.shape[:-1], x.dtype)
+        with torch.no_grad():
+            values, scale = library.quantize_activation(rows, *rounding)
+        through = gradient.straight_through(rows, values, scale, *rounding)
         return Activation(values, scale, x.shape[:-1], x.dtype, through)
