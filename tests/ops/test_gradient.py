@@ -225,6 +225,13 @@ def test_a_second_derivative_is_an_error_rather_than_zero():
         first.sum().backward()
 
 
+@pytest.mark.parametrize("act_bits", [8, 16])
+def test_a_forward_mode_derivative_is_an_error_rather_than_zero(act_bits):
+    x = torch.randn(3, 104)
+    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        torch.func.jvp(layer(act_bits=act_bits), (x,), (x,))
+
+
 @pytest.mark.parametrize("static", [None, 0.01])
 def test_ops_of_a_step_pass_opcheck(static):
     packed, x = layer(static=static), torch.randn(5, 104)

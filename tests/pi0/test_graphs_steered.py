@@ -11,7 +11,7 @@ from recorded import Recorded, rows
 from torch import Tensor
 
 from vlapack.pi0.flow import Denoise
-from vlapack.pi0.graphs import Runner
+from vlapack.pi0.graphs import STEERED, Runner
 from vlapack.pi0.recorder import Recorder
 
 
@@ -45,8 +45,9 @@ def test_a_step_steers_a_captured_flow_as_an_eager_one(golden: Golden, step: Any
     acting, batch = Runner(golden.load(), captured), rows(golden.batches["mixed"], 1)
     steered = acting.sample_actions(**batch, step=step)
     torch.testing.assert_close(steered, golden.load().sample_actions(**batch, step=step), rtol=0, atol=TOLERANCE)
-    assert (acting.how, captured.runs[1].replays) == ("graph", replays)
+    assert (acting.how, captured.runs[1].replays) == (STEERED if step is differentiated else "graph", replays)
     assert not torch.allclose(steered, acting.sample_actions(**batch), atol=1e-3)
+    assert acting.how == "graph"
 
 
 def test_a_step_of_a_padded_batch_sees_the_observations_alone(golden: Golden) -> None:

@@ -107,12 +107,13 @@ class ActivationStep(ExactBuffers):
         """Transform and round `x` [..., K] floating; differentiable, by `reference.activation_gradient`."""
         rows = x.reshape(-1, x.shape[-1])
         steps = (self.smooth, self.permutation, self.rotation)
+        differentiated = gradient.wanted(rows)
         if self.act_bits == 16:
             return Activation(
                 library.transform_activation(rows, *steps, self.pre_rotation), None, x.shape[:-1], x.dtype
             )
         rounding = (*steps, self.input_scale, self.act_bits, self.pre_rotation)
-        if not gradient.wanted(rows):
+        if not differentiated:
             return Activation(*library.quantize_activation(rows, *rounding), x.shape[:-1], x.dtype)
         with torch.no_grad():
             values, scale = library.quantize_activation(rows, *rounding)

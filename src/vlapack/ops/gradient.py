@@ -5,7 +5,7 @@ The derivative is that of the dequantized layer, with rounding as the identity a
 one, a layer runs two ops in place of one: `straight_through` makes s * q, a float tensor through which the gradient goes
 back to the input, and `linear_through` is `int_linear`, to the bit, with a derivative by that tensor. The float ops,
 `transform_activation` and `float_linear`, get theirs directly. Formulas go through `torch.library.register_autograd`, so
-`torch.compile` traces them without a break. There is no second derivative: asking for one is an error.
+`torch.compile` traces them without a break. There is no second derivative, none by forward mode and none under torch.func: asking for one is an error.
 
 The backward product has a kernel on the CPU (`cpu_gradient`). On GPUs there is none yet: the weight is laid out as a
 pack stores it, dequantized piece by piece, and multiplied by torch, which is the reference.
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from vlapack.ops import cpu_gradient, layouts, library, reference
 from vlapack.ops.library import LAYER, STEPS, by_device, by_layout, define
@@ -25,8 +26,16 @@ _ROUNDING = f"{STEPS}, Tensor? scale=None, int bits=8, Tensor? pre_rotation=None
 
 
 def wanted(x: Tensor) -> bool:
-    """Whether somebody may differentiate by what is computed of `x` here."""
-    return torch.is_grad_enabled() and x.requires_grad
+    """Whether somebody may differentiate by what is computed of `x` here.
+
+    Raises:
+        RuntimeError: somebody does by forward mode (`torch.func.jvp`), of which an op without a formula would make zeros.
+    """
+    if not torch.is_grad_enabled() or x.requires_grad:
+        return torch.is_grad_enabled()
+    if not torch.compiler.is_compiling() and unpack_dual(x).tangent is not None:
+        raise RuntimeError("packed layers have no forward-mode derivative: use torch.autograd.grad")
+    return False
 
 
 def _by_dequantizing(

@@ -30,6 +30,7 @@ MOST_SHAPES = 12
 """Shapes whose runs are kept. One of π0.5 holds about 20 MB an observation, besides what all of them share."""
 MOST_PROMPTS = 32
 """Prompts whose rows are kept on the device, at most 0.8 MB each: a robot says the same one at every chunk."""
+STEERED = "graph (differentiated steps: eager)"
 SAID_SECONDS = 2.0
 """Longer captures are said."""
 
@@ -96,7 +97,8 @@ class Runner:
     Where it cannot, it runs eagerly and `how` says so. One chunk runs at a time.
 
     Attributes:
-        how: How the last chunk ran: `graph`, or `eager` and in brackets the reason.
+        how: How the last chunk ran: `graph`, or `eager` and in brackets the reason; `graph (differentiated steps:
+            eager)` where steps were differentiated, which the plain modules do, without a graph.
         watch: Is entered around each part of a captured chunk, `encode` and `denoise`; who measures puts a clock here.
     """
 
@@ -251,6 +253,7 @@ class Runner:
             by_action = condition.dim() > buffers.condition.dim()
             place = buffers.conditions if by_action else buffers.condition
             if torch.is_grad_enabled() or place is None or len(condition) > len(place):
+                self.how = STEERED if torch.is_grad_enabled() else self.how
                 return model.velocity(buffers.prefix.first(count), state, x_t, condition)
             buffers.x_t[:count].copy_(x_t)
             place[: len(condition)].copy_(condition)
