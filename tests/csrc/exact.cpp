@@ -15,6 +15,7 @@
 #include "activation.hpp"
 #include "attention.hpp"
 #include "dispatch.hpp"
+#include "gradient.hpp"
 #include "layout.hpp"
 #include "linear.hpp"
 #include "team.hpp"
@@ -110,6 +111,40 @@ void test_linear(int64_t m, int64_t n, int64_t k, int bits, int64_t group, bool 
                      : out[i * n + j] == expected;
     }
   check(good, "product", m, n, k, bits);
+}
+
+// The derivative by the activations against a sum in double. What is there before is added to.
+void test_gradient(int64_t m, int64_t n, int64_t k, int bits, int64_t group, int threads = 2) {
+  const int64_t groups = group ? (k + group - 1) / group : 1, steps = (k + 7) / 8;
+  const int low = bits == 4 ? -8 : -128;
+  Array<int8_t> w(n * k);
+  Array<uint32_t> words(n * steps);
+  for (int64_t i = 0; i < w.size; ++i) w[i] = static_cast<int8_t>(i < k ? low : whole(low, -low - 1));
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < k; ++j)
+      words[i * steps + j / 8] |= static_cast<uint32_t>(w[i * k + j] + 8) << 4 * (j % 8);
+  Array<uint8_t> prepared(prepared_bytes(bits, n, k));
+  prepare(bits, n, k, bits == 4 ? static_cast<const void*>(words.get()) : w.get(), prepared.get(), 2);
+  Array<float> g(m * n), scale(n), out(m * steps * 8);
+  Array<uint16_t> group_scale(n * groups);
+  for (int64_t i = 0; i < g.size; ++i) g[i] = real();
+  for (int64_t i = 0; i < n; ++i) scale[i] = std::fabs(real());
+  for (int64_t i = 0; i < group_scale.size; ++i) group_scale[i] = static_cast<uint16_t>(whole(0x3c00, 0x3f80));
+  for (int64_t i = 0; i < out.size; ++i) out[i] = 1.0f;
+  linear_gradient({m, k, n, g.get(), prepared.get(), bits,
+                   group ? static_cast<const void*>(group_scale.get()) : scale.get(), group, out.get(), threads});
+  bool good = true;
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < k; ++j) {
+      double sum = 1.0, size = 1.0;
+      for (int64_t c = 0; c < n; ++c) {
+        const double factor = group ? bf16(group_scale[c * groups + j / group]) : scale[c];
+        const double term = g[i * n + c] * factor * w[c * k + j];
+        sum += term, size += std::fabs(term);
+      }
+      good &= std::fabs(out[i * steps * 8 + j] - sum) <= 1e-6 * size;
+    }
+  check(good, "gradient", m, n, k, bits);
 }
 
 // Every tile of every panel is in one task, and no thread has much more to do than another.
@@ -357,6 +392,13 @@ int main() {
       test_linear(3, 2, 16384, bits, 0, false);
       test_linear(18, 300, 4200, bits, 0, true);
     }
+    for (const int bits : {4, 8})
+      for (const int64_t group : {0, 8, 32}) {
+        for (const int64_t m : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 25}) test_gradient(m, 33, 40, bits, group);
+        test_gradient(1, 1, 1, bits, group);
+        test_gradient(5, 300, 1101, bits, group);
+        test_gradient(20, 70, 2061, bits, group, 64);  // several tasks, of one step where they are as many as threads
+      }
     for (const int64_t m : {1, 10, 13, 51, 70, 200, 544, 968})
       for (const int64_t n : {1, 256, 1024, 2560, 4304, 16384}) test_plan(m, n, 4096);
     test_linear(51, 1100, 200, 4, 0, false, 64);  // more threads than cores

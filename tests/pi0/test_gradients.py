@@ -7,6 +7,7 @@ both runs are at the same point of the network.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,7 +67,9 @@ def observed(model: Pi0) -> tuple[Prefix, Tensor, Tensor, Tensor]:
     return prefix, state, x_t, torch.full((2,), 1.0)
 
 
-def derivative(model: Pi0, prefix: Prefix, state: Tensor, x_t: Tensor, t: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
+def derivative(model: Pi0, prefix: Prefix, point: Sequence[Tensor], way: Tensor) -> tuple[Tensor, Tensor]:
+    """The velocity at (state, x_t, t), and its derivative by x_t along `way`."""
+    state, x_t, t = point
     x_t = x_t.clone().requires_grad_()
     velocity = model.denoise_step(prefix, state, x_t, t)
     (found,) = torch.autograd.grad(velocity, x_t, way.to(velocity.dtype))
@@ -113,7 +116,7 @@ def test_it_is_that_of_a_float64_copy_at_the_same_point(
         for name, module in model.named_modules()
         if isinstance(module, PackedLinear)
     ]
-    velocity, found = derivative(model, prefix, *rest, way)
+    velocity, found = derivative(model, prefix, rest, way)
     for hook in watched:
         hook.remove()
     assert outputs
@@ -121,7 +124,7 @@ def test_it_is_that_of_a_float64_copy_at_the_same_point(
 
     twin = in_float64(model, outputs)
     monkeypatch.setattr(Tensor, "float", Tensor.double)
-    exact, expected = derivative(twin, doubled(prefix), *(one.double() for one in rest), way.double())
+    exact, expected = derivative(twin, doubled(prefix), [one.double() for one in rest], way.double())
     assert expected.dtype == torch.float64
     assert (velocity - exact).norm() <= 1e-5 * exact.norm()
     assert (found - expected).norm() <= 1e-3 * expected.norm()
@@ -132,8 +135,9 @@ def test_in_bf16_it_is_finite_and_near_fp32s(any_engine: str, recipe: str) -> No
     found = []
     for dtype in (torch.bfloat16, torch.float32):
         model = packed(recipe, dtype=dtype)
+        prefix, *rest = observed(model)
         way = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(1))
-        found.append(derivative(model, *observed(model), way)[1].flatten())
+        found.append(derivative(model, prefix, rest, way)[1].flatten())
     assert found[0].isfinite().all()
     assert torch.cosine_similarity(*found, dim=0) >= 0.98
 

@@ -114,7 +114,8 @@ class ActivationStep(ExactBuffers):
             )
         rounding = (*steps, self.input_scale, self.act_bits, self.pre_rotation)
         if not differentiated:
-            return Activation(*library.quantize_activation(rows, *rounding), x.shape[:-1], x.dtype)
+            values, scale = library.quantize_activation(rows, *rounding)
+            return Activation(values, scale, x.shape[:-1], x.dtype)
         with torch.no_grad():
             values, scale = library.quantize_activation(rows, *rounding)
         through = gradient.straight_through(rows, values, scale, *rounding)

@@ -2,10 +2,11 @@
 
 The derivative is that of the dequantized layer, with rounding as the identity and every scale as a constant
 (`reference.activation_gradient` says what is clipped). Integers carry no gradient in torch. So where an input requires
-one, a layer runs two ops in place of one: `straight_through` makes s * q, a float tensor through which the gradient goes
-back to the input, and `linear_through` is `int_linear`, to the bit, with a derivative by that tensor. The float ops,
-`transform_activation` and `float_linear`, get theirs directly. Formulas go through `torch.library.register_autograd`, so
-`torch.compile` traces them without a break. There is no second derivative, none by forward mode and none under torch.func: asking for one is an error.
+one, a layer runs two more ops: `straight_through` makes s * q, a float tensor through which the gradient goes back to
+the input, and `linear_through` is `int_linear`, to the bit, with a derivative by that tensor. The float ops,
+`transform_activation` and `float_linear`, get theirs directly. Formulas go through `torch.library.register_autograd`,
+so `torch.compile` traces them without a break. What is not here is an error: second derivatives, forward mode, and
+`torch.func`, which those formulas do not support.
 
 The backward product has a kernel on the CPU (`cpu_gradient`). On GPUs there is none yet: the weight is laid out as a
 pack stores it, dequantized piece by piece, and multiplied by torch, which is the reference.
@@ -29,11 +30,11 @@ def wanted(x: Tensor) -> bool:
     """Whether somebody may differentiate by what is computed of `x` here.
 
     Raises:
-        RuntimeError: somebody does by forward mode (`torch.func.jvp`), of which an op without a formula would make zeros.
+        RuntimeError: somebody does by forward mode (`torch.func.jvp`), of which ops without a formula would make zeros.
     """
     if not torch.is_grad_enabled() or x.requires_grad:
         return torch.is_grad_enabled()
-    if not torch.compiler.is_compiling() and unpack_dual(x).tangent is not None:
+    if not torch.compiler.is_compiling() and unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
         raise RuntimeError("packed layers have no forward-mode derivative: use torch.autograd.grad")
     return False
 
@@ -96,7 +97,9 @@ def _linear(through: Tensor, q: Tensor, s: Tensor, *layer: Tensor | None, **opti
     return y
 
 
-def _fake_linear(through: Tensor, q: Tensor, s: Tensor, weight: Tensor, weight_scale: Tensor, *rest: Any, **options: Any) -> Tensor:
+def _fake_linear(
+    through: Tensor, q: Tensor, s: Tensor, weight: Tensor, weight_scale: Tensor, *rest: Any, **options: Any
+) -> Tensor:
     return q.new_empty((q.shape[0], len(weight_scale)), dtype=options["dtype"])
 
 
@@ -135,9 +138,7 @@ def _back_through_transform(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return found, *[None] * 4
 
 
-def _keep_layer(
-    ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor
-) -> None:
+def _keep_layer(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
     x, *layer = inputs
     *_, weight, weight_scale, row_rotation, _ = layer
     ctx.save_for_backward(weight, weight_scale, row_rotation)

@@ -2,8 +2,8 @@
 
 An engine adds itself beside the reference: `cpu` on the CPU and `triton` on GPUs, whose modules are imported when
 they are first called. An activation step runs on the engine of its device, a product on the engine that its weight is
-laid out for. None of the ops has a derivative by itself: `ops.gradient` gives the two float ones theirs, and builds those
-of integers. Differentiating through any other is an error, not a silent zero.
+laid out for. None of the ops has a derivative by itself: `ops.gradient` gives the two float ones theirs, and adds two
+for integers. Differentiating through any other is an error, not a silent zero.
 
 They are plain `torch.library` definitions. `torch.library.custom_op` puts 10 µs of Python around every call, for checks
 that the tests make once; a chunk of π0.5 makes two thousand calls.

@@ -153,9 +153,9 @@ def linear_gradient(
         wide = rotate_blocks(wide, row_rotation)
     found = wide.new_zeros(len(wide), inputs)
     rows_at_once = _rows_at_once(inputs)
-    pieces = zip(wide.split(rows_at_once, dim=1), _unpacked(weight, inputs), weight_scale.split(rows_at_once), strict=True)
+    parts, scales = torch.split(wide, rows_at_once, dim=1), torch.split(weight_scale, rows_at_once)
     with torch.autocast(wide.device.type, enabled=False):
-        for part, integers, scale in pieces:
+        for part, integers, scale in zip(parts, _unpacked(weight, inputs), scales, strict=True):
             found += part @ (integers.float() * column_scale(scale, inputs, group_size))
     return found
 
