@@ -20,6 +20,7 @@
 #include "attention_kernels.hpp"
 #include "float_kernels.hpp"
 #include "gradient_kernel.hpp"
+#include "gradient_words.hpp"
 
 namespace vlapack {
 namespace {
@@ -213,7 +214,7 @@ int64_t peak(int64_t rounds) {
 
 const Kernels kAvx512Vnni = {
     "avx512vnni", kTileRows, kRows, Back::kRows, Vector::kLanes, product_rows<4>, product_rows<8>, back_rows<Back>, pack_tile, finish,
-    activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention,
+    activation<Vector>, attend_plain<Vector>, turn, peak, &kAttention, &kWords,
 };
 
 }  // namespace vlapack

@@ -1,4 +1,5 @@
-// How the backward product is cut into tasks, and what of it is in which cache. The arithmetic is in gradient_kernel.hpp.
+// How the backward product is cut into tasks, and what of it is in which cache. The arithmetic is in gradient_kernel.hpp
+// and gradient_words.hpp.
 //
 // A task is a run of steps, whose outputs are its own, so threads add nothing to each other's sums. It goes over the
 // weight's outputs in blocks of 4 panels, and over the rows in tiles as tall as the kernel's registers allow:
@@ -44,6 +45,31 @@ void spread_gradient(const Gradient& job, int64_t first_row, int rows, int64_t f
     float* to = spread + ((n / 4 - first_panel * kPanel / 4) * rows * 4 + n % 4) * 4;
     for (int r = 0; r < rows; ++r, to += 16)
       std::fill_n(to, 4, n < job.outputs ? job.g[(first_row + r) * job.outputs + n] : 0.0f);
+  }
+}
+
+// One scale an output, and a kernel of words: the same cuts, with scales that go into g.
+void word_task(const Gradient& job, int64_t first_step, int64_t last_step) {
+  static thread_local Buffer scale_buffer, spread_buffer;
+  const Kernels& isa = kernels();
+  const int64_t steps = pieces(job.inputs, kDepth), panels = pieces(job.outputs, kPanel);
+  const int64_t tiles = pieces(job.rows, isa.gradient_rows);
+  float* scales = scale_buffer.hold<float>(kBlockPanels * kPanel + isa.gradient_rows);
+  float* units = scales + kBlockPanels * kPanel;
+  int16_t* spread = spread_buffer.hold<int16_t>(isa.gradient_rows * kBlockPanels * kPanel * 4);
+  for (int64_t panel = 0; panel < panels; panel += kBlockPanels) {
+    const int64_t count = std::min(kBlockPanels, panels - panel), first = panel * kPanel;
+    const int64_t there = std::min(count * kPanel, job.outputs - first);
+    std::fill_n(std::copy_n(static_cast<const float*>(job.weight_scale) + first, there, scales), count * kPanel - there, 0.0f);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t row = tile * job.rows / tiles;
+      const int rows = static_cast<int>((tile + 1) * job.rows / tiles - row), panels_here = static_cast<int>(count);
+      isa.words->prepare({job.g + row * job.outputs + first, job.outputs, scales, rows, panels_here, there, spread, units});
+      const int64_t pitch = steps * step_bytes(job.bits);
+      isa.words->product({spread, units, job.weight + panel * pitch + first_step * step_bytes(job.bits), pitch,
+                          last_step - first_step, rows, panels_here, job.bits,
+                          job.out + row * steps * kDepth + first_step * kDepth, steps * kDepth});
+    }
   }
 }
 
@@ -95,7 +121,9 @@ void linear_gradient(const Gradient& job) {
   const int64_t fair = threads == 1 ? kTaskSteps : pieces(steps, kTasksPerThread * threads);
   const int64_t length = std::clamp<int64_t>(fair, 1, kTaskSteps);
   parallel(pieces(steps, length), threads,
-           [&](int64_t i) { task(job, i * length, std::min((i + 1) * length, steps)); });
+           [&](int64_t i) {
+             (kernels().words && !job.group ? word_task : task)(job, i * length, std::min((i + 1) * length, steps));
+           });
 }
 
 }  // namespace vlapack

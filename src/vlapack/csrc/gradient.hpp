@@ -1,6 +1,7 @@
 // The derivative of a linear by its activations: out[m][k] += sum over n of g[m][n] * weight_scale[n][group of k] * w[n][k].
 //
-// The sum runs over outputs, where the layer's own runs over channels, on the same prepared weights. Sums are fp32.
+// The sum runs over outputs, where the layer's own runs over channels, on the same prepared weights. It is fp32; where an
+// instruction set has a kernel of words and outputs have one scale each, g is rounded to 16 bits first (WordTile).
 #pragma once
 
 #include "kernels.hpp"

@@ -52,6 +52,35 @@ struct BackTile {
   int64_t out_pitch;  // elements from row to row
 };
 
+// The same where all channels share an output's scale, in words: g times the scale is rounded to 16 bits, per row and for
+// the outputs of one tile. The 128 numbers of a row there are off by at most 1e-4 of their norm.
+struct WordTile {
+  const int16_t* gradient;  // [panels * 4][rows][16 pairs]: of eight outputs, each pair four times
+  const float* units;       // [rows]: what one is worth
+  const uint8_t* weights;
+  int64_t weight_pitch;
+  int64_t steps;
+  int rows, panels, bits;
+  float* out;
+  int64_t out_pitch;
+};
+
+// Makes `gradient` and `units` of g, [rows][pitch], and of the scales of `outputs` of a tile's; zero behind them.
+struct WordRows {
+  const float* g;
+  int64_t pitch;
+  const float* scales;  // [panels * kPanel], zero behind the last output
+  int rows, panels;
+  int64_t outputs;
+  int16_t* gradient;
+  float* units;
+};
+
+struct WordGradient {
+  void (*prepare)(const WordRows&);
+  void (*product)(const WordTile&);
+};
+
 // Some rows, to be packed in the order in which a tile reads them.
 struct Packing {
   const int8_t* q;
@@ -187,6 +216,7 @@ struct Kernels {
   // Runs the product's instructions on registers alone; returns the operations (2 per product and sum) done.
   int64_t (*peak)(int64_t rounds);
   const AttentionKernels* attention;
+  const WordGradient* words = nullptr;      // twice as fast as `gradient`
   const MatrixUnit* matrix_unit = nullptr;  // takes over where there are enough rows; see matrix_unit.hpp
 };
 

@@ -1,6 +1,7 @@
 """The `cpu` engine's half of derivatives (`ops.gradient`): checks the tensors and hands their addresses to csrc/.
 
-Products are fp32: weights are widened where they are multiplied (csrc/gradient.cpp).
+Products are fp32: weights are widened where they are multiplied (csrc/gradient.cpp). With AVX-512 VNNI and one scale
+for each output, gradients are rounded to 16 bits instead, which is off by at most 1e-4 of their norm.
 """
 
 from __future__ import annotations
