@@ -5,7 +5,7 @@
 FOLDER holds the parent, and a pack at a time: about 12 GB, and 20 with what `--max-error` measures. A synthetic parent
 is written where there is none. Every run is the command `vlapack quantize` in a process of its own; calibration is
 compared with what its observations would take one by one in a float policy of the same dtype. The result goes into
-results/quantize_full-<isa>.json; runs that are not asked for keep their rows there.
+results/quantize_full-<isa>.json; runs that are not asked for keep their rows there, each of its own day and CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import common  # noqa: F401  loads vlapack, which sets how OpenMP waits: before 
 import synthetic_pi05
 import torch
 import tyro
-from common.results import isa, stamp
+from common.results import isa, origin, stamp
 
 from vlapack import Policy, open_checkpoint
 from vlapack.console import say
@@ -78,7 +78,8 @@ def main(
         elif name != "weights-only":
             words = (*words, "--calib-steps", str(observations))
         say(f"{name}: vlapack quantize {' '.join(words)}")
-        rows[name] = {"run": name, "flags": " ".join(words), **_quantize(parent, config, words, folder / "pack")}
+        found = _quantize(parent, config, words, folder / "pack")
+        rows[name] = {"run": name, "flags": " ".join(words), **origin(), **found}
     # Rows that are kept were calibrated by other observations, beside other work.
     if calibrated := [
         row for name in runs.split(",") if (row := rows[name]).get("calibration_seconds") and name != MEASURED

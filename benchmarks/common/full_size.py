@@ -118,7 +118,7 @@ def amx_chunks() -> str:
 def quantizing() -> str:
     """Return how long packing takes, and how much memory, in Markdown."""
     documents = [read(f"quantize_full-{isa}.json") for isa in BOTH]
-    runs = [{row["run"]: row for row in document["rows"]} for document in documents]
+    runs = [_rows(document) for document in documents]
     lines = [f"| | | {_machines(documents)} |", "|---" * 4 + "|"]
     observations = [str(of_machine["gptq"]["observations"]) for of_machine in runs]
     lines.append(f"| observations that calibrate | | {' | '.join(observations)} |")
@@ -138,8 +138,17 @@ def quantizing() -> str:
 
 
 def _line(label: str, what: str, rows: Sequence[Mapping[str, Any] | None], field: str, unit: float) -> str:
-    cells = (f"{row[field] / unit:.1f}" if row and field in row else NOT_MEASURED for row in rows)
+    cells = (f"{row[field] / unit:.1f}{row['where']}" if row and field in row else NOT_MEASURED for row in rows)
     return f"| {label} | {what} | {' | '.join(cells)} |"
+
+
+def _rows(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the rows of a result by their run; `where` names the CPU of one that is not the document's."""
+    here = document["machine"]["family"]
+    return {
+        row["run"]: {**row, "where": "" if (family := row.get("family", here)) == here else f" ({MACHINES[family]})"}
+        for row in document["rows"]
+    }
 
 
 def tuning() -> str:
