@@ -170,7 +170,7 @@ def test_a_server_is_refused_before_anybody_plays(tmp_path: Path) -> None:
     baseline = contender("baseline", Continuing())
     ours = replace(contender("policy", Continuing()), name="ws://host:1", continues=False)
     entries = [baseline, ours]
-    with pytest.raises(InputError, match="ws://host:1: a policy server does not take"):
+    with pytest.raises(InputError, match="ws://host:1: this policy server does not continue"):
         evaluate(plan(entries, clock=PlanClock("rtc", 2)), entries, tmp_path / "out", factory=simulators.walk)
     assert not (tmp_path / "out").exists()
 

@@ -16,6 +16,7 @@ from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
 from vlapack.console import say
 from vlapack.evaluate.servers import Servers, addresses
 from vlapack.fingerprint import digest, digest_weights
+from vlapack.serve.realtime import REALTIME
 
 
 class Acting(Protocol):
@@ -116,8 +117,10 @@ def contender(
 def _remote(role: str, target: str, urls: list[str]) -> tuple[Contender, dict[str, Any]]:
     """A policy that servers hold; beyond its metadata, nothing is known of it here."""
     policy = Servers(urls)
-    identity = {"name": target, "engine": str(policy.engine), "metadata": digest(policy.metadata)}
-    ours = Contender(role, target, identity, 0, lambda: policy, at_once=policy.at_once, continues=False)
+    # Without what the server can do, so that runs of before it could go on.
+    about = {key: value for key, value in policy.metadata.items() if key != REALTIME}
+    identity = {"name": target, "engine": str(policy.engine), "metadata": digest(about)}
+    ours = Contender(role, target, identity, 0, lambda: policy, at_once=policy.at_once, continues=policy.continues)
     return ours, policy.metadata
 
 

@@ -72,8 +72,9 @@ def evaluate(
         raise InputError(f"`shard='{shard}'` plays a fixed part of the plan, and `until_ci` stops it early: give one")
     if plan.clock.mode == "rtc" and (unable := [one for one in contenders if not one.continues]):
         raise InputError(
-            f"{unable[0].name}: a policy server does not take the rest of its last chunk, as `mode='rtc'` asks; give "
-            "the policy's folder, or `mode='async'`"
+            f"{unable[0].name}: this policy server does not continue its last chunk, as `mode='rtc'` asks (its "
+            "metadata has no `realtime`): serve the policy with this version of `vlapack serve`, or give its folder, "
+            "or `mode='async'`"
         )
     film_every = steps_a_picture(video_fps)
     folder = out if shard is None else shard.folder(out)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from vlapack.errors import InputError
 from vlapack.fingerprint import digest
 
 if TYPE_CHECKING:
+    from vlapack.policy.rtc import RealTime
     from vlapack.serve.client import RemotePolicy
 
 SCHEMES = ("ws://", "wss://")
@@ -48,6 +50,7 @@ class Servers:
     Attributes:
         at_once: how many servers there are.
         engine, metadata: what all of them say.
+        continues: whether they continue a previous chunk: their metadata says so.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
@@ -57,6 +60,7 @@ class Servers:
         self.at_once = len(urls)
         policies = [RemotePolicy(url) for url in urls]
         self.engine, self.metadata = policies[0].engine, policies[0].metadata
+        self.continues = policies[0].continues
         for other in policies[1:]:
             if (other.engine, digest(other.metadata)) != (self.engine, digest(self.metadata)):
                 raise InputError(
@@ -71,11 +75,28 @@ class Servers:
         """Pickle as the addresses."""
         return Servers, (self._urls,)
 
-    def infer(self, observation: dict[str, Any], /, *, generator: torch.Generator | None = None) -> dict[str, Any]:
+    def infer(
+        self,
+        observation: dict[str, Any],
+        /,
+        *,
+        generator: torch.Generator | None = None,
+        previous: np.ndarray | None = None,
+        delay: int = 0,
+        execution_horizon: int | None = None,
+        realtime: RealTime | None = None,
+    ) -> dict[str, Any]:
         """Ask a server that is free, as `RemotePolicy.infer` does; wait for one if none is."""
         policy = self._free.get()
         try:
-            return policy.infer(observation, generator=generator)
+            return policy.infer(
+                observation,
+                generator=generator,
+                previous=previous,
+                delay=delay,
+                execution_horizon=execution_horizon,
+                realtime=realtime,
+            )
         finally:
             self._free.put(policy)
 

@@ -3,6 +3,9 @@
 While the network runs, requests gather; when it is free, it takes all that fit together. So batches grow with the load
 by themselves, and a lone robot is never kept waiting for company: the bounded wait only serves robots that ask at
 almost the same time.
+
+Chunks that continue a previous one (`serve.realtime`) share a pass with those that continue theirs in the same way,
+each from its own tail, and never with others: those come as if nobody used real-time chunking.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from vlapack.policy.inputs import Inputs
 from vlapack.serve.metrics import Metrics
+from vlapack.serve.realtime import Joined
 from vlapack.serve.trouble import DeviceLostError, device_trouble_named
 
 
@@ -27,7 +31,10 @@ class Acts(Protocol):
     """What acts on prepared observations: a `policy.Policy`, or a fake in a test."""
 
     def act(self, inputs: Inputs, noise: Tensor) -> np.ndarray:
-        """Return actions [B, horizon, robot dimensions]."""
+        """Return actions [B, horizon, robot dimensions].
+
+        A policy that has `tail`, as `Policy.tail`, also takes `tails` and `realtime`, as `Policy.act`.
+        """
         ...
 
 
@@ -44,7 +51,13 @@ class _Waiting:
     inputs: Inputs
     noise: Tensor
     cameras: tuple[bool, ...]
+    joined: Joined | None
     answer: asyncio.Future[Chunk] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What must be the same for two requests to share a pass."""
+        return self.cameras, None if self.joined is None else self.joined.how
 
 
 class Batcher:
@@ -71,12 +84,13 @@ class Batcher:
         self._lost: DeviceLostError | None = None
         self._thread: Executor = ThreadPoolExecutor(1, thread_name_prefix="infer")
 
-    async def act(self, inputs: Inputs, noise: Tensor) -> Chunk:
+    async def act(self, inputs: Inputs, noise: Tensor, joined: Joined | None = None) -> Chunk:
         """Wait for the actions of one observation.
 
         Args:
             inputs: B = 1.
             noise: [horizon, action_dim].
+            joined: what the actions continue; None for a chunk of its own.
 
         Raises:
             Exception: whatever the network raised on the batch that this request was in.
@@ -85,7 +99,7 @@ class Batcher:
         """
         if self._lost is not None:
             raise self._lost
-        request = _Waiting(inputs, noise, tuple(inputs.image_masks[0].tolist()))
+        request = _Waiting(inputs, noise, tuple(inputs.image_masks[0].tolist()), joined)
         self._waiting.append(request)
         self._arrived.set()
         try:
@@ -141,9 +155,12 @@ class Batcher:
                 return
 
     def _take(self) -> list[_Waiting]:
-        """Take the oldest request and those that see by the same cameras: a camera that nobody has is not encoded."""
-        cameras = {request.cameras for request in self._waiting[:1]}
-        batch = [request for request in self._waiting if request.cameras in cameras][: self._max_batch]
+        """Take the oldest request and those that are computed like it.
+
+        They see by the same cameras, since a camera that nobody has is not encoded, and continue a chunk the same way.
+        """
+        kinds = {request.kind for request in self._waiting[:1]}
+        batch = [request for request in self._waiting if request.kind in kinds][: self._max_batch]
         self._waiting = [request for request in self._waiting if request not in batch]
         return batch
 
@@ -151,8 +168,13 @@ class Batcher:
         start = time.perf_counter()
         inputs = Inputs.stack([request.inputs for request in batch])
         noise = torch.stack([request.noise for request in batch])
+        act: Callable[..., np.ndarray] = self._policy.act
+        joined = [request.joined for request in batch if request.joined is not None]
+        told: dict[str, Any] = {}
+        if joined:  # then all of them are, in the same way
+            told = {"tails": [one.tail for one in joined], "realtime": joined[0].how}
         with device_trouble_named():
-            actions = self._policy.act(inputs, noise)
+            actions = act(inputs, noise, **told)
         seconds = time.perf_counter() - start
         self._metrics.infer_seconds.observe(seconds)
         self._metrics.batch.observe(len(batch))

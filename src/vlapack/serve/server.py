@@ -1,5 +1,7 @@
 """openpi's websocket protocol: metadata on connect, then one answer per observation; on failure a text frame and close.
 
+Only what is wrong with `realtime` (`serve.realtime`) does not close the connection.
+
 Beside it, on the same port, two plain HTTP requests: `/healthz` (open to all) and `/metrics` (with the key).
 """
 
@@ -25,6 +27,7 @@ from vlapack.serve.access import cannot_listen
 from vlapack.serve.connection import Connection, has_left, peer
 from vlapack.serve.door import Door
 from vlapack.serve.metrics import Metrics
+from vlapack.serve.realtime import RealTimeError
 from vlapack.serve.service import BusyError, Service
 from vlapack.serve.trouble import DeviceLostError
 
@@ -164,6 +167,7 @@ class Server:
             socket.transport.abort()
         finally:
             self._service.robots -= 1
+            self._service.forget(connection)
             self._metrics.connections.dec()
             self._log(f"connection {connection}: closed, code {socket.protocol.close_code}")
 
@@ -180,6 +184,9 @@ class Server:
             if answer is None:
                 socket.transport.abort()
                 return
+            if isinstance(answer, RealTimeError):  # the robot is moving by the chunk that it has: it asks again
+                await self._send(socket, self._explained(answer, connection))
+                continue
             if isinstance(answer, BaseException):
                 busy, text = isinstance(answer, BusyError), self._explained(answer, connection)
                 del answer  # its traceback holds the message too, while the goodbye is waited for

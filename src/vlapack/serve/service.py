@@ -21,12 +21,14 @@ from torch import Tensor
 
 from vlapack.errors import InputError, WorkError
 from vlapack.policy.inputs import Inputs
+from vlapack.policy.rtc import Tail
 from vlapack.serve.batch import Acts, Batcher
 from vlapack.serve.metrics import Metrics
+from vlapack.serve.realtime import REALTIME, Joined, RealTimeError, offer, read, refused_by_name
 from vlapack.serve.wire import pack, unpack
 
 NOISE = "noise"
-"""The one key that is not the robot's: a client may send the noise that its chunk starts from."""
+"""Like `REALTIME` a key that is not the robot's: a client may send the noise that its chunk starts from."""
 
 MOST_TEXT = 4096
 """Characters; networks read at most some 200 tokens, and a tokenizer takes seconds over megabytes."""
@@ -46,7 +48,10 @@ class Served(Acts, Protocol):
         ...
 
     def observe(self, observation: Mapping[str, Any]) -> Inputs:
-        """Prepare one observation; InputError for one that cannot be used."""
+        """Prepare one observation; InputError for one that cannot be used.
+
+        A policy that also has `tail`, as `Policy.tail`, continues chunks: its clients may send `realtime`.
+        """
         ...
 
 
@@ -83,6 +88,9 @@ class Service:
         self._queue = queue
         self._record = record
         self._metrics = metrics
+        self._tail: Callable[..., Tail | None] | None = getattr(policy, "tail", None)
+        # Connection → the actions of its last answer, which its next request may continue.
+        self._last: dict[int, np.ndarray] = {}
         self._under_way = 0
         self.robots = 0
         """How many clients are connected; the server says so."""
@@ -91,8 +99,9 @@ class Service:
 
     @property
     def greeting(self) -> bytes:
-        """The first message to every client: the parent's metadata, unchanged."""
-        return pack(self._policy.metadata)
+        """The first message to every client: the parent's metadata, and beside it whether chunks can be continued."""
+        metadata = self._policy.metadata
+        return pack(metadata if self._tail is None else metadata | {REALTIME: offer(self.noise_shape[0])})
 
     @property
     def noise_shape(self) -> tuple[int, int]:
@@ -111,7 +120,8 @@ class Service:
         """Answer one observation.
 
         Args:
-            message: what `wire.pack` makes of an observation, and perhaps of `noise` [horizon, action_dim].
+            message: what `wire.pack` makes of an observation, and perhaps of `noise` [horizon, action_dim] and of
+                `realtime` (`serve.realtime`).
             connection: which of the server's connections it came by, from 0.
             number: how many came before it there. Both decide the noise, where the client sends none.
             previous_s: how long the client's last request took until its answer was sent; openpi reports that.
@@ -119,6 +129,7 @@ class Service:
         Raises:
             BusyError: the queue is full.
             InputError: the message or the observation cannot be used.
+            RealTimeError: only what it says under `realtime` cannot be; ask again.
             WorkError: the policy gave actions that no robot should carry out.
         """
         if self._under_way >= self._queue:
@@ -128,13 +139,15 @@ class Service:
         start = time.perf_counter()
         try:
             loop = asyncio.get_running_loop()
-            inputs, noise = await loop.run_in_executor(self._prepare, self._prepared, message, connection, number)
-            chunk = await self._batcher.act(inputs, noise)
+            prepared = await loop.run_in_executor(self._prepare, self._prepared, message, connection, number)
+            chunk = await self._batcher.act(*prepared)
         finally:
             self._under_way -= 1
             self._metrics.queue.set(self._under_way)
         if not np.isfinite(chunk.actions).all():
             raise WorkError("the policy gave actions that are NaN or infinite")
+        if self._tail is not None:
+            self._last[connection] = chunk.actions
         seconds = time.perf_counter() - start
         self._metrics.seconds.observe(seconds)
         timing = {"infer_ms": seconds * 1000}
@@ -142,8 +155,13 @@ class Service:
             timing["prev_total_ms"] = previous_s * 1000
         return pack({"actions": chunk.actions, "policy_timing": {"infer_ms": chunk.infer_ms}, "server_timing": timing})
 
-    def _prepared(self, message: bytes, connection: int, number: int) -> tuple[Inputs, Tensor]:
+    def forget(self, connection: int) -> None:
+        """Drop what is kept of a connection: it is closed."""
+        self._last.pop(connection, None)
+
+    def _prepared(self, message: bytes, connection: int, number: int) -> tuple[Inputs, Tensor, Joined | None]:
         observation = unpack(message)
+        join = self._joining(observation, connection)
         _check_lists(observation, "")
         given = observation.pop(NOISE, None)
         for key, value in observation.items():
@@ -153,12 +171,29 @@ class Service:
             inputs = self._policy.observe(observation)
         except ValueError as error:  # numpy's, of lists that make no array
             raise InputError(str(error)) from error
+        joined = join(inputs)
         if self._record is not None:
             self._record(observation, connection, number)
         if given is None:
             generator = torch.Generator().manual_seed(noise_seed(self._seed, connection, number))
-            return inputs, torch.randn(self.noise_shape, generator=generator)
-        return inputs, torch.from_numpy(self._checked(given))
+            return inputs, torch.randn(self.noise_shape, generator=generator), joined
+        return inputs, torch.from_numpy(self._checked(given)), joined
+
+    def _joining(self, observation: dict[str, Any], connection: int) -> Callable[[Inputs], Joined | None]:
+        """Take `realtime` out of a request; return what makes a tail of it when the observation is prepared."""
+        if REALTIME not in observation:
+            return lambda _: None
+        said, make = observation.pop(REALTIME), self._tail
+        if make is None:
+            raise RealTimeError(f"{REALTIME}: the policy of this server cannot continue a chunk; ask without it")
+        asked = read(said, self._last.get(connection))
+
+        def join(inputs: Inputs) -> Joined | None:
+            with refused_by_name():
+                tail = make(inputs, asked.previous, asked.delay, asked.execution_horizon)
+            return None if tail is None else Joined(tail, asked.how)
+
+        return join
 
     def _checked(self, noise: Any) -> np.ndarray:
         if not (isinstance(noise, np.ndarray) and noise.dtype.kind == "f" and noise.shape == self.noise_shape):
