@@ -19,9 +19,10 @@ from vlapack.checkpoints import open_checkpoint
 from vlapack.checkpoints.features import Features
 from vlapack.checkpoints.processors import Processors
 from vlapack.errors import InputError
-from vlapack.lerobot import predict_chunk
+from vlapack.lerobot import left_over, predict_chunk
 from vlapack.packing.make import make_pack
 from vlapack.policy.policy import Policy
+from vlapack.policy.rtc import RealTime
 from vlapack.recipe.recipe import Recipe
 from vlapack.robots.layouts import layout_of
 
@@ -93,6 +94,59 @@ def test_batches_that_cannot_be_used_are_named(random_checkpoint: Path, change: 
         predict_chunk(policy, {key: value for key, value in batch.items() if value is not ...}, NOISE)
 
 
+def test_a_chunk_goes_on_from_what_lerobot_hands_back(random_checkpoint: Path) -> None:
+    policy = Policy.from_pretrained(random_checkpoint)
+    keys = {"observation.images.image": "observation/image", "observation.images.image2": "observation/wrist_image"}
+    batch = batch_of(policy, random_observations(2), keys, "observation/state")
+    chunk = predict_chunk(policy, batch, NOISE)
+    tail = left_over(policy, chunk[:, 1:], 2, 10)
+    assert tail is not None
+    found = predict_chunk(policy, batch, NOISE.flip(0), tail=tail, realtime=RealTime("inpaint"))
+    np.testing.assert_allclose(found[:, :2], chunk[:, 1:3], rtol=0, atol=1e-5)
+    assert (found[:, 2] - chunk[:, 3]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("left", "delay", "horizon", "expected"),
+    [(3, 1, 10, (3, 1, 3)), (3, 12, 2, (3, 2, 2)), (2, 2, 4, (2, 2, 2)), (0, 5, 4, None), (1, 0, 0, (1, 0, 0))],
+)
+def test_lerobots_padding_is_no_action_and_its_estimates_are_clipped_as_it_does(
+    random_checkpoint: Path, left: int, delay: int, horizon: int, expected: tuple[int, int, int] | None
+) -> None:
+    policy = Policy.from_pretrained(random_checkpoint)
+    given = torch.zeros(4, 7)
+    given[:left] = torch.randn(left, 7, generator=torch.Generator().manual_seed(0))
+    given[:1, :3] = 0.0  # an action may have zeros in it
+    tail = left_over(policy, given, delay, horizon)
+    if expected is None:
+        assert tail is None
+        return
+    assert tail is not None
+    assert (tail.actions.shape, tail.delay, tail.execution_horizon) == ((1, expected[0], 32), *expected[1:])
+    torch.testing.assert_close(tail.actions[0, :, :7], given[:left], rtol=0, atol=0)
+    assert tail.guided is None
+    assert not tail.actions[..., 7:].any()
+
+
+@pytest.mark.parametrize(
+    ("given", "delay", "message"),
+    [
+        (torch.ones(3, 8), 0, r"prev_chunk_left_over: shape \[3, 8\]; it is \[n, 7\]"),
+        (torch.ones(5, 7), 0, "n at most a chunk's 4.*--inference.rtc.execution_horizon: give 4 or less"),
+        (torch.ones(7), 0, r"shape \[7\]"),
+        (torch.full((3, 7), torch.nan), 0, "not finite everywhere"),
+        (torch.ones(3, 7), -1, "inference_delay is -1"),
+    ],
+)
+def test_left_over_actions_that_cannot_be_meant_are_one_line(
+    random_checkpoint: Path, given: torch.Tensor, delay: int, message: str
+) -> None:
+    policy = Policy.from_pretrained(random_checkpoint)
+    with pytest.raises(InputError, match=message) as caught:
+        left_over(policy, given, delay, 10)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_pack_tells_lerobot_what_its_parent_said(tmp_path: Path) -> None:
     config = small_policy(
         layout="lerobot", robot=SO101, delta_mask=(True,) * 5 + (False,), architecture=replace(SMALL, num_cameras=2)
@@ -136,7 +190,11 @@ def test_lerobots_own_tools_run_a_pack(random_checkpoint: Path, tmp_path: Path) 
     )
     source = ROOT / "plugins/lerobot_policy_vlapack/src"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(source)])}
-    command = [python, str(ROOT / "scripts/check_plugin.py"), str(tmp_path / "pack"), str(tmp_path / "seen.npz")]
+    paths = (ROOT / "scripts/check_plugin.py", tmp_path / "pack", tmp_path / "seen.npz", random_checkpoint)
+    command = [python, *map(str, paths)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1])["largest_difference"] < 1e-4
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["largest_difference"] < 1e-4
+    assert found["real_time_difference"] < 1e-5
+    assert found["real_time_effect"] > 0.1

@@ -1,12 +1,15 @@
-"""The plugin without LeRobot: on which device a pack is loaded, and that its configuration knows a pack's every key."""
+"""The plugin without LeRobot: its device, the keys of its configuration, and chunks that continue the last one."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
+import itertools
 import json
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,6 +50,21 @@ class PreTrainedPolicy(nn.Module):
         self.config = config
 
 
+class Schedule(str, Enum):
+    LINEAR = "LINEAR"
+    EXP = "EXP"
+
+
+@dataclasses.dataclass
+class RTCConfig:
+    """LeRobot's, with its defaults."""
+
+    enabled: bool = True
+    prefix_attention_schedule: Schedule = Schedule.LINEAR
+    max_guidance_weight: float = 10.0
+    execution_horizon: int = 10
+
+
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     names = {
@@ -55,6 +73,8 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         "lerobot.policies": {},
         "lerobot.policies.factory": {"make_pre_post_processors": None},
         "lerobot.policies.pretrained": {"PreTrainedPolicy": PreTrainedPolicy},
+        "lerobot.policies.rtc": {},
+        "lerobot.policies.rtc.configuration_rtc": {"RTCConfig": RTCConfig},
     }
     for name, content in names.items():
         module = ModuleType(name)
@@ -110,3 +130,70 @@ def test_another_device_is_refused_by_name_and_never_exchanged(
     install_gpu(monkeypatch, failure="No CUDA GPUs are available")
     with pytest.raises(InputError, match=message):
         plugin.VlapackConfig(device=device)
+
+
+@pytest.fixture
+def acting(plugin: ModuleType, pack: Path) -> Any:
+    return plugin.VlapackPolicy(plugin.VlapackConfig(chunk_size=4, n_action_steps=4), Policy.from_pretrained(pack))
+
+
+def batch_of(policy: Any) -> dict[str, Any]:
+    """An observation as LeRobot's preprocessor hands it over, of no particular scene."""
+    cameras = policy.pack.config.features.cameras
+    pictures = {name: torch.full((1, 3, 224, 224), 0.5) for name in cameras}
+    return {**pictures, "observation.state": torch.zeros(1, 8), "task": ["go"]}
+
+
+def test_lerobots_real_time_loop_takes_the_policy(acting: Any) -> None:
+    """`supports_rtc_inference` of LeRobot 0.6.1, before it loads a robot."""
+    assert acting.supports_rtc()
+    call = inspect.signature(acting.predict_action_chunk)
+    call.bind(object(), inference_delay=0, prev_chunk_left_over=None)
+    assert call.bind(object(), execution_horizon=3)
+
+
+def test_a_chunk_is_continued_as_the_configuration_says(plugin: ModuleType, acting: Any) -> None:
+    batch, noise = batch_of(acting), torch.randn(2, 1, 4, 32, generator=torch.Generator().manual_seed(0))
+    last = acting.predict_action_chunk(batch, noise=noise[0])[0]
+    told = {"noise": noise[1], "inference_delay": 2, "prev_chunk_left_over": last[1:]}
+    plain = acting.predict_action_chunk(batch, noise=noise[1])
+    found = {}
+    for name, guidance, options in (
+        ("default", "lerobot", {}),
+        ("weak", "lerobot", {"max_guidance_weight": 0.1}),
+        ("exp", "lerobot", {"prefix_attention_schedule": Schedule.EXP}),
+        ("short", "lerobot", {"execution_horizon": 2}),
+        ("off", "lerobot", {"enabled": False}),
+        ("inpaint", "inpaint", {}),
+    ):
+        acting.config.rtc_config, acting.config.rtc_guidance = RTCConfig(**options), guidance
+        found[name] = acting.predict_action_chunk(batch, **told)
+    acting.config.rtc_config = None
+    assert torch.equal(found["off"], plain)
+    acting.config.rtc_guidance = "lerobot"
+    assert torch.equal(acting.predict_action_chunk(batch, **told), found["default"])  # LeRobot's own default
+    assert torch.equal(acting.predict_action_chunk(batch, execution_horizon=2, **told), found["short"])
+    torch.testing.assert_close(found["inpaint"][0, :2], last[1:3], rtol=0, atol=1e-4)
+    kinds = [found[name] for name in ("default", "weak", "exp", "short", "off", "inpaint")]
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(kinds, 2))
+
+
+def test_a_chunk_that_is_later_than_what_lerobot_hands_back_is_said_once(
+    acting: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        acting.predict_action_chunk(batch_of(acting), inference_delay=9, prev_chunk_left_over=torch.ones(3, 7))
+    assert capsys.readouterr().err.replace("\n", " ").count("a chunk takes 9 control steps, and 3 of the previous") == 1
+
+
+def test_waiting_for_one_action_in_real_time_is_refused(acting: Any) -> None:
+    acting.config.rtc_config = RTCConfig()
+    with pytest.raises(InputError, match="for real-time chunking, ask `predict_action_chunk`"):
+        acting.select_action(batch_of(acting))
+    with pytest.raises(InputError, match="tempo: a pack takes no such argument"):
+        acting.predict_action_chunk(batch_of(acting), tempo=3)
+
+
+def test_a_guidance_that_does_not_exist_is_named(plugin: ModuleType) -> None:
+    with pytest.raises(InputError, match="guidance is 'magic'; it must be one of lerobot, vjp, inpaint"):
+        plugin.VlapackConfig(rtc_guidance="magic")

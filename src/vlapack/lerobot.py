@@ -3,6 +3,9 @@
 LeRobot's processors stand around a policy and normalize; a `Policy` normalizes by itself. So the state of a batch is
 taken back to the robot's units, and actions stay normalized. Pictures and prompt are prepared as always, the prompt
 with the pack's own tokenizer.
+
+LeRobot's real-time loop keeps what a policy returned, and hands the rest of it back as it was: normalized, and where
+actions are relative, seen from the new state. `left_over` takes that.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from vlapack.checkpoints.features import CAMERA
 from vlapack.errors import InputError
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.policy import Policy
+from vlapack.policy.rtc import RealTime, Tail, steering
 from vlapack.robots.aloha import AlohaLayout
 from vlapack.robots.fields import PROMPT_KEY
 from vlapack.robots.layouts import PADDING_FLAGS, layout_of
@@ -25,23 +29,71 @@ from vlapack.robots.layouts import PADDING_FLAGS, layout_of
 STATE = "observation.state"
 
 
-def predict_chunk(policy: Policy, batch: Mapping[str, Any], noise: Tensor) -> Tensor:
+def predict_chunk(
+    policy: Policy,
+    batch: Mapping[str, Any],
+    noise: Tensor,
+    *,
+    tail: Tail | None = None,
+    realtime: RealTime | None = None,
+) -> Tensor:
     """Compute action chunks for a batch that LeRobot's preprocessor has prepared.
 
     Args:
         policy: the pack
         batch: `observation.images.…` float [B, 3, H, W] in 0-1, `observation.state` [B, D] normalized, `task`: B texts
         noise: [B, horizon, action_dim], standard normal
+        tail: what is left of the previous chunk, from `left_over`; None for a first chunk
+        realtime: how it is continued; None: `RealTime()`
 
     Returns:
         float32 [B, horizon, robot dimensions], normalized, on the CPU.
 
     Raises:
-        InputError: LeRobot has no processor for this robot, or the batch lacks or holds something unusable
+        InputError: LeRobot has no processor for this robot, or the batch lacks or holds something unusable, or the tail
+            is of another batch
     """
     observations = read_batch(policy, batch)
     inputs = Inputs.stack([policy.observe(observation) for observation in observations])
-    return policy.sample(inputs, noise.float().cpu())[..., : len(policy.config.features.actions)]
+    step = steering(tail, realtime or RealTime(), horizon=policy.noise_shape[0], device=policy.device)
+    return policy.sample(inputs, noise.float().cpu(), step=step)[..., : len(policy.config.features.actions)]
+
+
+def left_over(policy: Policy, actions: Tensor, delay: int, execution_horizon: int) -> Tail | None:
+    """Turn what LeRobot hands back of the previous chunk into what `predict_chunk` continues.
+
+    It is read as `RTCProcessor.denoise_step` of LeRobot 0.6.1 does: the horizon is at most what is left and the delay
+    at most the horizon, and the padding of the network's action dimensions is pulled to 0. But rows of zeros at the
+    end are left out: LeRobot's loop fills them up to its horizon, and they are no actions of anybody.
+
+    Args:
+        policy: the pack
+        actions: [n, robot dimensions] or [B, n, robot dimensions], normalized; LeRobot's `prev_chunk_left_over`
+        delay: how many of them will have been executed when the new chunk is there, as far as LeRobot knows
+        execution_horizon: rows from this one on are free
+
+    Returns:
+        The tail; None if nothing is left.
+
+    Raises:
+        InputError: another shape, a value that is not finite, or a delay or horizon below 0
+    """
+    (horizon, width), dims = policy.noise_shape, len(policy.config.features.actions)
+    if actions.dim() not in (2, 3) or actions.shape[-1] != dims or actions.shape[-2] > horizon:
+        raise InputError(
+            f"prev_chunk_left_over: shape {[*actions.shape]}; it is [n, {dims}], n at most a chunk's {horizon}. "
+            f"LeRobot makes it as long as --inference.rtc.execution_horizon: give {horizon} or less"
+        )
+    if delay < 0 or execution_horizon < 0:
+        raise InputError(f"inference_delay is {delay} and execution_horizon {execution_horizon}; neither is below 0")
+    rows = actions if actions.dim() == 3 else actions[None]
+    given = rows.ne(0).any(dim=2).any(dim=0).nonzero()  # NaN is not 0
+    left = int(given[-1]) + 1 if len(given) else 0
+    if not left:
+        return None
+    end = min(execution_horizon, left)
+    padded = torch.nn.functional.pad(rows[:, :left].float().cpu(), (0, width - dims))
+    return Tail(padded, min(delay, end), end)
 
 
 def read_batch(policy: Policy, batch: Mapping[str, Any]) -> list[dict[str, Any]]:

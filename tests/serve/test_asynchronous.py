@@ -52,9 +52,8 @@ class Robot:
     def __init__(self, policy: Any, **options: Any) -> None:
         self.now = 0.0
         self.number = -1
-        self.async_policy = AsyncPolicy(
-            policy, **{"max_age": 100.0, "retry_s": 0.0, "clock": lambda: self.now, **options}
-        )
+        options = {"max_age": 100.0, "retry_s": 0.005, "clock": lambda: self.now, **options}
+        self.async_policy = AsyncPolicy(policy, **options)
 
     def step(self) -> Any:
         self.number += 1
@@ -227,7 +226,6 @@ def test_a_policy_in_process_and_one_behind_a_server_act_alike(policy: Policy) -
                     if len(actions) in (1, 4):  # asked there
                         robot.until(lambda found, chunks=chunks: found.chunks > chunks)  # type: ignore[misc]
                 found.append([action is None for action in actions])
-                # The new chunk reproduces what was being executed when it was computed.
                 assert acting.statistics.delay_steps.max == 1
                 assert all(action is None or action.shape == (7,) for action in actions)
     assert found == [[True, *[False] * 5]] * 2
@@ -259,17 +257,16 @@ def test_another_policy_behind_the_same_address_is_not_acted_on() -> None:
     with running(Echo(metadata={"another": 1}), door=Door(port=port)), robot.async_policy as acting:
         acting.act({"number": 1})
         robot.until(lambda found: found.failures == 1)
+        acting._thread.join(SECONDS)  # it gives up
         with pytest.raises(InputError, match="another policy is served there now"):
-            for _ in range(2000):
-                acting.act({"number": 2})
-                threading.Event().wait(0.005)
+            acting.act({"number": 2})
 
 
 def test_a_server_that_does_not_answer_in_time_counts_as_gone() -> None:
     hold = threading.Event()
     with running(Echo(hold=hold)) as server:
         remote = RemotePolicy(f"ws://127.0.0.1:{server.port}", timeout=0.05)
-        with pytest.raises(WorkError, match="no answer within 0.05 s"):
+        with pytest.raises(WorkError, match=r"no answer within 0\.05 s"):
             remote.infer({"number": 1})
         remote.reconnect()
         hold.set()

@@ -4,20 +4,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lerobot.configs import PreTrainedConfig
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 from vlapack.errors import InputError
 from vlapack.machine.gpu import DEVICES, find_device
+from vlapack.policy.rtc import RealTime
 
 
 @PreTrainedConfig.register_subclass("vlapack")
 @dataclass
 class VlapackConfig(PreTrainedConfig):
-    """What LeRobot may override is `n_action_steps` and `device`; all else is vlapack's, and read from the pack."""
+    """A pack's keys, and what LeRobot may override: the first ones and `device`; all else is read from the pack."""
 
     chunk_size: int = 50
     n_action_steps: int = 50
     seed: int = 0
     """Of the noise; every rollout begins with it."""
+    rtc_config: RTCConfig | None = None
+    """LeRobot's; its rollout sets it."""
+    rtc_guidance: str = "lerobot"
+    """How a chunk continues the previous one: `lerobot`, as LeRobot does it, `vjp` or `inpaint` (docs/realtime.md)."""
 
     name: str = ""
     layout: str = ""
@@ -43,13 +49,13 @@ class VlapackConfig(PreTrainedConfig):
     checksum: str = ""
 
     def __post_init__(self) -> None:
-        """Check the device, the CPU unless told otherwise, and that no more steps are taken than a chunk has.
+        """Check the device, the CPU unless told otherwise, the guidance, and `n_action_steps` against the chunk.
 
         LeRobot would exchange a device that is not there for another one and warn. The one that was asked for is used,
         or none.
 
         Raises:
-            InputError: packs do not run on this kind of device, or it is not there.
+            InputError: packs do not run on this kind of device, or it is not there, or there is no such guidance.
             ValueError: `n_action_steps` is too large.
         """
         self.device = self.device or "cpu"
@@ -58,6 +64,7 @@ class VlapackConfig(PreTrainedConfig):
                 f"`device={self.device!r}`: packs run on {' and '.join(DEVICES)}; give --policy.device=cpu or cuda"
             )
         find_device(self.device)
+        RealTime(self.rtc_guidance)  # type: ignore[arg-type]  # it says what is allowed
         super().__post_init__()
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise ValueError(f"n_action_steps is {self.n_action_steps}; a chunk of this pack has {self.chunk_size}")

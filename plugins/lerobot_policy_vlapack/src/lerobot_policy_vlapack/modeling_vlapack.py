@@ -8,13 +8,16 @@ from typing import Any, Self
 import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from torch import Tensor
 
 from lerobot_policy_vlapack.configuration_vlapack import VlapackConfig
 from vlapack import Policy, open_checkpoint
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint
+from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.lerobot import predict_chunk
+from vlapack.lerobot import left_over, predict_chunk
+from vlapack.policy.rtc import RealTime
 
 
 class VlapackPolicy(PreTrainedPolicy):
@@ -36,6 +39,7 @@ class VlapackPolicy(PreTrainedPolicy):
         super().__init__(config)
         self.pack = pack
         self.network = pack.model  # LeRobot looks at the parameters of what is registered
+        self._said_late = False
         self.reset()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -71,22 +75,69 @@ class VlapackPolicy(PreTrainedPolicy):
         self._queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
         self._draw = torch.Generator().manual_seed(self.config.seed)
 
+    def supports_rtc(self) -> bool:
+        """Yes: `lerobot-rollout --inference.type=rtc` asks for it."""
+        return True
+
     @torch.no_grad()
-    def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """Return [B, chunk, dimensions], normalized; `noise` [B, chunk, action_dim] goes before the policy's own.
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        *,
+        inference_delay: int | None = None,
+        prev_chunk_left_over: Tensor | None = None,
+        execution_horizon: int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Return a chunk [B, chunk, dimensions], normalized.
+
+        With `prev_chunk_left_over` it continues the previous one, as `config.rtc_config` and `config.rtc_guidance` say.
+
+        Args:
+            batch: what the preprocessor made of observations.
+            noise: [B, chunk, action_dim], instead of the policy's own.
+            inference_delay: how many of the left-over actions will have been executed when this chunk is there; None
+                is 0.
+            prev_chunk_left_over: [n, dimensions] or [B, n, dimensions]: the rest of what this method returned last,
+                normalized, and seen from the new state where actions are relative. LeRobot's loop pads it with zeros.
+            execution_horizon: left-over actions from this one on are ignored; None: the configuration's.
+            kwargs: nothing of LeRobot's that a pack knows.
 
         Raises:
-            InputError: real-time chunking, or a batch that the pack cannot use.
+            InputError: another argument, or a batch or left-over actions that the pack cannot use.
         """
         if unknown := sorted(name for name, value in kwargs.items() if value is not None):
-            raise InputError(f"{', '.join(unknown)}: real-time chunking is not part of this plugin")
+            raise InputError(f"{', '.join(unknown)}: a pack takes no such argument")
         if noise is None:
             noise = torch.randn((len(batch["observation.state"]), *self.pack.noise_shape), generator=self._draw)
-        return predict_chunk(self.pack, batch, noise).to(self.config.device)
+        rtc = self.config.rtc_config or RTCConfig()
+        tail = None
+        if rtc.enabled and prev_chunk_left_over is not None:
+            horizon = rtc.execution_horizon if execution_horizon is None else execution_horizon
+            tail = left_over(self.pack, prev_chunk_left_over, inference_delay or 0, horizon)
+            self._say_late(inference_delay or 0, 0 if tail is None else tail.delay)
+        how = RealTime(self.config.rtc_guidance, rtc.prefix_attention_schedule.lower(), rtc.max_guidance_weight)
+        return predict_chunk(self.pack, batch, noise, tail=tail, realtime=how).to(self.config.device)
+
+    def _say_late(self, delay: int, known: int) -> None:
+        if delay > known and not self._said_late:
+            self._said_late = True
+            say(
+                f"warning: a chunk takes {delay} control steps, and {known} of the previous one are known here: the "
+                "robot may jump. Raise --inference.queue_threshold and --inference.rtc.execution_horizon, or lower "
+                "--fps"
+            )
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
-        """Return the next action [B, dimensions] of the chunk, a new chunk when `n_action_steps` have been taken."""
+        """Return the next action [B, dimensions] of the chunk, a new chunk when `n_action_steps` have been taken.
+
+        Raises:
+            InputError: real-time chunking is on: it goes by `predict_action_chunk`.
+        """
+        if self.config.rtc_config is not None and self.config.rtc_config.enabled:
+            raise InputError("`select_action` waits for its policy: for real-time chunking, ask `predict_action_chunk`")
         if not self._queue:
             chunk = self.predict_action_chunk(batch, **kwargs)
             self._queue.extend(chunk[:, : self.config.n_action_steps].transpose(0, 1))
