@@ -47,7 +47,13 @@ PUBLIC: dict[str, dict[str, str]] = {
     "vlapack.policy.rtc": {"RealTime": "vlapack.policy.rtc", "Tail": "vlapack.policy.rtc"},
     "vlapack.packing.make": {"Report": "vlapack.packing.make"},
     "vlapack.openpi": {"enable_duquant_if_configured": "vlapack.openpi"},
-    "vlapack.lerobot": {"predict_chunk": "vlapack.lerobot", "read_batch": "vlapack.lerobot"},
+    "vlapack.serve.client": {"AsyncPolicy": "vlapack.serve.asynchronous", "RemotePolicy": "vlapack.serve.remote"},
+    "vlapack.serve.actions": {"Statistics": "vlapack.serve.actions", "Spread": "vlapack.serve.actions"},
+    "vlapack.lerobot": {
+        "predict_chunk": "vlapack.lerobot",
+        "left_over": "vlapack.lerobot",
+        "read_batch": "vlapack.lerobot",
+    },
     "vlapack.errors": {"InputError": "vlapack.errors", "WorkError": "vlapack.errors"},
 }
 

@@ -82,7 +82,7 @@ def left_over(policy: Policy, actions: Tensor, delay: int, execution_horizon: in
     if actions.dim() not in (2, 3) or actions.shape[-1] != dims or actions.shape[-2] > horizon:
         raise InputError(
             f"prev_chunk_left_over: shape {[*actions.shape]}; it is [n, {dims}], n at most a chunk's {horizon}. "
-            f"LeRobot makes it as long as --inference.rtc.execution_horizon: give {horizon} or less"
+            f"LeRobot makes it as long as its `execution_horizon`: give {horizon} or less"
         )
     if delay < 0 or execution_horizon < 0:
         raise InputError(f"inference_delay is {delay} and execution_horizon {execution_horizon}; neither is below 0")

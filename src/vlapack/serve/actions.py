@@ -46,15 +46,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Spread:
-    """The 50 % and 95 % points and the largest of some numbers; all 0 of none."""
+    """How some numbers are spread; all 0 of none."""
 
     p50: float
+    """The median."""
     p95: float
+    """The 95 % point."""
     max: float
+    """The largest."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Describe these numbers."""
+        """Describe numbers.
+
+        Args:
+            values: as many as there are
+        """
         points = np.percentile([*values], (50, 95, 100)) if values else (0.0, 0.0, 0.0)
         return cls(*(float(point) for point in points))
 
@@ -100,11 +107,11 @@ class ActionQueue:
     """The rest of the newest chunk, and the request for the next one. It has no clock, no lock and no thread.
 
     Args:
-        max_age: seconds from an observation to the last moment at which an action of its chunk may be executed.
-        replan: the next chunk is asked for as soon as the next action is this row of its chunk; None: its middle.
+        max_age: seconds from an observation to the last moment at which an action of its chunk may be executed
+        replan: the next chunk is asked for as soon as the next action is this row of its chunk; None: its middle
 
     Raises:
-        InputError: no positive number.
+        InputError: no positive number
     """
 
     def __init__(self, *, max_age: float, replan: int | None = None) -> None:
@@ -135,9 +142,9 @@ class ActionQueue:
         """Do one control step.
 
         Args:
-            observation: taken just now; it is copied if the policy is to be asked about it.
-            now: seconds, of any clock that does not go back.
-            ask: whether anybody is there to be asked.
+            observation: taken just now; it is copied if the policy is to be asked about it
+            now: seconds, of any clock that does not go back
+            ask: whether anybody is there to be asked
 
         Returns:
             The action to execute, [robot dimensions], or None to hold still; and the request to answer, if it is time
@@ -164,12 +171,12 @@ class ActionQueue:
         """Take the answer to a request: it replaces what is left, past as many actions as were executed meanwhile.
 
         Args:
-            request: the one that `step` returned; nothing happens if it is not the last one any more.
-            actions: [horizon, robot dimensions].
-            now: as in `step`.
+            request: the one that `step` returned; nothing happens if it is not the last one any more
+            actions: [horizon, robot dimensions]
+            now: as in `step`
 
         Raises:
-            WorkError: no robot should carry them out.
+            WorkError: no robot should carry them out
         """
         if request is not self._asked:
             return

@@ -13,6 +13,7 @@ from vlapack.console import say
 from vlapack.errors import InputError, WorkError
 from vlapack.policy.rtc import RealTime
 from vlapack.serve.actions import ActionQueue, Request, Statistics
+from vlapack.serve.remote import RemotePolicy
 
 OnLoss = Literal["hold", "stop"]
 
@@ -24,7 +25,7 @@ CLOSE_SECONDS = 5.0
 
 
 class Infers(Protocol):
-    """What answers: a `Policy`, a `serve.client.RemotePolicy`, or a fake in a test.
+    """What answers: a `Policy`, a `RemotePolicy`, or a fake in a test.
 
     One that has `reconnect` is called there after a failure, until it succeeds. One that has `continues`, and there
     False, takes no `previous`.
@@ -50,20 +51,20 @@ class AsyncPolicy:
     there are executed to the end, then the robot holds still.
 
     Args:
-        policy: `Policy`, `RemotePolicy`, or the address of a server (ws://HOST:PORT), which is connected to.
-        max_age: seconds from an observation to the last moment at which an action that answers it may be executed.
+        policy: `Policy`, `RemotePolicy`, or the address of a server (ws://HOST:PORT), which is connected to
+        max_age: seconds from an observation to the last moment at which an action that answers it may be executed
         replan: the next chunk is asked for when the next action is this row of its chunk; None: its middle. A chunk
-            that takes d control steps needs at least as many rows behind this one.
-        execution_horizon: as in `Policy.infer`; it is raised to the delay where that is longer.
-        realtime: how a chunk is continued; None: not at all, and the robot jumps from one chunk to the next.
+            that takes d control steps needs at least as many rows behind this one
+        execution_horizon: as in `Policy.infer`; it is raised to the delay where that is longer
+        realtime: how a chunk is continued; None: not at all, and the robot jumps from one chunk to the next
         on_loss: what happens after a failure, when no actions are left. `hold`: the robot holds still until the policy
-            answers again; a server is connected to again. `stop`: `act` raises the failure.
-        clock: seconds; for tests.
-        retry_s: pause between two attempts after a failure.
+            answers again; a server is connected to again. `stop`: `act` raises the failure
+        clock: seconds; for tests
+        retry_s: pause between two attempts after a failure
 
     Raises:
         InputError: an argument that means nothing, nobody listens at the address, or the server does not continue
-            chunks.
+            chunks
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class AsyncPolicy:
             raise InputError(f"on_loss is {on_loss!r:.100}; it must be one of {', '.join(get_args(OnLoss))}")
         self._queue = ActionQueue(max_age=max_age, replan=replan)
         self._opened = isinstance(policy, str)
-        self._policy: Any = _connected(policy) if isinstance(policy, str) else policy
+        self._policy: Any = RemotePolicy(policy, timeout=ANSWER_SECONDS) if isinstance(policy, str) else policy
         if realtime is not None and not getattr(self._policy, "continues", True):
             self._leave()
             raise InputError(
@@ -107,14 +108,14 @@ class AsyncPolicy:
         """Return the action of this control step.
 
         Args:
-            observation: taken just now, in the layout's keys.
+            observation: taken just now, in the layout's keys
 
         Returns:
             [robot dimensions], in the robot's units, to be executed now; None: hold still.
 
         Raises:
-            WorkError: the server is gone or failed, no actions are left, and `on_loss` is `stop`.
-            InputError: the policy cannot use the observations, and no actions are left.
+            WorkError: the server is gone or failed, no actions are left, and `on_loss` is `stop`
+            InputError: the policy cannot use the observations, and no actions are left
         """
         with self._changed:
             if self._closing.is_set():
@@ -219,9 +220,3 @@ class AsyncPolicy:
                 self._lost = False
             return True
         return False
-
-
-def _connected(url: str) -> Any:
-    from vlapack.serve.client import RemotePolicy
-
-    return RemotePolicy(url, timeout=ANSWER_SECONDS)

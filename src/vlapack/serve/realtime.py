@@ -56,7 +56,7 @@ def offer(horizon: int) -> dict[str, Any]:
     """Return what a server's metadata says under `realtime`.
 
     Args:
-        horizon: the actions of a chunk.
+        horizon: the actions of a chunk
     """
     return {"horizon": horizon, "guidance": [*get_args(Guidance)], "schedule": [*get_args(Schedule)]}
 
@@ -75,11 +75,11 @@ def read(said: Any, last: np.ndarray | None) -> Asked:
     """Read what a request says under `realtime`; `Policy.tail` checks it against the policy.
 
     Args:
-        said: what `wire.unpack` made of it.
-        last: the actions of this connection's last answer, if there was one.
+        said: what `wire.unpack` made of it
+        last: the actions of this connection's last answer, if there was one
 
     Raises:
-        RealTimeError: it is no dictionary, has unknown keys or lacks one, or a value has the wrong type.
+        RealTimeError: it is no dictionary, has unknown keys or lacks one, or a value has the wrong type
     """
     if not isinstance(said, Mapping):
         raise RealTimeError(f"{REALTIME}: {type(said).__name__}; it is a dictionary with {', '.join(KEYS)}")
