@@ -114,7 +114,7 @@ def test_lerobots_padding_is_no_action_and_its_estimates_are_clipped_as_it_does(
     random_checkpoint: Path, left: int, delay: int, horizon: int, expected: tuple[int, int, int] | None
 ) -> None:
     policy = Policy.from_pretrained(random_checkpoint)
-    given = torch.zeros(4, 7)
+    given = torch.zeros(10, 7)
     given[:left] = torch.randn(left, 7, generator=torch.Generator().manual_seed(0))
     given[:1, :3] = 0.0  # an action may have zeros in it
     tail = left_over(policy, given, delay, horizon)
@@ -132,7 +132,7 @@ def test_lerobots_padding_is_no_action_and_its_estimates_are_clipped_as_it_does(
     ("given", "delay", "message"),
     [
         (torch.ones(3, 8), 0, r"prev_chunk_left_over: shape \[3, 8\]; it is \[n, 7\]"),
-        (torch.ones(5, 7), 0, "n at most a chunk's 4.*its `execution_horizon`: give 4 or less"),
+        (torch.ones(5, 7), 0, "prev_chunk_left_over: 5 actions; a chunk of this pack has 4"),
         (torch.ones(7), 0, r"shape \[7\]"),
         (torch.full((3, 7), torch.nan), 0, "not finite everywhere"),
         (torch.ones(3, 7), -1, "inference_delay is -1"),

@@ -79,10 +79,9 @@ def left_over(policy: Policy, actions: Tensor, delay: int, execution_horizon: in
         InputError: another shape, a value that is not finite, or a delay or horizon below 0
     """
     (horizon, width), dims = policy.noise_shape, len(policy.config.features.actions)
-    if actions.dim() not in (2, 3) or actions.shape[-1] != dims or actions.shape[-2] > horizon:
+    if actions.dim() not in (2, 3) or actions.shape[-1] != dims:
         raise InputError(
-            f"prev_chunk_left_over: shape {[*actions.shape]}; it is [n, {dims}], n at most a chunk's {horizon}. "
-            f"LeRobot makes it as long as its `execution_horizon`: give {horizon} or less"
+            f"prev_chunk_left_over: shape {[*actions.shape]}; it is [n, {dims}]: what is left of the last chunk"
         )
     if delay < 0 or execution_horizon < 0:
         raise InputError(f"inference_delay is {delay} and execution_horizon {execution_horizon}; neither is below 0")
@@ -91,6 +90,8 @@ def left_over(policy: Policy, actions: Tensor, delay: int, execution_horizon: in
     left = int(given[-1]) + 1 if len(given) else 0
     if not left:
         return None
+    if left > horizon:
+        raise InputError(f"prev_chunk_left_over: {left} actions; a chunk of this pack has {horizon}")
     end = min(execution_horizon, left)
     padded = torch.nn.functional.pad(rows[:, :left].float().cpu(), (0, width - dims))
     return Tail(padded, min(delay, end), end)

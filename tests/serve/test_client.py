@@ -14,10 +14,12 @@ from running import Echo, running
 from small import random_observations
 
 from vlapack.errors import InputError, WorkError
+from vlapack.evaluate.clock import PlanClock
 from vlapack.evaluate.contender import contender
 from vlapack.evaluate.run import evaluate
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.policy import Policy
+from vlapack.policy.rtc import RealTime, Tail
 from vlapack.serve.client import RemotePolicy
 from vlapack.serve.door import Door
 
@@ -101,3 +103,46 @@ def test_an_evaluation_over_the_network_takes_the_course_of_one_without(
         )  # fmt: skip
     assert len(ours) > 1
     assert [record.steps for record in ours] == [record.steps for record in theirs]
+
+
+def test_an_evaluation_in_real_time_over_the_network_takes_the_course_of_one_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def continued(chunk: np.ndarray, previous: np.ndarray, delay: int) -> np.ndarray:
+        return np.concatenate([previous[:delay], 0.1 + 0.2 * chunk[delay:]])
+
+    class Served(Echo):
+        def observe(self, observation: Mapping[str, Any]) -> Inputs:
+            return super().observe({"number": 0})
+
+        def tail(self, inputs: Inputs, previous: np.ndarray, delay: int, execution_horizon: int | None) -> Tail:
+            return Tail(torch.from_numpy(previous[None].copy()), delay, execution_horizon or len(previous))
+
+        def act(self, inputs: Inputs, noise: torch.Tensor, **told: Any) -> np.ndarray:
+            if not told:
+                return (0.1 + 0.2 * noise).double().numpy()
+            assert told["realtime"] == RealTime("inpaint")
+            pairs = zip(noise.double().numpy(), told["tails"], strict=True)
+            return np.stack([continued(chunk, tail.actions[0].numpy(), tail.delay) for chunk, tail in pairs])
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "evaluate"))  # its workers inherit the path
+    fakes, simulators = import_module("fakes"), import_module("simulators")
+
+    class Local(fakes.Drunkard):  # type: ignore[misc, name-defined]
+        def infer(self, observation: Any, /, *, generator: Any, previous: Any = None, delay: int = 0, **_: Any) -> Any:
+            noise = torch.randn(10, 7, generator=generator)
+            plain = (0.1 + 0.2 * noise).double().numpy()
+            return {"actions": plain if previous is None else continued(noise.double().numpy(), previous, delay)}
+
+    clock = PlanClock("rtc", 2, guidance="inpaint")
+    with running(Served(noise_shape=(10, 7))) as server:
+        remote, _ = contender("policy", f"ws://127.0.0.1:{server.port}")
+        ours, theirs = (
+            evaluate(
+                fakes.plan([entry], clock=clock), [entry], tmp_path / entry.name[:2],
+                factory=simulators.walk, videos=False,
+            )["policy"]
+            for entry in (remote, fakes.contender("policy", Local()))
+        )  # fmt: skip
+    assert sum(record.timing.chunks for record in ours) > len(ours)
+    assert [(record.steps, record.timing) for record in ours] == [(record.steps, record.timing) for record in theirs]
