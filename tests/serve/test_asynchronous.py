@@ -171,6 +171,17 @@ def test_a_held_robot_waits_while_the_server_is_gone_and_never_acts_on_what_is_t
         assert robot.async_policy.statistics.drops == 3
 
 
+def test_a_policy_that_is_slower_than_actions_may_be_old_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    thinker = Thinker()
+    with robot_of(thinker, max_age=0.11) as robot:
+        for _ in range(2):
+            assert [robot.step() for _ in range(4)] == [None] * 4
+            answered(robot, thinker)
+        assert robot.step() is None
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert said.count("an answer took 0.15 s, and no action is executed that is older than max_age=0.11 s") == 1
+
+
 def test_a_new_episode_forgets_the_last_one() -> None:
     thinker = Thinker()
     with robot_of(thinker, replan=1) as robot:
@@ -268,6 +279,8 @@ def test_a_server_that_does_not_answer_in_time_counts_as_gone() -> None:
         remote = RemotePolicy(f"ws://127.0.0.1:{server.port}", timeout=0.05)
         with pytest.raises(WorkError, match=r"no answer within 0\.05 s"):
             remote.infer({"number": 1})
+        with pytest.raises(WorkError, match="an answer is overdue; `reconnect` first"):
+            remote.infer({"number": 2})  # it would get the answer to the first
         remote.reconnect()
         hold.set()
         assert remote.infer({"number": 2})["actions"][0, 0] == 2

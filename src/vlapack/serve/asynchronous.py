@@ -82,6 +82,8 @@ class AsyncPolicy:
         if on_loss not in get_args(OnLoss):
             raise InputError(f"on_loss is {on_loss!r:.100}; it must be one of {', '.join(get_args(OnLoss))}")
         self._queue = ActionQueue(max_age=max_age, replan=replan)
+        self._max_age = max_age
+        self._said_slow = False
         self._opened = isinstance(policy, str)
         self._policy: Any = RemotePolicy(policy, timeout=ANSWER_SECONDS) if isinstance(policy, str) else policy
         if realtime is not None and not getattr(self._policy, "continues", True):
@@ -166,7 +168,8 @@ class AsyncPolicy:
             try:
                 answer = self._answer(request)
                 with self._changed:
-                    self._queue.arrived(request, answer["actions"], self._clock())
+                    self._queue.arrived(request, answer["actions"], now := self._clock())
+                self._say_slow(now - request.time)
             except Exception as error:  # whatever it is, the control loop has to know
                 if not self._survives(request, error):
                     break
@@ -191,6 +194,14 @@ class AsyncPolicy:
             }
         answer: dict[str, Any] = self._policy.infer(request.observation, **told)
         return answer
+
+    def _say_slow(self, seconds: float) -> None:
+        if seconds > self._max_age and not self._said_slow:
+            self._said_slow = True
+            say(
+                f"warning: an answer took {seconds:.2f} s, and no action is executed that is older than "
+                f"max_age={self._max_age:g} s: the robot holds still"
+            )
 
     def _survives(self, request: Request, error: Exception) -> bool:
         """Note a failure; return whether to go on, which is when the policy can be asked again."""

@@ -42,6 +42,7 @@ class RemotePolicy:
         self._connect()
 
     def _connect(self) -> None:
+        self._overdue = False
         key, url = os.environ.get(KEY_VARIABLE), self.url
         headers = {"Authorization": f"Api-Key {key}"} if key else None
         self._open = ExitStack()
@@ -92,6 +93,8 @@ class RemotePolicy:
             InputError: `previous` and what goes with it cannot be used, or not by this server
             WorkError: the server refused the observation, failed, or is gone
         """
+        if self._overdue:  # what comes next may be the answer to an older observation
+            raise WorkError(f"{self.url}: an answer is overdue; `reconnect` first")
         message = dict(observation)
         if previous is not None:
             if not self.continues:
@@ -115,14 +118,16 @@ class RemotePolicy:
             WorkError: nobody listens there
             InputError: another policy is served there now
         """
-        before = self._greeting, self.metadata
+        greeting, metadata = self._greeting, self.metadata
         self.close()
         try:
             self._connect()
         except InputError as error:
             raise WorkError(str(error)) from error
-        if self._greeting != before[0]:
-            raise InputError(f"{self.url}: another policy is served there now: {self.metadata}, before {before[1]}")
+        if self._greeting != greeting:
+            found, self._greeting, self.metadata = self.metadata, greeting, metadata
+            self.close()
+            raise InputError(f"{self.url}: another policy is served there now: {found}, before {metadata}")
 
     def held_bytes(self) -> int:
         """None of the weights are held here."""
@@ -140,6 +145,7 @@ class RemotePolicy:
         try:
             answer = self._socket.recv(timeout=self._timeout)
         except TimeoutError as error:
+            self._overdue = True
             raise WorkError(f"{self.url}: no answer within {self._timeout:g} s") from error
         except ConnectionClosed as error:
             raise self._gone(error) from error
