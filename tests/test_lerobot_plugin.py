@@ -170,7 +170,7 @@ def test_a_chunk_is_continued_as_the_configuration_says(plugin: ModuleType, acti
         found[name] = acting.predict_action_chunk(batch, **told)
     acting.config.rtc_config = None
     assert torch.equal(found["off"], plain)
-    acting.config.rtc_guidance = "lerobot"
+    acting.config.rtc_guidance = None
     assert torch.equal(acting.predict_action_chunk(batch, **told), found["default"])  # LeRobot's own default
     assert torch.equal(acting.predict_action_chunk(batch, execution_horizon=2, **told), found["short"])
     torch.testing.assert_close(found["inpaint"][0, :2], last[1:3], rtol=0, atol=1e-4)
@@ -183,7 +183,7 @@ def test_a_chunk_that_is_later_than_what_lerobot_hands_back_is_said_once(
 ) -> None:
     for _ in range(2):
         acting.predict_action_chunk(batch_of(acting), inference_delay=9, prev_chunk_left_over=torch.ones(3, 7))
-    assert capsys.readouterr().err.replace("\n", " ").count("a chunk takes 9 control steps, and 3 of the previous") == 1
+    assert capsys.readouterr().err.replace("\n", " ").count("takes 9 control steps, and can be bound to 3 actions") == 1
 
 
 def test_waiting_for_one_action_in_real_time_is_refused(acting: Any) -> None:
@@ -195,5 +195,5 @@ def test_waiting_for_one_action_in_real_time_is_refused(acting: Any) -> None:
 
 
 def test_a_guidance_that_does_not_exist_is_named(plugin: ModuleType) -> None:
-    with pytest.raises(InputError, match="guidance is 'magic'; it must be one of lerobot, vjp, inpaint"):
+    with pytest.raises(InputError, match="guidance is 'magic'; it must be one of lerobot, vjp, inpaint, trained"):
         plugin.VlapackConfig(rtc_guidance="magic")

@@ -44,7 +44,7 @@ def predict_chunk(
         batch: `observation.images.…` float [B, 3, H, W] in 0-1, `observation.state` [B, D] normalized, `task`: B texts
         noise: [B, horizon, action_dim], standard normal
         tail: what is left of the previous chunk, from `left_over`; None for a first chunk
-        realtime: how it is continued; None: `RealTime()`
+        realtime: how it is continued; None: as in `Policy.infer`
 
     Returns:
         float32 [B, horizon, robot dimensions], normalized, on the CPU.
@@ -55,7 +55,8 @@ def predict_chunk(
     """
     observations = read_batch(policy, batch)
     inputs = Inputs.stack([policy.observe(observation) for observation in observations])
-    step = steering(tail, realtime or RealTime(), horizon=policy.noise_shape[0], device=policy.device)
+    how = realtime or RealTime("trained" if policy.max_delay else "lerobot")
+    step = steering(tail, how, horizon=policy.noise_shape[0], max_delay=policy.max_delay, device=policy.device)
     return policy.sample(inputs, noise.float().cpu(), step=step)[..., : len(policy.config.features.actions)]
 
 

@@ -96,6 +96,17 @@ def test_the_policy_is_told_the_longest_recent_delay_and_a_warm_up_is_forgotten(
     assert told == [0, 9, 1, 2, 4, *[4] * 7, 3, 2]
 
 
+def test_a_policy_is_told_no_longer_delay_than_it_was_trained_for_and_that_counts_as_late() -> None:
+    robot = Robot(replan=1, max_delay=2)
+    for latency in (3, 4, 5):
+        robot.request = None
+        while robot.request is None:
+            robot.steps(1)
+        assert robot.request.delay <= 2
+        robot.steps(latency - 1).answer()
+    assert robot.queue.statistics().late == 2
+
+
 def test_an_old_action_is_dropped_and_not_executed() -> None:
     robot = Robot(max_age=0.32, replan=9)
     robot.steps(1).answer()

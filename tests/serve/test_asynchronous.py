@@ -31,6 +31,7 @@ class Thinker:
         self.go = threading.Semaphore(0)
         self.fails: list[Exception] = []
         self.connected = 0
+        self.max_delay = 0
 
     def infer(self, observation: Mapping[str, Any], /, **told: Any) -> dict[str, Any]:
         self.told.append(told)
@@ -105,13 +106,25 @@ def test_the_robot_goes_on_while_the_policy_thinks_and_the_policy_is_told_what_i
 
 def test_without_real_time_chunking_nothing_is_told() -> None:
     thinker = Thinker()
-    with robot_of(thinker, replan=1, realtime=None) as robot:
+    with robot_of(thinker, replan=1, jump=True) as robot:
         robot.step()
         answered(robot, thinker)
         robot.step()
         robot.step()
         answered(robot, thinker)
     assert thinker.told[:2] == [{}, {}]
+
+
+def test_a_policy_that_was_trained_for_it_is_told_no_longer_delay_than_that() -> None:
+    for how, delay in ((None, 2), (RealTime("trained"), 2), (RealTime("inpaint"), 4)):
+        thinker = Thinker()
+        thinker.max_delay = 2
+        with robot_of(thinker, replan=2, realtime=how) as robot:
+            [robot.step() for _ in range(5)]
+            answered(robot, thinker)  # that took five steps
+            [robot.step() for _ in range(3)]
+            answered(robot, thinker)
+        assert (thinker.told[1]["delay"], thinker.told[1]["realtime"]) == (delay, how)
 
 
 def test_a_lost_policy_loses_no_action_replays_none_and_is_connected_to_again() -> None:
@@ -264,7 +277,7 @@ def test_a_server_that_restarts_is_found_again_and_loses_no_queued_action(policy
 def test_another_policy_behind_the_same_address_is_not_acted_on() -> None:
     with running(Echo()) as server:
         port = server.port
-        robot = Robot(f"ws://127.0.0.1:{port}", realtime=None)
+        robot = Robot(f"ws://127.0.0.1:{port}", jump=True)
     with running(Echo(metadata={"another": 1}), door=Door(port=port)), robot.async_policy as acting:
         acting.act({"number": 1})
         robot.until(lambda found: found.failures == 1)
@@ -290,7 +303,7 @@ def test_a_server_that_does_not_answer_in_time_counts_as_gone() -> None:
 def test_closing_ends_a_thread_that_waits_for_an_answer() -> None:
     hold = threading.Event()
     with running(Echo(hold=hold)) as server:
-        acting = AsyncPolicy(f"ws://127.0.0.1:{server.port}", max_age=1.0, realtime=None)
+        acting = AsyncPolicy(f"ws://127.0.0.1:{server.port}", max_age=1.0, jump=True)
         acting.act({"number": 1})
         acting.close()
         assert not acting._thread.is_alive()
@@ -300,7 +313,7 @@ def test_closing_ends_a_thread_that_waits_for_an_answer() -> None:
 
 
 def test_a_server_that_cannot_continue_and_settings_that_mean_nothing_are_named() -> None:
-    with running(Echo()) as server, pytest.raises(InputError, match="give `realtime=None`"):
+    with running(Echo()) as server, pytest.raises(InputError, match="give `jump=True`"):
         AsyncPolicy(f"ws://127.0.0.1:{server.port}", max_age=1.0)
     with pytest.raises(InputError, match="on_loss is 'replay'; it must be one of hold, stop"):
         AsyncPolicy(Thinker(), max_age=1.0, on_loss="replay")  # type: ignore[arg-type]

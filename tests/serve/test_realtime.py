@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from running import Echo, running
-from small import random_observations
+from small import SMALL, random_observations, small_policy
 
+from vlapack.bench.synthetic import synthetic_policy
 from vlapack.errors import InputError
 from vlapack.evaluate.contender import contender
 from vlapack.policy.policy import Policy
@@ -25,7 +27,7 @@ def noise_of(policy: Policy, count: int) -> np.ndarray:
     return torch.randn(count, *policy.noise_shape, generator=torch.Generator().manual_seed(1)).numpy()
 
 
-@pytest.mark.parametrize("guidance", get_args(Guidance))
+@pytest.mark.parametrize("guidance", [name for name in get_args(Guidance) if name != "trained"])
 def test_a_continued_chunk_is_the_one_that_the_policy_gives_in_process(policy: Policy, guidance: Guidance) -> None:
     first, second = random_observations(2)
     told: dict[str, Any] = {"delay": 1, "execution_horizon": 3, "realtime": RealTime(guidance, "linear", 5.0)}
@@ -106,6 +108,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "half a step": ({"previous": np.zeros((2, DIMS)), "delay": 0.5}, "delay is 0.5; it is a number of actions"),
     "an array": ({"previous": np.zeros((2, DIMS)), "delay": np.ones(1, int)}, "delay is .*a number of actions"),
     "horizon": ({"previous": np.zeros((2, DIMS)), "execution_horizon": 9}, "execution_horizon is 9.*chunk's 4"),
+    "trained": (
+        {"previous": np.zeros((2, DIMS)), "guidance": "trained"},
+        "guidance is 'trained'; this policy was not trained",
+    ),
     "guidance": ({"previous": np.zeros((2, DIMS)), "guidance": "magic"}, "guidance is 'magic'; it must be one of"),
     "guidance, array": ({"previous": np.zeros((2, DIMS)), "guidance": np.ones(2)}, "guidance is ndarray; it is text"),
     "weight": ({"previous": np.zeros((2, DIMS)), "max_guidance_weight": -1.0}, "max_guidance_weight is -1.0"),
@@ -127,6 +133,29 @@ def test_what_cannot_be_meant_is_one_line_and_the_robot_keeps_its_connection(pol
             remote.infer(observation, previous=np.zeros((2, DIMS)), delay=3)
         assert remote.infer(observation, previous=np.zeros((2, DIMS)), delay=np.int64(2))["actions"].shape == (4, DIMS)
         remote.close()
+
+
+def test_a_policy_that_was_trained_for_it_is_given_actions_and_refuses_one_robots_long_delay_alone() -> None:
+    trained = synthetic_policy(small_policy(architecture=replace(SMALL, max_delay=2)))
+    observations, noise = random_observations(2), noise_of(trained, 2)
+    previous = np.random.default_rng(3).normal(0, 0.5, (3, DIMS))
+    with running(trained, max_batch=2, wait_s=0.2) as server, ThreadPoolExecutor(2) as threads:
+        clients = [server.client() for _ in observations]
+        assert clients[0].metadata["realtime"]["guidance"] == ["lerobot", "vjp", "inpaint", "trained"]
+        asked = [
+            {**seen, "noise": one, "realtime": request(previous, delay)}
+            for seen, one, delay in zip(observations, noise, (2, 3), strict=True)
+        ]
+        answers = [threads.submit(client.infer, each) for client, each in zip(clients, asked, strict=True)]
+        found = answers[0].result()["actions"]
+        with pytest.raises(RuntimeError, match="realtime: delay is 3; this policy was trained to go on from at most 2"):
+            answers[1].result()
+        remote = RemotePolicy(f"ws://127.0.0.1:{server.port}")
+        assert remote.max_delay == 2
+        remote.close()
+    expected = trained.infer(observations[0], noise=noise[0], previous=previous, delay=2)["actions"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found[:2], previous[:2], rtol=0, atol=1e-4)
 
 
 def test_a_policy_that_cannot_continue_a_chunk_does_not_offer_it() -> None:
@@ -160,4 +189,4 @@ def test_what_a_client_writes_is_what_a_server_reads() -> None:
     asked = read(request(previous, 1, 3, how), None)
     assert isinstance(asked, Asked)
     assert (asked.delay, asked.execution_horizon, asked.how) == (1, 3, how)
-    assert read(request(previous, 0), None).how == RealTime()
+    assert read(request(previous, 0), None).how is None  # the policy's default

@@ -208,6 +208,11 @@ class Policy:
         """The shape of one observation's noise: horizon and action_dim."""
         return self.config.architecture.action_horizon, self.config.architecture.action_dim
 
+    @property
+    def max_delay(self) -> int:
+        """The longest delay that the policy was trained to go on from (guidance `trained`); 0 if it was not."""
+        return self.config.architecture.max_delay
+
     def reset(self, seed: int = 0) -> None:
         """Start an episode: the policy draws its noise from `seed` again.
 

@@ -109,18 +109,20 @@ class ActionQueue:
     Args:
         max_age: seconds from an observation to the last moment at which an action of its chunk may be executed
         replan: the next chunk is asked for as soon as the next action is this row of its chunk; None: its middle
+        max_delay: the longest delay that a policy may be told; None: any
 
     Raises:
         InputError: no positive number
     """
 
-    def __init__(self, *, max_age: float, replan: int | None = None) -> None:
+    def __init__(self, *, max_age: float, replan: int | None = None, max_delay: int | None = None) -> None:
         if not max_age > 0:
             raise InputError(f"max_age is {max_age!r:.100}; it is a number of seconds above 0")
         if replan is not None and replan < 1:
             raise InputError(f"replan is {replan!r:.100}; at least one action of a chunk is executed")
         self._max_age = max_age
         self._replan = replan
+        self._bounds = () if max_delay is None else (max_delay,)
         self._recent: deque[int] = deque(maxlen=REMEMBERED)
         self._warming = 0
         self._slowest = 1
@@ -154,7 +156,7 @@ class ActionQueue:
         left = self._left()
         request = None
         if ask and self._asked is None and (not len(left) or self._row >= self._next_at()):
-            delay = min(max(self._recent, default=self._slowest), len(left))
+            delay = min(max(self._recent, default=self._slowest), len(left), *self._bounds)
             previous = left.copy() if len(left) else None
             request = Request(deepcopy(dict(observation)), previous, delay, now, self._taken, self._steps)
             self._asked = request

@@ -28,7 +28,7 @@ class Infers(Protocol):
     """What answers: a `Policy`, a `RemotePolicy`, or a fake in a test.
 
     One that has `reconnect` is called there after a failure, until it succeeds. One that has `continues`, and there
-    False, takes no `previous`.
+    False, takes no `previous`. One that has `max_delay` may have been trained to go on from so many actions at most.
     """
 
     def infer(self, observation: Mapping[str, Any], /) -> dict[str, Any]:
@@ -56,7 +56,8 @@ class AsyncPolicy:
         replan: the next chunk is asked for when the next action is this row of its chunk; None: its middle. A chunk
             that takes d control steps needs at least as many rows behind this one
         execution_horizon: as in `Policy.infer`; it is raised to the delay where that is longer
-        realtime: how a chunk is continued; None: not at all, and the robot jumps from one chunk to the next
+        realtime: how a chunk is continued; None: as the policy does by default
+        jump: do not continue chunks: the robot jumps from each to the next
         on_loss: what happens after a failure, when no actions are left. `hold`: the robot holds still until the policy
             answers again; a server is connected to again. `stop`: `act` raises the failure
         clock: seconds; for tests
@@ -74,24 +75,27 @@ class AsyncPolicy:
         max_age: float,
         replan: int | None = None,
         execution_horizon: int | None = None,
-        realtime: RealTime | None = RealTime(),  # noqa: B008 - it is frozen
+        realtime: RealTime | None = None,
+        jump: bool = False,
         on_loss: OnLoss = "hold",
         clock: Callable[[], float] = time.monotonic,
         retry_s: float = RETRY_SECONDS,
     ) -> None:
         if on_loss not in get_args(OnLoss):
             raise InputError(f"on_loss is {on_loss!r:.100}; it must be one of {', '.join(get_args(OnLoss))}")
-        self._queue = ActionQueue(max_age=max_age, replan=replan)
         self._max_age = max_age
         self._said_slow = False
         self._opened = isinstance(policy, str)
         self._policy: Any = RemotePolicy(policy, timeout=ANSWER_SECONDS) if isinstance(policy, str) else policy
-        if realtime is not None and not getattr(self._policy, "continues", True):
+        if not jump and not getattr(self._policy, "continues", True):
             self._leave()
             raise InputError(
-                "this server cannot continue a chunk: serve the policy with `vlapack serve`, or give `realtime=None` "
-                "to jump from one chunk to the next"
+                "this server cannot continue a chunk: serve the policy with `vlapack serve`, or give `jump=True` to "
+                "jump from one chunk to the next"
             )
+        trained = getattr(self._policy, "max_delay", 0) if realtime is None or realtime.guidance == "trained" else 0
+        self._queue = ActionQueue(max_age=max_age, replan=replan, max_delay=trained or None)
+        self._jump = jump
         self._realtime = realtime
         self._execution_horizon = execution_horizon
         self._stops = on_loss == "stop"
@@ -184,7 +188,7 @@ class AsyncPolicy:
 
     def _answer(self, request: Request) -> dict[str, Any]:
         told: dict[str, Any] = {}
-        if self._realtime is not None and request.previous is not None:
+        if not self._jump and request.previous is not None:
             horizon = self._execution_horizon
             told = {
                 "previous": request.previous,

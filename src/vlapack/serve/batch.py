@@ -57,7 +57,7 @@ class _Waiting:
     @property
     def kind(self) -> tuple[object, ...]:
         """What must be the same for two requests to share a pass."""
-        return self.cameras, None if self.joined is None else self.joined.how
+        return self.cameras, self.joined is not None, None if self.joined is None else self.joined.how
 
 
 class Batcher:

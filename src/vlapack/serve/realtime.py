@@ -39,7 +39,8 @@ class Joined:
     """What a chunk is joined to, and how."""
 
     tail: Tail
-    how: RealTime
+    how: RealTime | None
+    """None: as the policy does by default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +50,18 @@ class Asked:
     previous: np.ndarray
     delay: int
     execution_horizon: int | None
-    how: RealTime
+    how: RealTime | None
 
 
-def offer(horizon: int) -> dict[str, Any]:
+def offer(horizon: int, max_delay: int) -> dict[str, Any]:
     """Return what a server's metadata says under `realtime`.
 
     Args:
         horizon: the actions of a chunk
+        max_delay: the policy's
     """
-    return {"horizon": horizon, "guidance": [*get_args(Guidance)], "schedule": [*get_args(Schedule)]}
+    guidance = [name for name in get_args(Guidance) if max_delay or name != "trained"]
+    return {"horizon": horizon, "guidance": guidance, "schedule": [*get_args(Schedule)], "max_delay": max_delay}
 
 
 def request(
@@ -94,7 +97,7 @@ def read(said: Any, last: np.ndarray | None) -> Asked:
             _previous(said, last),
             0 if "delay" not in said else _count("delay", said["delay"]),
             None if said.get("execution_horizon") is None else _count("execution_horizon", said["execution_horizon"]),
-            RealTime(**how),
+            RealTime(**how) if how else None,
         )
 
 

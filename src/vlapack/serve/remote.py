@@ -69,6 +69,11 @@ class RemotePolicy:
         """Whether the server continues a previous chunk: `infer` then takes `previous`."""
         return REALTIME in self.metadata
 
+    @property
+    def max_delay(self) -> int:
+        """As `Policy.max_delay`, of the server's policy."""
+        return int(self.metadata.get(REALTIME, {}).get("max_delay", 0))
+
     def infer(
         self,
         observation: Mapping[str, Any],

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vlapack.errors import InputError, WorkError
 from vlapack.policy.inputs import Inputs
-from vlapack.policy.rtc import Tail
+from vlapack.policy.rtc import RealTime, Tail, steering
 from vlapack.serve.batch import Acts, Batcher
 from vlapack.serve.metrics import Metrics
 from vlapack.serve.realtime import REALTIME, Joined, RealTimeError, offer, read, refused_by_name
@@ -50,7 +50,7 @@ class Served(Acts, Protocol):
     def observe(self, observation: Mapping[str, Any]) -> Inputs:
         """Prepare one observation; InputError for one that cannot be used.
 
-        A policy that also has `tail`, as `Policy.tail`, continues chunks: its clients may send `realtime`.
+        A policy that also has `tail` and `max_delay`, as `Policy`, continues chunks: its clients may send `realtime`.
         """
         ...
 
@@ -89,6 +89,7 @@ class Service:
         self._record = record
         self._metrics = metrics
         self._tail: Callable[..., Tail | None] | None = getattr(policy, "tail", None)
+        self._max_delay: int = getattr(policy, "max_delay", 0)
         # Connection → the actions of its last answer, which its next request may continue.
         self._last: dict[int, np.ndarray] = {}
         self._under_way = 0
@@ -101,7 +102,9 @@ class Service:
     def greeting(self) -> bytes:
         """The first message to every client: the parent's metadata, and beside it whether chunks can be continued."""
         metadata = self._policy.metadata
-        return pack(metadata if self._tail is None else metadata | {REALTIME: offer(self.noise_shape[0])})
+        return pack(
+            metadata if self._tail is None else metadata | {REALTIME: offer(self.noise_shape[0], self._max_delay)}
+        )
 
     @property
     def noise_shape(self) -> tuple[int, int]:
@@ -191,6 +194,9 @@ class Service:
         def join(inputs: Inputs) -> Joined | None:
             with refused_by_name():
                 tail = make(inputs, asked.previous, asked.delay, asked.execution_horizon)
+                how = asked.how or RealTime("trained" if self._max_delay else "lerobot")
+                # Refused here, and not in the middle of a batch with others.
+                steering(tail, how, horizon=self.noise_shape[0], max_delay=self._max_delay)
             return None if tail is None else Joined(tail, asked.how)
 
         return join

@@ -22,8 +22,9 @@ class VlapackConfig(PreTrainedConfig):
     """Of the noise; every rollout begins with it."""
     rtc_config: RTCConfig | None = None
     """LeRobot's; its rollout sets it."""
-    rtc_guidance: str = "lerobot"
-    """How a chunk continues the previous one: `lerobot`, as LeRobot does it, `vjp` or `inpaint` (docs/realtime.md)."""
+    rtc_guidance: str | None = None
+    """How a chunk continues the previous one: `lerobot`, as LeRobot does it, `vjp`, `inpaint` or `trained`
+    (docs/realtime.md). None: `trained` for a policy that was trained for it, `lerobot` for others."""
 
     name: str = ""
     layout: str = ""
@@ -64,7 +65,7 @@ class VlapackConfig(PreTrainedConfig):
                 f"`device={self.device!r}`: packs run on {' and '.join(DEVICES)}; give --policy.device=cpu or cuda"
             )
         find_device(self.device)
-        RealTime(self.rtc_guidance)  # type: ignore[arg-type]  # it says what is allowed
+        RealTime(self.rtc_guidance or "lerobot")  # type: ignore[arg-type]  # it says what is allowed
         super().__post_init__()
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise ValueError(f"n_action_steps is {self.n_action_steps}; a chunk of this pack has {self.chunk_size}")

@@ -112,21 +112,24 @@ class VlapackPolicy(PreTrainedPolicy):
         if noise is None:
             noise = torch.randn((len(batch["observation.state"]), *self.pack.noise_shape), generator=self._draw)
         rtc = self.config.rtc_config or RTCConfig()
+        guidance = self.config.rtc_guidance or ("trained" if self.pack.max_delay else "lerobot")
+        how = RealTime(guidance, rtc.prefix_attention_schedule.lower(), rtc.max_guidance_weight)
         tail = None
         if rtc.enabled and prev_chunk_left_over is not None:
+            delay = inference_delay or 0
             horizon = rtc.execution_horizon if execution_horizon is None else execution_horizon
-            tail = left_over(self.pack, prev_chunk_left_over, inference_delay or 0, horizon)
-            self._say_late(inference_delay or 0, 0 if tail is None else tail.delay)
-        how = RealTime(self.config.rtc_guidance, rtc.prefix_attention_schedule.lower(), rtc.max_guidance_weight)
+            known = min(delay, self.pack.max_delay) if guidance == "trained" else delay
+            tail = left_over(self.pack, prev_chunk_left_over, known, horizon)
+            self._say_late(delay, 0 if tail is None else tail.delay)
         return predict_chunk(self.pack, batch, noise, tail=tail, realtime=how).to(self.config.device)
 
-    def _say_late(self, delay: int, known: int) -> None:
-        if delay > known and not self._said_late:
+    def _say_late(self, delay: int, bound: int) -> None:
+        if delay > bound and not self._said_late:
             self._said_late = True
             say(
-                f"warning: a chunk takes {delay} control steps, and {known} of the previous one are known here: the "
-                "robot may jump. Raise --inference.queue_threshold and --inference.rtc.execution_horizon, or lower "
-                "--fps"
+                f"warning: a chunk takes {delay} control steps, and can be bound to {bound} actions of the previous "
+                "one: the robot may jump. Raise --inference.queue_threshold and --inference.rtc.execution_horizon, or "
+                "lower --fps"
             )
 
     @torch.no_grad()
