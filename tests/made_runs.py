@@ -45,6 +45,7 @@ def write_run(
     film_every: int = 1,
     finished: int | None = None,
     clock: PlanClock = PlanClock(),  # noqa: B008  (frozen)
+    drift: float = 0.0,
 ) -> Path:
     """Write a run.
 
@@ -52,6 +53,7 @@ def write_run(
         float_wins, packed_wins: outcomes in the plan's order; None: the simulator failed. No `float_wins`: no baseline.
         videos, film_every: write videos, with a picture of every so many steps.
         finished: how many of the packed policy's episodes were played; None: all, and the summary is there.
+        drift: how fast the target moves.
         clock: how time goes on; where it does, every episode was held for two steps and has one seam.
     """
     policies = {"policy": {"name": name, "weights": "a" * 64, "policy": "b" * 64}}
@@ -69,6 +71,7 @@ def write_run(
         simulator="fake 1",
         arithmetic={"threads": 2, "torch": "2.9"},
         clock=clock,
+        drift=drift,
     )
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps(plan.to_dict()))

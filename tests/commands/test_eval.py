@@ -14,10 +14,12 @@ import pytest
 from extras import needs
 
 from vlapack.cli import main
+from vlapack.errors import InputError
 from vlapack.evaluate import contender as contender_module
 from vlapack.evaluate import floor as floor_module
 from vlapack.evaluate import run as run_module
 from vlapack.libero import distribution, suites
+from vlapack.libero import drift as drift_module
 
 
 @pytest.fixture
@@ -241,3 +243,48 @@ def test_half_of_a_clock_is_exit_2_in_one_line(
     code, _, stderr = run(capsys, "good", *FEW, "--out", str(tmp_path / "out"), *flags)
     assert code == 2
     assert said in " ".join(stderr.split())
+
+
+@pytest.fixture
+def moving(fakes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulators = importlib.import_module("simulators")
+    monkeypatch.setattr(run_module, "evaluate", functools.partial(run_module.evaluate.func, factory=simulators.fleeing))
+
+    def require(tasks: Any) -> None:
+        if ("libero_spatial", 4) in tasks:
+            raise InputError("nothing stands on the table in task 4: give `task_ids=0,1`")
+
+    monkeypatch.setattr(drift_module, "require_drifting", require)
+
+
+@pytest.mark.usefixtures("moving")
+def test_a_moving_target_is_frozen_in_the_plan_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ("--out", str(tmp_path / "out"))
+    code, stdout, stderr = run(capsys, "good", *FEW, *out, "--drift", "0.05")
+    assert code == 0
+    said = "moving target: the object to pick up drifts at 0.05 m/s"
+    assert said in stderr
+    assert said in " ".join(stdout.split())
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["drift"] == 0.05
+    assert run(capsys, "good", *FEW, *out, "--drift", "0.05")[0] == 0
+    code, _, stderr = run(capsys, "good", *FEW, *out)
+    assert code == 2
+    assert "drift: 0.05 there, 0.0 here" in stderr
+
+
+@pytest.mark.usefixtures("moving")
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--drift", "-1"), "--drift -1: meters a second, from 0"),
+        (("--drift", "0.1", "--task-ids", "4"), "nothing stands on the table in task 4: give --task-ids 0,1"),
+    ],
+)
+def test_a_target_that_cannot_move_is_exit_2_before_anybody_plays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
+) -> None:
+    few = ("--suite", "libero_spatial", "--trials", "1", "--no-videos", "--out", str(tmp_path / "out"))
+    code, _, stderr = run(capsys, "good", *few, *flags)
+    assert code == 2
+    assert said in " ".join(stderr.split())
+    assert not (tmp_path / "out" / "plan.json").exists()

@@ -88,3 +88,11 @@ def test_the_page_says_how_time_went_on_and_how_to_have_it_again(tmp_path: Path)
     page = html.unescape(out.read_text(encoding="utf-8"))
     assert "Clock: async, 2 control steps late (100 ms at 20 Hz). policy held still for" in page
     assert "--mode async --latency 2steps --control-hz 20.0" in page
+
+
+def test_the_page_says_that_the_target_moved_and_how_to_have_it_again(tmp_path: Path) -> None:
+    run, out = write_run(tmp_path / "run", drift=0.05), tmp_path / "report.html"
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    page = html.unescape(out.read_text(encoding="utf-8"))
+    assert "Moving target: the object to pick up drifts at 0.05 m/s." in page
+    assert "--drift 0.05" in page

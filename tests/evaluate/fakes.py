@@ -73,6 +73,7 @@ def plan(
     noise_seeds: int = 1,
     *,
     clock: PlanClock = PlanClock(),  # noqa: B008  (frozen)
+    drift: float = 0.0,
 ) -> Plan:
     return Plan(
         tasks=tuple(("libero_spatial", task) for task in range(tasks)),
@@ -81,6 +82,7 @@ def plan(
         seed=seed,
         noise_seeds=noise_seeds,
         clock=clock,
+        drift=drift,
     )
 
 

@@ -47,6 +47,27 @@ def walk(suite: str, task_id: int, seed: int, hard_reset: bool) -> Walk:
     return Walk(task_id)
 
 
+class Fleeing(Walk):
+    """Walks after a goal that moves away by so many meters a step."""
+
+    def __init__(self, task_id: int, drift: float) -> None:
+        super().__init__(task_id)
+        self.goal, self.drift = 3.0, drift
+
+    def reset(self, init_state: int) -> dict[str, object]:
+        self.goal = 3.0
+        return super().reset(init_state)
+
+    def step(self, action: np.ndarray, *, render: bool = True) -> tuple[dict[str, object], bool]:
+        self.goal += self.drift
+        observation, _ = super().step(action, render=render)
+        return observation, self.position >= self.goal
+
+
+def fleeing(suite: str, task_id: int, seed: int, hard_reset: bool, *, drift: float = 0.0) -> Fleeing:
+    return Fleeing(task_id, drift)
+
+
 class Failing(Walk):
     """Init state 1 raises, init state 2 kills its process, as a renderer's segmentation fault would."""
 

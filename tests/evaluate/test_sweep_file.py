@@ -36,6 +36,8 @@ def test_short_forms_are_the_long_ones(tmp_path: Path) -> None:
         ("policies: {a: x}\nnoise_seeds: 0", "noise_seeds = 0: input should be greater than or equal to 1"),
         ("policies: {a: x}\nuntil_ci: 3", "until_ci = 3: input should be less than 1"),
         ("policies: {a: x}\ndtype: fp16", "dtype = 'fp16': input should be 'float32' or 'bfloat16'"),
+        ("policies: {a: x}\ndrift: -0.1", "`drift=-0.1`: meters a second, from 0"),
+        ("policies: {a: x}\ndrift: .nan", "`drift=nan`: meters a second, from 0"),
         ("policies: {a: x}\nmode: rct", "mode = 'rct': input should be 'sync-free', 'wait', 'async' or 'rtc'"),
         ("policies: {a: x}\nlatency: 80ms", "`latency='80ms'` does nothing while time stands still"),
         ("policies: {a: x}\nmode: wait\nlatency: 80", "latency = 80: input should be a valid string"),

@@ -112,3 +112,13 @@ def test_a_clock_that_goes_on_is_one_line(tmp_path) -> None:
     run = Followed(growing.folder)
     assert said in shown(run, 80).splitlines()
     assert standing(run).to_dict()["clock"] == said.removeprefix("clock: ")
+
+
+def test_a_moving_target_is_one_line(tmp_path) -> None:
+    growing = Growing(tmp_path, drift=0.05, clock=PlanClock("async", 2))
+    growing.play(3)
+    run = Followed(growing.folder)
+    lines = shown(run, 80).splitlines()
+    assert "moving target: the object to pick up drifts at 0.05 m/s" in lines
+    assert "clock: async, 2 control steps late (100 ms at 20 Hz)" in lines
+    assert standing(run).to_dict()["drift"] == 0.05

@@ -64,6 +64,7 @@ def eval(
     seed: int = 7,
     replan: int | None = None,
     hard_reset: bool = False,
+    drift: float = 0.0,
     until_ci: float | None = None,
     out: Path | None = None,
     json: bool = False,
@@ -83,6 +84,7 @@ def eval(
         vlapack eval PACK --baseline CHECKPOINT --suite libero_10 --trials 50 --noise-seeds 4 --until-ci 0.03
         vlapack eval PACK --baseline CHECKPOINT --suite libero_10 --shard 3/8 --out DIR; vlapack merge DIR
         vlapack eval PACK --baseline tiny-libero --trials 20 --mode async --latency 80ms
+        vlapack eval PACK --suite libero_spatial --task-ids 0-2 --drift 0.1 --mode async --latency measured
         vlapack eval ws://HOST:8000,ws://OTHER:8000 --suite libero_goal --workers 4      (policies of `vlapack serve`)
 
     Args:
@@ -106,6 +108,8 @@ def eval(
         replan: Actions to execute from each chunk before requesting the next one. Default: what the policy says
             (LeRobot's n_action_steps), else openpi's 5.
         hard_reset: Rebuild the scene for every episode, as openpi does; slower.
+        drift: Make the object to pick up a moving target: its speed over the table in meters a second, such as 0.1
+            (docs/realtime.md). Only for tasks in which it stands on the table or the floor. Default: it stands still.
         until_ci: Stop as soon as the 95 % interval of the difference (without a baseline: of the success rate) is this
             narrow on each side, such as 0.03 for 3 points. The interval holds whenever the run stops; --trials and
             --noise-seeds set the maximum number of episodes.
@@ -125,9 +129,11 @@ def eval(
     from vlapack.evaluate.sequential import Stopping
     from vlapack.evaluate.tasks import choose_init_states, choose_tasks, listed_tasks
     from vlapack.files import require_writable
+    from vlapack.libero.drift import check_drift
     from vlapack.libero.suites import num_tasks
     from vlapack.machine.gpu import parse_device
 
+    check_drift(drift)
     if (noise_floor or bf16_floor) and baseline is None:
         raise InputError("a noise floor is the baseline's disagreement with itself: give `baseline`")
     choose_latency(clock.mode, clock.latency, clock.control_hz)  # refused before a policy is loaded
@@ -146,6 +152,7 @@ def eval(
     if baseline is not None:
         contenders = [*parents(baseline, options, noise_floor=noise_floor, bf16_floor=bf16_floor), ours]
     tasks = choose_tasks(suite, task_ids, listed_tasks(metadata), num_tasks)
+    require_movable(tasks, drift)
     carried_out = choose_replan(replan, metadata)
     plan = Plan(
         tasks=tasks,
@@ -155,6 +162,7 @@ def eval(
         seed=seed,
         replan=carried_out,
         hard_reset=hard_reset,
+        drift=drift,
         simulator=scenes,
         clock=plan_clock(contenders, out, **asdict(clock), replan=carried_out, shard=how["shard"]),
         **computed_by(device, computing),
@@ -162,7 +170,7 @@ def eval(
     named = ", ".join(f"{name}_{task}" for name, task in plan.tasks)
     seeds = f"; noise seeds {noise_seeds}" if noise_seeds > 1 else ""
     say(f"episodes per policy: {len(plan.cases())} ({named}; init states {list(states)}{seeds}); engine {plan.engine}")
-    say_clock(plan)
+    say_conditions(plan)
     say(f"results go to {out}; after an interruption, the same command with --out {out} continues there")
     say(f"vlapack watch {shlex.quote(str(out))} shows how far it is")
     until = None if until_ci is None else Stopping(plan, until_ci)
@@ -172,8 +180,20 @@ def eval(
     return show_results(conclude_all(plan, records, out, until=until), out, json=json)
 
 
-def say_clock(plan: Plan) -> None:
-    """Say how time goes on, where it does."""
+def require_movable(tasks: Sequence[tuple[str, int]], drift: float) -> None:
+    """Refuse tasks in which nothing can drift, if something is to."""
+    from vlapack.libero.drift import require_drifting
+
+    if drift:
+        require_drifting(tasks)
+
+
+def say_conditions(plan: Plan) -> None:
+    """Say how fast the target moves, and how time goes on, where they do."""
+    from vlapack.libero.drift import described
+
+    if plan.drift:
+        say(described(plan.drift))
     if not plan.clock.stands_still:
         say(f"clock: {plan.clock.said()}")
 

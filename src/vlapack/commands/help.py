@@ -51,6 +51,7 @@ VALUES: Mapping[str, str] = {
     "preset": "NAME",
     "engine": "NAME",
     "latency": "TIME",
+    "drift": "SPEED",
     "suite": "SUITE,…",
     "task_ids": "ID,…",
     "init_states": "ID,…",

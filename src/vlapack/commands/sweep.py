@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from vlapack.commands.eval import computed_by, say_clock, show_shard, simulator_here
+from vlapack.commands.eval import computed_by, require_movable, say_conditions, show_shard, simulator_here
 from vlapack.commands.quantize import calibration_set
 from vlapack.commands.results import show_results
 from vlapack.commands.shared_flags import Flat, PlayFlags, PolicyFlags
@@ -67,8 +67,9 @@ def sweep(
     carried_out = replan_of(wanted, said)
     clock = plan_clock(contenders, out, **wanted.clock(), replan=carried_out, shard=how["shard"])
     plan = plan_of_sweep(wanted, contenders, said, num_tasks, simulator=scenes, clock=clock, **machine)
+    require_movable(plan.tasks, plan.drift)
     say(f"{len(contenders)} roles: {', '.join(plan.policies)}; episodes for each: {len(plan.cases())}; out: {out}")
-    say_clock(plan)
+    say_conditions(plan)
     say(f"vlapack watch {shlex.quote(str(out))} shows how far it is")
     until = None if wanted.until_ci is None else StoppingEach(plan, wanted.until_ci)
     records = evaluate(plan, contenders, out, until=until, **how)

@@ -111,8 +111,8 @@ class PlanClock:
 
 
 def with_clock(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plan's JSON with its clock's settings as keys of their own, for a comparison of two plans."""
-    found = {key: value for key, value in document.items() if key != "clock"}
+    """Return a plan's JSON with what it leaves out, its clock's settings as keys of their own, to compare two plans."""
+    found = {"drift": 0.0} | {key: value for key, value in document.items() if key != "clock"}
     clock = document.get("clock", PlanClock().to_dict())
     return found | ({f"clock {key}": value for key, value in clock.items()} if isinstance(clock, Mapping) else {})
 

@@ -37,7 +37,8 @@ def conclude_all(
         return _conclude_sweep(plan, records, out, until)
     names = {role: str(identity.get("name", role)) for role, identity in plan.policies.items()}
     committed = None
-    if "baseline" in plan.policies and plan.clock.stands_still:  # as where committed floors were measured
+    # Committed floors were measured where time and target stand still.
+    if "baseline" in plan.policies and plan.clock.stands_still and not plan.drift:
         committed = committed_floor(names["baseline"], plan.policies["baseline"].get("weights"))
     return conclude(
         plan,

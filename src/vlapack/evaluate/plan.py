@@ -15,6 +15,7 @@ from typing import Any
 
 from vlapack.errors import InputError
 from vlapack.evaluate.clock import PlanClock
+from vlapack.libero.drift import check_drift
 
 PLAN_TYPE = "vlapack.evaluation"
 PLAN_VERSION = 1
@@ -88,6 +89,7 @@ class Plan:
             The threads are those of the run that began; one that continues uses as many.
         simulator: LIBERO's distribution and MuJoCo's version: other ones render and move differently. None: not named.
         clock: whether time goes on while a policy thinks; by default it stands still.
+        drift: meters a second at which the object that a task picks up moves (`libero.drift`); 0: it stands still.
     """
 
     tasks: tuple[tuple[str, int], ...]
@@ -101,6 +103,7 @@ class Plan:
     simulator: str | None = None
     arithmetic: Mapping[str, Any] = field(default_factory=dict)
     clock: PlanClock = field(default_factory=PlanClock)
+    drift: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a plan without episodes, or with one twice."""
@@ -114,6 +117,7 @@ class Plan:
         if self.replan < 1:
             raise InputError(f"replan is {self.replan}; at least one action of a chunk must be carried out")
         self.clock.require_roles(self.policies)
+        check_drift(self.drift)
 
     def cases(self) -> list[Case]:
         """All episodes of one policy: task by task, and all of them with one noise seed before the next."""
@@ -179,6 +183,7 @@ class Plan:
             "hard_reset": self.hard_reset,
             # Left out where time stands still, so that folders from before it could go on are continued.
             **({} if self.clock.stands_still else {"clock": self.clock.to_dict()}),
+            **({"drift": self.drift} if self.drift else {}),
             **self.arithmetic,
             "engine": self.engine,
             **({} if self.simulator is None else {"simulator": self.simulator}),
@@ -202,7 +207,7 @@ def plan_of(document: Mapping[str, Any]) -> Plan:
         role, dot, name = key.partition(".")
         if dot:
             policies.setdefault(role, {})[name] = value
-    known = {"noise_seeds", "seed", "replan", "hard_reset", "engine", "simulator"} & document.keys()
+    known = {"noise_seeds", "seed", "replan", "hard_reset", "engine", "simulator", "drift"} & document.keys()
     try:
         return Plan(
             tasks=tuple((str(suite), int(task)) for suite, task in document["tasks"]),

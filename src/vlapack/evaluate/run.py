@@ -155,7 +155,10 @@ def _run_one(plan: Plan, contender: Contender, store: Store, cases: Sequence[Cas
 
     every, role = how.film_every or 1, contender.role
     clock = plan.clock.of(role)
-    jobs = (Job(case, plan.seed, plan.hard_reset, plan.replan, video(case), role, every, clock) for case in missing)
+    jobs = (
+        Job(case, plan.seed, plan.hard_reset, plan.replan, video(case), role, every, clock, plan.drift)
+        for case in missing
+    )
     if how.ray is None:
         playing = play(
             jobs,

@@ -104,7 +104,7 @@ def summarize(
         show a drop (`evaluate.power`), if as many end differently as here or under the noise floor, whichever is more.
         `pooled` is the Mantel-Haenszel difference over tasks (`evaluate.pooled`). With several suites `suite` is a
         comma list and `task_ids` runs through them in order, as the keys of `per_task` do. `clock` is there only where
-        time goes on while a policy thinks (`evaluate.timing`).
+        time goes on while a policy thinks (`evaluate.timing`), `drift` (meters a second) only where the target moves.
     """
     ours, theirs = _finished(policy), _finished(baseline or [])
     rate, interval = _rate(ours)
@@ -145,6 +145,7 @@ def summarize(
         "ms_per_chunk": _both(ours, theirs, ms_per_chunk),
         "per_task": _per_task(plan, ours, theirs if baseline is not None else None),
         **({} if timing is None else {"clock": timing}),
+        **({"drift": plan.drift} if plan.drift else {}),
         **({} if sequential is None else {"sequential": dict(sequential)}),
         "errors": errors,
         "verdict": verdict(paired, baseline_rate, errors, clustered),

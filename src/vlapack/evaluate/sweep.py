@@ -146,6 +146,7 @@ def plan_of_sweep(
         seed=sweep.seed,
         replan=replan_of(sweep, said),
         hard_reset=sweep.hard_reset,
+        drift=sweep.drift,
         **machine,
     )
 

@@ -24,6 +24,7 @@ from vlapack.errors import InputError
 from vlapack.evaluate.clock import CONTROL_HZ, Guidance, choose_latency
 from vlapack.evaluate.plan import BASELINE, FLOORS
 from vlapack.libero.clock import Mode
+from vlapack.libero.drift import check_drift
 from vlapack.recipe.rules import nearest
 
 MOST_BYTES = 1 << 20
@@ -83,8 +84,8 @@ class Sweep(_Strict):
         calib: observations that calibrate the packs.
         suites: suite → ids of tasks, or nothing for all; None: the tasks that the first policy says it was trained for.
         until_ci: as the flag of `vlapack eval`, for each comparison by itself.
-        trials, init_states, noise_seeds, seed, replan, hard_reset, mode, latency, control_hz, execution_horizon,
-            guidance, dtype, device, compile, noise_floor: as the flags of `vlapack eval`.
+        trials, init_states, noise_seeds, seed, replan, hard_reset, drift, mode, latency, control_hz,
+            execution_horizon, guidance, dtype, device, compile, noise_floor: as the flags of `vlapack eval`.
     """
 
     policies: Annotated[dict[str, Entry], BeforeValidator(_entries), Field(min_length=1)]
@@ -98,6 +99,7 @@ class Sweep(_Strict):
     seed: int = 7
     replan: int | None = Field(default=None, ge=1)
     hard_reset: bool = False
+    drift: Annotated[float, Field(strict=False)] = 0.0
     mode: Mode = "sync-free"
     latency: str | None = None
     control_hz: Annotated[float, Field(strict=False)] = CONTROL_HZ
@@ -130,6 +132,7 @@ class Sweep(_Strict):
             raise ValueError(f"recipes: {', '.join(labels)} has a name twice; files count by their names without .json")
         if self.noise_floor and self.baseline is None and not self.recipes:
             raise ValueError("noise_floor: it is a baseline's disagreement with itself, and there is no baseline")
+        check_drift(self.drift)
         choose_latency(self.mode, self.latency, self.control_hz)
         return self
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from vlapack.console import emit_table
 from vlapack.evaluate.floor import THIS_RUN
 from vlapack.evaluate.timing import timing_sentence
+from vlapack.libero.drift import described
 
 VERDICTS = {
     "no_drop_measured": "no drop measured: a loss of 10 points or more is excluded with 95 % confidence",
@@ -65,6 +66,7 @@ def print_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> None:
 def sentences(summary: Mapping[str, Any]) -> list[str]:
     """Say what stands below the table; settings are named as in Python (`console.spelled`)."""
     said = (
+        described(summary["drift"]) if "drift" in summary else None,
         timing_sentence(summary),
         sentence(summary),
         sequential_sentence(summary),

@@ -38,8 +38,11 @@ class Environment(Scene, Protocol):
         ...
 
 
-Factory = Callable[[str, int, int, bool], Environment]
-"""(suite, task id, seed, hard reset) → environment; a module-level function, since it travels to other processes."""
+Factory = Callable[..., Environment]
+"""(suite, task id, seed, hard reset) → environment; a module-level function, since it travels to other processes.
+
+Where the target moves, its speed is the keyword argument `drift`, meters a second.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Job:
         role: who acts, where several do.
         film_every: steps from one picture of the video to the next.
         clock: what the robot does while the policy thinks, and for how long.
+        drift: speed of a moving target, meters a second.
     """
 
     case: Case
@@ -61,6 +65,7 @@ class Job:
     role: str = "policy"
     film_every: int = 1
     clock: Clock = field(default_factory=Clock)
+    drift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -110,11 +115,11 @@ def steps_a_picture(fps: float) -> int:
     return steps
 
 
-def libero(suite: str, task_id: int, seed: int, hard_reset: bool) -> Environment:
+def libero(suite: str, task_id: int, seed: int, hard_reset: bool, *, drift: float = 0.0) -> Environment:
     """The real simulator."""
     from vlapack.libero.env import LiberoEnv
 
-    return LiberoEnv(suite, task_id, seed=seed, hard_reset=hard_reset)
+    return LiberoEnv(suite, task_id, seed=seed, hard_reset=hard_reset, drift=drift)
 
 
 def serve(connection: Connection, factory: Factory) -> None:
@@ -126,15 +131,17 @@ def serve(connection: Connection, factory: Factory) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("MUJOCO_GL", "egl")  # before anything imports mujoco
     environment: Environment | None = None
-    held: tuple[str, int, bool] | None = None
+    held: tuple[str, int, bool, float] | None = None
     try:
         while True:
             job: Job = connection.recv()
-            wanted = (job.case.suite, job.case.task_id, job.hard_reset)
+            wanted = (job.case.suite, job.case.task_id, job.hard_reset, job.drift)
             if environment is None or held != wanted:
                 if environment is not None:
                     environment.close()
-                environment, held = factory(job.case.suite, job.case.task_id, job.seed, job.hard_reset), wanted
+                moving = {"drift": job.drift} if job.drift else {}  # other simulators need not know it
+                environment = factory(job.case.suite, job.case.task_id, job.seed, job.hard_reset, **moving)
+                held = wanted
             connection.send(_play(connection, environment, job))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the main process is done, or gone

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from vlapack.errors import InputError
+from vlapack.libero.drift import Drift
 from vlapack.libero.physics import Physics
 from vlapack.libero.sight import Sight
 from vlapack.libero.suites import OPENPIS_MUJOCO, import_libero, load_task, mujoco_version
@@ -56,6 +57,7 @@ class LiberoEnv:
         task_id: index of the task in its suite.
         seed: seeds numpy's global generator before every reset (fixture poses); openpi uses 7.
         hard_reset: build the scene again for every episode, as openpi does; slower, and not needed.
+        drift: meters a second at which the object that is picked up moves over the table (`drift.py`); 0: it stands.
         lazy: render only when `step(render=True)` asks, draw only what is seen, compute nothing twice. False does all
             of it, as openpi does.
 
@@ -63,10 +65,19 @@ class LiberoEnv:
         sight: what each camera sees, for code that draws pictures of its own.
 
     Raises:
-        InputError: unknown suite or task, LIBERO missing, or no way to render without a screen.
+        InputError: unknown suite or task, LIBERO missing, no way to render without a screen, or nothing that can drift.
     """
 
-    def __init__(self, suite: str, task_id: int, *, seed: int = 7, hard_reset: bool = False, lazy: bool = True) -> None:
+    def __init__(
+        self,
+        suite: str,
+        task_id: int,
+        *,
+        seed: int = 7,
+        hard_reset: bool = False,
+        drift: float = 0.0,
+        lazy: bool = True,
+    ) -> None:
         self.task = load_task(suite, task_id)
         self.prompt = self.task.prompt
         self.max_steps = self.task.max_steps
@@ -91,6 +102,7 @@ class LiberoEnv:
                 f"fault); no policy has seen such pictures. Install mujoco=={OPENPIS_MUJOCO}, as openpi evaluates"
             )
         self.sim_env.hard_reset = hard_reset
+        self._drift = Drift(self.task, self.sim_env, drift) if drift else None
         self._save_work()
 
     @property
@@ -99,19 +111,27 @@ class LiberoEnv:
         return self._env.env
 
     def reset(self, init_state: int, *, render: bool = True) -> Observation:
-        """Put official initial state `init_state`, wait the ten idle steps, return the first observation."""
+        """Put official initial state `init_state`, wait the ten idle steps, return the first observation.
+
+        What drifts begins to.
+        """
         states = self.task.init_states
         if not 0 <= init_state < len(states):
             raise InputError(
                 f"{self.task.suite} task {self.task.index} has init states 0 to {len(states) - 1}, not {init_state}"
             )
-        return self.reset_to(states[init_state], render=render)
+        observation = self.reset_to(states[init_state], render=render)
+        if self._drift is not None:
+            self._drift.start(f"{self._seed}/{self.task.suite}/{self.task.index}/{init_state}/drift")
+        return observation
 
     def reset_to(self, state: np.ndarray, *, render: bool = True) -> Observation:
-        """Put a flattened simulator state [time, positions, velocities] and wait the ten idle steps."""
+        """Put a flattened simulator state [time, positions, velocities] and wait the ten idle steps; nothing drifts."""
         self.use_renderer()
         np.random.seed(self._seed)  # the simulator draws from the global generator
         self._render = False
+        if self._drift is not None:
+            self._drift.stop()
         if self._hard_reset:
             # LIBERO appends its drawer and knob samplers again with every build, and so draws more and more numbers.
             self.sim_env.object_property_initializers.clear()
@@ -134,6 +154,8 @@ class LiberoEnv:
         if render or not self._lazy:
             self.use_renderer()
         self._render = render
+        if self._drift is not None:
+            self._drift.look()
         with self._physics.stepping() if self._physics is not None else contextlib.nullcontext():
             raw, _, done, _ = self._env.step(np.asarray(action, dtype=np.float64).tolist())
         self._render = False
@@ -168,8 +190,12 @@ class LiberoEnv:
     def _save_work(self) -> None:
         sim = self.sim_env.sim
         self.sight = Sight(sim)
-        if not self._lazy:
-            return
+        if self._lazy:
+            self._save_physics_and_pictures(sim)
+        if self._drift is not None:
+            self._drift.attach(sim)
+
+    def _save_physics_and_pictures(self, sim: Any) -> None:
         self._physics = Physics(sim)
         for name in CAMERAS:
             observable = self.sim_env._observables[name]

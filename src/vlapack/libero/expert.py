@@ -16,6 +16,7 @@ import numpy as np
 
 from vlapack.errors import InputError
 from vlapack.libero.env import LiberoEnv
+from vlapack.libero.held import held
 
 POSITION_STEP = 0.05  # metres of one full-scale action (robosuite's OSC_POSE)
 ROTATION_STEP = 0.5  # radians of one full-scale action
@@ -100,11 +101,7 @@ class Expert:
 
     def holding(self) -> bool:
         """Whether both fingers touch the object."""
-        gripper, item = self._sim_env.robots[0].gripper, self._sim_env.get_object(self.object)
-        return all(
-            self._sim_env.check_contact(gripper.important_geoms[finger], item.contact_geoms)
-            for finger in ("left_fingerpad", "right_fingerpad")
-        )
+        return held(self._sim_env, self.object)
 
     def __call__(self) -> np.ndarray:
         """Return the action [7] for the scene as it is now."""

@@ -35,7 +35,7 @@ class Physics:
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        """Around a control step: nobody but the simulator moves anything in the block."""
+        """Around a control step: nobody but the simulator moves anything in the block, except right after `step`."""
         self._stepping, self._known = True, False
         try:
             yield

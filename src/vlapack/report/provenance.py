@@ -61,6 +61,7 @@ def _run(comparison: Comparison, shell_line: ShellLine) -> Facts:
         ("seed", str(plan.seed)),
         ("actions per chunk carried out", str(plan.replan)),
         *(() if plan.clock.stands_still else (("clock", plan.clock.said()),)),
+        *((("drift", f"{plan.drift:g} m/s"),) if plan.drift else ()),
         ("reset", "hard" if plan.hard_reset else "soft"),
         ("engine", plan.engine),
         ("simulator", plan.simulator or "not named"),
@@ -102,6 +103,7 @@ def settings_of(comparison: Comparison) -> dict[str, Any] | None:
         found |= {"mode": clock.mode, "latency": f"{clock.latency}steps", "control_hz": clock.control_hz}
         found |= {} if clock.execution_horizon is None else {"execution_horizon": clock.execution_horizon}
         found |= {} if clock.guidance is None else {"guidance": clock.guidance}
+    found |= {"drift": plan.drift} if plan.drift else {}
     return found | ({"hard_reset": True} if plan.hard_reset else {})
 
 

@@ -13,7 +13,9 @@ from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.plan import PLAN_TYPE, PLAN_VERSION, Plan
 
 PLAN_FILE, EPISODES_FILE, SUMMARY_FILE = "plan.json", "episodes.jsonl", "summary.json"
-_PLAN_FIELDS = ("tasks", "init_states", "noise_seeds", "seed", "replan", "hard_reset", "engine", "simulator", "clock")
+_PLAN_FIELDS = (
+    *("tasks", "init_states", "noise_seeds", "seed", "replan", "hard_reset", "engine", "simulator", "clock", "drift"),
+)
 _RECORD = TypeAdapter(Record)
 _PLAN = TypeAdapter(Plan)
 

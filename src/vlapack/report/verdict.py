@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from vlapack.evaluate.summary import MARGIN
 from vlapack.evaluate.timing import timing_sentence
+from vlapack.libero.drift import described
 from vlapack.report.runs import Comparison
 
 Tone = Literal["good", "bad", "open"]
@@ -120,6 +121,8 @@ def _numbers(comparison: Comparison) -> list[str]:
             f"{stopped['half_width_wanted']:g} asked: the {stopped['of'].replace('_', ' ')} is within {points(low)} to "
             f"{points(high)} points, whenever one looks (95 %)."
         )
+    if (drift := summary.get("drift")) is not None:
+        lines.append(f"M{described(drift)[1:]}.")
     if (clock := timing_sentence(summary)) is not None:
         lines.append(f"C{clock[1:]}.")
     if (floor := summary["noise_floor"]) is not None:

@@ -87,8 +87,8 @@ def in_lines() -> Iterator[Show]:
         now = time.monotonic()
         seen = (found.played, found.state, found.stalled)
         if now - at >= (SECONDS_BETWEEN_EQUAL_LINES if seen == last else SECONDS_BETWEEN_LINES):
-            if not last and (clock := words.clock(found)) is not None:
-                say(f"{found.folder}: {clock}")
+            for line in () if last else words.conditions(found):
+                say(f"{found.folder}: {line}")
             last, at = seen, now
             say(words.line(found))
 

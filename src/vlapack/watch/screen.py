@@ -29,11 +29,11 @@ def screen(found: Standing, width: int, height: int) -> RenderableType:
     """
     rows = [words.row(player) for player in found.players]
     parts: list[RenderableType] = [_headline(found, width), Text(), _table(rows, width)]
-    if (clock := words.clock(found)) is not None:
-        parts += [Text(), Text(wrapped(clock, width))]
+    conditions = words.conditions(found)
+    parts += [part for line in conditions for part in (Text(), Text(wrapped(line, width)))]
     if (errors := words.errors(found)) is not None:
         parts += [Text(), Text(errors, style="yellow")]
-    room = max(height - len(rows) - (9 if found.clock is None else 11), 2) // 2
+    room = max(height - len(rows) - 9 - 2 * len(conditions), 2) // 2
     shown = found.failures[: min(room, MOST_SHOWN)]
     if shown:
         compared = " (lost: the baseline succeeds there)" if any(player.against for player in found.players) else ""

@@ -131,6 +131,7 @@ class Standing:
         verdicts: role → the verdict, of a run that was concluded.
         early: whether the run stopped early because its interval was narrow enough.
         clock: how time goes on while a policy thinks, in one line; None: it stands still.
+        drift: meters a second at which the target moves; 0: it stands still.
     """
 
     folder: Path
@@ -145,6 +146,7 @@ class Standing:
     verdicts: Mapping[str, str]
     early: bool
     clock: str | None = None
+    drift: float = 0.0
 
     @property
     def played(self) -> int:
@@ -183,6 +185,7 @@ class Standing:
             "failures": [failure.to_dict() for failure in self.failures],
             "verdicts": dict(self.verdicts),
             **({} if self.clock is None else {"clock": self.clock}),
+            **({"drift": self.drift} if self.drift else {}),
         }
 
 
@@ -212,6 +215,7 @@ def standing(run: Followed) -> Standing:
         verdicts={} if state != "complete" else {role: str(one["verdict"]) for role, one in run.stored.items()},
         early=early,
         clock=None if run.plan.clock.stands_still else run.plan.clock.said(),
+        drift=run.plan.drift,
     )
 
 

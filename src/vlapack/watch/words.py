@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlapack.libero.drift import described
 from vlapack.progress import duration
 from vlapack.watch.standing import Failure, Player, Standing
 
@@ -53,9 +54,10 @@ def errors(found: Standing) -> str | None:
     return f"{found.errors} {what} no result, because the simulator failed; the same command plays them again"
 
 
-def clock(found: Standing) -> str | None:
-    """Say how time goes on while a policy thinks; None where it stands still."""
-    return None if found.clock is None else f"clock: {found.clock}"
+def conditions(found: Standing) -> list[str]:
+    """Say in a line each how time goes on while a policy thinks, and what moves; neither stands still then."""
+    drift = [described(found.drift)] if found.drift else []
+    return drift + ([] if found.clock is None else [f"clock: {found.clock}"])
 
 
 def failure(found: Failure) -> tuple[str, str]:
