@@ -152,10 +152,11 @@ def test_a_filter_keeps_its_choice_when_more_outcomes_come(page: Page, served: S
 
 def test_a_video_comes_from_the_server_and_plays_on_while_the_run_grows(page: Page, served: Served) -> None:
     served.growing.play()
-    page.wait_for_selector("#worst article .play")
-    article = page.locator("#worst article").first
+    # An older article is there before the page hears of this one, so the first that is found may be another.
+    article = page.get_by_label("libero_spatial task 0 init state 2: only float succeeds", exact=True)
     article.get_by_role("button", name="Play both").click()
-    page.wait_for_function("() => document.querySelector('#worst article video').currentTime > 0.3")
+    playing = article.locator("video").first.element_handle()
+    page.wait_for_function("video => video.currentTime > 0.3", arg=playing)
     article.evaluate("node => { node.mine = true; }")
     served.growing.play(3)
     page.wait_for_function(
