@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from vlapack.checkpoints.tensorfile import is_mapped
@@ -19,9 +20,12 @@ from vlapack.pi0.graphs import Runner
 from vlapack.pi0.prefix import look
 from vlapack.plan.selected import part_of
 from vlapack.policy.policy import Policy
+from vlapack.policy.rtc import Guidance, RealTime
 
 PHASES = {"see": "vision", "understand": "prefix", "velocity": "denoise"}
 """The network's methods, and what the time that they take is called."""
+FLOW = {"follow": "flow"}
+"""All denoise steps with what steers them; a captured graph has them as `denoise`."""
 
 
 def footprint(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,14 +57,32 @@ def bytes_by_part(model: Pi0) -> dict[str, int]:
     return dict(found)
 
 
-def chunk(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one action chunk: its milliseconds with the observation's preparation, those of the parts, and the memory."""
+def chunk(policy: Policy, observation: Mapping[str, Any], guidance: Guidance | None = None) -> dict[str, Any]:
+    """Run one action chunk: its milliseconds with the observation's preparation, those of the parts, and the memory.
+
+    Args:
+        policy: whose.
+        observation: in the layout's keys.
+        guidance: run a second chunk, `guided`, that is joined to the first: half of that has been carried out by then,
+            and one action more is until the second arrives. How long it takes does not depend on either.
+    """
+    phases = PHASES if guidance is None else PHASES | FLOW
+    actions, found = _run(policy, observation, phases)
+    if guidance is not None:
+        joined = {"previous": actions[len(actions) // 2 :], "delay": 1, "realtime": RealTime(guidance=guidance)}
+        found["guided"] = _run(policy, observation, phases, **joined)[1]
+    return {**found, **process_memory()}
+
+
+def _run(
+    policy: Policy, observation: Mapping[str, Any], phases: Mapping[str, str], **joined: Any
+) -> tuple[np.ndarray, dict[str, Any]]:
     graphs = policy.acting.graphs
-    with timed(policy.model) if graphs is None else timed_graphs(graphs, policy.device) as spent:
+    with timed(policy.model, phases) if graphs is None else timed_graphs(graphs, policy.device) as spent:
         start = time.perf_counter()
-        policy.infer(observation)
+        actions = policy.infer(observation, **joined)["actions"]
         total = (time.perf_counter() - start) * 1e3
-    return {"ms": total, "parts": dict(spent), "how": policy.how, **process_memory()}
+    return actions, {"ms": total, "parts": dict(spent), "how": policy.how}
 
 
 @contextmanager
@@ -84,25 +106,25 @@ def timed_graphs(graphs: Runner, device: torch.device) -> Iterator[Mapping[str, 
 
 
 @contextmanager
-def timed(model: Pi0) -> Iterator[Mapping[str, float]]:
-    """Add up the milliseconds of each part while the network runs."""
+def timed(model: Pi0, phases: Mapping[str, str] = PHASES) -> Iterator[Mapping[str, float]]:
+    """Add up the milliseconds of each part while the network runs; `phases` are methods, and what they are called."""
     spent: Counter[str] = Counter()
     device = model.device
 
     def watched(work: Callable[..., Any], part: str) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
             synchronize(device)
             start = time.perf_counter()
-            result = work(*args)
+            result = work(*args, **options)
             synchronize(device)
             spent[part] += (time.perf_counter() - start) * 1e3  # type: ignore[assignment]
             return result
 
         return run
 
-    originals = {name: getattr(model, name) for name in PHASES}
+    originals = {name: getattr(model, name) for name in phases}
     try:
-        for name, part in PHASES.items():
+        for name, part in phases.items():
             setattr(model, name, watched(originals[name], part))
         yield spent
     finally:

@@ -64,17 +64,11 @@ class Runner:
 
     def result(self) -> dict[str, Any]:
         """Return what `vlapack bench` says of it: medians and spread in milliseconds, bytes."""
-        milliseconds = [chunk["ms"] for chunk in self.chunks]
-        parts = {part for chunk in self.chunks for part in chunk["parts"]}
         return {
             "name": self.name,
-            "ms_per_chunk": {
-                "median": statistics.median(milliseconds),
-                "min": min(milliseconds),
-                "max": max(milliseconds),
-            },
-            "parts": {part: statistics.median(chunk["parts"][part] for chunk in self.chunks) for part in sorted(parts)},
+            **_times(self.chunks),
             "how": self.chunks[-1].get("how", "eager"),
+            "guided": self._guided(),
             "first_chunk_ms": self.first["ms"],
             "load_seconds": self.loaded["load_seconds"],
             "rss_bytes": self.chunks[-1]["rss_bytes"],
@@ -84,6 +78,37 @@ class Runner:
             "mapped_bytes": self.loaded.get("mapped_bytes", 0),
             "bytes_by_part": self.loaded.get("bytes_by_part", {}),
         }
+
+    def _guided(self) -> dict[str, Any] | None:
+        """What its guided chunks took, and how many times as long as the plain ones before them; None: none ran."""
+        pairs = [(chunk["guided"], chunk) for chunk in self.chunks if "guided" in chunk]
+        if not pairs:
+            return None
+        return {
+            **_times([guided for guided, _ in pairs]),
+            "how": pairs[-1][0]["how"],
+            "ratio": statistics.median(guided["ms"] / plain["ms"] for guided, plain in pairs),
+            "step_ratio": statistics.median(_flow(guided) / _flow(plain) for guided, plain in pairs),
+        }
+
+
+def _times(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    milliseconds = [chunk["ms"] for chunk in chunks]
+    parts = {part for chunk in chunks for part in chunk["parts"]}
+    return {
+        "ms_per_chunk": {
+            "median": statistics.median(milliseconds),
+            "min": min(milliseconds),
+            "max": max(milliseconds),
+        },
+        "parts": {part: statistics.median(chunk["parts"][part] for chunk in chunks) for part in sorted(parts)},
+    }
+
+
+def _flow(chunk: Mapping[str, Any]) -> float:
+    """Milliseconds of all denoise steps with what steers them."""
+    parts: Mapping[str, float] = chunk["parts"]
+    return parts.get("flow", parts["denoise"])
 
 
 @contextmanager
@@ -109,4 +134,5 @@ def race(runners: Sequence[Runner], repeats: int) -> None:
                     runner.first = chunk
                 else:
                     runner.chunks.append(chunk)
-                advance(f"{runner.name} {chunk['ms']:.0f} ms")
+                guided = f", guided {chunk['guided']['ms']:.0f} ms" if "guided" in chunk else ""
+                advance(f"{runner.name} {chunk['ms']:.0f} ms{guided}")

@@ -95,6 +95,13 @@ def _sentences(found: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -
         for result in results
         if (parts := result["bytes_by_part"])
     ]
+    for result in results:
+        if (guided := result["guided"]) is not None:
+            lines.append(
+                f"a guided chunk of {result['name']} takes {_number(guided['ms_per_chunk']['median'])} ms, "
+                f"{guided['ratio']:.2f} × a plain one; its denoise steps take {guided['step_ratio']:.2f} × as long"
+                + ("" if guided["how"] == "eager" else f" (ran as {guided['how']})")
+            )
     ran = dict.fromkeys(result["how"] for result in results)
     if list(ran) != ["eager"]:
         lines.append(", ".join(f"{result['name']} ran as {result['how']}" for result in results))

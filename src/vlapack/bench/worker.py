@@ -30,6 +30,7 @@ from vlapack.errors import InputError, WorkError
 from vlapack.observations.folder import open_source
 from vlapack.pi0.savings import Savings
 from vlapack.policy.policy import Policy
+from vlapack.policy.rtc import Guidance
 from vlapack.recipe.presets import preset
 
 FLOAT = "float"
@@ -51,6 +52,7 @@ class BenchTask:
         data: a folder of observations, of which the first is taken; None: the layout's example.
         prompt: in the place of the observation's own.
         threads: None: as torch chooses.
+        rtc: how a second chunk is joined to each; None: there is none.
     """
 
     target: str
@@ -65,6 +67,7 @@ class BenchTask:
     data: str | None = None
     prompt: str | None = None
     threads: int | None = None
+    rtc: Guidance | None = None
 
     def command(self) -> list[str]:
         """The command line of the worker that does it."""
@@ -115,7 +118,7 @@ def main() -> int:
         shown = observed(policy, task)
         answers.write(json.dumps({"load_seconds": seconds, **footprint(policy, shown)}) + "\n")
         for _ in sys.stdin:
-            answers.write(json.dumps(chunk(policy, shown)) + "\n")
+            answers.write(json.dumps(chunk(policy, shown, task.rtc)) + "\n")
     except (InputError, WorkError) as error:  # for the parent to say, which knows how its user spells settings
         answers.write(json.dumps({"error": str(error)}) + "\n")
         return INPUT_ERROR if isinstance(error, InputError) else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from vlapack.commands.shared_flags import Flat, PolicyFlags
 from vlapack.console import emit_json, say
@@ -21,6 +22,7 @@ def bench(
     without: str = "",
     data: Path | None = None,
     prompt: str | None = None,
+    rtc: Literal["lerobot", "vjp", "inpaint", "trained"] | None = None,
     json: bool = False,
     flags: Flat[PolicyFlags] = PolicyFlags(),  # noqa: B008  (frozen)
 ) -> int:
@@ -43,6 +45,8 @@ def bench(
         without: Savings to switch off, to see what they are worth (docs/runtime.md lists them).
         data: Folder of observations; the first one is used. Default: an example for the robot.
         prompt: Instruction to use instead of the observation's.
+        rtc: Time each chunk a second time, joined to the first by real-time chunking (docs/realtime.md): as LeRobot
+            does, by the paper's formula, by inpainting, or as a policy was trained to.
         json: Write one JSON document to stdout instead of tables.
         flags: What the checkpoint does not say itself, and how the policy computes.
     """
@@ -83,6 +87,7 @@ def bench(
             data=None if data is None else str(data),
             prompt=prompt,
             threads=threads,
+            rtc=rtc,
         )
 
     Savings().without(*omitted)
