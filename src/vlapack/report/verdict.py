@@ -117,9 +117,10 @@ def _numbers(comparison: Comparison) -> list[str]:
     if (stopped := summary.get("sequential")) is not None and stopped["reached"]:
         low, high = stopped["interval95"]
         lines.append(
-            f"The run stopped after {stopped['cases']} of {stopped['planned_cases']} cases, as --until-ci "
-            f"{stopped['half_width_wanted']:g} asked: the {stopped['of'].replace('_', ' ')} is within {points(low)} to "
-            f"{points(high)} points, whenever one looks (95 %)."
+            f"The run stopped after {stopped['cases']} of {stopped['planned_cases']} cases, since the interval had the "
+            f"half width asked for, {100 * stopped['half_width_wanted']:g} points: the "
+            f"{stopped['of'].replace('_', ' ')} is within {points(low)} to {points(high)} points, whenever one looks "
+            "(95 %)."
         )
     if (drift := summary.get("drift")) is not None:
         lines.append(f"M{described(drift)[1:]}.")
