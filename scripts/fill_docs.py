@@ -26,7 +26,7 @@ import presets
 import rounding
 import spectra
 import tuning
-from common import figures, short_tables
+from common import figures, realtime_curve, short_tables
 from gate import table as gate_table
 from gpu import table as gpu_table
 
@@ -41,6 +41,7 @@ BENCHMARKS = (
     kills,
     large_plan,
     presets,
+    realtime_curve,
     rounding,
     short_tables,
     spectra,
@@ -50,6 +51,9 @@ BENCHMARKS = (
 )
 """Each has the page that it writes to, `DOCS`, and `write_tables`."""
 
+DRAWN = (frontier_minilm, realtime_curve)
+"""Those that also draw a `PICTURE`, by `write_picture`."""
+
 
 def main(check: bool = False) -> int:
     """Write the pages.
@@ -57,12 +61,13 @@ def main(check: bool = False) -> int:
     Args:
         check: Write nothing; exit code 1 if a page differs from the results, or has a figure that nobody can trace.
     """
-    pages = {*figures.PAGES, *(benchmark.DOCS for benchmark in BENCHMARKS), frontier_minilm.PICTURE}
+    pages = {*figures.PAGES, *(benchmark.DOCS for benchmark in BENCHMARKS), *(each.PICTURE for each in DRAWN)}
     before = {page: page.read_text(encoding="utf-8") for page in pages}
     try:
         for benchmark in BENCHMARKS:
             benchmark.write_tables()
-        frontier_minilm.write_picture()
+        for benchmark in DRAWN:
+            benchmark.write_picture()
         for page in figures.PAGES:
             figures.fill(page)
         stale = sorted(page for page, text in before.items() if page.read_text(encoding="utf-8") != text)

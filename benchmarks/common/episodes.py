@@ -35,6 +35,7 @@ class Episode:
         success: the simulator reported the goal.
         steps: under the policy's control.
         build: index in `run.json`'s list.
+        more: what else a run keeps of an episode, as JSON.
     """
 
     task: int
@@ -43,6 +44,7 @@ class Episode:
     success: bool
     steps: int
     build: int
+    more: tuple[Any, ...] = ()
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -51,14 +53,14 @@ class Episode:
 
     def line(self) -> str:
         """Return it as a line of JSON."""
-        fields = (self.task, self.init_state, self.noise, int(self.success), self.steps, self.build)
+        fields = (self.task, self.init_state, self.noise, int(self.success), self.steps, self.build, *self.more)
         return json.dumps(fields, separators=(",", ":")) + "\n"
 
     @classmethod
     def of(cls, line: str) -> Episode:
         """Read a line."""
-        task, init_state, noise, success, steps, build = json.loads(line)
-        return cls(task, init_state, noise, bool(success), steps, build)
+        task, init_state, noise, success, steps, build, *more = json.loads(line)
+        return cls(task, init_state, noise, bool(success), steps, build, tuple(more))
 
 
 class Episodes:
@@ -110,10 +112,10 @@ class Episodes:
         """Let another run write here."""
         os.close(self._lock)
 
-    def add(self, role: str, case: Case, *, success: bool, steps: int) -> None:
+    def add(self, role: str, case: Case, *, success: bool, steps: int, more: tuple[Any, ...] = ()) -> None:
         """Keep an episode; it is on the disk when this returns."""
         task = self._task[case.suite, case.task_id]
-        episode = Episode(task, case.init_state, case.noise, success, steps, self.build)
+        episode = Episode(task, case.init_state, case.noise, success, steps, self.build, more)
         with (self.folder / f"{role}.jsonl").open("a", encoding="utf-8") as file:
             file.write(episode.line())
             file.flush()
