@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from common.episodes import BASELINE, Episode, pairs, read
+from common.full_size import MACHINES
 from common.results import ROOT, write_between
 
 from vlapack.drawing.figure import GRID, MUTED, SERIES, Frame, file
@@ -22,6 +25,11 @@ PICTURE = ROOT / "docs" / "pictures" / "realtime.svg"
 FLOATING, PACK = "float", "full"
 MODES = {"rtc": "joined (rtc)", "async": "jumps (async)", "wait": "holds still (wait)"}
 COLORS = dict(zip(MODES, (SERIES[2], SERIES[5], SERIES[6]), strict=True))
+STEP_MS = 50
+"""Milliseconds of a control step at LIBERO's 20 Hz."""
+OURS = {"float@bfloat16": "float, bf16", "full@bfloat16": "`full`, bf16"}
+THEIRS = re.compile(r"([\d.]+) ms on (?:an |a )?([\w ]+)")
+"""A time in peers.json."""
 COMPARED = (0, 2, 4)
 """Latencies under real-time chunking at which the pack is compared with its parent."""
 
@@ -88,6 +96,7 @@ def write_tables() -> None:
     found = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
     write_between(DOCS, "success against latency", curve_table(found))
     write_between(DOCS, "pack against float", paired_table(found))
+    write_between(DOCS, "on that axis", hardware_table())
 
 
 def write_picture() -> None:
@@ -168,6 +177,32 @@ def paired_table(found: Rows) -> str:
     return "\n".join(lines)
 
 
+def on_hardware() -> list[tuple[str, str, float]]:
+    """Return (who, where, ms) of a full-size chunk: ours as measured, then what others publish."""
+    chunk = json.loads((RESULT.parent / "chunk-avx512vnni.json").read_text(encoding="utf-8"))
+    where = f"{chunk['threads']} cores of {MACHINES[chunk['machine']['family']]}"
+    ours = [
+        (f"vlapack, {OURS[row['name']]}", where, row["ms_per_chunk"]["median"])
+        for row in chunk["rows"]
+        if row["name"] in OURS
+    ]
+    peers = json.loads((RESULT.parent / "peers.json").read_text(encoding="utf-8"))["rows"]
+    theirs = [
+        (f"[{peer['who']}]({time['source']}), theirs", where, float(ms))
+        for peer in peers
+        if (time := peer["cells"]["time"])
+        for ms, where in THEIRS.findall(time["text"])
+    ]
+    return ours + sorted(theirs, key=lambda one: one[2])
+
+
+def hardware_table() -> str:
+    """Return how late a full-size policy's chunk is, in control steps."""
+    lines = ["| who | where | ms a chunk | control steps at 20 Hz |", "|---|---|---|---|"]
+    lines += [f"| {who} | {where} | {ms:,.0f} | {math.ceil(ms / STEP_MS)} |" for who, where, ms in on_hardware()]
+    return "\n".join(lines)
+
+
 def drawn(found: Rows) -> str:
     """Return the picture: a panel for a target that stands still, and one for a target that moves."""
 
@@ -182,9 +217,13 @@ def drawn(found: Rows) -> str:
             axes.grid(color=GRID, linewidth=0.6)
             axes.set_xlabel("control steps from observation to chunk (50 ms each)")
             axes.set_title("the target moves at 0.1 m/s" if drift else "the target stands still", fontsize=12)
+            for place, (who, where, ms) in enumerate(one for one in on_hardware() if one[2] <= 14 * STEP_MS):
+                name, late, height = who.removeprefix("[").partition("]")[0], ms / STEP_MS, 18 - 7 * place
+                axes.plot([late, late], [0, height + 2], color=MUTED, linewidth=0.8)
+                axes.annotate(f"{name} on {where} (theirs)", (late + 0.1, height), color=MUTED, fontsize=9)
             if not drift:
                 axes.axvline(10, color=MUTED, linewidth=0.8, linestyle=":")
-                axes.annotate("later, the chunk\nruns out", (10.15, 4), color=MUTED, fontsize=10)
+                axes.annotate("later, every\nmode holds", (10.15, 24), color=MUTED, fontsize=10)
         panels[0].set_ylabel("success, %")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
