@@ -7,7 +7,7 @@ execution horizon are a hint that fades, and the rest is free. `steering` makes 
 
 Signs and times. The paper (and Physical Intelligence's real-time-chunking-kinetix) integrates from noise at τ = 0 to
 actions at τ = 1, along v = actions - noise. openpi's flow, and so everything here, runs from t = 1 - τ = 1 to 0, along
-v = noise - actions. What the flow is heading for, Â = A + (1 - τ) v in the paper, is x - t·v here; a correction that
+v = noise - actions. What the flow is heading for, A + (1 - τ) v in the paper, is x - t·v here; a correction that
 the paper adds to its velocity is subtracted from this one.
 
 A policy that was trained to go on from a prefix (training-time real-time chunking; Black, Ren, Equi, Levine, arXiv
@@ -119,7 +119,7 @@ def check_times(delay: Any, execution_horizon: Any, *, left: int, horizon: int |
 def prefix_weights(schedule: Schedule, delay: int, end: int, horizon: int) -> Tensor:
     """Return how strongly each row of a chunk is pulled, float64 [horizon]: 1 before `delay`, 0 from `end` on.
 
-    Between them (m rows, the k-th counted from 1) `linear` is 1 - k / (m + 1), `exp` is w·(eʷ - 1) / (e - 1) of that w
+    Between them (m rows, the k-th counted from 1) `linear` is 1 - k / (m + 1), `exp` is w·(exp(w) - 1) / (e - 1) of that w
     (the paper's, section 3.2), `ones` and `zeros` are constant. Where `end` is less than `delay`, it wins.
     """
     rows = torch.arange(horizon, dtype=torch.float64)
