@@ -233,6 +233,7 @@ def test_a_measured_latency_is_measured_once(tmp_path: Path, capsys: pytest.Capt
         (("--mode", "wait", "--latency", "fast"), "--latency fast is no latency"),
         (("--mode", "wait", "--latency", "1steps", "--control-hz", "-1"), "--control-hz -1"),
         (("--mode", "rtc", "--latency", "2steps"), "cannot continue its last chunk, as --mode rtc asks"),
+        (("--mode", "rtc", "--latency", "2steps", "--guidance", "trained"), "asks; give --guidance lerobot"),
         (("--mode", "async", "--latency", "2steps", "--execution-horizon", "5"), "--execution-horizon 5 is for --mode"),
         (("--mode", "wait", "--latency", "measured", "--shard", "1/2"), "measure it in a run without --shard"),
     ],

@@ -10,9 +10,12 @@ from typing import Any, get_args
 import pytest
 import simulators
 from fakes import Continuing, Drunkard, contender, plan
+from small import SMALL, small_policy, write_random_checkpoint
 
 from vlapack.errors import InputError
 from vlapack.evaluate.clock import GUIDANCES, PlanClock, choose_latency, parse_latency
+from vlapack.evaluate.contender import contender as open_contender
+from vlapack.evaluate.latency import plan_clock
 from vlapack.evaluate.ledger import Ledger, Record
 from vlapack.evaluate.plan import plan_of
 from vlapack.evaluate.run import conclude, evaluate
@@ -22,10 +25,13 @@ from vlapack.policy.rtc import Guidance, RealTime
 from vlapack.report.reading import read_plan
 
 ASYNC = PlanClock("async", 2)
+GIVEN = PlanClock("rtc", 2, guidance="trained")
 
 
-def played(out: Path, clock: PlanClock, policy: Drunkard | None = None, **settings: Any) -> list[Record]:
-    entry = contender("policy", policy or Drunkard())
+def played(
+    out: Path, clock: PlanClock, policy: Drunkard | None = None, max_delay: int = 0, **settings: Any
+) -> list[Record]:
+    entry = replace(contender("policy", policy or Drunkard()), max_delay=max_delay)
     how = {"workers": 1, "factory": simulators.walk, "videos": False, **settings}
     return evaluate(plan([entry], clock=clock), [entry], out, **how)["policy"]
 
@@ -78,6 +84,7 @@ def test_half_of_a_clock_is_refused(settings: Any, said: str) -> None:
     [
         PlanClock(),
         ASYNC,
+        GIVEN,
         PlanClock("rtc", {"policy": 2, "baseline": 5}, 50.0, {"policy": 33.1, "baseline": 90.0}, 8, "vjp"),
     ],
 )
@@ -127,6 +134,8 @@ def test_a_late_run_repeats_and_goes_on_where_it_was_killed(tmp_path: Path, cloc
         (ASYNC, PlanClock(), "clock latency: 2 there, 0 here"),
         (ASYNC, PlanClock("async", 3), "clock latency: 2 there, 3 here"),
         (ASYNC, PlanClock("wait", 2), "clock mode: 'async' there, 'wait' here"),
+        (PlanClock("rtc", 2, guidance="vjp"), GIVEN, "clock guidance: 'vjp' there, 'trained' here"),
+        (PlanClock("rtc", 2), GIVEN, "clock guidance: None there, 'trained' here"),
     ],
 )
 def test_another_clock_does_not_continue_a_run(tmp_path: Path, there: PlanClock, here: PlanClock, said: str) -> None:
@@ -146,16 +155,16 @@ def test_a_policy_that_continues_is_told_what_was_not_carried_out(tmp_path: Path
     assert {(len(previous), delay, horizon) for previous, delay, horizon in policy.told} == {(5, 2, 6)}
 
 
-@pytest.mark.parametrize(("guidance", "told"), [(None, None), ("vjp", RealTime("vjp"))])
+@pytest.mark.parametrize(("guidance", "told"), [(None, None), *((name, RealTime(name)) for name in ("vjp", "trained"))])
 def test_a_policy_is_guided_as_the_plan_says(tmp_path: Path, guidance: Any, told: RealTime | None) -> None:
     policy = Continuing()
-    played(tmp_path, PlanClock("rtc", 2, guidance=guidance), policy)
+    played(tmp_path, PlanClock("rtc", 2, guidance=guidance), policy, max_delay=2)
     assert set(policy.guided) == {told}
 
 
 def test_the_guidances_are_those_of_a_policy() -> None:
     assert set(GUIDANCES) == set(get_args(Guidance))
-    with pytest.raises(InputError, match="`guidance='vpj'` is not one of lerobot, vjp, inpaint"):
+    with pytest.raises(InputError, match="`guidance='vpj'` is not one of lerobot, vjp, inpaint, trained"):
         PlanClock("rtc", 2, guidance="vpj")
     with pytest.raises(InputError, match="`guidance='vjp'` is for `mode='rtc'`, and the mode is async"):
         PlanClock("async", 2, guidance="vjp")
@@ -173,6 +182,26 @@ def test_a_server_is_refused_before_anybody_plays(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="ws://host:1: this policy server does not continue"):
         evaluate(plan(entries, clock=PlanClock("rtc", 2)), entries, tmp_path / "out", factory=simulators.walk)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_is_refused_a_guidance_that_it_was_not_trained_for(tmp_path: Path) -> None:
+    trained = replace(contender("baseline", Continuing()), max_delay=2)
+    plain = replace(contender("policy", Continuing()), load=lambda: pytest.fail("it was loaded"))
+    for latency in ("2steps", "measured"):
+        about: dict[str, Any] = {"control_hz": 20.0, "execution_horizon": None, "replan": 5, "shard": None}
+        with pytest.raises(InputError, match="policy: this policy was not trained to go on from given actions"):
+            plan_clock([trained, plain], tmp_path, mode="rtc", latency=latency, guidance="trained", **about)
+    entries = [trained, plain]
+    with pytest.raises(InputError, match="give `guidance='lerobot'`, `guidance='vjp'` or `guidance='inpaint'`"):
+        evaluate(plan(entries, clock=GIVEN), entries, tmp_path / "out", factory=simulators.walk)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_checkpoint_was_trained_for_is_known_before_it_is_loaded(tmp_path: Path) -> None:
+    for max_delay in (0, 2):
+        config = small_policy(architecture=replace(SMALL, max_delay=max_delay))
+        folder = write_random_checkpoint(tmp_path / str(max_delay), config)
+        assert open_contender("policy", str(folder))[0].max_delay == max_delay
 
 
 def test_every_policy_of_a_plan_needs_a_latency() -> None:

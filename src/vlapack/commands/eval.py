@@ -40,14 +40,15 @@ class ClockFlags:
         execution_horizon: With --mode rtc, how many actions of a new chunk are bound to the old one. Default: the
             policy's.
         guidance: With --mode rtc, how the policy continues a chunk (docs/realtime.md): as LeRobot does, the paper's
-            vector-Jacobian product, or prefix inpainting without gradients. Default: lerobot.
+            vector-Jacobian product, prefix inpainting without gradients, or as the policy was trained to. Default:
+            trained for a policy that was trained to continue chunks, lerobot for others.
     """
 
     mode: Literal["sync-free", "wait", "async", "rtc"] = "sync-free"
     latency: str | None = None
     control_hz: float = 20.0
     execution_horizon: int | None = None
-    guidance: Literal["lerobot", "vjp", "inpaint"] | None = None
+    guidance: Literal["lerobot", "vjp", "inpaint", "trained"] | None = None
 
 
 def eval(

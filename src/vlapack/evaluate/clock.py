@@ -19,7 +19,7 @@ from vlapack.libero.clock import Clock, Mode
 CONTROL_HZ = 20.0
 """LIBERO's control frequency."""
 
-Guidance = Literal["lerobot", "vjp", "inpaint"]
+Guidance = Literal["lerobot", "vjp", "inpaint", "trained"]
 """As in `policy.rtc`, which loads torch."""
 GUIDANCES: tuple[Guidance, ...] = get_args(Guidance)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +14,11 @@ from vlapack.checkpoints import open_with
 from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
 from vlapack.console import say
+from vlapack.errors import InputError
+from vlapack.evaluate.clock import Guidance
 from vlapack.evaluate.servers import Servers, addresses
 from vlapack.fingerprint import digest, digest_weights
+from vlapack.libero.clock import Mode
 from vlapack.serve.realtime import REALTIME
 
 
@@ -51,6 +54,7 @@ class Contender:
         load: loads it.
         at_once: how many observations it answers at the same time: the number of its servers.
         continues: whether it can be given the rest of its last chunk.
+        max_delay: how many given actions it was trained to go on from; 0 if it was not.
     """
 
     role: str
@@ -60,6 +64,29 @@ class Contender:
     load: Callable[[], Acting]
     at_once: int = 1
     continues: bool = True
+    max_delay: int = 0
+
+
+def require_realtime(contenders: Sequence[Contender], mode: Mode, guidance: Guidance | None) -> None:
+    """Refuse policies that cannot act in a mode, before one is loaded.
+
+    Raises:
+        InputError: in mode `rtc`, a server that does not continue chunks, or a policy that lacks the training for it.
+    """
+    if mode != "rtc":
+        return
+    for one in contenders:
+        if not one.continues:
+            raise InputError(
+                f"{one.name}: this policy server does not continue its last chunk, as `mode='rtc'` asks (its metadata "
+                "has no `realtime`): serve the policy with this version of `vlapack serve`, or give its folder, or "
+                "`mode='async'`"
+            )
+        if guidance == "trained" and not one.max_delay:
+            raise InputError(
+                f"{one.name}: this policy was not trained to go on from given actions, as `guidance='trained'` asks; "
+                "give `guidance='lerobot'`, `guidance='vjp'` or `guidance='inpaint'`"
+            )
 
 
 def contender(
@@ -111,7 +138,8 @@ def contender(
 
     identity = {"name": target, "weights": _weights(checkpoint), "policy": _policy(checkpoint)}
     needed = needed_bytes(checkpoint) if place.type == "cpu" else 0
-    return Contender(role, target, identity, needed, load), checkpoint.metadata
+    trained = checkpoint.config.architecture.max_delay
+    return Contender(role, target, identity, needed, load, max_delay=trained), checkpoint.metadata
 
 
 def _remote(role: str, target: str, urls: list[str]) -> tuple[Contender, dict[str, Any]]:
@@ -120,7 +148,16 @@ def _remote(role: str, target: str, urls: list[str]) -> tuple[Contender, dict[st
     # Without what the server can do, so that runs of before it could go on.
     about = {key: value for key, value in policy.metadata.items() if key != REALTIME}
     identity = {"name": target, "engine": str(policy.engine), "metadata": digest(about)}
-    ours = Contender(role, target, identity, 0, lambda: policy, at_once=policy.at_once, continues=policy.continues)
+    ours = Contender(
+        role,
+        target,
+        identity,
+        0,
+        lambda: policy,
+        at_once=policy.at_once,
+        continues=policy.continues,
+        max_delay=policy.max_delay,
+    )
     return ours, policy.metadata
 
 

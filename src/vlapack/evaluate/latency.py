@@ -16,7 +16,7 @@ from vlapack.documents import is_file, read_json
 from vlapack.errors import InputError
 from vlapack.evaluate.capacity import require_memory
 from vlapack.evaluate.clock import MEASURED, Guidance, PlanClock, choose_latency, steps_of
-from vlapack.evaluate.contender import Contender
+from vlapack.evaluate.contender import Contender, require_realtime
 from vlapack.evaluate.local import ask, require_continuing
 from vlapack.evaluate.plan import BASELINE, FLOOR_SUFFIX, FLOORS
 from vlapack.evaluate.shard import Shard
@@ -55,6 +55,7 @@ def plan_clock(
         InputError: settings that do not go together, or a policy that cannot act in this mode.
     """
     steps = choose_latency(mode, latency, control_hz)
+    require_realtime(contenders, mode, guidance)
     if steps is not None:
         return PlanClock(mode, steps, control_hz, execution_horizon=execution_horizon, guidance=guidance)
     if shard is not None:

@@ -14,7 +14,7 @@ from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.evaluate.capacity import require_memory
 from vlapack.evaluate.clock import CONTROL_HZ
-from vlapack.evaluate.contender import Acting, Contender
+from vlapack.evaluate.contender import Acting, Contender, require_realtime
 from vlapack.evaluate.floor import noise_floor
 from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.local import Outcome, begin_with, play, require_continuing
@@ -70,12 +70,7 @@ def evaluate(
         raise InputError(f"`workers={workers}`: at least one process must hold a simulator")
     if shard is not None and until is not None:
         raise InputError(f"`shard='{shard}'` plays a fixed part of the plan, and `until_ci` stops it early: give one")
-    if plan.clock.mode == "rtc" and (unable := [one for one in contenders if not one.continues]):
-        raise InputError(
-            f"{unable[0].name}: this policy server does not continue its last chunk, as `mode='rtc'` asks (its "
-            "metadata has no `realtime`): serve the policy with this version of `vlapack serve`, or give its folder, "
-            "or `mode='async'`"
-        )
+    require_realtime(contenders, plan.clock.mode, plan.clock.guidance)
     film_every = steps_a_picture(video_fps)
     folder = out if shard is None else shard.folder(out)
     with Store(folder, plan, shard) as store, on_threads(store.threads):

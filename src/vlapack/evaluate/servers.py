@@ -51,6 +51,7 @@ class Servers:
         at_once: how many servers there are.
         engine, metadata: what all of them say.
         continues: whether they continue a previous chunk: their metadata says so.
+        max_delay: as `Policy.max_delay`, of the policy that they serve.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
@@ -60,7 +61,7 @@ class Servers:
         self.at_once = len(urls)
         policies = [RemotePolicy(url) for url in urls]
         self.engine, self.metadata = policies[0].engine, policies[0].metadata
-        self.continues = policies[0].continues
+        self.continues, self.max_delay = policies[0].continues, policies[0].max_delay
         for other in policies[1:]:
             if (other.engine, digest(other.metadata)) != (self.engine, digest(self.metadata)):
                 raise InputError(
