@@ -20,15 +20,19 @@ from vlapack.packing import streaming
 from vlapack.packing.parent import Parent
 from vlapack.packing.stages import passages, stages
 from vlapack.packing.streaming import stream
+from vlapack.pi0.config import Pi0Config
 from vlapack.pi0.load import build, filled
 from vlapack.pi0.names import linears, never_executed
+from vlapack.pi0.positions import sinusoidal_embedding
 from vlapack.pi0.savings import Savings
 from vlapack.plan.select import select
 from vlapack.plan.selected import Group, groups
 from vlapack.policy.policy import Policy
+from vlapack.policy.rtc import RealTime, Tail, steering
 from vlapack.quantize.calibration import LayerInputs, collect
 from vlapack.recipe.recipe import Recipe
 
+TRAINED = replace(SMALL, max_delay=2)
 # Everything that can be packed, adaRMS and the action head included.
 WIDEST = Recipe(scope="", include=".", seed=5)
 PROMPTS = ("pick up the bowl", "put the black bowl that is on the stove onto the wooden cabinet", "open it")
@@ -39,15 +43,15 @@ def observed(count: int = 3) -> list[dict[str, Any]]:
     return [{**entry, "prompt": prompt} for entry, prompt in zip(random_observations(count), PROMPTS, strict=True)]
 
 
-@pytest.fixture(scope="module", params=["pi0", "pi05", "tiny-libero"])
+@pytest.fixture(scope="module", params=["pi0", "pi05", "trained", "tiny-libero"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Parent, list[Any]]:
     """A parent and observations for it."""
     if request.param == "tiny-libero":
         folder = SHIPPED["tiny-libero"]
         return Parent(open_checkpoint(folder)), load_observations(folder / "observations")[:2]
-    changes = {"architecture": replace(SMALL, variant=request.param)}
+    changes: dict[str, Any] = {"architecture": TRAINED if request.param == "trained" else SMALL}
     if request.param == "pi0":
-        changes["discrete_state_input"] = False
+        changes = {"architecture": replace(SMALL, variant="pi0"), "discrete_state_input": False}
     folder = write_random_checkpoint(tmp_path_factory.mktemp("streamed") / "checkpoint", small_policy(**changes))
     return Parent(open_checkpoint(folder)), observed()
 
@@ -68,10 +72,18 @@ def hooked(parent: Parent, observations: list[Any], dtype: torch.dtype) -> tuple
     noise = torch.Generator().manual_seed(WIDEST.seed)
     chunks = []
 
+    architecture = parent.config.architecture
+    horizon, most = architecture.action_horizon, architecture.max_delay
+
     def forward(observation: Any) -> None:
-        architecture = parent.config.architecture
-        start = torch.randn((1, architecture.action_horizon, architecture.action_dim), generator=noise)
-        chunks.append(policy.model.sample_actions(*policy.observe(observation).network, start))
+        *seen, state = policy.observe(observation).network
+        prefix = policy.model.embed_prefix(*seen)
+        start = torch.randn((1, horizon, architecture.action_dim), generator=noise)
+        chunks.append(policy.model.integrate(prefix, state, start))
+        if most:
+            delay = (1, 2, 1)[len(chunks) - 1]
+            step = steering(Tail(chunks[-1], delay, horizon), RealTime("trained"), horizon=horizon, max_delay=most)
+            policy.model.integrate(prefix, state, torch.randn(start.shape, generator=noise), step=step)
 
     names = [group[0].name for group in groups_of(parent) if group[0].executed]
     return collect(policy.model, names, forward, observations, seed=WIDEST.seed), chunks
@@ -100,6 +112,26 @@ def test_inputs_and_actions_are_those_of_the_whole_policy(case: tuple[Parent, li
                 for passage in abreast:
                     stage.run(passage)
     assert all(torch.equal(passage.actions, chunk) for passage, chunk in zip(abreast, chunks, strict=True))
+
+
+@pytest.mark.parametrize("architecture", [SMALL, TRAINED])
+def test_a_policy_that_is_given_actions_is_calibrated_with_clean_ones(tmp_path: Path, architecture: Pi0Config) -> None:
+    parent = Parent(
+        open_checkpoint(write_random_checkpoint(tmp_path / "parent", small_policy(architecture=architecture)))
+    )
+    found = {
+        name: seen for _, part in stream(parent, groups_of(parent), WIDEST, observed()) for name, seen in part.items()
+    }
+    times, actions = found["time_mlp_in"], found["action_in_proj"]
+    clean = sinusoidal_embedding(torch.zeros(1), SMALL.expert.width).float()
+    steps, rows = 3 * 10, SMALL.action_horizon
+    if not architecture.max_delay:
+        assert (times.tokens, actions.tokens) == (steps, steps * rows)
+        assert not (times.sample == clean).all(dim=1).any()
+        return
+    # One time a step for the first chunks, one an action for those that go on from 1, 2 and 1 of theirs.
+    assert (times.tokens, actions.tokens) == (steps + steps * rows, 2 * steps * rows)
+    assert (times.sample == clean).all(dim=1).sum() == 10 * (1 + 2 + 1)
 
 
 def test_neither_padding_nor_a_missing_camera_is_counted(small: Parent) -> None:

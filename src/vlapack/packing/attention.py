@@ -49,7 +49,7 @@ def attention_strengths(
     read: Callable[[str], Tensor] | None = None,
     device: torch.device = CPU,
 ) -> Strengths:
-    """Run one action chunk per observation and return the strengths of the expert's attention.
+    """Run every observation's action chunks and return the strengths of the expert's attention.
 
     Args:
         policy: float or packed.

@@ -1,8 +1,11 @@
-"""One float action chunk, cut into stages of which each needs the weights of one block of the network only.
+"""Float action chunks, cut into stages of which each needs the weights of one block of the network only.
 
 The arithmetic is that of `Pi0.sample_actions` for one observation: the same operations in the same order, so the
 numbers are the same to the last bit, the expert's if as many threads compute them (`methods.threads`). Padded prompt
 slots and missing cameras are left out before the first layer.
+
+A policy that was trained to go on from given actions (`Pi0Config.max_delay`) computes a second chunk, which goes on
+from the first: then its layers also see actions that are clean, beside noisy ones.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from vlapack.pi0.names import EMBEDDING, EXPERT, LLM, PROJECTOR, VISION, linears
 from vlapack.pi0.positions import number_tokens, rotary_table
 from vlapack.pi0.prefix import Prefix, Scaling, suffix_mask
 from vlapack.policy.policy import Policy
+from vlapack.policy.rtc import RealTime, Tail, steering
 
 FEWEST_ROWS = 24
 """Fewer rows than this take as long, because reading the weights does. For the forecast of the time only."""
@@ -38,6 +42,8 @@ class Passage:
         token_masks: [1, L].
         state: [1, action_dim].
         noise: [1, H, action_dim]; where its flow starts.
+        delay: how many of its actions are then given to a second chunk; 0: there is none.
+        noise_again: [1, H, action_dim]; where that one's flow starts.
         x: Its pictures [pictures, 3, S, S], then their hidden state [pictures, patches, vision width], then that of
             the whole prefix [1, T, llm width].
         past: Keys and values of the language model's layers so far.
@@ -50,6 +56,8 @@ class Passage:
     state: Tensor
     noise: Tensor
     x: Tensor
+    delay: int = 0
+    noise_again: Tensor | None = None
     past: list[Past] = field(default_factory=list)
     actions: Tensor | None = None
 
@@ -79,17 +87,23 @@ def passages(
 ) -> list[Passage]:
     """Prepare every observation on a device, each with noise of its own, drawn on the CPU from `seed`.
 
+    Second chunks have the delays from 1 to the longest in turn; the first ones have none.
+
     Raises:
         InputError: an observation that the policy cannot use.
     """
     architecture = policy.config.architecture
     generator = torch.Generator().manual_seed(seed)
+    shape = (1, architecture.action_horizon, architecture.action_dim)
     prepared, scaling = [], Scaling(device)
-    for observation in observations:
+    for number, observation in enumerate(observations):
         images, image_masks, tokens, token_masks, state = policy.observe(observation).network
-        noise = torch.randn((1, architecture.action_horizon, architecture.action_dim), generator=generator)
-        shown = scaling(images[image_masks].to(device))
-        prepared.append(Passage(image_masks, tokens, token_masks, state, noise, x=shown))
+        noise = torch.randn(shape, generator=generator)
+        passage = Passage(image_masks, tokens, token_masks, state, noise, x=scaling(images[image_masks].to(device)))
+        if architecture.max_delay:
+            passage.delay = 1 + number % architecture.max_delay
+            passage.noise_again = torch.randn(shape, generator=generator)
+        prepared.append(passage)
     return prepared
 
 
@@ -113,7 +127,7 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
         return seen(passage) + int(passage.token_masks.sum())
 
     def steps(passage: Passage) -> int:
-        return config.num_steps * max(config.action_horizon, FEWEST_ROWS)
+        return (1 + bool(passage.delay)) * config.num_steps * max(config.action_horizon, FEWEST_ROWS)
 
     def patch(passage: Passage) -> None:
         passage.x = vision.embeddings(passage.x).to(dtype)
@@ -147,6 +161,11 @@ def stages(model: Pi0, dtype: torch.dtype) -> list[Stage]:
         # two would save is little beside the prefix.
         with threads(1):
             passage.actions = model.integrate(past, passage.state, passage.noise)
+            if passage.noise_again is not None:
+                given = Tail(passage.actions, passage.delay, passage.delay)
+                horizon, most = config.action_horizon, config.max_delay
+                step = steering(given, RealTime("trained"), horizon=horizon, max_delay=most, device=device)
+                model.integrate(past, passage.state, passage.noise_again, step=step)
 
     heads = [name for name, _ in model.named_children() if name != "paligemma_with_expert"]
     return [

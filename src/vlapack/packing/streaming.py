@@ -46,7 +46,7 @@ def stream(
     device: torch.device = CPU,
     tick: Tick = lambda done, place: None,
 ) -> Iterator[Block]:
-    """Run one float action chunk per observation, block by block, and yield each block's groups with their inputs.
+    """Run every observation's float action chunks, block by block, and yield each block's groups with their inputs.
 
     Groups that are finished are neither sampled nor yielded, and nothing runs after the last group that is not. A block
     is yielded when its weights have been freed; layers that never run come without inputs.
@@ -55,7 +55,7 @@ def stream(
         parent: the float checkpoint.
         groups: the layers that are quantized, as `select.groups` makes them.
         recipe: its seed draws the noise, and which tokens are kept.
-        observations: in the layout's keys; each is one chunk.
+        observations: in the layout's keys; each is one chunk, or two (`stages`).
         finished: tells the groups that an earlier run has packed.
         dtype: of the arithmetic; None: `compute_dtype(parent, device)`.
         device: where the network runs, and where the inputs are that are yielded.
