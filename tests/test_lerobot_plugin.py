@@ -20,6 +20,7 @@ from fake_gpu import FakeCard, install_gpu
 from torch import nn
 
 from vlapack import Policy, Recipe, make_pack, open_checkpoint
+from vlapack.checkpoints.joining import Joining
 from vlapack.errors import InputError
 
 SOURCE = Path(__file__).parents[1] / "plugins/lerobot_policy_vlapack/src"
@@ -176,6 +177,18 @@ def test_a_chunk_is_continued_as_the_configuration_says(plugin: ModuleType, acti
     torch.testing.assert_close(found["inpaint"][0, :2], last[1:3], rtol=0, atol=1e-4)
     kinds = [found[name] for name in ("default", "weak", "exp", "short", "off", "inpaint")]
     assert all(not torch.equal(one, other) for one, other in itertools.combinations(kinds, 2))
+
+
+def test_without_a_configuration_a_chunk_is_continued_as_the_packs_parent_did_it(acting: Any) -> None:
+    batch, noise = batch_of(acting), torch.randn(2, 1, 4, 32, generator=torch.Generator().manual_seed(0))
+    last = acting.predict_action_chunk(batch, noise=noise[0])[0]
+    told = {"noise": noise[1], "inference_delay": 1, "prev_chunk_left_over": last[1:]}
+    default = acting.predict_action_chunk(batch, **told)
+    acting.pack.config = dataclasses.replace(acting.pack.config, joining=Joining("exp", 0.1, 2))
+    found = acting.predict_action_chunk(batch, **told)
+    acting.config.rtc_config = RTCConfig(True, Schedule.EXP, 0.1, 2)
+    assert torch.equal(found, acting.predict_action_chunk(batch, **told))
+    assert not torch.equal(found, default)
 
 
 def test_a_chunk_that_is_later_than_what_lerobot_hands_back_is_said_once(

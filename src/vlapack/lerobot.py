@@ -55,7 +55,7 @@ def predict_chunk(
     """
     observations = read_batch(policy, batch)
     inputs = Inputs.stack([policy.observe(observation) for observation in observations])
-    how = realtime or RealTime("trained" if policy.max_delay else "lerobot")
+    how = realtime or policy.realtime
     step = steering(tail, how, horizon=policy.noise_shape[0], max_delay=policy.max_delay, device=policy.device)
     return policy.sample(inputs, noise.float().cpu(), step=step)[..., : len(policy.config.features.actions)]
 

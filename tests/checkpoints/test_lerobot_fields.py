@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lerobot_policy import POST, PRE, edit, edit_step, edit_steps, example, folder_of, named, use_small_sizes
@@ -15,8 +16,11 @@ from lerobot_policy import POST, PRE, edit, edit_step, edit_steps, example, fold
 from vlapack.checkpoints import lerobot_fields, open_checkpoint, processor_steps
 from vlapack.checkpoints.lerobot import open_lerobot
 from vlapack.errors import InputError
+from vlapack.packing.make import make_pack
 from vlapack.pi0.savings import Savings
 from vlapack.policy.policy import Policy
+from vlapack.policy.rtc import RealTime
+from vlapack.recipe.presets import preset
 
 NO_TABLE = Savings(time_table=False)
 
@@ -49,6 +53,16 @@ def test_every_field_of_lerobots_classes_has_its_one_place() -> None:
     assert all(fields.harmless.values())
     assert not lerobot_fields.OLD & set.union(*columns)
 
+
+RTC = {
+    "enabled": True,
+    "prefix_attention_schedule": "LINEAR",
+    "max_guidance_weight": 2.5,
+    "execution_horizon": 2,
+    "debug": True,
+    "debug_maxlen": 100,
+}
+"""LeRobot's RTCConfig, with all of its fields."""
 
 WRONG: list[Any] = [7, -1.5, True, "false", [], [28], [{}], {"a": []}]
 """Values of a type that hardly any field has."""
@@ -108,6 +122,13 @@ def test_an_unknown_field_is_refused_wherever_it_stands(tmp_path: Path, kind: st
         ({"n_obs_steps": 2}, "n_obs_steps is 2; the network sees one observation"),
         ({"rtc_training_max_delay": True}, "rtc_training_max_delay is True"),
         ({"rtc_training_max_delay": -1}, "rtc_training_max_delay is -1"),
+        ({"rtc_config": [1]}, r"rtc_config in config.json is \[1\]; it must be an object, or null"),
+        ({"rtc_config": RTC | {"temper": 1}}, "rtc_config in config.json: unknown field 'temper'"),
+        ({"rtc_config": RTC | {"enabled": 1}}, "enabled is 1; it must be true or false"),
+        ({"rtc_config": {"enabled": True}}, "rtc_config in config.json has no 'execution_horizon'"),
+        ({"rtc_config": RTC | {"prefix_attention_schedule": "SLOW"}}, "is 'SLOW'; LeRobot's are LINEAR, EXP, ONES"),
+        ({"rtc_config": RTC | {"max_guidance_weight": "5"}}, "max_guidance_weight is '5'"),
+        ({"rtc_config": RTC | {"execution_horizon": 0}}, "execution_horizon is 0; it must be a whole number above 0"),
         ({"min_period": 1e-3}, "min_period is 0.001"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0; it must be a whole number above 0"),
         ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5"),
@@ -203,6 +224,26 @@ def test_a_configuration_that_is_given_keeps_what_it_leaves_open_to_the_folder(t
     edit(folder / "config.json", num_inference_steps=5)
     with pytest.raises(InputError, match=r"num_steps 10, but num_inference_steps in config\.json proves 5"):
         open_checkpoint(folder, config=config)
+
+
+def test_how_lerobot_joins_chunks_is_how_the_policy_and_its_pack_do(tmp_path: Path) -> None:
+    folder = folder_of("pi05", tmp_path)
+    edit(folder / "config.json", rtc_config=RTC)
+    make_pack(open_checkpoint(folder), preset("dit-fast"), tmp_path / "pack", None)
+    for kind in (folder, tmp_path / "pack"):
+        policy = Policy.from_pretrained(kind)
+        about: dict[str, Any] = {"noise": torch.ones(policy.noise_shape), "previous": np.full((3, 7), 0.1)}
+
+        def chunk(**said: Any) -> Any:
+            return policy.infer(example(policy), **about, **said)["actions"]  # noqa: B023 - called at once
+
+        explicit = RealTime("lerobot", "linear", 2.5)
+        np.testing.assert_array_equal(chunk(), chunk(execution_horizon=2, realtime=explicit))
+        assert not np.array_equal(chunk(), chunk(execution_horizon=2, realtime=RealTime()))
+        # What will have been executed is bound even where LeRobot's horizon ends before.
+        np.testing.assert_array_equal(chunk(delay=3), chunk(delay=3, execution_horizon=3, realtime=explicit))
+    edit(folder / "config.json", rtc_config=RTC | {"enabled": False})
+    assert open_checkpoint(folder).config.joining is None
 
 
 @pytest.mark.parametrize(

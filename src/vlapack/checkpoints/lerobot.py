@@ -16,7 +16,7 @@ from vlapack.checkpoints import assets
 from vlapack.checkpoints.assets import SHARD_INDEX_FILE, WEIGHTS_FILE
 from vlapack.checkpoints.configs import policy_config
 from vlapack.checkpoints.folder import FloatCheckpoint
-from vlapack.checkpoints.lerobot_fields import FIELDS, count_of, field_of, max_delay, require_new
+from vlapack.checkpoints.lerobot_fields import FIELDS, count_of, field_of, joining, max_delay, require_new
 from vlapack.checkpoints.lerobot_robot import delta_mask, is_libero, prompt_state_dim, read_features, renaming
 from vlapack.checkpoints.normalization import Normalization
 from vlapack.checkpoints.peft import Merged, base_of
@@ -97,6 +97,7 @@ def _with_folders(
         architecture=replace(config.architecture, max_delay=max_delay(path, document)),
         replan=_replan(path, document) if config.replan is None else config.replan,
         rename_map=config.rename_map or {old: new for old, new in saved.items() if new in known},
+        joining=joining(path, document) if config.joining is None else config.joining,
     )
 
 
@@ -152,6 +153,7 @@ def read_config(
         prompt_state_dim=prompt_state_dim(path, document, robot, architecture),
         replan=_replan(path, document),
         rename_map={} if processors is None else renaming(path, document, processors, robot),
+        joining=joining(path, document),
     )
 
 

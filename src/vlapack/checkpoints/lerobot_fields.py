@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from vlapack.checkpoints.joining import Joining, Schedule
 from vlapack.checkpoints.verdicts import FLAG, NAMES, Fields, off, only
 from vlapack.errors import InputError
 
@@ -35,10 +36,10 @@ FIELDS = Fields(
         "relative_exclude_joints",
         "action_feature_names",
         "use_peft",
+        "rtc_config",
         "rtc_training_max_delay",
     },
     harmless={
-        "rtc_config": "how LeRobot joins chunks; ours is chosen with each (`Policy.infer`)",
         "normalization_mapping": "what the processors are made from; the saved ones say it, and are read",
         "empty_cameras": "cameras that no robot has: LeRobot masks them, and so does leaving them out",
         "dtype": "of LeRobot's arithmetic; ours is chosen when the policy is loaded",
@@ -92,6 +93,14 @@ FIELDS = Fields(
 
 FEATURE = Fields(writers=WRITERS, honored={"type", "shape"})
 """Of one entry of `input_features` and `output_features`."""
+
+RTC = Fields(
+    writers=WRITERS,
+    honored={"enabled", "prefix_attention_schedule", "max_guidance_weight", "execution_horizon"},
+    harmless=dict.fromkeys(("debug", "debug_maxlen"), "what LeRobot keeps of its steps, to look at"),
+    typed={"enabled": FLAG},
+)
+"""Of `rtc_config`: LeRobot's RTCConfig."""
 
 OLD = {
     "resize_imgs_with_padding",
@@ -153,6 +162,32 @@ def max_delay(path: Path, document: Mapping[str, Any]) -> int:
             f"{path}: rtc_training_max_delay is {value!r}; for a {kind} with chunk_size {horizon} it is 0 to {most}"
         )
     return value
+
+
+def joining(path: Path, document: Mapping[str, Any]) -> Joining | None:
+    """Return how LeRobot joins the policy's chunks; None where the folder does not say it, or that it does not.
+
+    Raises:
+        InputError: no configuration of LeRobot's for it, or a value that we cannot act by.
+    """
+    said, place = document.get("rtc_config"), f"{path}: rtc_config in config.json"
+    if said is None:
+        return None
+    if not isinstance(said, Mapping):
+        raise InputError(f"{place} is {said!r:.100}; it must be an object, or null")
+    RTC.require(place, said)
+    if not said.get("enabled"):
+        return None
+    if missing := sorted(set(RTC.honored) - set(said)):
+        raise InputError(f"{place} has no {missing[0]!r}, which LeRobot states; copy it again")
+    schedule = said["prefix_attention_schedule"]
+    names = {name.upper(): name for name in get_args(Schedule)}
+    if not isinstance(schedule, str) or schedule not in names:
+        raise InputError(f"{place}: prefix_attention_schedule is {schedule!r:.100}; LeRobot's are {', '.join(names)}")
+    try:
+        return Joining(names[schedule], said["max_guidance_weight"], said["execution_horizon"])
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
 
 
 def count_of(path: Path, document: Mapping[str, Any], name: str) -> int:

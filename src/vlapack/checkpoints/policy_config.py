@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any, Literal, get_args
 
 from vlapack.checkpoints.features import FEATURES, Features, LayoutName
+from vlapack.checkpoints.joining import Joining
 from vlapack.errors import InputError
 from vlapack.pi0.config import MOST, Pi0Config
 
@@ -39,6 +40,7 @@ class PolicyConfig:
         replan: how many actions of a chunk are carried out before the next is asked for (LeRobot's `n_action_steps`);
             None: the policy does not say.
         rename_map: keys of the robot's observations → the features' names, as LeRobot's first processor renames them.
+        joining: how a chunk goes on from the last one (LeRobot's `rtc_config`); None: the policy does not say.
     """
 
     name: str
@@ -54,6 +56,7 @@ class PolicyConfig:
     prompt_state_dim: int | None = None
     replan: int | None = None
     rename_map: dict[str, str] = field(default_factory=dict, hash=False)
+    joining: Joining | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no runtime of ours could mean."""
@@ -93,11 +96,13 @@ class PolicyConfig:
         return self.policy_metadata | ({} if self.replan is None else {"n_action_steps": self.replan})
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready dictionary; `from_dict` reads it back. The last four fields are left out where they are unset."""
+        """JSON-ready dictionary; `from_dict` reads it back. The last five fields are left out where they are unset."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain |= {"architecture": self.architecture.to_dict(), "delta_mask": list(self.delta_mask)}
         plain |= {"robot": self.robot and self.robot.to_dict(), "rename_map": dict(self.rename_map) or None}
-        unset = {name for name in ("robot", "prompt_state_dim", "replan", "rename_map") if plain[name] is None}
+        plain |= {"joining": self.joining and self.joining.to_dict()}
+        late = ("robot", "prompt_state_dim", "replan", "rename_map", "joining")
+        unset = {name for name in late if plain[name] is None}
         return {name: value for name, value in plain.items() if name not in unset}
 
     @classmethod
@@ -123,8 +128,16 @@ class PolicyConfig:
                 "policy_metadata": dict(document.get("policy_metadata") or {}),
                 "robot": None if document.get("robot") is None else Features.from_dict(document["robot"]),
                 "rename_map": document.get("rename_map") or {},
+                "joining": _joining(document.get("joining")),
             }
         )
+
+
+def _joining(document: Any) -> Joining | None:
+    try:
+        return None if document is None else Joining.from_dict(document)
+    except InputError as error:
+        raise InputError(f"policy configuration: joining: {error}") from error
 
 
 def _check_types(document: Mapping[str, Any]) -> None:

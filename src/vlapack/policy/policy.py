@@ -31,7 +31,7 @@ from vlapack.policy.adapter import Adapter
 from vlapack.policy.inputs import Inputs
 from vlapack.policy.loading import load_network
 from vlapack.policy.noise import Noise, NoiseGenerator, start_noise
-from vlapack.policy.rtc import RealTime, Tail, steering
+from vlapack.policy.rtc import RealTime, Tail, default_realtime, steering
 from vlapack.policy.summary import held_bytes, mapped_bytes, summary
 from vlapack.policy.tails import Actions, PerRow, make_tail, per_row
 
@@ -213,6 +213,11 @@ class Policy:
         """The longest delay that the policy was trained to go on from (guidance `trained`); 0 if it was not."""
         return self.config.architecture.max_delay
 
+    @property
+    def realtime(self) -> RealTime:
+        """How a chunk goes on from the last one, where `infer` is not told."""
+        return default_realtime(self.config)
+
     def reset(self, seed: int = 0) -> None:
         """Start an episode: the policy draws its noise from `seed` again.
 
@@ -262,9 +267,9 @@ class Policy:
             previous: [n, robot dimensions], as `infer` returned them: the actions of the last chunk that were not yet
                 executed when the observation was taken, the next one first, n ≤ horizon; None for the first chunk
             delay: how many of `previous` will have been executed before this chunk arrives
-            execution_horizon: `previous` shapes the rows before this one; between `delay` and the horizon. None: all
-                of `previous` does, as in the paper; LeRobot takes 10
-            realtime: how; None: `trained` for a policy that was trained for it, `RealTime()` for others
+            execution_horizon: `previous` shapes the rows before this one; between `delay` and the horizon. None: as the
+                policy's folder says (LeRobot's `rtc_config`), else all of `previous` does, as in the paper
+            realtime: how; None: as `Policy.realtime` says
 
         Returns:
             `actions`, float64 [horizon, robot dimensions] in the robot's units, and `policy_timing`, whose `infer_ms`
@@ -373,9 +378,12 @@ class Policy:
             float64 [B, horizon, robot dimensions].
         """
         architecture = self.config.architecture
-        how = realtime or RealTime("trained" if architecture.max_delay else "lerobot")
         step = steering(
-            tails, how, horizon=architecture.action_horizon, max_delay=architecture.max_delay, device=self.device
+            tails,
+            realtime or self.realtime,
+            horizon=architecture.action_horizon,
+            max_delay=architecture.max_delay,
+            device=self.device,
         )
         return self.robot_actions(self.sample(inputs, noise, step=step).numpy(), inputs.robot_state)
 

@@ -25,14 +25,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from vlapack.checkpoints.joining import Schedule
+from vlapack.checkpoints.policy_config import PolicyConfig
 from vlapack.errors import InputError
 from vlapack.pi0.flow import Denoise, Step
 
 Guidance = Literal["lerobot", "vjp", "inpaint", "trained"]
 """How a flow is steered; see `RealTime`."""
-
-Schedule = Literal["linear", "exp", "ones", "zeros"]
-"""How the pull fades from the delay to the execution horizon: LeRobot's `RTCAttentionSchedule`."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,14 @@ class RealTime:
         weight = self.max_guidance_weight
         if not isinstance(weight, int | float) or not 0 < weight < math.inf:
             raise InputError(f"max_guidance_weight is {weight!r:.100}; it must be a number, positive and finite")
+
+
+def default_realtime(config: PolicyConfig) -> RealTime:
+    """Return how a policy's chunks are joined where nobody says it: as it was trained, and as its folder says."""
+    guidance: Guidance = "trained" if config.architecture.max_delay else "lerobot"
+    if (said := config.joining) is None:
+        return RealTime(guidance)
+    return RealTime(guidance, said.schedule, said.max_guidance_weight)
 
 
 @dataclass(frozen=True, eq=False)

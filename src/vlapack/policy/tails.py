@@ -58,6 +58,8 @@ def make_tail(  # noqa: PLR0917 - the policy's three parts, and three arguments 
     check_times(delay, end, left=left, horizon=horizon)
     if actions is None:
         return None
+    if execution_horizon is None and config.joining is not None:
+        end = config.joining.end(delay, left)
     chunk = adapter.chunks(actions[None], robot_state, config)
     guided, dims = adapter.varying(config), actions.shape[1]
     chunk[..., :dims][..., ~guided[:dims]] = adapter.still

@@ -20,8 +20,9 @@ from typing import Any, get_args
 
 import numpy as np
 
+from vlapack.checkpoints.joining import Schedule
 from vlapack.errors import InputError
-from vlapack.policy.rtc import Guidance, RealTime, Schedule, Tail
+from vlapack.policy.rtc import Guidance, RealTime, Tail
 
 REALTIME = "realtime"
 """The key of a request, and the one of the metadata by which a server says that it takes it."""

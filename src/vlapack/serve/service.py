@@ -50,7 +50,8 @@ class Served(Acts, Protocol):
     def observe(self, observation: Mapping[str, Any]) -> Inputs:
         """Prepare one observation; InputError for one that cannot be used.
 
-        A policy that also has `tail` and `max_delay`, as `Policy`, continues chunks: its clients may send `realtime`.
+        A policy that also has `tail`, `max_delay` and `realtime`, as `Policy`, continues chunks: its clients may send
+        `realtime`.
         """
         ...
 
@@ -90,6 +91,7 @@ class Service:
         self._metrics = metrics
         self._tail: Callable[..., Tail | None] | None = getattr(policy, "tail", None)
         self._max_delay: int = getattr(policy, "max_delay", 0)
+        self._how: RealTime = getattr(policy, "realtime", RealTime())
         # Connection → the actions of its last answer, which its next request may continue.
         self._last: dict[int, np.ndarray] = {}
         self._under_way = 0
@@ -194,9 +196,8 @@ class Service:
         def join(inputs: Inputs) -> Joined | None:
             with refused_by_name():
                 tail = make(inputs, asked.previous, asked.delay, asked.execution_horizon)
-                how = asked.how or RealTime("trained" if self._max_delay else "lerobot")
                 # Refused here, and not in the middle of a batch with others.
-                steering(tail, how, horizon=self.noise_shape[0], max_delay=self._max_delay)
+                steering(tail, asked.how or self._how, horizon=self.noise_shape[0], max_delay=self._max_delay)
             return None if tail is None else Joined(tail, asked.how)
 
         return join

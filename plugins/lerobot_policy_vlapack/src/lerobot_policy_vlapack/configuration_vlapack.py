@@ -21,7 +21,7 @@ class VlapackConfig(PreTrainedConfig):
     seed: int = 0
     """Of the noise; every rollout begins with it."""
     rtc_config: RTCConfig | None = None
-    """LeRobot's; its rollout sets it."""
+    """LeRobot's; its rollout sets it. None: as the pack's parent had it, else LeRobot's default."""
     rtc_guidance: str | None = None
     """How a chunk continues the previous one: `lerobot`, as LeRobot does it, `vjp`, `inpaint` or `trained`
     (docs/realtime.md). None: `trained` for a policy that was trained for it, `lerobot` for others."""
@@ -39,6 +39,7 @@ class VlapackConfig(PreTrainedConfig):
     prompt_state_dim: int | None = None
     replan: int | None = None
     rename_map: dict[str, str] = field(default_factory=dict)
+    joining: dict[str, Any] | None = None
     format_version: int = 1
     vlapack: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)

@@ -111,7 +111,7 @@ class VlapackPolicy(PreTrainedPolicy):
             raise InputError(f"{', '.join(unknown)}: a pack takes no such argument")
         if noise is None:
             noise = torch.randn((len(batch["observation.state"]), *self.pack.noise_shape), generator=self._draw)
-        rtc = self.config.rtc_config or RTCConfig()
+        rtc = self.config.rtc_config or self._rtc_of_parent()
         guidance = self.config.rtc_guidance or ("trained" if self.pack.max_delay else "lerobot")
         how = RealTime(guidance, rtc.prefix_attention_schedule.lower(), rtc.max_guidance_weight)
         tail = None
@@ -122,6 +122,13 @@ class VlapackPolicy(PreTrainedPolicy):
             tail = left_over(self.pack, prev_chunk_left_over, known, horizon)
             self._say_late(delay, 0 if tail is None else tail.delay)
         return predict_chunk(self.pack, batch, noise, tail=tail, realtime=how).to(self.config.device)
+
+    def _rtc_of_parent(self) -> RTCConfig:
+        joining = self.pack.config.joining
+        if joining is None:
+            return RTCConfig()
+        given = joining.to_dict()
+        return RTCConfig(enabled=True, prefix_attention_schedule=given.pop("schedule").upper(), **given)
 
     def _say_late(self, delay: int, bound: int) -> None:
         if delay > bound and not self._said_late:
