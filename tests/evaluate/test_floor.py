@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import Drunkard, contender, plan, records
 
 from vlapack.checkpoints import SHIPPED
 from vlapack.errors import InputError
+from vlapack.evaluate.clock import PlanClock
 from vlapack.evaluate.contender import contender as open_contender
 from vlapack.evaluate.floor import FILE, committed_floor, noise_floor, parents
 from vlapack.evaluate.summary import summarize
@@ -75,6 +77,25 @@ def test_people_are_told_which_floor_and_where_it_is_from() -> None:
     ours, theirs = records(PLAN, "policy", [True] * 5), records(PLAN, "baseline", [True] * 5)
     compared = summarize(PLAN, ours, theirs, names=("pack", "float"))
     assert floor_sentence(compared) == "noise floor: not known; `noise_floor` plays it"
+
+
+@pytest.mark.parametrize(
+    ("moving", "where"),
+    [
+        ({"clock": PlanClock("wait", 2)}, "time goes on while a policy thinks"),
+        ({"drift": 0.1}, "the target moves"),
+        ({"clock": PlanClock("wait", 2), "drift": 0.1}, "time goes on while a policy thinks and the target moves"),
+    ],
+)
+def test_a_floor_that_is_not_shown_because_it_was_measured_at_rest_is_said(moving: Any, where: str) -> None:
+    there = plan([contender("baseline", Drunkard())], tasks=1, trials=5, **moving)
+    ours, theirs = records(there, "policy", [True] * 5), records(there, "baseline", [True] * 5)
+    assert floor_sentence(summarize(there, ours, theirs, names=("pack", "float"))) == (
+        f"noise floor: not known where {where}; the floors that come with policies were measured with time and target "
+        "at rest; `noise_floor` plays it"
+    )
+    own = summarize(there, ours, theirs, names=("pack", "float"), floor=floor())
+    assert str(floor_sentence(own)).startswith("noise floor (another noise seed; this run)")
 
 
 @pytest.mark.parametrize(

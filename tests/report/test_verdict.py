@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,13 @@ def test_several_noises_on_one_start_are_counted_by_starts(tmp_path: Path) -> No
     bound = Run.read(folder).comparisons[0].summary["paired"]["drop_upper95"]
     wanted = f"Counted by starts, the drop is at most {100 * bound:.1f} points"
     assert any(wanted in line for line in answered(folder).details)
+
+
+def test_a_noise_floor_that_does_not_fit_a_moving_target_is_said_to_be_left_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    assert not any("noise floor" in line for line in answered(folder).details)
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"drift": 0.1}))
+    assert any(
+        line.startswith("The noise floor is not known where the target moves;") for line in answered(folder).details
+    )

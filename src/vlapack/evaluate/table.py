@@ -9,7 +9,7 @@ from rich.table import Table
 
 from vlapack.console import emit_table
 from vlapack.evaluate.floor import THIS_RUN
-from vlapack.evaluate.timing import timing_sentence
+from vlapack.evaluate.timing import left_out_floor, timing_sentence
 from vlapack.libero.drift import described
 
 VERDICTS = {
@@ -119,7 +119,8 @@ def floor_sentence(summary: Mapping[str, Any]) -> str | None:
     None: there is no drop that it would stand beside.
     """
     if (floor := summary["noise_floor"]) is None:
-        return None if summary["paired"] is None else "noise floor: not known; `noise_floor` plays it"
+        known = left_out_floor(summary) or "not known"
+        return None if summary["paired"] is None else f"noise floor: {known}; `noise_floor` plays it"
     low, high = floor["drop_ci95"]
     return (
         f"noise floor ({floor['kind']}; {floor['source']}): the float policy disagrees with itself in "

@@ -1,4 +1,4 @@
-"""What latency did to the episodes of a run, in a few numbers and in a sentence."""
+"""What latency did to the episodes of a run, in a few numbers and in a sentence; and which noise floor is left out."""
 
 from __future__ import annotations
 
@@ -41,6 +41,15 @@ def timing_sentence(summary: Mapping[str, Any]) -> str | None:
     sides = {name: found[name] for name in ("policy", "baseline") if found[name] is not None}
     each = "; ".join(f"{name} {_said(side)}" for name, side in sides.items())
     return f"clock: {found['said']}" + (f". {each}" if each else "")
+
+
+def left_out_floor(summary: Mapping[str, Any]) -> str | None:
+    """Say why a floor that comes with the policy is not shown beside a drop; None where it would be, or one is."""
+    moving = {"clock": "time goes on while a policy thinks", "drift": "the target moves"}
+    if summary["noise_floor"] is not None or summary["paired"] is None or not moving.keys() & summary.keys():
+        return None
+    here = " and ".join(text for key, text in moving.items() if key in summary)
+    return f"not known where {here}; the floors that come with policies were measured with time and target at rest"
 
 
 def _side(clock: PlanClock, records: Sequence[Record]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlapack.evaluate.summary import MARGIN
-from vlapack.evaluate.timing import timing_sentence
+from vlapack.evaluate.timing import left_out_floor, timing_sentence
 from vlapack.libero.drift import described
 from vlapack.report.runs import Comparison
 
@@ -131,6 +131,8 @@ def _numbers(comparison: Comparison) -> list[str]:
             f"For scale: the float policy against itself ({floor['kind']}; {floor['source']}) ends differently in "
             f"{floor['discordant']} of {floor['episodes']} episodes."
         )
+    elif (left_out := left_out_floor(summary)) is not None:
+        lines.append(f"The noise floor is {left_out}.")
     return lines
 
 
