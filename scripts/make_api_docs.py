@@ -94,21 +94,26 @@ def page() -> str:
     for module, names in PUBLIC.items():
         parts.append(f"## {module}\n")
         for name, home in names.items():
-            parts += _definition(_find(home, name), name)
+            parts += _definition(_find(home, name), name, home)
     return "\n".join(parts)
 
 
 def _find(home: str, name: str) -> ast.FunctionDef | ast.ClassDef:
     """Return the definition of a name in its module."""
-    path = ROOT / "src" / Path(*home.split("."))
-    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+    for node in _parsed(home).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
             return node
-    sys.exit(f"{source} does not define {name}")
+    sys.exit(f"{home} does not define {name}")
 
 
-def _definition(node: ast.FunctionDef | ast.ClassDef, name: str) -> Iterator[str]:
+def _parsed(home: str) -> ast.Module:
+    """Return a module's source, parsed."""
+    path = ROOT / "src" / Path(*home.split("."))
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(source.read_text(encoding="utf-8"))
+
+
+def _definition(node: ast.FunctionDef | ast.ClassDef, name: str, home: str) -> Iterator[str]:
     """Describe a function, or a class with its fields and public methods."""
     if isinstance(node, ast.FunctionDef):
         yield from _function(node, name, "###")
@@ -120,9 +125,20 @@ def _definition(node: ast.FunctionDef | ast.ClassDef, name: str) -> Iterator[str
         yield "| field | type | default | |\n|---|---|---|---|"
         yield from fields
         yield ""
-    for method in node.body:
+    for method in (*_inherited(node, home), *node.body):
         if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
             yield from _function(method, f"{name}.{method.name}", "####")
+
+
+def _inherited(node: ast.ClassDef, home: str) -> Iterator[ast.stmt]:
+    """Yield what a class has from bases of ours, which its module imports by their names."""
+    bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+    for line in _parsed(home).body:
+        if isinstance(line, ast.ImportFrom) and str(line.module).startswith("vlapack."):
+            for base in bases & {alias.name for alias in line.names}:
+                found = _find(str(line.module), base)
+                if isinstance(found, ast.ClassDef):
+                    yield from (*_inherited(found, str(line.module)), *found.body)
 
 
 def _fields(node: ast.ClassDef) -> Iterator[str]:
@@ -174,7 +190,8 @@ def _prose(doc: Docstring) -> Iterator[str]:
 def _signature(node: ast.FunctionDef, name: str, *, bound: bool) -> str:
     """Return the call with types and defaults, on one line or one parameter a line."""
     words = list(_parameters(node.args, bound=bound))
-    result = f" -> {_annotation(node.returns)}"
+    returned = _annotation(node.returns)
+    result = f" -> {name.partition('.')[0] if returned == 'Self' else returned}"
     line = f"{name}({', '.join(words)}){result}"
     if len(line) <= WIDTH:
         return line

@@ -79,3 +79,10 @@ def test_signatures_keep_types_defaults_and_the_keyword_marker(tmp_path: Path, m
     text = api.page()
     assert "C.make(a: str | int, b: int = 2, *, c: float = 0.5, **rest: int) -> C" in text
     assert "- `c`: third, on two lines\n" in text
+
+
+def test_a_class_has_what_its_base_defines() -> None:
+    lines = set(api.page().splitlines())
+    public = {name for name in vars(vlapack.Policy) | vars(vlapack.Policy.__base__) if not name.startswith("_")}
+    assert {f"#### `Policy.{name}`" for name in public} <= lines
+    assert ") -> Policy" in lines
