@@ -1,15 +1,22 @@
 """A packed layer written out in float64: dense matrices for its transform, its weight and its row rotation.
 
-What torch's autograd makes of it is what a packed layer's derivative is compared with.
+What torch's autograd makes of it is what a packed layer's derivative is compared with; and a whole network of them.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlapack.linear import PackedLinear
 from vlapack.ops.int4 import unpack_int4
+from vlapack.pi0.flow import Pi0
+from vlapack.pi0.prefix import Prefix
 
 
 class Dequantized:
@@ -56,6 +63,38 @@ class Dequantized:
     def linear(self) -> Tensor:
         """The one matrix [N, K] that the layer is where nothing is rounded or clipped."""
         return (self.transform @ self.weight.T @ self.back).T
+
+
+class Anchored(nn.Module):
+    """The dequantized layer, moved to where the packed one was: what takes its output there is a constant."""
+
+    def __init__(self, layer: PackedLinear, output: Tensor) -> None:
+        super().__init__()
+        exact = Dequantized(layer)
+        self.weight, self.output = exact.linear(), output.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.weight.T
+        return y + (self.output - y).detach()
+
+
+def in_float64(model: Pi0, outputs: Mapping[str, Tensor]) -> Pi0:
+    """A copy of a network at the same point as a packed run whose layers had these outputs.
+
+    The network's `.float()` is to be `.double()` while it runs.
+    """
+    twin = copy.deepcopy(model)
+    for name, output in outputs.items():
+        layer: Any = model.get_submodule(name)
+        twin.set_submodule(name, Anchored(layer, output))
+    return twin.double()
+
+
+def doubled(prefix: Prefix) -> Prefix:
+    """The same prefix for it."""
+    layers = [past._replace(keys=past.keys.double(), values=past.values.double()) for past in prefix.layers]
+    cos, sin = prefix.rope
+    return replace(prefix, layers=layers, rope=(cos.double(), sin.double()))
 
 
 def _blocks(blocks: Tensor | None, channels: int) -> Tensor:

@@ -1,21 +1,15 @@
-"""The derivative of a packed policy's velocity by its actions, against a float64 copy with the packed run's roundings.
-
-The copy's layers are dequantized matrices. Each adds, as a constant, what takes its output to the packed layer's, so
-both runs are at the same point of the network.
-"""
+"""The derivative of a packed policy's velocity by its actions, against a float64 copy at the packed run's point."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from dequantized import Dequantized
+from dequantized import doubled, in_float64
 from small import SMALL, small_policy
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlapack.bench.synthetic import synthetic_policy
 from vlapack.linear import PackedLinear
@@ -74,33 +68,6 @@ def derivative(model: Pi0, prefix: Prefix, point: Sequence[Tensor], way: Tensor)
     velocity = model.denoise_step(prefix, state, x_t, t)
     (found,) = torch.autograd.grad(velocity, x_t, way.to(velocity.dtype))
     return velocity.detach(), found
-
-
-class Anchored(nn.Module):
-    """The dequantized layer, moved to where the packed one was."""
-
-    def __init__(self, layer: PackedLinear, output: Tensor) -> None:
-        super().__init__()
-        exact = Dequantized(layer)
-        self.weight, self.output = exact.linear(), output.double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x @ self.weight.T
-        return y + (self.output - y).detach()
-
-
-def in_float64(model: Pi0, outputs: dict[str, Tensor]) -> Pi0:
-    twin = copy.deepcopy(model)
-    for name, output in outputs.items():
-        layer: Any = model.get_submodule(name)
-        twin.set_submodule(name, Anchored(layer, output))
-    return twin.double()
-
-
-def doubled(prefix: Prefix) -> Prefix:
-    layers = [past._replace(keys=past.keys.double(), values=past.values.double()) for past in prefix.layers]
-    cos, sin = prefix.rope
-    return replace(prefix, layers=layers, rope=(cos.double(), sin.double()))
 
 
 @pytest.mark.parametrize("variant", ["pi05", "pi0"])
