@@ -159,6 +159,7 @@ def course(env: LiberoEnv, *, standing: bool = False) -> np.ndarray:
     return np.array(states)
 
 
+@pytest.mark.slow
 @pytest.mark.simulator
 def test_the_same_episode_has_the_same_course_to_the_last_bit_in_any_simulator(moving: LiberoEnv) -> None:
     first = course(moving)

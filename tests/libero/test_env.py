@@ -40,6 +40,7 @@ def assert_fast_equals_slow(suite: str, task: int) -> None:
         slow.close()
 
 
+@pytest.mark.slow
 def test_fast_episode_equals_slow_episode():
     assert_fast_equals_slow("libero_spatial", 7)
 

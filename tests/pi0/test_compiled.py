@@ -55,7 +55,7 @@ def test_three_graphs_serve_every_prompt(golden: Golden, monkeypatch: pytest.Mon
         assert len(compiled) == 3, words
 
 
-@pytest.mark.parametrize("name", ["full", "everything"])
+@pytest.mark.parametrize("name", ["full", pytest.param("everything", marks=pytest.mark.slow)])
 def test_a_pack_compiles_as_its_parent_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = graphs(monkeypatch)
     policy = synthetic_policy(small_policy(), preset(name), compile=True)
