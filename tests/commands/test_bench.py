@@ -30,12 +30,50 @@ def test_the_document_has_what_was_promised(capsys: pytest.CaptureFixture[str]) 
         assert one["parts"].keys() == {"vision", "prefix", "denoise"}
         assert sum(one["parts"].values()) < one["ms_per_chunk"]["median"]
         assert 0 < one["weight_bytes"] == sum(one["bytes_by_part"].values()) < one["rss_bytes"] <= one["peak_rss_bytes"]
+        assert one["guided"] is None
     assert (found["policy"]["name"], found["baseline"]["name"], found["threads"]) == ("full", "float", 1)
     milliseconds = [found[name]["ms_per_chunk"]["median"] for name in ("policy", "baseline")]
     assert found["ratio"] == pytest.approx(milliseconds[1] / milliseconds[0])
     floor = found["floor"]
     assert floor["seconds"] == pytest.approx(floor["ops"] / floor["peak_ops_per_s"])
     assert floor["times_floor"] == pytest.approx(milliseconds[0] / 1e3 / floor["seconds"])
+
+
+def test_guided_chunks_are_timed_beside_the_plain_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--arch", "tiny_libero", "--policy", "full", "--repeats", "1", "--threads", "1", "--rtc", "vjp")
+    code, out, err = bench(capsys, *flags, "--json")
+    policy = json.loads(out)["policy"]
+    guided = policy["guided"]
+    assert code == 0
+    assert guided.keys() == {"guidance", "ms_per_chunk", "parts", "how", "ratio", "step_ratio"}
+    assert (guided["guidance"], guided["ms_per_chunk"].keys()) == ("vjp", {"median", "min", "max"})
+    assert guided["parts"].keys() == {"vision", "prefix", "denoise", "flow"}
+    assert guided["ratio"] == pytest.approx(guided["ms_per_chunk"]["median"] / policy["ms_per_chunk"]["median"])
+    assert guided["step_ratio"] == pytest.approx(guided["parts"]["flow"] / policy["parts"]["flow"])
+    assert ("compiled" in guided["how"], "compiled" in policy["how"]) == (False, False)
+    assert "guided" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--arch", "tiny_libero", "--rtc", "trained"),
+            "float ended (2): guidance is 'trained'; this policy was not trained to go on from given actions: use "
+            "another",
+        ),
+        (
+            ("--policy", "openpi", "--rtc", "lerobot"),
+            "openpi ended (2): openpi: no such folder; a checkpoint is a folder with model.safetensors",
+        ),
+    ],
+)
+def test_what_cannot_be_guided_is_refused_by_name_in_one_line(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str
+) -> None:
+    code, out, err = bench(capsys, *flags, "--threads", "1", "--repeats", "1")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[1:] == [f"error: the process that runs {message}"]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +83,8 @@ def test_the_document_has_what_was_promised(capsys: pytest.CaptureFixture[str]) 
         (("--arch", "pi05_libero", "--repeats", "0"), "--repeats 0"),
         (("--policy", "tiny-libero", "--baseline", "tiny-libero"), "that is the policy itself"),
         (("--policy", "tiny-libero", "--without", "cameras"), "no saving 'cameras'"),
+        (("--policy", "ws://robot:8000", "--rtc", "vjp"), "ws://robot:8000: the address of a server"),
+        (("--policy", "tiny-libero", "--baseline", "ws://robot:8000"), "ws://robot:8000: the address of a server"),
         (("--arch", "pi05_libro"), "no configuration 'pi05_libro' (did you mean pi05_libero"),
     ],
 )

@@ -6,26 +6,56 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from vlapack.checkpoints.tensorfile import is_mapped
+from vlapack.errors import InputError
 from vlapack.linear import PackedLinear
 from vlapack.machine.gpu import synchronize
 from vlapack.machine.memory import process_memory
 from vlapack.pi0.flow import Pi0
-from vlapack.pi0.graphs import Runner
+from vlapack.pi0.graphs import DIFFERENTIATED, Runner
 from vlapack.pi0.prefix import look
 from vlapack.plan.selected import part_of
+from vlapack.policy.acting import EAGER
 from vlapack.policy.policy import Policy
-from vlapack.policy.rtc import Guidance, RealTime
+from vlapack.policy.rtc import Guidance, RealTime, steering
 
 PHASES = {"see": "vision", "understand": "prefix", "velocity": "denoise"}
 """The network's methods, and what the time that they take is called."""
 FLOW = {"follow": "flow"}
 """All denoise steps with what steers them; a captured graph has them as `denoise`."""
+FUSED = "fused"
+"""How an eager policy ran whose network has a fused form."""
+
+
+@dataclass
+class Spent:
+    """What was seen of a chunk while it ran."""
+
+    parts: Counter[str] = field(default_factory=Counter)
+    """Milliseconds of each part."""
+    differentiated: bool = False
+    """Whether a denoise step was; with graphs, the policy itself says so."""
+
+
+def require_joined(policy: Policy, guidance: Guidance) -> None:
+    """Refuse a guidance that the policy's chunks cannot be joined by.
+
+    Raises:
+        InputError: chunks of one action, or a policy that was not trained for `trained`.
+    """
+    horizon, _ = policy.noise_shape
+    if horizon < 2:
+        raise InputError(
+            f"action_horizon is {horizon}; a chunk is joined to what is left of the one before, so it must be at least "
+            "2: time this policy without guidance"
+        )
+    steering(None, RealTime(guidance), horizon=horizon, max_delay=policy.max_delay)
 
 
 def footprint(policy: Policy, observation: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +100,7 @@ def chunk(policy: Policy, observation: Mapping[str, Any], guidance: Guidance | N
     actions, found = _run(policy, observation, phases)
     if guidance is not None:
         joined = {"previous": actions[len(actions) // 2 :], "delay": 1, "realtime": RealTime(guidance=guidance)}
-        found["guided"] = _run(policy, observation, phases, **joined)[1]
+        found["guided"] = {"guidance": guidance, **_run(policy, observation, phases, **joined)[1]}
     return {**found, **process_memory()}
 
 
@@ -82,13 +112,20 @@ def _run(
         start = time.perf_counter()
         actions = policy.infer(observation, **joined)["actions"]
         total = (time.perf_counter() - start) * 1e3
-    return actions, {"ms": total, "parts": dict(spent), "how": policy.how}
+    return actions, {"ms": total, "parts": dict(spent.parts), "how": _how(policy, spent)}
+
+
+def _how(policy: Policy, spent: Spent) -> str:
+    """Say how the last chunk ran: as `Policy.how` does, and where that is eager, whether the fused form did it."""
+    if policy.how != EAGER or not policy.model.is_fused:
+        return policy.how
+    return f"{FUSED} ({DIFFERENTIATED})" if spent.differentiated else FUSED
 
 
 @contextmanager
-def timed_graphs(graphs: Runner, device: torch.device) -> Iterator[Mapping[str, float]]:
+def timed_graphs(graphs: Runner, device: torch.device) -> Iterator[Spent]:
     """Add up the milliseconds of each part while graphs run; one graph has vision and prefix, and counts as prefix."""
-    spent: Counter[str] = Counter()
+    spent = Spent()
 
     @contextmanager
     def watched(part: str) -> Iterator[None]:
@@ -96,7 +133,7 @@ def timed_graphs(graphs: Runner, device: torch.device) -> Iterator[Mapping[str, 
         start = time.perf_counter()
         yield
         synchronize(device)
-        spent["prefix" if part == "encode" else part] += (time.perf_counter() - start) * 1e3  # type: ignore[assignment]
+        spent.parts["prefix" if part == "encode" else part] += (time.perf_counter() - start) * 1e3  # type: ignore[assignment]
 
     unwatched, graphs.watch = graphs.watch, watched
     try:
@@ -106,9 +143,9 @@ def timed_graphs(graphs: Runner, device: torch.device) -> Iterator[Mapping[str, 
 
 
 @contextmanager
-def timed(model: Pi0, phases: Mapping[str, str] = PHASES) -> Iterator[Mapping[str, float]]:
+def timed(model: Pi0, phases: Mapping[str, str] = PHASES) -> Iterator[Spent]:
     """Add up the milliseconds of each part while the network runs; `phases` are methods, and what they are called."""
-    spent: Counter[str] = Counter()
+    spent = Spent()
     device = model.device
 
     def watched(work: Callable[..., Any], part: str) -> Callable[..., Any]:
@@ -117,16 +154,20 @@ def timed(model: Pi0, phases: Mapping[str, str] = PHASES) -> Iterator[Mapping[st
             start = time.perf_counter()
             result = work(*args, **options)
             synchronize(device)
-            spent[part] += (time.perf_counter() - start) * 1e3  # type: ignore[assignment]
+            spent.differentiated |= torch.is_grad_enabled()
+            spent.parts[part] += (time.perf_counter() - start) * 1e3  # type: ignore[assignment]
             return result
 
         return run
 
-    originals = {name: getattr(model, name) for name in phases}
+    # Whoever asks whether a network is compiled looks for methods of its own: those that it has not must go again.
+    own = {name: method for name, method in vars(model).items() if name in phases}
+    for name, part in phases.items():
+        setattr(model, name, watched(getattr(model, name), part))
     try:
-        for name, part in phases.items():
-            setattr(model, name, watched(originals[name], part))
         yield spent
     finally:
-        for name, original in originals.items():
-            setattr(model, name, original)
+        for name in phases:
+            delattr(model, name)
+        for name, method in own.items():
+            setattr(model, name, method)

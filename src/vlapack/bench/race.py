@@ -84,11 +84,14 @@ class Runner:
         pairs = [(chunk["guided"], chunk) for chunk in self.chunks if "guided" in chunk]
         if not pairs:
             return None
+        last, _ = pairs[-1]
+        steps = [ours / plains for guided, plain in pairs if (ours := _flow(guided)) and (plains := _flow(plain))]
         return {
+            "guidance": last["guidance"],
             **_times([guided for guided, _ in pairs]),
-            "how": pairs[-1][0]["how"],
+            "how": last["how"],
             "ratio": statistics.median(guided["ms"] / plain["ms"] for guided, plain in pairs),
-            "step_ratio": statistics.median(_flow(guided) / _flow(plain) for guided, plain in pairs),
+            "step_ratio": statistics.median(steps) if steps else None,
         }
 
 
@@ -101,14 +104,17 @@ def _times(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "min": min(milliseconds),
             "max": max(milliseconds),
         },
-        "parts": {part: statistics.median(chunk["parts"][part] for chunk in chunks) for part in sorted(parts)},
+        "parts": {
+            part: statistics.median(chunk["parts"][part] for chunk in chunks if part in chunk["parts"])
+            for part in sorted(parts)
+        },
     }
 
 
-def _flow(chunk: Mapping[str, Any]) -> float:
-    """Milliseconds of all denoise steps with what steers them."""
+def _flow(chunk: Mapping[str, Any]) -> float | None:
+    """Milliseconds of all denoise steps with what steers them; None: a GPU that runs no graph has no times of parts."""
     parts: Mapping[str, float] = chunk["parts"]
-    return parts.get("flow", parts["denoise"])
+    return parts.get("flow", parts.get("denoise"))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from rich.table import Table
 
 from vlapack.bench.floor import operations, peak
+from vlapack.bench.measurement import FUSED
 from vlapack.bench.race import Runner
 from vlapack.console import emit_table, emit_text
 from vlapack.machine.cpu import describe_machine
@@ -17,6 +18,8 @@ from vlapack.ops import engine
 from vlapack.pi0.config import Pi0Config
 
 PHASES = ("vision", "prefix", "denoise")
+USUAL = {"eager", FUSED}
+"""How float policies and packs run on CPUs, which goes without saying."""
 
 
 def document(
@@ -95,15 +98,9 @@ def _sentences(found: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -
         for result in results
         if (parts := result["bytes_by_part"])
     ]
-    for result in results:
-        if (guided := result["guided"]) is not None:
-            lines.append(
-                f"a guided chunk of {result['name']} takes {_number(guided['ms_per_chunk']['median'])} ms, "
-                f"{guided['ratio']:.2f} × a plain one; its denoise steps take {guided['step_ratio']:.2f} × as long"
-                + ("" if guided["how"] == "eager" else f" (ran as {guided['how']})")
-            )
+    lines += [_guided(result) for result in results if result["guided"] is not None]
     ran = dict.fromkeys(result["how"] for result in results)
-    if list(ran) != ["eager"]:
+    if not ran.keys() <= USUAL:
         lines.append(", ".join(f"{result['name']} ran as {result['how']}" for result in results))
     floor = found["floor"]
     lines.append(
@@ -113,6 +110,20 @@ def _sentences(found: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -
     if found["ratio"] is not None:
         lines.append(f"{found['policy']['name']} answers {found['ratio']:.2f} × as fast as {found['baseline']['name']}")
     return lines
+
+
+def _guided(result: Mapping[str, Any]) -> str:
+    """Say what guidance costs, and how the guided chunks ran where plain ones ran otherwise."""
+    guided = result["guided"]
+    said = (
+        f"a chunk of {result['name']} guided by {guided['guidance']} takes "
+        f"{_number(guided['ms_per_chunk']['median'])} ms, {guided['ratio']:.2f} × a plain one"
+    )
+    if guided["step_ratio"] is not None:
+        said += f"; its denoise steps take {guided['step_ratio']:.2f} × as long"
+    if guided["how"] != result["how"]:
+        said += f". It ran as {guided['how']}, the plain one as {result['how']}"
+    return said
 
 
 def _number(value: float | None) -> str:

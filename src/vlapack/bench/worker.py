@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from vlapack.bench.measurement import chunk, footprint
+from vlapack.bench.measurement import chunk, footprint, require_joined
 from vlapack.bench.race import INPUT_ERROR
 from vlapack.bench.synthetic import synthetic_policy
 from vlapack.checkpoints import open_with
@@ -115,6 +115,8 @@ def main() -> int:
         start = time.perf_counter()
         policy = load(task)
         seconds = time.perf_counter() - start
+        if task.rtc is not None:
+            require_joined(policy, task.rtc)
         shown = observed(policy, task)
         answers.write(json.dumps({"load_seconds": seconds, **footprint(policy, shown)}) + "\n")
         for _ in sys.stdin:

@@ -32,6 +32,7 @@ def bench(
     alone, at the peak speed just measured on this CPU or GPU (docs/runtime.md).
 
         vlapack bench --policy packs/tiny-full --baseline tiny-libero
+        vlapack bench --policy packs/tiny-full --baseline tiny-libero --rtc vjp  (also guided chunks)
         vlapack bench --arch pi05_libero --policy full --baseline float  (random weights: no checkpoint is needed)
 
     Args:
@@ -54,6 +55,11 @@ def bench(
         raise InputError(f"--repeats {repeats}, --threads {threads}: give 1 or more")
     if policy is None and arch is None:
         raise InputError("nothing to measure: give a folder, tiny-libero, or --arch pi05_libero")
+    if addresses := [name for name in (policy, baseline) if name is not None and "://" in name]:
+        raise InputError(
+            f"{addresses[0]}: the address of a server, whose parts cannot be timed from here; give the folder that it "
+            "serves, on a machine like the server's"
+        )
     if engine is not None:
         from vlapack.ops.engine import ENGINE_VARIABLE
 

@@ -30,7 +30,9 @@ MOST_SHAPES = 12
 """Shapes whose runs are kept. One of π0.5 holds about 20 MB an observation, besides what all of them share."""
 MOST_PROMPTS = 32
 """Prompts whose rows are kept on the device, at most 0.8 MB each: a robot says the same one at every chunk."""
-STEERED = "graph (differentiated steps: eager)"
+DIFFERENTIATED = "differentiated steps: eager"
+"""What is said of a chunk whose steps the plain modules took, since nothing else can be differentiated."""
+STEERED = f"graph ({DIFFERENTIATED})"
 SAID_SECONDS = 2.0
 """Longer captures are said."""
 
