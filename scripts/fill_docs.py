@@ -20,6 +20,7 @@ import closed_loop_large
 import distill
 import fidelity
 import frontier_minilm
+import guided
 import kills
 import large_plan
 import presets
@@ -38,6 +39,7 @@ BENCHMARKS = (
     distill,
     fidelity,
     frontier_minilm,
+    guided,
     kills,
     large_plan,
     presets,
