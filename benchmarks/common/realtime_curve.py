@@ -167,6 +167,8 @@ def paired_table(found: Rows) -> str:
                 f"| {100 * packed['drop']:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} "
                 f"| {100 * packed['drop_upper95']:.1f} |"
             )
+    if len(lines) == 2:
+        return "Not measured yet."
     floor = json.loads(LARGE.read_text(encoding="utf-8"))["rows"][0]["noise_floor"]
     share = floor["discordant"] / floor["episodes"]
     lines += [

@@ -60,7 +60,7 @@ def test_outliers_are_those_of_the_inputs_that_a_layer_sees(pack: Path) -> None:
     assert isinstance(step, PackedLinear)
     seen = []
     step.inputs.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(0, -2).float()))
-    # Watched stacks run as they were written, which rounds otherwise than the fused form: all are watched, as they were.
+    # A watched stack runs as it is written, which rounds otherwise than the fused form: all were watched, and are.
     for module in policy.model.modules():
         if isinstance(module, PackedLinear):
             module.inputs.register_forward_pre_hook(lambda module, inputs: None)

@@ -126,8 +126,8 @@ def check_times(delay: Any, execution_horizon: Any, *, left: int, horizon: int |
 def prefix_weights(schedule: Schedule, delay: int, end: int, horizon: int) -> Tensor:
     """Return how strongly each row of a chunk is pulled, float64 [horizon]: 1 before `delay`, 0 from `end` on.
 
-    Between them (m rows, the k-th counted from 1) `linear` is 1 - k / (m + 1), `exp` is w·(exp(w) - 1) / (e - 1) of that w
-    (the paper's, section 3.2), `ones` and `zeros` are constant. Where `end` is less than `delay`, it wins.
+    Between them (m rows, the k-th counted from 1) `linear` is 1 - k / (m + 1), `exp` is w·(exp(w) - 1) / (e - 1) of
+    that w (the paper's, section 3.2), `ones` and `zeros` are constant. Where `end` is less than `delay`, it wins.
     """
     rows = torch.arange(horizon, dtype=torch.float64)
     delay = min(delay, end)
