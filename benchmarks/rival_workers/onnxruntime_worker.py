@@ -126,7 +126,7 @@ def _gemma(graph: Graph, x: str, arrays: Arrays, case: Case) -> str:
             graph.one("Concat", graph.constant(arrays[name]), own, axis=0)
             for name, own in (("keys", key), ("values", value))
         )
-    # Queries that share a key are rows of one product: faster than the operator Attention, which repeats the keys.
+    # Queries that share a key are rows of one product; the operator Attention would repeat the keys.
     scaled = graph.one("Mul", query, graph.constant(np.float32(width**-0.5)))
     logits = graph.one("MatMul", scaled, graph.one("Transpose", key, perm=[1, 0]))
     mixed = graph.shaped(graph.one("MatMul", graph.one("Softmax", logits, axis=-1), value), rows, heads * width)

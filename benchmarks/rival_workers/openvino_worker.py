@@ -29,7 +29,7 @@ def _contender(task: Task, bits: int) -> Contender:
         "INFERENCE_NUM_THREADS": task.threads,
         "PERFORMANCE_HINT": "LATENCY",
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP,
-        # Attention and what is elementwise are faster in bf16; a product alone is not.
+        # A layer computes attention and what is elementwise in bf16, as our layers do; a product alone has neither.
         "INFERENCE_PRECISION_HINT": "f32" if task.case.kind == "product" else "bf16",
     }
     requests = []
