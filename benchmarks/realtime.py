@@ -36,6 +36,7 @@ from common.results import ROOT, stamp, write_result
 from vlapack import open_checkpoint
 from vlapack.commands.spelling import with_flags
 from vlapack.console import exit_code, say
+from vlapack.evaluate.clock import Guidance
 from vlapack.evaluate.contender import Acting, Contender, contender
 from vlapack.evaluate.local import Actor, ask, play
 from vlapack.evaluate.plan import Plan, choose_replan
@@ -52,6 +53,8 @@ EPISODES = RESULT.with_suffix("")
 PACK = "full"
 STARTS, MOVING_STARTS = 15, 20
 """Init states of each task: of seven tasks, and of the five whose target can move. A hundred episodes are asked for."""
+SMOOTHED = 4
+"""Init states of each task where guidances are compared by how far a robot jumps: ten changes of chunks an episode."""
 PAIRED = 4
 """Noise seeds where pack and float are compared: 420 pairs."""
 DRIFT = 0.1
@@ -67,28 +70,36 @@ class Point:
         latency: control steps.
         drift: meters a second of the target.
         seeds: noise seeds.
+        guidance: how a chunk is joined to the last one in mode `rtc`.
+        starts: init states of each task.
     """
 
     mode: Mode
     latency: int
     drift: float = 0.0
     seeds: int = 1
+    guidance: Guidance = "lerobot"
+    starts: int = STARTS
 
     @property
     def name(self) -> str:
         """The folder of its episodes."""
-        return f"{self.mode}-{self.latency}" + ("-moving" if self.drift else "")
+        guided = "" if self.guidance == "lerobot" else f"-{self.guidance}"
+        return f"{self.mode}-{self.latency}{guided}" + ("-moving" if self.drift else "")
 
 
 def _points() -> tuple[Point, ...]:
-    still: list[tuple[Mode, int]] = [("sync-free", 0), ("rtc", 4), ("async", 4), ("wait", 4), ("rtc", 8), ("async", 8)]
-    found = [Point(mode, latency) for mode, latency in still]
-    found += [Point(mode, latency, DRIFT) for mode, latency in still[:4]]
-    for latency in (2, 0, 10, 14, 3, 1, 5):
+    still: list[tuple[Mode, int]] = [("sync-free", 0), ("rtc", 4), ("async", 4), ("wait", 4)]
+    found = [Point(mode, latency) for mode, latency in still[:3]]
+    found += [Point("rtc", 4, guidance=guidance, starts=SMOOTHED) for guidance in ("vjp", "inpaint")]
+    found += [Point(mode, latency, DRIFT, starts=MOVING_STARTS) for mode, latency in still]
+    for latency in (8, 2, 0, 10, 14, 3, 1, 5):
         found += [Point(mode, latency) for mode in ("rtc", "async") if latency or mode == "rtc"]
     found += [Point("rtc", latency, seeds=PAIRED) for latency in (4, 0, 2)]
-    found += [Point(mode, latency, DRIFT) for latency in (8, 2) for mode in ("rtc", "async", "wait")]
-    found += [Point("wait", latency) for latency in (8, 2, 10, 14, 3, 1, 5)]
+    found += [
+        Point(mode, latency, DRIFT, starts=MOVING_STARTS) for latency in (8, 2) for mode in ("rtc", "async", "wait")
+    ]
+    found += [Point("wait", latency) for latency in (4, 8, 2, 10, 14, 3, 1, 5)]
     return tuple(found)
 
 
@@ -131,7 +142,7 @@ def main(
         for point in POINTS:
             if points and point.name not in points:
                 continue
-            states = range(min(most or 20, MOVING_STARTS if point.drift else STARTS))
+            states = range(point.starts if most is None else min(most, point.starts))
             plan = Plan(
                 tasks=movable if point.drift else tasks,
                 init_states=tuple(states),
@@ -161,6 +172,7 @@ def opened(
         **{f"policy.{key}": value for key, value in entries[BASELINE].identity.items() if key != "name"},
         **{"tasks": plan.tasks, "seed": plan.seed, "replan": plan.replan, "simulator": simulator()},
         **{"mode": point.mode, "latency": point.latency, "drift": point.drift},
+        **({} if point.guidance == "lerobot" else {"guidance": point.guidance}),
     }
     return Episodes(folder, run, {role: entry.identity["weights"] for role, entry in entries.items()}, build)
 
@@ -177,11 +189,12 @@ def play_point(
 ) -> None:
     """Play what one point lacks, until the time is over."""
     clock = Clock(point.mode, point.latency)
+    guidance = point.guidance if point.mode == "rtc" else None
 
     def begin(job: Job) -> Actor:
         generator = torch.Generator().manual_seed(plan.noise_seed(job.case, job.role))
         policy = acting[job.role]
-        return lambda observation, continuation=None: ask(policy, observation, generator, continuation)
+        return lambda observation, continuation=None: ask(policy, observation, generator, continuation, guidance)
 
     jobs = [
         Job(case, plan.seed, plan.hard_reset, plan.replan, None, role, clock=clock, drift=plan.drift)

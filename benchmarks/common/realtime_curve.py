@@ -27,6 +27,11 @@ MODES = {"rtc": "joined (rtc)", "async": "jumps (async)", "wait": "holds still (
 COLORS = dict(zip(MODES, (SERIES[2], SERIES[5], SERIES[6]), strict=True))
 STEP_MS = 50
 """Milliseconds of a control step at LIBERO's 20 Hz."""
+CURVES = "lerobot"
+"""The guidance of the curves: the default."""
+JUMPS = {"float": "float", "full": "`full`"}
+AT = 4
+"""Steps of latency at which guidances are compared."""
 OURS = {"float@bfloat16": "float, bf16", "full@bfloat16": "`full`, bf16"}
 THEIRS = re.compile(r"([\d.]+) ms on (?:an |a )?([\w ]+)")
 """A time in peers.json."""
@@ -41,12 +46,12 @@ def rows(folder: Path, points: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Args:
         folder: of the points' folders.
-        points: name → its `mode`, `latency` and `drift`.
+        points: name → its `mode`, `latency`, `drift` and `guidance`.
     """
     found = []
     for name, point in points.items():
         played = {role: list(read(folder / name, role)) for role in (BASELINE, PACK)}
-        place = {"mode": point.mode, "latency": point.latency, "drift": point.drift}
+        place = {key: getattr(point, key) for key in ("mode", "latency", "drift", "guidance")}
         for role, episodes in played.items():
             if episodes:
                 against = () if role == BASELINE else pairs(episodes, played[BASELINE])
@@ -66,6 +71,7 @@ def _counted(episodes: Sequence[Episode]) -> dict[str, Any]:
         "steps": fmean(episode.steps for episode in episodes),
         "chunks": fmean(episode.more[0] for episode in episodes),
         "held": sum(episode.more[1] for episode in episodes) / sum(episode.steps for episode in episodes),
+        "changes": sum(len(seams) for seams, _ in jumps),
         "seam95": _point95([one for seams, _ in jumps for one in seams]),
         "gap95": _point95([one for _, gaps in jumps for one in gaps]),
     }
@@ -94,14 +100,20 @@ def _compared(both: Sequence[tuple[Episode, Episode]]) -> dict[str, Any]:
 def write_tables() -> None:
     """Write the tables into the docs."""
     found = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
-    write_between(DOCS, "success against latency", curve_table(found))
-    write_between(DOCS, "pack against float", paired_table(found))
+    write_between(DOCS, "success against latency", curve_table(of_curves(found)))
+    write_between(DOCS, "pack against float", paired_table(of_curves(found)))
+    write_between(DOCS, "how far it jumps", jump_table(found))
     write_between(DOCS, "on that axis", hardware_table())
 
 
 def write_picture() -> None:
     """Draw the curves."""
-    PICTURE.write_text(drawn(json.loads(RESULT.read_text(encoding="utf-8"))["rows"]), encoding="utf-8")
+    PICTURE.write_text(drawn(of_curves(json.loads(RESULT.read_text(encoding="utf-8"))["rows"])), encoding="utf-8")
+
+
+def of_curves(found: Rows) -> Rows:
+    """Leave out the guidances that are only compared by how far a robot jumps."""
+    return [row for row in found if row["guidance"] == CURVES]
 
 
 def points(found: Rows, policy: str, mode: str, drift: bool) -> list[Mapping[str, Any]]:
@@ -176,6 +188,27 @@ def paired_table(found: Rows) -> str:
         "The noise floor beside it: where time stands still, the float policy with other noise disagrees with itself "
         f"in {floor['discordant']} of {floor['episodes']} pairs ({100 * share:.1f} %).",
     ]
+    return "\n".join(lines)
+
+
+def jump_table(found: Rows) -> str:
+    """Return how far a robot jumps where chunks change, by mode and guidance."""
+    own = [row for row in found if row["latency"] == AT and not row["drift"] and row["mode"] in ("rtc", "async")]
+    if not any(row["mode"] == "async" for row in own):
+        return "Not measured yet."
+    lines = [
+        "| | policy | from the old plan | × `async` | from the last action | × `async` | changes | success |",
+        "|" + "---|" * 8,
+    ]
+    jumping = {row["policy"]: row for row in own if row["mode"] == "async"}
+    for row in sorted(own, key=lambda one: (one["mode"], one["guidance"], one["policy"])):
+        name = f"`{row['guidance']}`" if row["mode"] == "rtc" else "`async`"
+        against = jumping[row["policy"]]
+        gap, seam = (f"{row[key]:.2f} | {row[key] / against[key]:.2f}" for key in ("gap95", "seam95"))
+        won = round(row["success_rate"] * row["episodes"])
+        lines.append(
+            f"| {name} | {JUMPS[row['policy']]} | {gap} | {seam} | {row['changes']} | {won} of {row['episodes']} |"
+        )
     return "\n".join(lines)
 
 

@@ -73,5 +73,16 @@ def test_a_curve_begins_where_time_stands_still(tmp_path: Path, fakes: Any) -> N
     packed = [row for row in rows if row["policy"] == "full"]
     assert all(row["pairs"] == row["episodes"] == 8 for row in packed)
     assert [row["drop"] for row in packed] == [0, 0]  # the same policy with the same noise
-    assert "<svg" in curve.drawn(rows)
+    assert "<svg" in curve.drawn(curve.of_curves(rows))
     assert curve.curve_table(rows).count("\n| stands still") == 2
+
+
+def test_a_guidance_that_is_compared_by_its_jumps_is_no_part_of_the_curve(tmp_path: Path, fakes: Any) -> None:
+    points = {point.name: point for point in (Point("async", 4), Point("rtc", 4, guidance="vjp"))}
+    assert set(points) == {"async-4", "rtc-4-vjp"}
+    play(fakes, points["async-4"], tmp_path / "async-4")
+    (tmp_path / "rtc-4-vjp").symlink_to(tmp_path / "async-4")  # no policy of the fakes can continue a chunk
+    rows = curve.rows(tmp_path, points)
+    assert {row["mode"] for row in curve.of_curves(rows)} == {"async"}
+    assert "| `vjp` | float |" in curve.jump_table(rows)
+    assert curve.jump_table(curve.of_curves(rows)).count("1.00 |") == 4  # `async` against itself
