@@ -38,6 +38,7 @@ TYPED: dict[str, set[tuple[str, str]]] = {
         *_on("diagnose.md", "95 %"),
         *_on("evaluation.md", "95 %", "5 %"),
         *_on("fidelity.md", "95 %"),
+        *_on("realtime.md", "95 %"),
         *_on("sweeps.md", "95 %"),
         *_on("tune.md", "95 %"),
     },
