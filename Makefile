@@ -40,7 +40,7 @@ APT := libegl1 libgles2 libgl1 libglvnd0 libgl1-mesa-dri libglib2.0-0
 APART := benchmarks/synthetic_pi05.py benchmarks/chunk.py benchmarks/openpi_worker.py benchmarks/compiled.py \
 	benchmarks/quantize_full.py benchmarks/fidelity.py benchmarks/closed_loop.py benchmarks/distill.py \
 	benchmarks/closed_loop_large.py benchmarks/loading.py benchmarks/large_plan.py benchmarks/kills.py benchmarks/rivals.py \
-	benchmarks/realtime.py
+	benchmarks/realtime.py benchmarks/threads.py
 
 export MUJOCO_GL ?= egl
 # Every extra is installed here: a test that lacks one fails instead of being skipped.

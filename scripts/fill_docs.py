@@ -26,6 +26,7 @@ import large_plan
 import presets
 import rounding
 import spectra
+import threads
 import tuning
 from common import figures, realtime_curve, short_tables
 from gate import table as gate_table
@@ -47,6 +48,7 @@ BENCHMARKS = (
     rounding,
     short_tables,
     spectra,
+    threads,
     tuning,
     gate_table,
     gpu_table,

@@ -192,6 +192,14 @@ def test_a_strided_input_is_read_where_it_lies():
         assert torch.equal(found[0], expected[0])
 
 
+def test_starts_and_meetings_of_threads_are_counted_and_one_thread_alone_is_not():
+    before = engine.kernels.waits()
+    engine.kernels.meet(1, 7)
+    assert engine.kernels.waits() == before
+    engine.kernels.meet(2, 7)
+    assert engine.kernels.waits() == (before[0] + 1, before[1] + 7)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_results_do_not_depend_on_threads(threads):
     _, prepared, scale = layer(200, 512, 4)

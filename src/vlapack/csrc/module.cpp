@@ -20,6 +20,7 @@
 #include "plain_attention.hpp"
 #include "rotary.hpp"
 #include "step.hpp"
+#include "team.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -118,6 +119,18 @@ NB_MODULE(_kernels, m) {
   m.def("isa", [] { return std::string(kernels().name); }, "The one in use.");
   m.def("choose", &choose, nb::arg("name"), "Use another; ValueError if this CPU does not have it.");
   m.def("thread_source", &thread_source, "`openmp` (torch's team) or `threads`.");
+  m.def(
+      "waits", [] { return std::pair(waits().starts, waits().meetings); },
+      "How often threads were started, and how often they met, since the process began; one thread alone does neither.");
+  m.def(
+      "meet",
+      [](int threads, int64_t times) {
+        together(threads, [&](Team& team) {
+          for (int64_t i = 0; i < times; ++i) team.share(0, [](int64_t) {});
+        });
+      },
+      nb::arg("threads"), nb::arg("times"), nb::call_guard<nb::gil_scoped_release>(),
+      "Start threads that meet so often and do nothing else.");
   m.def("peak", &peak, nb::arg("threads"), nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>());
   m.def("stream", &stream, nb::arg("address"), nb::arg("bytes"), nb::arg("threads"),
         nb::call_guard<nb::gil_scoped_release>());

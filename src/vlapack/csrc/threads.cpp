@@ -20,6 +20,10 @@
 namespace vlapack {
 namespace {
 
+std::atomic<int64_t> all_starts{0}, all_meetings{0};
+
+void note(std::atomic<int64_t>& one_more) { one_more.fetch_add(1, std::memory_order_relaxed); }
+
 using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 struct Work {
@@ -77,6 +81,7 @@ void Team::meet() {
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
     next_.store(0, std::memory_order_relaxed);
     arrived_.store(0, std::memory_order_relaxed);
+    if (threads_ > 1) note(all_meetings);
     meetings_.store(before + 1, std::memory_order_release);
     return;
   }
@@ -87,6 +92,7 @@ void parallel(int64_t count, int threads, const std::function<void(int64_t)>& ta
   threads = static_cast<int>(std::min<int64_t>(threads, count));
   Work work{{0}, count, task};
   if (threads <= 1) return run(&work);
+  note(all_starts);
   if (openmp()) return openmp()(run, &work, static_cast<unsigned>(threads), 0);
   std::vector<std::thread> others;
   for (int i = 1; i < threads; ++i) others.emplace_back(run, &work);
@@ -96,6 +102,7 @@ void parallel(int64_t count, int threads, const std::function<void(int64_t)>& ta
 
 void together(int threads, const std::function<void(Team&)>& body) {
   Together work{body, {}, {}};
+  if (threads > 1) note(all_starts);
   if (threads > 1 && openmp()) return openmp()(join, &work, static_cast<unsigned>(threads), 0);
   work.team.emplace(std::max(threads, 1));
   std::vector<std::thread> others;
@@ -103,6 +110,8 @@ void together(int threads, const std::function<void(Team&)>& body) {
   work.body(*work.team);
   for (std::thread& other : others) other.join();
 }
+
+Waits waits() { return {all_starts.load(), all_meetings.load()}; }
 
 const char* thread_source() { return openmp() ? "openmp" : "threads"; }
 

@@ -14,4 +14,11 @@ void parallel(int64_t count, int threads, const std::function<void(int64_t)>& ta
 // where torch was built without OpenMP.
 const char* thread_source();
 
+// How often threads had to wait for each other since the process began, one thread alone not counted: starts of
+// `parallel` and `together`, and what `Team::share` ends with. For benchmarks/threads.py.
+struct Waits {
+  int64_t starts, meetings;
+};
+Waits waits();
+
 }  // namespace vlapack

@@ -1,0 +1,186 @@
+"""What would more threads than two bring? A model: what a chunk's parts compute, and how often their threads wait.
+
+    python benchmarks/threads.py [--rounds 7]
+
+Measured on one and on two threads, in turns: the milliseconds of each part of a full-size chunk, how often a team of
+threads is started and how often its threads meet, and what one start and one meeting cost. With W the work that is
+shared, S what one thread does alone and w the waiting, T(1) = W + S and T(2) = W / 2 + S + w(2), which gives W and S.
+The model is T(t) = W / t + S + w(t).
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from common.full_size import MACHINES
+from common.results import ROOT, isa, write_between, write_result
+
+from vlapack.bench import worker
+from vlapack.bench.measurement import PHASES
+from vlapack.bench.race import race, started
+from vlapack.bench.worker import BenchTask
+from vlapack.pi0.flow import Pi0
+from vlapack.policy.policy import Policy
+
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs" / "kernels.md"
+MARKER = "model of threads"
+PARTS = tuple(PHASES.values())
+THREADS = (1, 2, 4, 8, 16, 32, 64)
+MEETINGS = 20_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a chunk: `shared` and `alone` in ms, and how often threads are started and meet."""
+
+    shared: float
+    alone: float
+    starts: float
+    meetings: float
+
+    @classmethod
+    def of(cls, one: float, two: float, starts: float, meetings: float, cost: Cost) -> Part:
+        """Split a part by its milliseconds on one and on two threads."""
+        shared = min(2 * (one - two + cost.waiting(starts, meetings, 2)), one)
+        return cls(shared, one - shared, starts, meetings)
+
+    def ms(self, threads: int, cost: Cost) -> float:
+        """Return what the model says."""
+        return self.shared / threads + self.alone + cost.waiting(self.starts, self.meetings, threads)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Microseconds of a start and of a meeting of two threads.
+
+    Threads arrive at one counter, one after the other, so both grow by the same for each thread that has to arrive.
+    """
+
+    start: float
+    meeting: float
+
+    def waiting(self, starts: float, meetings: float, threads: int) -> float:
+        """Return the milliseconds of so many of them."""
+        return (starts * self.start + meetings * self.meeting) * (threads - 1) / 1e3
+
+
+def main(*, arch: str = "pi05_libero", policy: str = "full", dtype: str = "bfloat16", rounds: int = 7) -> None:
+    """Measure, and write the result and the table.
+
+    Args:
+        arch: The network's configuration; weights are random.
+        policy: A preset.
+        dtype: Of the float arithmetic.
+        rounds: Chunks that count, of each.
+    """
+    tasks = {str(count): BenchTask(policy, arch=arch, dtype=dtype, threads=count) for count in (1, 2)}
+    with started({name: _command(task) for name, task in tasks.items()}) as runners:
+        race(runners, rounds)
+    one, two = ({part: _median(runner.chunks, part) for part in PARTS} for runner in runners)
+    costs = runners[1].loaded["costs"]
+    rows = [{"part": part, "ms": [one[part], two[part]], **runners[1].chunks[-1]["waits"][part]} for part in PARTS]
+    result = RESULTS / f"threads-{isa()}.json"
+    facts = {"arch": arch, "policy": policy, "dtype": dtype, "rounds": rounds, "cost_us": costs}
+    write_result(result, rows, question="What would more threads than two bring?", **facts)
+    write_tables()
+
+
+def _command(task: BenchTask) -> list[str]:
+    return [sys.executable, str(Path(__file__).resolve()), "--worker", task.command()[-1]]
+
+
+def _median(chunks: Sequence[Mapping[str, Any]], part: str) -> float:
+    return statistics.median(chunk["parts"][part] for chunk in chunks)
+
+
+def work(task: str) -> int:
+    """Be one of the two processes: `vlapack bench`'s own, which also counts how often threads wait."""
+    from vlapack import _kernels as kernels
+
+    measured, footprint = worker.chunk, worker.footprint
+    waits: dict[str, dict[str, int]] = {}
+
+    def counting(work: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            before = kernels.waits()
+            result = work(*args)
+            found = waits.setdefault(part, {"starts": 0, "meetings": 0})
+            for name, old, new in zip(found, before, kernels.waits(), strict=True):
+                found[name] += new - old
+            return result
+
+        return run
+
+    def chunk(policy: Policy, *args: Any) -> dict[str, Any]:
+        waits.clear()
+        return {**measured(policy, *args), "waits": dict(waits)}
+
+    def loaded(policy: Policy, *args: Any) -> dict[str, Any]:
+        model: Pi0 = policy.model
+        for name, part in PHASES.items():
+            setattr(model, name, counting(getattr(model, name), part))
+        return {**footprint(policy, *args), "costs": costs(kernels)}
+
+    worker.chunk, worker.footprint = chunk, loaded
+    sys.argv[1:] = [task]
+    return worker.main()
+
+
+def costs(kernels: Any) -> dict[str, float]:
+    """Return the microseconds of a start and of a meeting of two threads: the least of some rounds."""
+
+    def least(starts: int, meetings: int) -> float:
+        took = []
+        for _ in range(7):
+            begin = time.perf_counter()
+            for _ in range(starts):
+                kernels.meet(2, meetings)
+            took.append(time.perf_counter() - begin)
+        return min(took) * 1e6
+
+    return {"start": least(MEETINGS // 10, 0) / (MEETINGS // 10), "meeting": least(1, MEETINGS) / MEETINGS}
+
+
+def write_tables() -> None:
+    """Write the model into the docs."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("threads-*.json"))]
+    write_between(DOCS, MARKER, "\n\n".join(map(table, found)) or "Not measured yet.")
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """Return what was measured and what the model says, in Markdown."""
+    cost = Cost(**document["cost_us"])
+    parts = {row["part"]: Part.of(*row["ms"], row["starts"], row["meetings"], cost) for row in document["rows"]}
+    measured = {row["part"]: row["ms"] for row in document["rows"]}
+    lines = [
+        f"{MACHINES.get(document['machine']['family'], document['machine']['cpu'])}, `{document['policy']}` of a "
+        f"full-size π0.5 in bf16, ms. *Measured*: one and two threads. *Model*: the rest. A start of two threads costs "
+        f"{cost.start:.1f} µs, a meeting {cost.meeting:.2f} µs.",
+        "",
+        "| | starts | meetings | alone | measured: 1 | 2 | "
+        + " | ".join(f"model: {count}" if count == THREADS[2] else str(count) for count in THREADS[2:])
+        + " |",
+        "|" + "---|" * (6 + len(THREADS[2:])),
+    ]
+    for name, part in parts.items():
+        cells = [f"{each:,.0f}" for each in (*measured[name], *(part.ms(count, cost) for count in THREADS[2:]))]
+        lines.append(f"| {name} | {part.starts:,} | {part.meetings:,} | {part.alone:,.1f} | {' | '.join(cells)} |")
+    total = [sum(each) for each in zip(*measured.values(), strict=True)]
+    total += [sum(part.ms(count, cost) for part in parts.values()) for count in THREADS[2:]]
+    lines.append(f"| all | | | | {' | '.join(f'{each:,.0f}' for each in total)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        sys.exit(work(sys.argv[2]))
+    tyro.cli(main)
