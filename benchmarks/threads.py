@@ -50,7 +50,7 @@ class Part:
     @classmethod
     def of(cls, one: float, two: float, starts: float, meetings: float, cost: Cost) -> Part:
         """Split a part by its milliseconds on one and on two threads."""
-        shared = min(2 * (one - two + cost.waiting(starts, meetings, 2)), one)
+        shared = min(max(2 * (one - two + cost.waiting(starts, meetings, 2)), 0.0), one)
         return cls(shared, one - shared, starts, meetings)
 
     def ms(self, threads: int, cost: Cost) -> float:
@@ -163,7 +163,7 @@ def table(document: Mapping[str, Any]) -> str:
     measured = {row["part"]: row["ms"] for row in document["rows"]}
     lines = [
         f"{MACHINES.get(document['machine']['family'], document['machine']['cpu'])}, `{document['policy']}` of a "
-        f"full-size π0.5 in bf16, ms. *Measured*: one and two threads. *Model*: the rest. A start of two threads costs "
+        f"full-size π0.5 in {document['dtype']}, ms. *Measured*: one and two threads. *Model*: the rest. A start of two threads costs "
         f"{cost.start:.1f} µs, a meeting {cost.meeting:.2f} µs.",
         "",
         "| | starts | meetings | alone | measured: 1 | 2 | "
