@@ -161,10 +161,10 @@ def table(document: Mapping[str, Any]) -> str:
     cost = Cost(**document["cost_us"])
     parts = {row["part"]: Part.of(*row["ms"], row["starts"], row["meetings"], cost) for row in document["rows"]}
     measured = {row["part"]: row["ms"] for row in document["rows"]}
+    machine = MACHINES.get(document["machine"]["family"], document["machine"]["cpu"])
     lines = [
-        f"{MACHINES.get(document['machine']['family'], document['machine']['cpu'])}, `{document['policy']}` of a "
-        f"full-size π0.5 in {document['dtype']}, ms. *Measured*: one and two threads. *Model*: the rest. A start of two threads costs "
-        f"{cost.start:.1f} µs, a meeting {cost.meeting:.2f} µs.",
+        f"{machine}, `{document['policy']}` of a full-size π0.5 in {document['dtype']}, ms. *Measured*: one and two "
+        f"threads. *Model*: the rest. Two threads start in {cost.start:.1f} µs, and meet in {cost.meeting:.2f} µs.",
         "",
         "| | starts | meetings | alone | measured: 1 | 2 | "
         + " | ".join(f"model: {count}" if count == THREADS[2] else str(count) for count in THREADS[2:])
