@@ -11,7 +11,7 @@ from vlapack.libero.suites import MAX_STEPS, load_task
 
 pytestmark = pytest.mark.simulator
 
-TASKS = [(suite, task) for suite in MAX_STEPS for task in (0, 4, 9)]
+TASKS = [(suite, task) for suite in MAX_STEPS for task in (0, 9)]
 
 
 def play(env: LiberoEnv, init_state: int, *, render_all: bool):
@@ -38,11 +38,6 @@ def assert_fast_equals_slow(suite: str, task: int) -> None:
     finally:
         fast.close()
         slow.close()
-
-
-@pytest.mark.slow
-def test_fast_episode_equals_slow_episode():
-    assert_fast_equals_slow("libero_spatial", 7)
 
 
 @pytest.mark.slow
