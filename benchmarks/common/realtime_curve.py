@@ -248,6 +248,7 @@ def drawn(found: Rows) -> str:
             for mode, color in COLORS.items():
                 for policy, style in ((FLOATING, "--"), (PACK, "-")):
                     _curve(axes, points(found, policy, mode, drift), color, style, f"{MODES[mode]}, {policy}")
+            axes.set_xlim(-0.5, 14.5)
             axes.set_ylim(0, 101)
             axes.grid(color=GRID, linewidth=0.6)
             axes.set_xlabel("control steps from observation to chunk (50 ms each)")
