@@ -163,7 +163,7 @@ def _claim(folder: Path) -> int:
     path = folder / LOCK_FILE
     for _ in range(ATTEMPTS):
         with suppress(FileNotFoundError):  # its last holder has just removed the folder
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 if not try_lock(lock):
@@ -180,6 +180,22 @@ def _claim(folder: Path) -> int:
     raise InputError(f"{folder} keeps disappearing; choose another `out`")
 
 
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        FileNotFoundError: it was there, and another process has just removed it.
+        NotADirectoryError: a file lies there, or a link to nothing.
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # Python asks the system twice: to make it, then whether what is there is a folder
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from error
+
+
 def _is_at(file: int, path: Path) -> bool:
     """Whether an open file is still the one of this name."""
     try:
@@ -194,17 +210,23 @@ def require_writable(folder: Path) -> None:
     Raises:
         InputError: it cannot: it is below a file, the disk is read-only, the name is too long, and so on.
     """
+    for attempts_left in reversed(range(ATTEMPTS)):
+        try:
+            return _try_writing(folder)
+        except OSError as error:
+            # Not found: another process tried the same, and has just removed what it made.
+            if not isinstance(error, FileNotFoundError) or attempts_left == 0:
+                raise InputError(f"{folder} cannot be written: {error.strerror}; choose another `out`") from error
+
+
+def _try_writing(folder: Path) -> None:
     made: list[Path] = []
     try:
         made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
-        if not made and not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         trial = folder / f"{LOCK_FILE}.{os.getpid()}"
         trial.touch()
         trial.unlink()
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}; choose another `out`") from error
     finally:
         for path in made:
             with suppress(OSError):  # it was never made, or somebody has begun to use it

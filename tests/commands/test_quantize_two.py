@@ -119,6 +119,24 @@ def test_who_begins_while_the_last_one_removes_keeps_its_folder(shop: Shop, tmp_
     assert not folder.exists()
 
 
+def test_who_begins_between_a_failed_mkdir_and_its_look_begins_anew(shop: Shop, tmp_path: Path) -> None:
+    """`mkdir(exist_ok=True)` raises FileExistsError where the folder was there, and then is not."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    is_dir = Path.is_dir
+    with shop.monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", first_time(is_dir, folder.rmdir))
+        with files.claimed(folder):
+            assert files.is_claimed(folder)
+    assert not folder.exists()
+
+
+def test_a_file_in_the_work_folders_place_is_said(tmp_path: Path) -> None:
+    (tmp_path / "work").touch()
+    with pytest.raises(NotADirectoryError), files.claimed(tmp_path / "work"):
+        pass
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8])
 def test_eight_pairs_of_processes(shop: Shop, whole: dict[str, bytes], delay: float) -> None:
