@@ -3,9 +3,12 @@
     python benchmarks/threads.py [--rounds 7]
 
 Measured on one and on two threads, in turns: the milliseconds of each part of a full-size chunk, how often a team of
-threads is started and how often its threads meet, and what one start and one meeting cost. With W the work that is
-shared, S what one thread does alone and w the waiting, T(1) = W + S and T(2) = W / 2 + S + w(2), which gives W and S.
+threads is started and how often its threads meet, and what one start and one meeting cost. A thread that has waited
+long is asleep, so a start is timed after a pause as long as the part's own, on average. With W the work that is shared,
+S what one thread does alone and w the waiting, T(1) = W + S and T(2) = W / 2 + S + w(2), which gives W and S.
 The model is T(t) = W / t + S + w(t).
+
+S is a remainder: what memory, the machine's other programs and torch's own threads take is in it, too.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,41 +39,46 @@ MARKER = "model of threads"
 PARTS = tuple(PHASES.values())
 THREADS = (1, 2, 4, 8, 16, 32, 64)
 MEETINGS = 20_000
+STARTS = 31
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a chunk: `shared` and `alone` in ms, and how often threads are started and meet."""
+    """A part of a chunk: `shared` and `alone` in ms, and how its threads wait."""
 
     shared: float
     alone: float
-    starts: float
-    meetings: float
+    waits: Waits
 
     @classmethod
-    def of(cls, one: float, two: float, starts: float, meetings: float, cost: Cost) -> Part:
+    def of(cls, one: float, two: float, waits: Waits) -> Part:
         """Split a part by its milliseconds on one and on two threads."""
-        shared = min(max(2 * (one - two + cost.waiting(starts, meetings, 2)), 0.0), one)
-        return cls(shared, one - shared, starts, meetings)
+        shared = min(max(2 * (one - two + waits.ms(2)), 0.0), one)
+        return cls(shared, one - shared, waits)
 
-    def ms(self, threads: int, cost: Cost) -> float:
+    def ms(self, threads: int) -> float:
         """Return what the model says."""
-        return self.shared / threads + self.alone + cost.waiting(self.starts, self.meetings, threads)
+        return self.shared / threads + self.alone + self.waits.ms(threads)
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Microseconds of a start and of a meeting of two threads.
+class Waits:
+    """How often threads are started and meet, and the microseconds that a start and a meeting of two take.
 
     Threads arrive at one counter, one after the other, so both grow by the same for each thread that has to arrive.
     """
 
-    start: float
-    meeting: float
+    starts: float
+    meetings: float
+    start_us: float
+    meeting_us: float
 
-    def waiting(self, starts: float, meetings: float, threads: int) -> float:
-        """Return the milliseconds of so many of them."""
-        return (starts * self.start + meetings * self.meeting) * (threads - 1) / 1e3
+    def ms(self, threads: int) -> float:
+        """Return the milliseconds of all of them."""
+        return (self.starts * self.start_us + self.meetings * self.meeting_us) * (threads - 1) / 1e3
+
+
+WAITS = tuple(field.name for field in fields(Waits))
 
 
 def main(*, arch: str = "pi05_libero", policy: str = "full", dtype: str = "bfloat16", rounds: int = 7) -> None:
@@ -86,10 +94,13 @@ def main(*, arch: str = "pi05_libero", policy: str = "full", dtype: str = "bfloa
     with started({name: _command(task) for name, task in tasks.items()}) as runners:
         race(runners, rounds)
     one, two = ({part: _median(runner.chunks, part) for part in PARTS} for runner in runners)
-    costs = runners[1].loaded["costs"]
-    rows = [{"part": part, "ms": [one[part], two[part]], **runners[1].chunks[-1]["waits"][part]} for part in PARTS]
+    waits = {
+        part: {key: statistics.median(chunk["waits"][part][key] for chunk in runners[1].chunks) for key in WAITS}
+        for part in PARTS
+    }
+    rows = [{"part": part, "ms": [one[part], two[part]], **waits[part]} for part in PARTS]
     result = RESULTS / f"threads-{isa()}.json"
-    facts = {"arch": arch, "policy": policy, "dtype": dtype, "rounds": rounds, "cost_us": costs}
+    facts = {"arch": arch, "policy": policy, "dtype": dtype, "rounds": rounds}
     write_result(result, rows, question="What would more threads than two bring?", **facts)
     write_tables()
 
@@ -107,14 +118,14 @@ def work(task: str) -> int:
     from vlapack import _kernels as kernels
 
     measured, footprint = worker.chunk, worker.footprint
-    waits: dict[str, dict[str, int]] = {}
+    waits: dict[str, dict[str, float]] = {}
 
     def counting(work: Callable[..., Any], part: str) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
             before = kernels.waits()
             result = work(*args)
             found = waits.setdefault(part, {"starts": 0, "meetings": 0})
-            for name, old, new in zip(found, before, kernels.waits(), strict=True):
+            for name, old, new in zip(("starts", "meetings"), before, kernels.waits(), strict=True):
                 found[name] += new - old
             return result
 
@@ -122,32 +133,43 @@ def work(task: str) -> int:
 
     def chunk(policy: Policy, *args: Any) -> dict[str, Any]:
         waits.clear()
-        return {**measured(policy, *args), "waits": dict(waits)}
+        timed = measured(policy, *args)
+        for part, found in waits.items():
+            found["start_us"] = start_us(kernels, timed["parts"][part] / 1e3 / max(found["starts"], 1))
+            found["meeting_us"] = meeting_us(kernels)
+        return {**timed, "waits": dict(waits)}
 
     def loaded(policy: Policy, *args: Any) -> dict[str, Any]:
         model: Pi0 = policy.model
         for name, part in PHASES.items():
             setattr(model, name, counting(getattr(model, name), part))
-        return {**footprint(policy, *args), "costs": costs(kernels)}
+        return footprint(policy, *args)
 
     worker.chunk, worker.footprint = chunk, loaded
     sys.argv[1:] = [task]
     return worker.main()
 
 
-def costs(kernels: Any) -> dict[str, float]:
-    """Return the microseconds of a start and of a meeting of two threads: the least of some rounds."""
+def start_us(kernels: Any, pause: float) -> float:
+    """Return the microseconds of a start of two threads, each after `pause` seconds in which one of them works."""
+    took = []
+    for _ in range(STARTS):
+        until = time.perf_counter() + pause
+        while (begin := time.perf_counter()) < until:
+            pass
+        kernels.meet(2, 0)
+        took.append(time.perf_counter() - begin)
+    return statistics.median(took) * 1e6
 
-    def least(starts: int, meetings: int) -> float:
-        took = []
-        for _ in range(7):
-            begin = time.perf_counter()
-            for _ in range(starts):
-                kernels.meet(2, meetings)
-            took.append(time.perf_counter() - begin)
-        return min(took) * 1e6
 
-    return {"start": least(MEETINGS // 10, 0) / (MEETINGS // 10), "meeting": least(1, MEETINGS) / MEETINGS}
+def meeting_us(kernels: Any) -> float:
+    """Return the microseconds of a meeting of two threads that are at work."""
+    took = []
+    for _ in range(7):
+        begin = time.perf_counter()
+        kernels.meet(2, MEETINGS)
+        took.append(time.perf_counter() - begin)
+    return statistics.median(took) * 1e6 / MEETINGS
 
 
 def write_tables() -> None:
@@ -158,25 +180,28 @@ def write_tables() -> None:
 
 def table(document: Mapping[str, Any]) -> str:
     """Return what was measured and what the model says, in Markdown."""
-    cost = Cost(**document["cost_us"])
-    parts = {row["part"]: Part.of(*row["ms"], row["starts"], row["meetings"], cost) for row in document["rows"]}
+    waits = {row["part"]: Waits(**{key: row[key] for key in WAITS}) for row in document["rows"]}
+    parts = {row["part"]: Part.of(*row["ms"], waits[row["part"]]) for row in document["rows"]}
     measured = {row["part"]: row["ms"] for row in document["rows"]}
     machine = MACHINES.get(document["machine"]["family"], document["machine"]["cpu"])
     lines = [
         f"{machine}, `{document['policy']}` of a full-size π0.5 in {document['dtype']}, ms. *Measured*: one and two "
-        f"threads. *Model*: the rest. Two threads start in {cost.start:.1f} µs, and meet in {cost.meeting:.2f} µs.",
+        "threads. *Model*: the rest. *Alone* is what the model leaves to one thread: a remainder, in which memory, "
+        "other programs and torch's own threads are, too.",
         "",
-        "| | starts | meetings | alone | measured: 1 | 2 | "
+        "| | starts | of µs | meetings | of µs | alone | measured: 1 | 2 | "
         + " | ".join(f"model: {count}" if count == THREADS[2] else str(count) for count in THREADS[2:])
         + " |",
-        "|" + "---|" * (6 + len(THREADS[2:])),
+        "|" + "---|" * (8 + len(THREADS[2:])),
     ]
     for name, part in parts.items():
-        cells = [f"{each:,.0f}" for each in (*measured[name], *(part.ms(count, cost) for count in THREADS[2:]))]
-        lines.append(f"| {name} | {part.starts:,} | {part.meetings:,} | {part.alone:,.1f} | {' | '.join(cells)} |")
+        cells = [f"{each:,.0f}" for each in (*measured[name], *(part.ms(count) for count in THREADS[2:]))]
+        wait = part.waits
+        counts = f"{wait.starts:,.0f} | {wait.start_us:.1f} | {wait.meetings:,.0f} | {wait.meeting_us:.2f}"
+        lines.append(f"| {name} | {counts} | {part.alone:,.1f} | {' | '.join(cells)} |")
     total = [sum(each) for each in zip(*measured.values(), strict=True)]
-    total += [sum(part.ms(count, cost) for part in parts.values()) for count in THREADS[2:]]
-    lines.append(f"| all | | | | {' | '.join(f'{each:,.0f}' for each in total)} |")
+    total += [sum(part.ms(count) for part in parts.values()) for count in THREADS[2:]]
+    lines.append(f"| all | | | | | | {' | '.join(f'{each:,.0f}' for each in total)} |")
     return "\n".join(lines)
 
 
