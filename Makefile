@@ -15,14 +15,17 @@
 #
 # PYTHON=…        an interpreter of version 3.11 that is not called python3.11
 # PYTHON312=…     one of version 3.12 that is not called python3.12
+# WORKERS=2       processes in which tests run; each computes on one thread
 # TORCH_INDEX=…   where torch's wheels come from; PyTorch's CPU index saves gigabytes where the default is a CUDA build
 
 PYTHON ?= python3.11
 TORCH_INDEX ?=
 CASES ?= 20000
+WORKERS ?= 2
 BENCH_GPU_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS)
 CONSTRAINTS := constraints/py311.txt
 PYTHON312 ?= python3.12
 VENV312 := .venv312
@@ -70,11 +73,12 @@ demo: setup
 	$(BIN)/python scripts/demo.py
 
 test: setup $(NEWEST)/.installed
-	PYTHONPATH=$(NEWEST) $(BIN)/pytest -m 'not slow and not fuzz and not browser'
+	PYTHONPATH=$(NEWEST) $(PYTEST) --dist loadfile -m 'not slow and not fuzz and not browser'
 
-# pytest says 5 if nothing was selected.
+# A process takes single tests here, not files as above: some files would keep one alone for long. pytest says 5 if nothing
+# was selected.
 test-slow: setup $(NEWEST)/.installed
-	PYTHONPATH=$(NEWEST) $(BIN)/pytest -m slow || [ $$? -eq 5 ]
+	PYTHONPATH=$(NEWEST) $(PYTEST) --dist worksteal -m slow || [ $$? -eq 5 ]
 
 # Playwright drives the chromium of the system; a test that finds none says which package brings it.
 test-browser: $(VENV)/.installed

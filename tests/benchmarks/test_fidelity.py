@@ -147,6 +147,7 @@ def test_what_recipes_have_in_common_changes_none_of_them() -> None:
         assert torch.equal(one_by_one.quantized(recipe, seen)(x), alone(x))
 
 
+@pytest.mark.slow
 def test_a_row_of_tiny_libero_is_the_pack_that_a_user_would_make(tmp_path: Path) -> None:
     target = TinyLibero(FIRST_OBSERVATIONS, limit=1)
     few: dict[str, Any] = {"calib_steps": 2, "seed": 3}

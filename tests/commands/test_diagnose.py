@@ -137,7 +137,7 @@ def test_a_balanced_pack_says_what_remedies_were_tried_without(
     assert found["remedies"]
 
 
-@pytest.mark.parametrize("smooth", [0.0, 0.15])
+@pytest.mark.parametrize("smooth", [pytest.param(0.0, marks=pytest.mark.slow), 0.15])
 def test_embedding_and_adaptive_norms_are_looked_at_too(
     folder: Path, random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], smooth: float
 ) -> None:

@@ -55,7 +55,8 @@ def test_three_graphs_serve_every_prompt(golden: Golden, monkeypatch: pytest.Mon
         assert len(compiled) == 3, words
 
 
-@pytest.mark.parametrize("name", ["full", pytest.param("everything", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["full", "everything"])
 def test_a_pack_compiles_as_its_parent_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = graphs(monkeypatch)
     policy = synthetic_policy(small_policy(), preset(name), compile=True)
@@ -70,6 +71,7 @@ def test_a_pack_compiles_as_its_parent_does(name: str, monkeypatch: pytest.Monke
         assert len(compiled) == count, (len(batch), count)
 
 
+@pytest.mark.parametrize("golden", ["pi0", pytest.param("pi05", marks=pytest.mark.slow)], indirect=True)
 def test_batches_with_masks_are_openpis(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs(monkeypatch)
     model = golden.load()
@@ -78,6 +80,7 @@ def test_batches_with_masks_are_openpis(golden: Golden, monkeypatch: pytest.Monk
         assert (sample(model, batch) - batch["actions"]).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("golden", [pytest.param("pi0", marks=pytest.mark.slow), "pi05"], indirect=True)
 def test_gradients_pass_through_a_compiled_step(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs(monkeypatch)
     compiled, plain = golden.load(), golden.load()

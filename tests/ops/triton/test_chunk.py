@@ -42,7 +42,9 @@ def inputs(config: Pi0Config) -> list[Tensor]:
     ]
 
 
-@pytest.mark.parametrize(("variant", "recipe"), [("pi05", "full"), ("pi0", "full"), ("pi05", None)])
+@pytest.mark.parametrize(
+    ("variant", "recipe"), [("pi05", "full"), pytest.param("pi0", "full", marks=pytest.mark.slow), ("pi05", None)]
+)
 def test_a_chunk_on_the_kernels_is_the_references(
     variant: str, recipe: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
