@@ -25,7 +25,7 @@ WORKERS ?= 2
 BENCH_GPU_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/pytest --numprocesses $(WORKERS)
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 CONSTRAINTS := constraints/py311.txt
 PYTHON312 ?= python3.12
 VENV312 := .venv312
@@ -73,12 +73,11 @@ demo: setup
 	$(BIN)/python scripts/demo.py
 
 test: setup $(NEWEST)/.installed
-	PYTHONPATH=$(NEWEST) $(PYTEST) --dist loadfile -m 'not slow and not fuzz and not browser'
+	PYTHONPATH=$(NEWEST) $(PYTEST) -m 'not slow and not fuzz and not browser'
 
-# A process takes single tests here, not files as above: some files would keep one alone for long. pytest says 5 if nothing
-# was selected.
+# pytest says 5 if nothing was selected.
 test-slow: setup $(NEWEST)/.installed
-	PYTHONPATH=$(NEWEST) $(PYTEST) --dist worksteal -m slow || [ $$? -eq 5 ]
+	PYTHONPATH=$(NEWEST) $(PYTEST) -m slow || [ $$? -eq 5 ]
 
 # Playwright drives the chromium of the system; a test that finds none says which package brings it.
 test-browser: $(VENV)/.installed
