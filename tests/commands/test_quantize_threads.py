@@ -70,7 +70,7 @@ GPTQ = ["--preset", "llm", "--calib-steps", "2"]
 """Before packing fixed its threads, the fewest layers and observations whose bytes differed between one and two."""
 
 
-KILLS = 30
+KILLS = 8
 """With the same number of threads afterwards, and as many with the other."""
 
 
@@ -88,8 +88,8 @@ def run(out: Path, threads: int, *, kill_after: float | None = None) -> int:
 
 
 @pytest.mark.slow
-def test_sixty_random_kills_and_another_number_of_threads(tmp_path: Path) -> None:
-    """30 times with the same number and 30 times with the other; every end is byte for byte that of the beginning."""
+def test_random_kills_and_another_number_of_threads(tmp_path: Path) -> None:
+    """As often with the same number as with the other; every end is byte for byte that of the beginning."""
     whole = {}
     for threads in (1, 2):
         start = time.monotonic()
