@@ -4,11 +4,11 @@
 
 Measured on one and on two threads, in turns: the milliseconds of each part of a full-size chunk, how often a team of
 threads is started and how often its threads meet, and what one start and one meeting cost. A thread that has waited
-long is asleep, so a start is timed after a pause as long as the part's own, on average. With W the work that is shared,
-S what one thread does alone and w the waiting, T(1) = W + S and T(2) = W / 2 + S + w(2), which gives W and S.
-The model is T(t) = W / t + S + w(t).
+long is asleep and takes longer to start, so a start is timed after the average pause between two starts of that part.
+With W the work that is shared, S what one thread does alone and w the waiting, T(1) = W + S and
+T(2) = W / 2 + S + w(2), which gives W and S. The model is T(t) = W / t + S + w(t).
 
-S is a remainder: what memory, the machine's other programs and torch's own threads take is in it, too.
+S is a remainder: it also holds what memory, other programs and torch's own threads cost.
 """
 
 from __future__ import annotations
@@ -134,9 +134,11 @@ def work(task: str) -> int:
     def chunk(policy: Policy, *args: Any) -> dict[str, Any]:
         waits.clear()
         timed = measured(policy, *args)
+        meeting = meeting_us(kernels)
         for part, found in waits.items():
-            found["start_us"] = start_us(kernels, timed["parts"][part] / 1e3 / max(found["starts"], 1))
-            found["meeting_us"] = meeting_us(kernels)
+            starts = found["starts"]  # none on one thread: nothing to time
+            found["start_us"] = start_us(kernels, timed["parts"][part] / 1e3 / starts) if starts else 0.0
+            found["meeting_us"] = meeting
         return {**timed, "waits": dict(waits)}
 
     def loaded(policy: Policy, *args: Any) -> dict[str, Any]:
@@ -180,14 +182,13 @@ def write_tables() -> None:
 
 def table(document: Mapping[str, Any]) -> str:
     """Return what was measured and what the model says, in Markdown."""
-    waits = {row["part"]: Waits(**{key: row[key] for key in WAITS}) for row in document["rows"]}
-    parts = {row["part"]: Part.of(*row["ms"], waits[row["part"]]) for row in document["rows"]}
+    parts = {row["part"]: Part.of(*row["ms"], Waits(*(row[key] for key in WAITS))) for row in document["rows"]}
     measured = {row["part"]: row["ms"] for row in document["rows"]}
     machine = MACHINES.get(document["machine"]["family"], document["machine"]["cpu"])
     lines = [
         f"{machine}, `{document['policy']}` of a full-size π0.5 in {document['dtype']}, ms. *Measured*: one and two "
-        "threads. *Model*: the rest. *Alone* is what the model leaves to one thread: a remainder, in which memory, "
-        "other programs and torch's own threads are, too.",
+        "threads. *Model*: the rest. *Alone* is what the model leaves to one thread: a remainder, which also "
+        "holds what memory, other programs and torch's own threads cost.",
         "",
         "| | starts | of µs | meetings | of µs | alone | measured: 1 | 2 | "
         + " | ".join(f"model: {count}" if count == THREADS[2] else str(count) for count in THREADS[2:])

@@ -39,7 +39,6 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, dict[st
     return done.returncode, done.stdout + done.stderr, json.loads((out / "gpu.json").read_text())
 
 
-@pytest.mark.slow
 def test_all_of_it_runs_where_there_are_only_torch_triton_and_numpy(checked: tuple[int, str, dict[str, Any]]) -> None:
     code, said, document = checked
     assert code == 0, said
@@ -58,7 +57,6 @@ def test_all_of_it_runs_where_there_are_only_torch_triton_and_numpy(checked: tup
     assert {cell["how"] for cell in chunks.values() if "how" in cell} == {"graph"}
 
 
-@pytest.mark.slow
 def test_every_module_of_checks_had_its_turn(checked: tuple[int, str, dict[str, Any]]) -> None:
     names = [cell["name"] for cell in checked[2]["cells"] if cell["kind"] == "correct"]
     for what in ("product 4-bit, sums", "gate and up", "float inputs", "step after a norm, adaptive", "attention"):
@@ -92,7 +90,6 @@ def test_the_script_ends_with_the_code_of_what_happened(
     assert len((tmp_path / "summary.txt").read_text().splitlines()) == begun
 
 
-@pytest.mark.slow
 def test_a_dry_result_is_never_published(checked: tuple[int, str, dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "gpu-dry.json").write_text(record.text_of(checked[2]))
     with pytest.raises(InputError, match="a dry run, whose figures mean nothing"):
@@ -120,7 +117,6 @@ def test_a_measured_card_stands_in_its_row_and_the_others_are_not_measured(
     assert any(line.startswith("| expert 10 × 32 × 32 |") for line in lines)
 
 
-@pytest.mark.slow
 def test_a_card_that_no_row_is_for_gets_one(checked: tuple[int, str, dict[str, Any]]) -> None:
     document = measured_document(checked)
     document["card"]["name"] = "Orin"
