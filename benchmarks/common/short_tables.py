@@ -142,16 +142,22 @@ def beside(claims: Rows, policy: str, rows: Rows, played: Mapping[str, Any] | No
         cosine = f"{claim['cosine']:.4f}" if "cosine" in claim else ""
         whose = f"[{claim['who']}]({claim['source']})"
         lines.append(f"| {whose} | {claim['policy']} | {claim['change']} | {success} | {cosine} |  |")
-    rates: dict[str, float] = {}
+    players: dict[str, Mapping[str, Any]] = {}
     if played is not None and Path(played["policy"]).name == policy:
-        rates = {row["policy"]: row["success_rate"] for row in played["rows"] if row["success_rate"] is not None}
+        players = {row["policy"]: row for row in played["rows"] if row["success_rate"] is not None}
     for label, (player, overrides) in uniform_and_full().items():
         of_bits = [row for row in rows if row["overrides"] == overrides and "cosine_mean" in row]
         mean = f"{fmean(row['cosine_mean'] for row in of_bits):.4f}" if of_bits else MISSING
         least = f"{min(row['cosine_min'] for row in of_bits):.4f}" if of_bits else ""
-        success = _success(rates[player], rates["float"]) if player in rates else MISSING
+        success = _success(*in_pairs(players[player])) if player in players else MISSING
         lines.append(f"| vlapack | {policy}, libero_spatial | {label} | {success} | {mean} | {least} |")
     return "\n".join(lines)
+
+
+def in_pairs(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the success of a policy of the large run, and the float policy's in the same pairs, not in all of its."""
+    rate: float = row["success_rate"]
+    return rate, rate + row["drop"]
 
 
 def _success(rate: float, of_float: float) -> str:
