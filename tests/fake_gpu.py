@@ -123,6 +123,10 @@ def install_kernels(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         calls["float_linear"] += 1
         return reference.float_linear(x, stored_of(weight), *rest, **options)  # type: ignore[arg-type]
 
+    def linear_gradient(gradient: Tensor, weight: Tensor, *rest: Tensor | None, **options: object) -> Tensor:
+        calls["linear_gradient"] += 1
+        return reference.linear_gradient(gradient, stored_of(weight), *rest, **options)  # type: ignore[arg-type]
+
     def transform_activation(*arguments: Tensor | None) -> Tensor:
         calls["transform_activation"] += 1
         return reference.transform_activation(*arguments)  # type: ignore[arg-type]
@@ -150,6 +154,7 @@ def install_kernels(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         "layout": {"prepare": prepare, "restore": restore},
         "product": {"int_linear": int_linear, "int_sums": int_sums, "gated_product": gated_product},
         "weight_only": {"float_linear": float_linear},
+        "gradient": {"linear_gradient": linear_gradient},
         "activation": {"transform_activation": transform_activation, "quantize_activation": quantize_activation},
         **{module: {name: counting(name) for name in names} for module, names in FUSED.items()},
     }

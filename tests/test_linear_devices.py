@@ -58,6 +58,20 @@ def test_a_layer_is_laid_out_for_triton_and_leaves_in_the_packs_names(
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in state.items())
 
 
+@pytest.mark.parametrize("act_bits", [8, 16])
+def test_a_derivative_stays_on_the_engine(act_bits: int, calls: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def derivative(layer: PackedLinear) -> torch.Tensor:
+        x = torch.ones(3, K, requires_grad=True)
+        (found,) = torch.autograd.grad(layer(x).square().sum(), x)
+        return found
+
+    found = derivative(built(4, act_bits))
+    assert calls["linear_gradient"] == 1
+    assert calls["restore"] == 0  # the weight is read as it lies
+    monkeypatch.setenv("VLAPACK_ENGINE", "reference")
+    assert torch.allclose(found, derivative(built(4, act_bits)))
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_moving_restores_moves_and_lays_out_again(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no second device here, so meta plays the card: its engine is triton's stand-in."""

@@ -1,4 +1,4 @@
-"""Every kind of product against the reference's integers, on the card; those of float inputs against float64."""
+"""Every kind of product against the reference's integers, on the card; those of float numbers against float64."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vlapack.methods.round import group_count
 from vlapack.ops import reference
 from vlapack.ops.int4 import unpack_int4
 from vlapack.ops.triton import layout, tiles
+from vlapack.ops.triton.gradient import linear_gradient
 from vlapack.ops.triton.product import gated_product, int_linear, int_sums
 from vlapack.ops.triton.weight_only import float_linear
 
@@ -140,6 +141,17 @@ def float_inputs(place: Place, bits: int, group_size: int | None) -> None:
         near(found, x.double() @ weights.T, 4e-6 * (size + 1), f"{m}x{n}x{k}")
 
 
+def backwards(place: Place, bits: int, group_size: int | None) -> None:
+    """The derivative by a layer's inputs, as a multiple of its norm: gradients are multiplied as 16 bits each."""
+    for m, n, k in SMALL if place.small else ((10, 1024, 4096), (10, 4096, 1024), (70, 256, 1024), (17, 33, 300)):
+        stored, prepared = place.weight(n, k, bits)
+        scale, way = _scales(place, n, k, group_size), place.normal(m, n)
+        found = linear_gradient(way, prepared, scale, inputs=k, group_size=group_size)
+        expected = way.double() @ (_integers(stored, k).double() * _each(scale, k, group_size).double())
+        off = (found - expected).norm() / expected.norm()
+        near(off, torch.zeros_like(off), torch.full_like(off, 2e-5), f"{m}x{n}x{k}")
+
+
 def _scales(place: Place, n: int, k: int, group_size: int | None) -> Tensor:
     if group_size is None:
         return place.positive(n, 1)
@@ -178,5 +190,11 @@ CHECKS = {
             float_inputs, bits=bits, group_size=group
         )
         for bits, group in ((4, None), (8, None), (4, 128))
+    },
+    **{
+        f"derivative {bits}-bit{f', groups of {group}' if group else ''}": partial(
+            backwards, bits=bits, group_size=group
+        )
+        for bits, group in ((4, None), (8, None), (4, 32))
     },
 }

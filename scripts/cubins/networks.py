@@ -124,11 +124,13 @@ def packed_on_meta(architecture: Pi0Config, recipe: Recipe) -> Pi0:
 
 
 def act(model: Pi0, shape: Shape) -> None:
-    """Run pictures, prompt and one denoise step of a shape of work."""
+    """Run pictures, prompt and one denoise step of a shape of work, and that step and its derivative (`vjp`)."""
     with torch.no_grad():
         buffers = Buffers(model, shape)
         buffers.prefix = buffers.encode()
         buffers.step()
+    buffers.x_t.requires_grad_()
+    torch.autograd.grad(buffers.step().sum(), buffers.x_t)
 
 
 def _tensors(layer: Selected, recipe: Recipe, *, stores_transform: bool) -> dict[str, Tensor]:

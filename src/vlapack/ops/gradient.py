@@ -8,8 +8,8 @@ the input, and `linear_through` is `int_linear`, to the bit, with a derivative b
 so `torch.compile` traces them without a break. What is not here is an error: second derivatives, forward mode, and
 `torch.func`, which those formulas do not support.
 
-The backward product has a kernel on the CPU (`cpu_gradient`). On GPUs there is none yet: the weight is laid out as a
-pack stores it, dequantized piece by piece, and multiplied by torch, which is the reference.
+The backward product has a kernel on the CPU (`cpu_gradient`) and on GPUs (`triton.gradient`), which read the weight as
+the forward product does; the activation step goes back through the engine's own transform (`step_gradient`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from vlapack.ops import cpu_gradient, layouts, library, reference
-from vlapack.ops.library import LAYER, STEPS, by_device, by_layout, define
+from vlapack.ops import cpu, cpu_gradient, library, reference, step_gradient
+from vlapack.ops.library import LAYER, STEPS, by_device, by_layout, define, of_triton
 
 _ROUNDING = f"{STEPS}, Tensor? scale=None, int bits=8, Tensor? pre_rotation=None"
 
@@ -37,13 +37,6 @@ def wanted(x: Tensor) -> bool:
     if not torch.compiler.is_compiling() and unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
         raise RuntimeError("packed layers have no forward-mode derivative: use torch.autograd.grad")
     return False
-
-
-def _by_dequantizing(
-    gradient: Tensor, weight: Tensor, weight_scale: Tensor, *rest: Tensor | None, inputs: int, **options: Any
-) -> Tensor:
-    stored = layouts.restore(weight, len(weight_scale), inputs)
-    return reference.linear_gradient(gradient, stored, weight_scale, *rest, inputs=inputs, **options)
 
 
 def _fake_linear_gradient(gradient: Tensor, *layer: Tensor | None, inputs: int, **options: Any) -> Tensor:
@@ -63,7 +56,7 @@ linear_gradient = define(
     by_layout(
         {
             "cpu": cpu_gradient.linear_gradient,
-            "triton": _by_dequantizing,
+            "triton": of_triton("gradient", "linear_gradient"),
             "reference": reference.linear_gradient,
         },
         position=1,
@@ -76,8 +69,8 @@ activation_gradient = define(
     _fake_activation_gradient,
     by_device(
         {
-            "cpu": cpu_gradient.activation_gradient,
-            "triton": reference.activation_gradient,
+            "cpu": step_gradient.through(cpu.transform_activation),
+            "triton": step_gradient.through(of_triton("activation", "transform_activation")),
             "reference": reference.activation_gradient,
         }
     ),

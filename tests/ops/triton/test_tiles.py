@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from vlapack.machine import gpu
-from vlapack.ops.triton import integers, rows, tiles, turning, weight_only
+from vlapack.ops.triton import gradient, integers, rows, tiles, turning, weight_only
 
 CPU = torch.device("cpu")
 CARD = torch.device("cuda", 0)
-KERNELS = [*integers.specimens(), *weight_only.specimens()]
+KERNELS = [*integers.specimens(), *weight_only.specimens(), *gradient.specimens()]
 
 
 @pytest.fixture

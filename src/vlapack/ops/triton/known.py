@@ -8,36 +8,12 @@ as does any call before one. A capture that meets an unknown tensor multiplies b
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
-
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from vlapack.errors import InputError
 from vlapack.methods.rotate import hadamard
-
-T = TypeVar("T")
-
-
-class _Known(Generic[T]):
-    """The results of `find` by tensor, forgotten with it."""
-
-    def __init__(self, find: Callable[[Tensor], T], unknown: T) -> None:
-        self._find = find
-        self._unknown = unknown
-        self._found = WeakTensorKeyDictionary()
-
-    def __call__(self, tensor: Tensor) -> T:
-        version = 0 if tensor.is_inference() else tensor._version
-        found: tuple[int, T] | None = self._found.get(tensor)
-        if found is None or found[0] != version:
-            if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
-                return self._unknown
-            found = version, self._find(tensor)
-            self._found[tensor] = found
-        return found[1]
+from vlapack.ops.known import Known
 
 
 def _is_hadamard(blocks: Tensor) -> bool:
@@ -59,9 +35,9 @@ def _check_permutation(permutation: Tensor) -> bool:
     return True
 
 
-is_hadamard = _Known(_is_hadamard, unknown=False)
+is_hadamard = Known(_is_hadamard, unknown=False)
 """Whether blocks [1, B, B] are `methods.rotate.hadamard`'s."""
-check_permutation = _Known(_check_permutation, unknown=True)
+check_permutation = Known(_check_permutation, unknown=True)
 """Raises InputError, naming the first channel of a permutation [K] that is not from 0 to K - 1."""
 
 

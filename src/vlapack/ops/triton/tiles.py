@@ -55,12 +55,14 @@ class Tiles:
         decode: for up to 64 tokens; fewer than 33 or 17 take one of 32 or 16
         grouped: for many tokens and scales per group, which need a second set of sums
         floats: for activations that are not quantized, which take four times the registers; as decode for few tokens
+        backward: for backward products, whose `outputs` are those that a program multiplies at a time; as `floats`
     """
 
     prefill: tuple[Tile, ...]
     decode: Tile
     grouped: Tile
     floats: Tile
+    backward: Tile
 
 
 _NVIDIA = Tiles(
@@ -68,12 +70,14 @@ _NVIDIA = Tiles(
     decode=Tile(64, 64, 4, 4),
     grouped=Tile(64, 64, 4, 3),
     floats=Tile(32, 64, 4, 3),
+    backward=Tile(32, 32, 4, 3),
 )
 _DEFAULT = Tiles(
     prefill=(Tile(64, 64, 4, 2),),
     decode=Tile(64, 64, 4, 2),
     grouped=Tile(32, 64, 4, 2),
     floats=Tile(32, 64, 4, 2),
+    backward=Tile(32, 32, 4, 2),
 )
 TILES = {
     # Float activations at 32 x 64 spill a few bytes before sm_90.
@@ -96,6 +100,7 @@ _INTERPRETED = Tiles(
     decode=Tile(64, 32, 4, 1),
     grouped=Tile(16, 32, 4, 1),
     floats=Tile(32, 32, 4, 1),
+    backward=Tile(32, 32, 4, 1),
 )
 _INTERPRETED_PROCESSORS = 4
 
@@ -127,6 +132,24 @@ def choose(
     return tile, max(1, min(most, wanted))
 
 
+def choose_backward(device: torch.device, tokens: int, outputs: int, channels: int) -> tuple[Tile, int]:
+    """Return the tile for a backward product [M, K] over N, and among how many programs its outputs are split.
+
+    Of the tile, `outputs` are those that a program multiplies at a time.
+    """
+    tile = of(device).backward
+    if tokens <= DECODE_TOKENS:
+        tile = _for_few(tile, tokens)
+    most = min(MOST_PARTS, -(-outputs // tile.outputs) // FEWEST_BLOCKS)
+    wanted = WAVES * processors(device) // max(1, backward_programs(tile, tokens, channels))
+    return tile, max(1, min(most, wanted))
+
+
+def backward_programs(tile: Tile, tokens: int, channels: int) -> int:
+    """Return how many tiles a backward product [M, K] has, each of half a block's channels."""
+    return -(-tokens // tile.tokens) * 2 * -(-channels // layout.BLOCK)
+
+
 def _for_few(tile: Tile, tokens: int) -> Tile:
     """Return a tile that has as many tokens as there are, filled up to a power of two and to what it may have."""
     return replace(tile, tokens=max(16, min(tile.tokens, 1 << (tokens - 1).bit_length())))
@@ -138,7 +161,7 @@ def programs(tile: Tile, tokens: int, outputs: int) -> int:
 
 
 def uses() -> list[tuple[str, Tile, tuple[str, ...]]]:
-    """Return what each tile is used for, as `Tiles` names it, and the cards that do; `floats` for few and many."""
+    """Return what each tile is used for, as `Tiles` names it, and the cards that do; the last two for few and many."""
     found: dict[tuple[str, Tile], list[str]] = {}
     for name, card in TILES.items():
         kinds: dict[str, Iterable[Tile]] = {
@@ -146,6 +169,7 @@ def uses() -> list[tuple[str, Tile, tuple[str, ...]]]:
             "decode": [_for_few(card.decode, tokens) for tokens in (16, 32, 64)],
             "grouped": [card.grouped],
             "floats": dict.fromkeys(_for_few(card.floats, tokens) for tokens in (16, 32, 64)),
+            "backward": dict.fromkeys(_for_few(card.backward, tokens) for tokens in (16, 32, 64)),
         }
         for kind, tiles in kinds.items():
             for tile in tiles:

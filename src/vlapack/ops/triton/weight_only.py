@@ -70,14 +70,14 @@ def weight_only_kernel(
             low_x = inputs(column, have_tokens, channel, K, 32, EVEN)
             high_x = inputs(column, have_tokens, channel + 64, K, 32, EVEN)
             if GROUP == 0:
-                y = _add_terms(low, low_x, y, TERMS)
-                y = _add_terms(high, high_x, y, TERMS)
+                y = add_terms(low, low_x, y, TERMS)
+                y = add_terms(high, high_x, y, TERMS)
             else:
                 nothing = tl.zeros((BN, BM), tl.float32)
                 scale = group_scale(scales, have_outputs, channel // GROUP, groups)
-                y += _add_terms(low, low_x, nothing, TERMS) * scale
+                y += add_terms(low, low_x, nothing, TERMS) * scale
                 scale = group_scale(scales, have_outputs, (channel + 64) // GROUP, groups)
-                y += _add_terms(high, high_x, nothing, TERMS) * scale
+                y += add_terms(high, high_x, nothing, TERMS) * scale
     if BITS == 4:
         y = y * 0.0625  # weights came as 16 times their value
     if SUMS:
@@ -90,7 +90,7 @@ def weight_only_kernel(
 
 
 @triton.jit
-def _add_terms(weights, x, total, TERMS: tl.constexpr):
+def add_terms(weights, x, total, TERMS: tl.constexpr):
     """Add weights [BN, H] int8 times x [H, BM] fp32 to `total`, x as TERMS of bf16, the largest first."""
     for _ in tl.static_range(TERMS):
         if INTERPRETED:  # which multiplies the bits of bf16 as if they were integers
