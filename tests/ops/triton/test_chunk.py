@@ -12,7 +12,7 @@ from torch import Tensor
 from vlapack.bench.synthetic import synthetic_policy
 from vlapack.ops.triton import tiles
 from vlapack.pi0.config import Pi0Config
-from vlapack.pi0.flow import Pi0
+from vlapack.pi0.flow import Denoise, Pi0
 from vlapack.pi0.fused import products
 from vlapack.pi0.graphs import Runner
 from vlapack.pi0.recorder import Recorder
@@ -61,6 +61,30 @@ def test_a_chunk_on_the_kernels_is_the_references(
     assert acting.how == "graph"
     # An integer on the edge of a step may fall to its other side, and moves others after it.
     assert (actions - expected).abs().max() <= 0.005 * expected.abs().max()
+
+
+def test_a_chunk_that_is_steered_by_its_derivative_is_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture = tiny("pi05")
+    monkeypatch.setenv("VLAPACK_ENGINE", "reference")
+    reference = network(architecture, "full")
+    plain = reference.sample_actions(*inputs(architecture))
+    expected = reference.sample_actions(*inputs(architecture), step=climbing)
+    monkeypatch.setenv("VLAPACK_ENGINE", "triton")
+    acting = Runner(network(architecture, "full"), Recorder)
+    actions = acting.sample_actions(*inputs(architecture), step=climbing)
+    assert acting.how.endswith("(differentiated steps: eager)")
+    moved = (expected - plain).norm()
+    assert moved > 0.1 * plain.norm()
+    assert (actions - expected).norm() <= 0.01 * moved
+
+
+def climbing(denoise: Denoise, x_t: Tensor, t: Tensor) -> Tensor:
+    """The velocity, and a fifth of its length in the direction in which it grows."""
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        velocity = denoise(x_t, t)
+        (gradient,) = torch.autograd.grad(velocity.square().sum(), x_t)
+    return velocity.detach() + 0.2 * velocity.norm() / gradient.norm() * gradient
 
 
 def test_few_tokens_are_the_same_number_on_both_sides() -> None:
