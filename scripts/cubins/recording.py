@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cubins.networks import Work, act, packed_on_meta
+from cubins.networks import Work, act, differentiate, packed_on_meta
 from vlapack.machine import gpu
 from vlapack.ops import engine
 from vlapack.ops.cubin.language import Kernel, import_kernels
@@ -60,6 +60,7 @@ class Recorder:
             model = packed_on_meta(work.architecture, work.recipe)
             for shape in work.shapes:
                 act(model, shape)
+            differentiate(model, work.shapes[0])
 
     @contextmanager
     def instead_of_meta(self, recipe: Recipe) -> Iterator[None]:
