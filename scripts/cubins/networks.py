@@ -123,24 +123,19 @@ def packed_on_meta(architecture: Pi0Config, recipe: Recipe) -> Pi0:
     return model
 
 
-def act(model: Pi0, shape: Shape) -> None:
-    """Run pictures, prompt and one denoise step of a shape of work."""
-    _acting(model, shape)
-
-
-def differentiate(model: Pi0, shape: Shape) -> None:
-    """Run one denoise step and its derivative by the actions (`vjp`), whose kernels no prompt or camera changes."""
-    buffers = _acting(model, shape)
-    buffers.x_t.requires_grad_()
-    torch.autograd.grad(buffers.step().sum(), buffers.x_t)
-
-
-def _acting(model: Pi0, shape: Shape) -> Buffers:
+def act(model: Pi0, shape: Shape) -> Buffers:
+    """Run pictures, prompt and one denoise step of a shape of work; return what it ran on."""
     with torch.no_grad():
         buffers = Buffers(model, shape)
         buffers.prefix = buffers.encode()
         buffers.step()
     return buffers
+
+
+def differentiate(buffers: Buffers) -> None:
+    """Run one denoise step and its derivative by the actions (`vjp`); prompts and cameras do not change its kernels."""
+    buffers.x_t.requires_grad_()
+    torch.autograd.grad(buffers.step().sum(), buffers.x_t)
 
 
 def _tensors(layer: Selected, recipe: Recipe, *, stores_transform: bool) -> dict[str, Tensor]:

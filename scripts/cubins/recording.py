@@ -59,8 +59,8 @@ class Recorder:
         with self.instead_of_meta(work.recipe), _OnBoards(self):
             model = packed_on_meta(work.architecture, work.recipe)
             for shape in work.shapes:
-                act(model, shape)
-            differentiate(model, work.shapes[0])
+                buffers = act(model, shape)
+            differentiate(buffers)
 
     @contextmanager
     def instead_of_meta(self, recipe: Recipe) -> Iterator[None]:

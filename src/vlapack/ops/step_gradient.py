@@ -1,8 +1,7 @@
 """The derivative of an activation step by its inputs, on engines that transform rows themselves.
 
 A step's transpose is a step, too: the transposed blocks in the other order, and the inverse permutation between them.
-Both are made once for each tensor, so a kernel that recognizes blocks by their values need not look at new ones in
-every call.
+Both are made once per tensor: a kernel that recognizes blocks by their values would have to check new ones every call.
 """
 
 from __future__ import annotations

@@ -74,24 +74,34 @@ def of_product(
     Raises:
         InputError: a tensor has another dtype, shape or device, or a setting that no kernel has
     """
-    if group_size not in (None, *GROUPS):
-        refuse(f"groups of {group_size} channels: the triton engine takes {', '.join(map(str, GROUPS))}")
+    check_group_size(group_size)
     if dtype not in FLOATS:
         refuse(f"a product in {dtype}: the triton engine returns {', '.join(map(str, FLOATS))}")
     unscaled = _multiplied("x", inputs, weight, torch.float32) if s is None else of_sums(inputs, weight)
     device, (tokens, outputs, channels) = inputs.device, unscaled.sizes
-    scale_dtype = torch.float32 if group_size is None else torch.bfloat16
     if bias is not None and not bias.is_floating_point():
         refuse(f"bias must be floating, not {bias.dtype}")
     return replace(
         unscaled,
         s=checked("s", s, torch.float32, (tokens, 1), device),
-        weight_scale=checked(
-            "weight_scale", weight_scale, scale_dtype, (outputs, group_count(channels, group_size)), device
-        ),
+        weight_scale=checked_scale(weight_scale, outputs, channels, group_size, device),
         bias=None if bias is None else checked("bias", bias, bias.dtype, (outputs,), device),
         residual=checked("residual", residual, dtype, (tokens, outputs), device),
     )
+
+
+def check_group_size(group_size: int | None) -> None:
+    """Raise InputError for groups that no kernel has."""
+    if group_size not in (None, *GROUPS):
+        refuse(f"groups of {group_size} channels: the triton engine takes {', '.join(map(str, GROUPS))}")
+
+
+def checked_scale(
+    weight_scale: Tensor, outputs: int, channels: int, group_size: int | None, device: torch.device
+) -> Tensor:
+    """Return the scales of a weight [N, K] contiguous; raise InputError if they are not those of `of_product`."""
+    dtype = torch.float32 if group_size is None else torch.bfloat16
+    return checked("weight_scale", weight_scale, dtype, (outputs, group_count(channels, group_size)), device)
 
 
 def _multiplied(name: str, inputs: Tensor, weight: Tensor, dtype: torch.dtype) -> Product:

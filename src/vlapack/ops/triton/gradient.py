@@ -1,9 +1,9 @@
-"""The backward product: what a layer's outputs want, times the weights as the forward product reads them.
+"""The backward product: the gradient by a layer's outputs times the weights, laid out as for the forward product.
 
-It sums over outputs and makes channels. A program makes 64 of a block's 128 channels, half of them from the low nibbles
-of 32 bytes and half from the high ones, for some tokens. A gradient is multiplied by the outputs' scales, then taken
-apart into two bf16 terms, as activations are in `weight_only`: 16 bits of each, so the result is off by about 1e-5 of
-its norm. Where there are too few programs, outputs are divided among several; torch adds their parts.
+It sums over outputs. For some tokens, a program computes 64 of a block's 128 channels: 32 from the low nibbles of 32
+bytes, 32 from the high ones. Each gradient is multiplied by its output's scale and split into two bf16 terms, as
+`weight_only` splits activations. That keeps 16 bits, and the result is off by less than 1e-5 of its norm. If there are
+too few programs, several share the outputs, and torch adds their parts.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ import triton.language as tl
 from torch import Tensor
 
 from vlapack.errors import InputError
-from vlapack.methods.round import group_count
 from vlapack.methods.transform import rotate_blocks
 from vlapack.ops.triton import layout, tiles
-from vlapack.ops.triton.arguments import GROUPS, refuse
+from vlapack.ops.triton.arguments import check_group_size, checked_scale
 from vlapack.ops.triton.matmul import group_scale, halves, place
 from vlapack.ops.triton.specimen import Specimen
 from vlapack.ops.triton.tensors import checked, described
 from vlapack.ops.triton.weight_only import add_terms
 
 RUN = 32
-"""Channels that are neighbors in one half of a block, of which a program makes two runs."""
+"""Neighboring channels in one half of a block; a program computes two runs."""
 TERMS = 2
 
 
@@ -37,7 +36,6 @@ def gradient_kernel(
     M,
     N,
     K,
-    gradient_stride,
     weight_stride,
     groups,
     BITS: tl.constexpr,
@@ -53,7 +51,7 @@ def gradient_kernel(
     """found [SPLIT, M, K] = gradient (scale * W), each part over its share of the outputs.
 
     Args:
-        gradient_ptr: [M, N] fp32, its rows `gradient_stride` apart
+        gradient_ptr: [M, N] fp32
         weight_ptr: prepared, its rows `weight_stride` apart
         scale_ptr: [N, groups]
         found_ptr: [SPLIT, M, K] fp32
@@ -65,7 +63,7 @@ def gradient_kernel(
     begin = run % 2 * RUN
     tokens = token + tl.arange(0, BM)
     have_tokens = (tokens < M)[None, :]
-    column = gradient_ptr + tokens.to(tl.int64)[None, :] * gradient_stride
+    column = gradient_ptr + tokens.to(tl.int64)[None, :] * N
     steps = tl.cdiv(N, BN)
     each = tl.cdiv(steps, SPLIT)
     first = tl.program_id(1) * each
@@ -110,36 +108,31 @@ def linear_gradient(
     Raises:
         InputError: a tensor has another dtype, shape or device than the others ask for, or there is no such group size.
     """
-    if group_size not in (None, *GROUPS):
-        refuse(f"groups of {group_size} channels: the triton engine takes {', '.join(map(str, GROUPS))}")
+    check_group_size(group_size)
     device, outputs, bits = weight.device, len(weight), layout.bits_of(weight)
     if gradient.shape != (len(gradient), outputs) or not gradient.is_floating_point() or gradient.device != device:
         raise InputError(f"gradient must be floating [M, {outputs}] on {device}, not {described(gradient)}")
     weight = checked("weight", weight, torch.uint8, layout.prepared_shape(bits, outputs, inputs), device)
-    groups = group_count(inputs, group_size)
-    scale_dtype = torch.float32 if group_size is None else torch.bfloat16
-    scale = checked("weight_scale", weight_scale, scale_dtype, (outputs, groups), device)
+    scale = checked_scale(weight_scale, outputs, inputs, group_size, device)
     wide = gradient.float()
     if row_rotation is not None:
         wide = rotate_blocks(wide, row_rotation)
-    wide = wide.contiguous()
     tokens = len(wide)
+    if not tokens * inputs:
+        return wide.new_empty(tokens, inputs)
     tile, split = tiles.choose_backward(device, tokens, outputs, inputs)
     found = torch.empty(split, tokens, inputs, dtype=torch.float32, device=device)
-    if not found.numel():
-        return found[0]
     with tiles.on(device):
         gradient_kernel[(tiles.backward_programs(tile, tokens, inputs), split)](
-            wide,
+            wide.contiguous(),
             weight,
             scale,
             found,
             tokens,
             outputs,
             inputs,
-            wide.stride(0),
             weight.stride(0),
-            groups,
+            scale.shape[1],
             **_constants(tile, bits, group_size, split),
             ASM=tiles.has_assembly(device),
             num_warps=tile.num_warps,
@@ -150,9 +143,7 @@ def linear_gradient(
 
 
 def _constants(tile: tiles.Tile, bits: int, group_size: int | None, split: int) -> dict[str, int]:
-    shared = tiles.constants(tile, bits, group_size, split, even=True)
-    del shared["EVEN"]  # channels are not what is summed
-    return {**shared, "TERMS": TERMS, "RUN": RUN}
+    return {**tiles.constants(tile, bits, group_size, split), "TERMS": TERMS, "RUN": RUN}
 
 
 def specimens() -> list[Specimen]:
@@ -166,7 +157,7 @@ def specimens() -> list[Specimen]:
                 "weight_ptr": "*u8",
                 "scale_ptr": "*fp32" if group_size is None else "*bf16",
                 "found_ptr": "*fp32",
-                **dict.fromkeys(("M", "N", "K", "gradient_stride", "weight_stride", "groups"), "i32"),
+                **dict.fromkeys(("M", "N", "K", "weight_stride", "groups"), "i32"),
             },
             {**_constants(tile, bits, group_size, 4), "ASM": True},
             tile.num_warps,

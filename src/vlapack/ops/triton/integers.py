@@ -225,7 +225,8 @@ def _specimen(
     fixed = {
         **(dict.fromkeys(ending) if sums else {}),
         **{"residual_ptr": None, "ASM": True, "SUMS": sums, "GATED": gated},
-        **tiles.constants(tile, bits, group_size, split, even=even),
+        **tiles.constants(tile, bits, group_size, split),
+        "EVEN": even,
     }
     return Specimen(
         product_kernel,

@@ -24,7 +24,7 @@ BAND = 8
 DECODE_TOKENS = 64
 """Up to these tokens the channels are split among programs, and one tile holds all tokens where registers suffice."""
 FEWEST_BLOCKS = 2
-"""Blocks of 128 channels that a part of a split has at least."""
+"""Blocks that a part of a split has at least: of 128 channels, or of the outputs that a backward product sums."""
 MOST_PARTS = 16
 FINISHED_AT_ONCE = 256
 """Outputs that one program of a split product's second kernel adds."""
@@ -127,9 +127,7 @@ def choose(
     tile = _for_few(tiles.floats if floats else tiles.decode, tokens)
     if grouped:
         return tile, 1
-    most = min(MOST_PARTS, -(-channels // layout.BLOCK) // FEWEST_BLOCKS)
-    wanted = WAVES * processors(device) // programs(tile, tokens, outputs)
-    return tile, max(1, min(most, wanted))
+    return tile, _parts(device, programs(tile, tokens, outputs), -(-channels // layout.BLOCK))
 
 
 def choose_backward(device: torch.device, tokens: int, outputs: int, channels: int) -> tuple[Tile, int]:
@@ -140,14 +138,18 @@ def choose_backward(device: torch.device, tokens: int, outputs: int, channels: i
     tile = of(device).backward
     if tokens <= DECODE_TOKENS:
         tile = _for_few(tile, tokens)
-    most = min(MOST_PARTS, -(-outputs // tile.outputs) // FEWEST_BLOCKS)
-    wanted = WAVES * processors(device) // max(1, backward_programs(tile, tokens, channels))
-    return tile, max(1, min(most, wanted))
+    return tile, _parts(device, backward_programs(tile, tokens, channels), -(-outputs // tile.outputs))
 
 
 def backward_programs(tile: Tile, tokens: int, channels: int) -> int:
     """Return how many tiles a backward product [M, K] has, each of half a block's channels."""
     return -(-tokens // tile.tokens) * 2 * -(-channels // layout.BLOCK)
+
+
+def _parts(device: torch.device, programs: int, blocks: int) -> int:
+    """Return among how many programs to split each of `programs`, which sums so many blocks."""
+    most = min(MOST_PARTS, blocks // FEWEST_BLOCKS)
+    return max(1, min(most, WAVES * processors(device) // programs))
 
 
 def _for_few(tile: Tile, tokens: int) -> Tile:
@@ -177,13 +179,12 @@ def uses() -> list[tuple[str, Tile, tuple[str, ...]]]:
     return [(kind, tile, tuple(names)) for (kind, tile), names in found.items()]
 
 
-def constants(tile: Tile, bits: int, group_size: int | None, split: int, *, even: bool) -> dict[str, Any]:
-    """Return the compile-time constants that both products' kernels take; `even` is whether 128 divides K."""
+def constants(tile: Tile, bits: int, group_size: int | None, split: int) -> dict[str, Any]:
+    """Return the compile-time constants that every product's kernel takes."""
     return {
         "BITS": bits,
         "GROUP": group_size or 0,
         "SPLIT": split,
-        "EVEN": even,
         "BM": tile.tokens,
         "BN": tile.outputs,
         "BAND": BAND,

@@ -198,8 +198,8 @@ def _specimen(
     }
     constants = {
         **dict.fromkeys(("bias_ptr", "residual_ptr")),
-        **{"ASM": True, "TERMS": terms, "SUMS": split > 1},
-        **tiles.constants(tile, bits, group_size, split, even=True),
+        **{"ASM": True, "TERMS": terms, "SUMS": split > 1, "EVEN": True},
+        **tiles.constants(tile, bits, group_size, split),
     }
     return Specimen(
         weight_only_kernel,
