@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import simulators
 from fakes import Continuing, Drunkard, contender, plan
@@ -15,12 +16,14 @@ from small import SMALL, small_policy, write_random_checkpoint
 from vlapack.errors import InputError
 from vlapack.evaluate.clock import GUIDANCES, PlanClock, choose_latency, parse_latency
 from vlapack.evaluate.contender import contender as open_contender
+from vlapack.evaluate.contender import require_trained_delay
 from vlapack.evaluate.latency import plan_clock
 from vlapack.evaluate.ledger import Ledger, Record
 from vlapack.evaluate.plan import plan_of
 from vlapack.evaluate.run import conclude, evaluate
 from vlapack.evaluate.store import Store
 from vlapack.evaluate.table import sentences
+from vlapack.libero.clock import Course
 from vlapack.policy.rtc import Guidance, RealTime
 from vlapack.report.reading import read_plan
 
@@ -197,11 +200,43 @@ def test_a_policy_is_refused_a_guidance_that_it_was_not_trained_for(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("latency", range(1, 8))
+@pytest.mark.parametrize("replan", [1, 3, 6, 8])
+def test_a_policy_is_refused_exactly_if_an_episode_would_ask_for_more_than_it_was_trained_for(
+    latency: int, replan: int
+) -> None:
+    clock, horizon, told = PlanClock("rtc", latency, guidance="trained"), 6, [0]
+    course = Course(clock.of("policy"), replan)
+    for _ in range(60):
+        if course.asks:
+            told.append(0 if course.continuation is None else course.continuation.delay)
+            course.answer(np.zeros((horizon, 7)))
+        course.act()
+    late = replace(contender("policy", Continuing()), horizon=horizon, max_delay=max(told))
+    require_trained_delay([late], clock, replan)
+    if max(told):
+        less = replace(late, max_delay=max(told) - 1)
+        with pytest.raises(InputError, match=f"from {max(told)} given actions, .* at most {max(told) - 1}: .*`replan`"):
+            require_trained_delay([less], clock, replan)
+        require_trained_delay([less, replace(less, guidance="lerobot")], PlanClock("rtc", latency), replan)
+        with pytest.raises(InputError, match="higher `replan`"):
+            require_trained_delay([replace(less, guidance="trained")], PlanClock("rtc", latency), replan)
+
+
+def test_a_policy_that_would_be_too_late_is_refused_before_anybody_plays(tmp_path: Path) -> None:
+    late = replace(contender("policy", Continuing()), load=lambda: pytest.fail("it was loaded"), horizon=8, max_delay=1)
+    with pytest.raises(InputError, match="policy: with a latency of 2 control steps"):
+        evaluate(plan([late], clock=GIVEN), [late], tmp_path / "out", factory=simulators.walk)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_checkpoint_was_trained_for_is_known_before_it_is_loaded(tmp_path: Path) -> None:
     for max_delay in (0, 2):
         config = small_policy(architecture=replace(SMALL, max_delay=max_delay))
         folder = write_random_checkpoint(tmp_path / str(max_delay), config)
-        assert open_contender("policy", str(folder))[0].max_delay == max_delay
+        opened = open_contender("policy", str(folder))[0]
+        assert (opened.max_delay, opened.horizon) == (max_delay, SMALL.action_horizon)
+        assert opened.guidance == ("trained" if max_delay else "lerobot")
 
 
 def test_every_policy_of_a_plan_needs_a_latency() -> None:

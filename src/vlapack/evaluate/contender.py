@@ -15,7 +15,7 @@ from vlapack.checkpoints.base import Checkpoint
 from vlapack.checkpoints.pack.checkpoint import PackedCheckpoint, needed_bytes
 from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.evaluate.clock import Guidance
+from vlapack.evaluate.clock import Guidance, PlanClock
 from vlapack.evaluate.servers import Servers, addresses
 from vlapack.fingerprint import digest, digest_weights
 from vlapack.libero.clock import Mode
@@ -55,6 +55,8 @@ class Contender:
         at_once: how many observations it answers at the same time: the number of its servers.
         continues: whether it can be given the rest of its last chunk.
         max_delay: how many given actions it was trained to go on from; 0 if it was not.
+        guidance: how it continues a chunk where the plan does not say; None: not known here.
+        horizon: actions in a chunk; None: not known here.
     """
 
     role: str
@@ -65,6 +67,8 @@ class Contender:
     at_once: int = 1
     continues: bool = True
     max_delay: int = 0
+    guidance: Guidance | None = None
+    horizon: int | None = None
 
 
 def require_realtime(contenders: Sequence[Contender], mode: Mode, guidance: Guidance | None) -> None:
@@ -86,6 +90,30 @@ def require_realtime(contenders: Sequence[Contender], mode: Mode, guidance: Guid
             raise InputError(
                 f"{one.name}: this policy was not trained to go on from given actions, as `guidance='trained'` asks; "
                 "give `guidance='lerobot'`, `guidance='vjp'` or `guidance='inpaint'`"
+            )
+
+
+def require_trained_delay(contenders: Sequence[Contender], clock: PlanClock, replan: int) -> None:
+    """Refuse policies that would be late by more actions than they were trained for, before one is loaded.
+
+    An episode's first continuation has the longest delay: it is asked for when `replan` actions of a chunk are carried
+    out, and later ones when as many are, or more.
+
+    Raises:
+        InputError: there is one, and it continues its chunks as it was trained to.
+    """
+    if clock.mode != "rtc":
+        return
+    for one in contenders:
+        if (clock.guidance or one.guidance) != "trained" or one.horizon is None:
+            continue
+        latency = clock.steps(one.role)
+        delay = min(latency, max(0, one.horizon - replan))
+        if delay > one.max_delay:
+            raise InputError(
+                f"{one.name}: with a latency of {latency} control steps and `replan={replan}`, it would go on from "
+                f"{delay} given actions, and it was trained for at most {one.max_delay}: give a lower `latency`, a "
+                "higher `replan`, or another `guidance`"
             )
 
 
@@ -128,6 +156,7 @@ def contender(
     from vlapack.pi0.savings import Savings
     from vlapack.policy.placing import require_room, usable
     from vlapack.policy.policy import Policy
+    from vlapack.policy.rtc import default_realtime
 
     checkpoint = open_with(target, config=config, norm_stats=norm_stats, tokenizer=tokenizer)
     place, kind = usable(device), getattr(torch, dtype)
@@ -138,8 +167,17 @@ def contender(
 
     identity = {"name": target, "weights": _weights(checkpoint), "policy": _policy(checkpoint)}
     needed = needed_bytes(checkpoint) if place.type == "cpu" else 0
-    trained = checkpoint.config.architecture.max_delay
-    return Contender(role, target, identity, needed, load, max_delay=trained), checkpoint.metadata
+    ours = Contender(
+        role,
+        target,
+        identity,
+        needed,
+        load,
+        max_delay=checkpoint.config.architecture.max_delay,
+        guidance=default_realtime(checkpoint.config).guidance,
+        horizon=checkpoint.config.architecture.action_horizon,
+    )
+    return ours, checkpoint.metadata
 
 
 def _remote(role: str, target: str, urls: list[str]) -> tuple[Contender, dict[str, Any]]:
@@ -157,6 +195,7 @@ def _remote(role: str, target: str, urls: list[str]) -> tuple[Contender, dict[st
         at_once=policy.at_once,
         continues=policy.continues,
         max_delay=policy.max_delay,
+        horizon=policy.metadata.get(REALTIME, {}).get("horizon"),
     )
     return ours, policy.metadata
 

@@ -14,7 +14,7 @@ from vlapack.console import say
 from vlapack.errors import InputError
 from vlapack.evaluate.capacity import require_memory
 from vlapack.evaluate.clock import CONTROL_HZ
-from vlapack.evaluate.contender import Acting, Contender, require_realtime
+from vlapack.evaluate.contender import Acting, Contender, require_realtime, require_trained_delay
 from vlapack.evaluate.floor import noise_floor
 from vlapack.evaluate.ledger import Record
 from vlapack.evaluate.local import Outcome, begin_with, play, require_continuing
@@ -63,7 +63,7 @@ def evaluate(
 
     Raises:
         InputError: `out` belongs to another plan, too little memory, `video_fps` does not divide the simulator's 20, a
-            policy that cannot continue its last chunk in mode `rtc`, or an input no episode can run with.
+            policy that cannot continue its last chunk in mode `rtc` or so late, or an input no episode can run with.
         WorkError: another run writes to `out`, or the simulator does not work at all.
     """
     if workers < 1:
@@ -71,6 +71,7 @@ def evaluate(
     if shard is not None and until is not None:
         raise InputError(f"`shard='{shard}'` plays a fixed part of the plan, and `until_ci` stops it early: give one")
     require_realtime(contenders, plan.clock.mode, plan.clock.guidance)
+    require_trained_delay(contenders, plan.clock, plan.replan)
     film_every = steps_a_picture(video_fps)
     folder = out if shard is None else shard.folder(out)
     with Store(folder, plan, shard) as store, on_threads(store.threads):
