@@ -82,7 +82,7 @@ def ceilings(document: Mapping[str, Any]) -> str:
 
 
 def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}"
+    return f"{1e3 * seconds:,.0f}" if seconds >= 1 else f"{1e3 * seconds:.3g}"
 
 
 def _percent(share: float | None) -> str:
@@ -247,6 +247,7 @@ FIGURES = {
     "layers, AMX": lambda: layers("linear-amx.json", AMX_SHAPES),
     "layers, AMX, few rows": few_rows,
     "groups, AVX-512": lambda: groups("linear-avx512vnni-groups.json"),
+    "groups, AVX2": lambda: groups("linear-avx2.json"),
     "activation step, AVX-512": lambda: activation("linear-avx512vnni.json"),
     "activation step, AMX": lambda: activation("linear-amx.json"),
     "waiting threads": waiting,
