@@ -54,7 +54,7 @@ def test_servers_answer_side_by_side_with_the_episodes_noise_and_a_pickle_connec
     policies = [Echo(hold=hold), Echo(hold=hold)]
     with running(policies[0]) as one, running(policies[1]) as other:
         entry, metadata = contender_module.contender("policy", f"{url(one)},{url(other)}")
-        assert (entry.at_once, metadata) == (2, policies[0].metadata)
+        assert (entry.at_once, entry.horizon, metadata) == (2, 2, policies[0].metadata)
         servers = pickle.loads(pickle.dumps(entry.load()))
         assert isinstance(servers, Servers)
         with ThreadPoolExecutor(2) as threads:

@@ -94,13 +94,13 @@ def require_realtime(contenders: Sequence[Contender], mode: Mode, guidance: Guid
 
 
 def require_trained_delay(contenders: Sequence[Contender], clock: PlanClock, replan: int) -> None:
-    """Refuse policies that would be late by more actions than they were trained for, before one is loaded.
+    """Refuse policies that would be told a longer delay than they were trained for, before one is loaded.
 
-    An episode's first continuation has the longest delay: it is asked for when `replan` actions of a chunk are carried
-    out, and later ones when as many are, or more.
+    The first continuation of an episode has the longest delay. It is asked for after `replan` actions of a chunk; later
+    ones are asked for after at least as many.
 
     Raises:
-        InputError: there is one, and it continues its chunks as it was trained to.
+        InputError: such a policy continues its chunks in the way it was trained.
     """
     if clock.mode != "rtc":
         return
@@ -111,9 +111,9 @@ def require_trained_delay(contenders: Sequence[Contender], clock: PlanClock, rep
         delay = min(latency, max(0, one.horizon - replan))
         if delay > one.max_delay:
             raise InputError(
-                f"{one.name}: with a latency of {latency} control steps and `replan={replan}`, it would go on from "
-                f"{delay} given actions, and it was trained for at most {one.max_delay}: give a lower `latency`, a "
-                "higher `replan`, or another `guidance`"
+                f"{one.name}: with a latency of {latency} control steps and `replan={replan}`, this policy would go on "
+                f"from {delay} given actions, but it was trained for at most {one.max_delay}: give a lower `latency`, "
+                "a higher `replan`, or another `guidance`"
             )
 
 
@@ -195,7 +195,7 @@ def _remote(role: str, target: str, urls: list[str]) -> tuple[Contender, dict[st
         at_once=policy.at_once,
         continues=policy.continues,
         max_delay=policy.max_delay,
-        horizon=policy.metadata.get(REALTIME, {}).get("horizon"),
+        horizon=None if policy.noise_shape is None else policy.noise_shape[0],
     )
     return ours, policy.metadata
 

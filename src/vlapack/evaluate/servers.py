@@ -52,6 +52,7 @@ class Servers:
         engine, metadata: what all of them say.
         continues: whether they continue a previous chunk: their metadata says so.
         max_delay: as `Policy.max_delay`, of the policy that they serve.
+        noise_shape: (horizon, action dims) of that policy; None: the servers do not say it.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
@@ -62,6 +63,7 @@ class Servers:
         policies = [RemotePolicy(url) for url in urls]
         self.engine, self.metadata = policies[0].engine, policies[0].metadata
         self.continues, self.max_delay = policies[0].continues, policies[0].max_delay
+        self.noise_shape = policies[0].noise_shape
         for other in policies[1:]:
             if (other.engine, digest(other.metadata)) != (self.engine, digest(self.metadata)):
                 raise InputError(
