@@ -155,6 +155,29 @@ def test_a_slider_moved_by_key_moves_both_videos(page: Page) -> None:
     )
 
 
+def test_keys_pressed_while_videos_load_do_not_load_them_again(page: Page) -> None:
+    """Ten loads for ten keys finish out of turn, and the slider jumps back to an earlier key's step."""
+    page.evaluate(
+        """() => {
+          const load = HTMLMediaElement.prototype.load;
+          window.loads = 0;
+          HTMLMediaElement.prototype.load = function () { window.loads += 1; return load.call(this); };
+        }"""
+    )
+    slider = page.locator("#worst article").first.get_by_role("slider")
+    slider.evaluate(
+        """(node) => {
+          for (const step of [3, 8, 20]) {
+            node.value = step;
+            node.dispatchEvent(new Event("input"));
+          }
+        }"""
+    )
+    page.wait_for_function("() => document.querySelector('#worst article output').textContent.startsWith('step 20 of')")
+    assert slider.input_value() == "20"
+    assert page.evaluate("window.loads") == 2
+
+
 def test_sorting_by_steps_sorts_by_number(page: Page) -> None:
     head = page.get_by_role("button", name="steps apart")
     column = "#all tbody tr td:nth-last-child(2)"

@@ -14,7 +14,7 @@
     const slider = article.querySelector("input[type=range]");
     const shown = article.querySelector("output");
     const steps = Number(article.dataset.steps);
-    let leader = null, timer = 0;
+    let leader = null, loading = null, timer = 0;
 
     if (article.dataset.parts !== "") {
       const mark = article.querySelector(".mark");
@@ -30,8 +30,9 @@
         figure.querySelector(".at").textContent = step < last ? `, now at step ${step}` : ", over";
       }
     }
-    function load() {
-      if (leader) return Promise.resolve();
+    // Once, however often it is asked for: to begin again would throw away what is there, and finish out of turn.
+    const load = () => (loading ??= fetched());
+    function fetched() {
       const loaded = screens.map((screen) => new Promise((resolve, reject) => {
         if (screen.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) return resolve();
         screen.addEventListener("loadeddata", resolve, { once: true });
@@ -74,10 +75,7 @@
     }
     const broken = () => { shown.textContent = "this browser cannot play the video"; };
     play.addEventListener("click", () => load().then(() => (play.textContent === "Play" ? start() : stop())).catch(broken));
-    slider.addEventListener("input", () => {
-      const step = Number(slider.value);
-      load().then(() => { stop(); seek(step); }).catch(broken);
-    });
+    slider.addEventListener("input", () => load().then(() => { stop(); seek(Number(slider.value)); }).catch(broken));
     article.querySelector(".seek")?.addEventListener("click", () =>
       load().then(() => { stop(); seek(Number(article.dataset.parts)); }).catch(broken));
   }
