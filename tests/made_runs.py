@@ -100,6 +100,7 @@ def write_run(
                 error="the physics exploded" if won is None else None,
                 noise=case.noise,
                 timing=None if clock.stands_still else Timing(7, 2, 0, (0.25,), (0.5,)),
+                prompt=f"do task {case.task_id} of {suite}",
             )
             records.setdefault(role, []).append(record)
     lines = [json.dumps(record.to_dict()) + "\n" for played in records.values() for record in played]

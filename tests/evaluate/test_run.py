@@ -45,6 +45,13 @@ def test_both_policies_get_the_same_noise(tmp_path: Path) -> None:
     assert courses(found["policy"]) == courses(found["baseline"])
 
 
+def test_the_instruction_is_on_record(tmp_path: Path) -> None:
+    entry = contender("policy", Drunkard())
+    evaluate(plan([entry]), [entry], tmp_path, workers=1, factory=simulators.walk, videos=False)
+    rows = map(json.loads, (tmp_path / "episodes.jsonl").read_text().splitlines())
+    assert {(row["task_id"], row["prompt"]) for row in rows} == {(0, "walk 0"), (1, "walk 1")}
+
+
 def test_noise_seeds_are_other_courses_and_the_floor_is_yet_another(tmp_path: Path) -> None:
     ours, theirs = contender("policy", Drunkard()), contender("baseline", Drunkard())
     entries = [theirs, replace(theirs, role=NOISE_FLOOR), ours]

@@ -128,6 +128,11 @@ def test_a_caption_says_who_what_came_of_it_and_the_step(page: Page) -> None:
     ]
 
 
+def test_a_pair_says_what_the_robot_was_told(page: Page) -> None:
+    worst = page.locator("#worst article").first
+    assert worst.locator(".prompt").inner_text() == "“do task 0 of libero_spatial”"
+
+
 def test_what_fails_leads_to_its_video(page: Page) -> None:
     links = page.locator(".glance a[href^='#pair-']")
     assert links.count() == 3

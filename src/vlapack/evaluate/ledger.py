@@ -34,6 +34,7 @@ class Record:
         error: the simulator's failure, after one retry; such an episode is neither success nor failure.
         noise: which of the plan's noise seeds; a line leaves out 0.
         timing: what the policy's latency did; a line leaves it out where time stands still.
+        prompt: the instruction that the policy was given; a line leaves it out where it is not known.
     """
 
     role: str
@@ -50,6 +51,7 @@ class Record:
     error: str | None = None
     noise: int = 0
     timing: Timing | None = None
+    prompt: str | None = None
 
     @property
     def case(self) -> Case:
@@ -61,8 +63,9 @@ class Record:
         row = asdict(self)
         if self.noise == 0:
             del row["noise"]
-        if self.timing is None:
-            del row["timing"]
+        for name in ("timing", "prompt"):
+            if row[name] is None:
+                del row[name]
         return row
 
     def line(self) -> bytes:
@@ -70,7 +73,7 @@ class Record:
         return (json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-OPTIONAL = {"noise", "timing"}
+OPTIONAL = {"noise", "timing", "prompt"}
 RECORD_FIELDS = {field.name for field in fields(Record)} - OPTIONAL
 
 

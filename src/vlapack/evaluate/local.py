@@ -54,7 +54,11 @@ In mode `rtc`, a `Continuation` is its second argument where there is a chunk to
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one job; `success` is None where `error` says why there is no result."""
+    """What came of one job; `success` is None where `error` says why there is no result.
+
+    Attributes:
+        prompt: the instruction that the policy was given.
+    """
 
     job: Job
     success: bool | None
@@ -63,6 +67,7 @@ class Outcome:
     infer_ms: tuple[float, ...]
     error: str | None = None
     timing: Timing | None = None
+    prompt: str | None = None
 
 
 def begin_with(policy: Acting, plan: Plan) -> Callable[[Job], Actor]:
@@ -232,8 +237,9 @@ class _Crew:
                 worker.last_words = text
             case Refused(text):
                 raise InputError(text)
-            case Finished(success, steps, seconds, timing):
-                outcome = Outcome(worker.job, success, steps, seconds, tuple(worker.infer_ms), timing=timing)
+            case Finished(success, steps, seconds, timing, prompt):
+                chunks = tuple(worker.infer_ms)
+                outcome = Outcome(worker.job, success, steps, seconds, chunks, timing=timing, prompt=prompt)
                 self._in_a_row = 0
                 self._give_next(worker)
                 return outcome

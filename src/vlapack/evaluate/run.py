@@ -201,6 +201,7 @@ def _record(role: str, outcome: Outcome, policy: Acting, *, timed: bool) -> Reco
         error=outcome.error,
         noise=case.noise,
         timing=outcome.timing if timed else None,
+        prompt=outcome.prompt,
     )
 
 

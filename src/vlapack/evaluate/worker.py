@@ -78,12 +78,13 @@ class Observed:
 
 @dataclass(frozen=True)
 class Finished:
-    """Worker → main: the episode is over."""
+    """Worker → main: the episode is over; `prompt` is the instruction that the policy was given."""
 
     success: bool
     steps: int
     seconds: float
     timing: Timing
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,11 @@ def serve(connection: Connection, factory: Factory) -> None:
 
 
 def _play(connection: Connection, environment: Environment, job: Job) -> Finished:
+    prompt: str | None = None
+
     def act(observation: dict[str, Any], continuation: Continuation | None = None) -> np.ndarray:
+        nonlocal prompt
+        prompt = observation.get("prompt")
         connection.send(Observed(observation, continuation))
         actions: np.ndarray = connection.recv()
         return actions
@@ -172,7 +177,7 @@ def _play(connection: Connection, environment: Environment, job: Job) -> Finishe
             film=film,
             film_every=job.film_every,
         )
-    return Finished(episode.success, episode.steps, time.monotonic() - start, episode.timing)
+    return Finished(episode.success, episode.steps, time.monotonic() - start, episode.timing, prompt)
 
 
 @contextmanager

@@ -79,6 +79,12 @@ class Shown:
         return f"{self.watched.pair.case}: {OUTCOMES[self.watched.pair.outcome]}"
 
     @property
+    def prompt(self) -> str | None:
+        """What the policies were told to do; None: the run does not say."""
+        records = (self.watched.pair.floating, self.watched.pair.packed)
+        return next((record.prompt for record in records if record is not None and record.prompt), None)
+
+    @property
     def kind(self) -> str:
         """Among which of `HEADINGS` it is shown."""
         return self.watched.pair.outcome if self.watched.pair.outcome in MOST else ALIKE
