@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import _dynamo as dynamo
 
 from vlapack.methods import product
 from vlapack.methods.gptq import hessian_factor
+from vlapack.pi0.stored import StoredLinear
 
 M, K, N = 65, 129, 70
 
@@ -46,6 +48,18 @@ def test_a_linear_layer_equals_torchs(bias, leading):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes_are_multiplied_by_torch(dtype):
     assert not product.by_onednn(torch.zeros(2, 2, dtype=dtype), 2 * product.LARGE)
+
+
+def test_stored_weights_compile_once_for_sizes_on_both_sides_of_the_limit(monkeypatch):
+    monkeypatch.setattr(product, "LARGE", 40 * N * K)
+    weight, bias = torch.randn(N, K, dtype=torch.bfloat16), torch.randn(N, dtype=torch.bfloat16)
+    layer = StoredLinear(weight, bias)
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    with torch.inference_mode(), dynamo.config.patch(error_on_recompile=True):
+        for rows in (30, M, 39, 41):
+            x = torch.randn(1, rows, K)
+            assert torch.allclose(compiled(x), layer(x), atol=1e-4)
 
 
 @pytest.mark.usefixtures("everything_is_large")

@@ -29,9 +29,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def by_onednn(x: Tensor, multiply_adds: int) -> bool:
-    """Whether oneDNN multiplies `x`: torch has it, and the product is large and of fp32 on the CPU."""
+    """Whether oneDNN multiplies `x`: torch has it, and the product is large and of fp32 on the CPU.
+
+    Not in a compiled graph: `torch.compile` takes this op of oneDNN's for constant weights only, and a graph that
+    depends on the size would be compiled again for other sizes.
+    """
     return (
-        multiply_adds >= LARGE
+        not torch.compiler.is_compiling()
+        and multiply_adds >= LARGE
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -42,6 +47,6 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     # For tensors with gaps between their rows oneDNN has three plain loops.
     if not weight.T.is_contiguous():
         weight = weight.contiguous()
-    # What torch.compile calls for a linear layer on a CPU. The public way, tensors in oneDNN's layout, copies them.
+    # What torch.compile calls for a frozen linear layer. The public way, tensors in oneDNN's layout, copies them.
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
     return y
