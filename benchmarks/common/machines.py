@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from common.full_size import MACHINES, read
@@ -135,16 +136,31 @@ def _span(time: Mapping[str, float]) -> str:
     return f"{time['median']:.0f} ({time['quartile_low']:.0f}-{time['quartile_high']:.0f})"
 
 
-def compiled() -> str:
+def _seconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+COMPILED = {
+    "avx512vnni": {"tiny-libero": "version 1, float", "tiny-libero-full": "version 1, `full-w4`"},
+    "avx2": {
+        "tiny-libero": "`tiny-libero`, float",
+        "full": "`tiny-libero`, `full`",
+        "pi05_libero float": "π0.5, float",
+        "pi05_libero full": "π0.5, `full`",
+    },
+}
+"""Instruction set → row of the result → what the docs call it."""
+
+
+def compiled(isa: str) -> str:
     """Return what `torch.compile` costs and gains, in Markdown."""
-    document = read("compiled-avx512vnni.json")
+    rows = {row["policy"]: row for row in read(f"compiled-{isa}.json")["rows"]}
     heads = ("eager", "compiled, first process", "compiled, every later process")
     lines = [f"| first chunk, the next ones | {' | '.join(heads)} |", "|---" * 4 + "|"]
-    for row in document["rows"]:
-        found = (row[how] for how in ("eager", "first", "second"))
-        times = (f"{each['ready_seconds']:.2g} s, {each['ms_per_chunk']['median']:.0f} ms" for each in found)
-        label = "float" if row["policy"] == "tiny-libero" else "`full-w4`"
-        lines.append(f"| version 1, {label} | {' | '.join(times)} |")
+    for policy, label in COMPILED[isa].items():
+        found = (rows[policy][how] for how in ("eager", "first", "second"))
+        times = (f"{_seconds(each['ready_seconds'])} s, {each['ms_per_chunk']['median']:.0f} ms" for each in found)
+        lines.append(f"| {label} | {' | '.join(times)} |")
     return "\n".join(lines)
 
 
@@ -251,7 +267,8 @@ FIGURES = {
     "activation step, AVX-512": lambda: activation("linear-avx512vnni.json"),
     "activation step, AMX": lambda: activation("linear-amx.json"),
     "waiting threads": waiting,
-    "compiled": compiled,
+    "compiled": partial(compiled, "avx512vnni"),
+    "compiled avx2": partial(compiled, "avx2"),
     "served": served,
     "strangers": strangers,
     "NaN check": lambda: f"{100 * (read('loading.json')['wall_ratio'] - 1):.0f} %",
