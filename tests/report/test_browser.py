@@ -183,6 +183,25 @@ def test_keys_pressed_while_videos_load_do_not_load_them_again(page: Page) -> No
     assert page.evaluate("window.loads") == 2
 
 
+def test_videos_that_could_not_be_loaded_are_loaded_when_asked_again(page: Page) -> None:
+    page.evaluate(
+        """() => {
+          const load = HTMLMediaElement.prototype.load;
+          HTMLMediaElement.prototype.load = function () {
+            HTMLMediaElement.prototype.load = load;
+            this.dispatchEvent(new Event("error"));
+          };
+        }"""
+    )
+    worst = page.locator("#worst article").first
+    slider = worst.get_by_role("slider")
+    slider.fill("8")
+    page.wait_for_function("() => document.querySelector('#worst article output').textContent.includes('cannot play')")
+    slider.fill("20")
+    page.wait_for_function("() => document.querySelector('#worst article output').textContent.startsWith('step 20 of')")
+    assert worst.locator("output").inner_text() == "step 20 of 50"
+
+
 def test_sorting_by_steps_sorts_by_number(page: Page) -> None:
     head = page.get_by_role("button", name="steps apart")
     column = "#all tbody tr td:nth-last-child(2)"

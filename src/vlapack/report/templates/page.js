@@ -30,9 +30,13 @@
         figure.querySelector(".at").textContent = step < last ? `, now at step ${step}` : ", over";
       }
     }
-    // Once, however often it is asked for: to begin again would throw away what is there, and finish out of turn.
-    const load = () => (loading ??= fetched());
-    function fetched() {
+    // Once, however often it is asked for: to begin again would throw away what is there, and finish out of turn. Only
+    // what failed is begun again: a server may be back.
+    function load() {
+      loading ??= loadBoth().catch((error) => { loading = null; throw error; });
+      return loading;
+    }
+    function loadBoth() {
       const loaded = screens.map((screen) => new Promise((resolve, reject) => {
         if (screen.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) return resolve();
         screen.addEventListener("loadeddata", resolve, { once: true });
