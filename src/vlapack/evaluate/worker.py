@@ -84,7 +84,7 @@ class Finished:
     steps: int
     seconds: float
     timing: Timing
-    prompt: str | None = None
+    prompt: str
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,7 @@ def serve(connection: Connection, factory: Factory) -> None:
 
 
 def _play(connection: Connection, environment: Environment, job: Job) -> Finished:
-    prompt: str | None = None
-
     def act(observation: dict[str, Any], continuation: Continuation | None = None) -> np.ndarray:
-        nonlocal prompt
-        prompt = observation.get("prompt")
         connection.send(Observed(observation, continuation))
         actions: np.ndarray = connection.recv()
         return actions
@@ -177,7 +173,7 @@ def _play(connection: Connection, environment: Environment, job: Job) -> Finishe
             film=film,
             film_every=job.film_every,
         )
-    return Finished(episode.success, episode.steps, time.monotonic() - start, episode.timing, prompt)
+    return Finished(episode.success, episode.steps, time.monotonic() - start, episode.timing, environment.prompt)
 
 
 @contextmanager
