@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import _dynamo as dynamo
 
 from vlapack.methods import product
 from vlapack.methods.gptq import hessian_factor
@@ -51,6 +50,8 @@ def test_other_dtypes_are_multiplied_by_torch(dtype):
 
 
 def test_stored_weights_compile_once_for_sizes_on_both_sides_of_the_limit(monkeypatch):
+    from torch import _dynamo as dynamo  # imports Triton: at a module's top, before the kernels' tests can set it up
+
     monkeypatch.setattr(product, "LARGE", 40 * N * K)
     weight, bias = torch.randn(N, K, dtype=torch.bfloat16), torch.randn(N, dtype=torch.bfloat16)
     layer = StoredLinear(weight, bias)

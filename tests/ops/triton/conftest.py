@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 
 import pytest
 from extras import REQUIRE_EXTRAS
 
+if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+    raise RuntimeError(
+        "a test module imported Triton before TRITON_INTERPRET=1 was set, so every kernel's test would fail; "
+        "import it, and torch._dynamo or torch._inductor, which import it, inside a test"
+    )
 os.environ["TRITON_INTERPRET"] = "1"
 
 HERE = importlib.util.find_spec("triton") is not None
