@@ -55,6 +55,8 @@ STARTS, MOVING_STARTS = 15, 20
 """Init states of each task: of seven tasks, and of the five whose target can move. A hundred episodes are asked for."""
 SMOOTHED = 4
 """Init states of each task where guidances are compared by how far a robot jumps: ten changes of chunks an episode."""
+EXECUTED = 9
+"""Rows of a chunk that is 4 steps late, until the next one takes over: those behind it need not be bound."""
 PAIRED = 4
 """Noise seeds where pack and float are compared: 420 pairs."""
 DRIFT = 0.1
@@ -72,6 +74,7 @@ class Point:
         seeds: noise seeds.
         guidance: how a chunk is joined to the last one in mode `rtc`.
         starts: init states of each task.
+        execution_horizon: how far a chunk is joined, as in `Policy.infer`; None: the policy's default.
     """
 
     mode: Mode
@@ -80,17 +83,20 @@ class Point:
     seeds: int = 1
     guidance: Guidance = "lerobot"
     starts: int = STARTS
+    execution_horizon: int | None = None
 
     @property
     def name(self) -> str:
         """The folder of its episodes."""
         guided = "" if self.guidance == "lerobot" else f"-{self.guidance}"
+        guided += "" if self.execution_horizon is None else f"-{self.execution_horizon}rows"
         return f"{self.mode}-{self.latency}{guided}" + ("-moving" if self.drift else "")
 
 
 def _points() -> tuple[Point, ...]:
     still: list[tuple[Mode, int]] = [("sync-free", 0), ("rtc", 4), ("async", 4), ("wait", 4)]
     found = [Point(mode, latency) for mode, latency in still[:3]]
+    found += [Point("rtc", 4, starts=SMOOTHED, execution_horizon=EXECUTED)]
     found += [Point("rtc", 4, guidance=guidance, starts=SMOOTHED) for guidance in ("vjp", "inpaint")]
     found += [Point(mode, latency, DRIFT, starts=MOVING_STARTS) for mode, latency in still]
     for latency in (8, 2, 0, 10, 14, 3, 1, 5):
@@ -173,6 +179,7 @@ def opened(
         **{"tasks": plan.tasks, "seed": plan.seed, "replan": plan.replan, "simulator": simulator()},
         **{"mode": point.mode, "latency": point.latency, "drift": point.drift},
         **({} if point.guidance == "lerobot" else {"guidance": point.guidance}),
+        **({} if point.execution_horizon is None else {"execution_horizon": point.execution_horizon}),
     }
     return Episodes(folder, run, {role: entry.identity["weights"] for role, entry in entries.items()}, build)
 
@@ -188,7 +195,7 @@ def play_point(
     factory: Factory = libero,
 ) -> None:
     """Play what one point lacks, until the time is over."""
-    clock = Clock(point.mode, point.latency)
+    clock = Clock(point.mode, point.latency, point.execution_horizon)
     guidance = point.guidance if point.mode == "rtc" else None
 
     def begin(job: Job) -> Actor:

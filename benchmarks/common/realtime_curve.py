@@ -35,6 +35,8 @@ AT = 4
 OURS = {"float@bfloat16": "float, bf16", "full@bfloat16": "`full`, bf16"}
 THEIRS = re.compile(r"([\d.]+) ms on (?:an |a )?([\w ]+)")
 """A time in peers.json."""
+PLACE = ("mode", "latency", "drift", "guidance", "execution_horizon")
+"""What tells a point from the others."""
 COMPARED = (0, 2, 4)
 """Latencies under real-time chunking at which the pack is compared with its parent."""
 
@@ -46,12 +48,12 @@ def rows(folder: Path, points: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Args:
         folder: of the points' folders.
-        points: name → its `mode`, `latency`, `drift` and `guidance`.
+        points: name → its `mode`, `latency`, `drift`, `guidance` and `execution_horizon`.
     """
     found = []
     for name, point in points.items():
         played = {role: list(read(folder / name, role)) for role in (BASELINE, PACK)}
-        place = {key: getattr(point, key) for key in ("mode", "latency", "drift", "guidance")}
+        place = {key: getattr(point, key) for key in PLACE}
         for role, episodes in played.items():
             if episodes:
                 against = () if role == BASELINE else pairs(episodes, played[BASELINE])
@@ -112,8 +114,8 @@ def write_picture() -> None:
 
 
 def of_curves(found: Rows) -> Rows:
-    """Leave out the guidances that are only compared by how far a robot jumps."""
-    return [row for row in found if row["guidance"] == CURVES]
+    """Leave out the ways to join chunks that are only compared by how far a robot jumps."""
+    return [row for row in found if row["guidance"] == CURVES and row["execution_horizon"] is None]
 
 
 def points(found: Rows, policy: str, mode: str, drift: bool) -> list[Mapping[str, Any]]:
@@ -201,8 +203,9 @@ def jump_table(found: Rows) -> str:
         "|" + "---|" * 8,
     ]
     jumping = {row["policy"]: row for row in own if row["mode"] == "async"}
-    for row in sorted(own, key=lambda one: (one["mode"], one["guidance"], one["policy"])):
+    for row in sorted(own, key=lambda one: (*(one[key] or 0 for key in PLACE), one["policy"])):
         name = f"`{row['guidance']}`" if row["mode"] == "rtc" else "`async`"
+        name += f", {row['execution_horizon']} rows" if row["execution_horizon"] else ""
         against = jumping[row["policy"]]
         gap, seam = (f"{row[key]:.2f} | {row[key] / against[key]:.2f}" for key in ("gap95", "seam95"))
         won = round(row["success_rate"] * row["episodes"])

@@ -77,12 +77,16 @@ def test_a_curve_begins_where_time_stands_still(tmp_path: Path, fakes: Any) -> N
     assert curve.curve_table(rows).count("\n| stands still") == 2
 
 
-def test_a_guidance_that_is_compared_by_its_jumps_is_no_part_of_the_curve(tmp_path: Path, fakes: Any) -> None:
-    points = {point.name: point for point in (Point("async", 4), Point("rtc", 4, guidance="vjp"))}
-    assert set(points) == {"async-4", "rtc-4-vjp"}
+def test_joints_that_are_compared_by_their_jumps_are_no_part_of_the_curve(tmp_path: Path, fakes: Any) -> None:
+    joints = Point("rtc", 4, guidance="vjp"), Point("rtc", 4, execution_horizon=9)
+    points = {point.name: point for point in (Point("async", 4), *joints)}
+    assert set(points) == {"async-4", "rtc-4-vjp", "rtc-4-9rows"}
     play(fakes, points["async-4"], tmp_path / "async-4")
-    (tmp_path / "rtc-4-vjp").symlink_to(tmp_path / "async-4")  # no policy of the fakes can continue a chunk
+    for name in ("rtc-4-vjp", "rtc-4-9rows"):  # no policy of the fakes can continue a chunk
+        (tmp_path / name).symlink_to(tmp_path / "async-4")
     rows = curve.rows(tmp_path, points)
     assert {row["mode"] for row in curve.of_curves(rows)} == {"async"}
-    assert "| `vjp` | float |" in curve.jump_table(rows)
+    table = curve.jump_table(rows)
+    assert "| `vjp` | float |" in table
+    assert "| `lerobot`, 9 rows | float |" in table
     assert curve.jump_table(curve.of_curves(rows)).count("1.00 |") == 4  # `async` against itself
