@@ -26,7 +26,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from vlapack.console import say
 from vlapack.errors import InputError
-from vlapack.ops import cpu_attention, engine, fused_reference
+from vlapack.ops import attention_reference, cpu_attention, engine
 
 COLD = 64 << 20
 """Bytes that a cold contender walks through."""
@@ -58,7 +58,7 @@ SHAPES = (
 
 WAYS = {
     "cpu": cpu_attention.attend,
-    "torch products": fused_reference.attend,
+    "torch products": attention_reference.attend,
     "torch fused": scaled_dot_product_attention,
 }
 

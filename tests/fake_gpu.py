@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlapack.machine import gpu
-from vlapack.ops import engine, fused_reference, reference
+from vlapack.ops import attention_reference, engine, fused_reference, reference
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120")
 
@@ -87,12 +87,17 @@ def install_triton(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None
 
 
 FUSED = {
-    "fused": ("norm_quantize", "norm_transform", "gelu_quantize", "gelu_transform"),
-    "turning": ("turn_and_keep",),
-    "attention": ("attend_few",),
-    "attention_step": ("attend_quantize",),
+    "fused": (
+        fused_reference.norm_quantize,
+        fused_reference.norm_transform,
+        fused_reference.gelu_quantize,
+        fused_reference.gelu_transform,
+    ),
+    "turning": (attention_reference.turn_and_keep,),
+    "attention": (attention_reference.attend_few,),
+    "attention_step": (attention_reference.attend_quantize,),
 }
-"""Where the fused ops' kernels are."""
+"""Where the fused ops' kernels are, and what defines these ops."""
 
 
 def install_kernels(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -143,10 +148,10 @@ def install_kernels(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         calls["gated_product"] += 1
         return fused_reference.gated_product(q, s, stored_of(weight), *rest, **options)  # type: ignore[arg-type]
 
-    def counting(name: str) -> Callable[..., object]:
+    def counting(definition: Callable[..., object]) -> Callable[..., object]:
         def run(*arguments: object, **options: object) -> object:
-            calls[name] += 1
-            return getattr(fused_reference, name)(*arguments, **options)
+            calls[definition.__name__] += 1
+            return definition(*arguments, **options)
 
         return run
 
@@ -156,7 +161,7 @@ def install_kernels(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         "weight_only": {"float_linear": float_linear},
         "gradient": {"linear_gradient": linear_gradient},
         "activation": {"transform_activation": transform_activation, "quantize_activation": quantize_activation},
-        **{module: {name: counting(name) for name in names} for module, names in FUSED.items()},
+        **{module: {one.__name__: counting(one) for one in ops} for module, ops in FUSED.items()},
     }
     for name, functions in package.items():
         module = ModuleType(f"vlapack.ops.triton.{name}")

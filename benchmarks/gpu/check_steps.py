@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpu.checks import FLOATS, Integers, Place, WrongError, near, plain, rounded_alike, same
 from vlapack.methods.rotate import hadamard
-from vlapack.ops import fused_reference, reference
+from vlapack.ops import attention_reference, fused_reference, reference
 from vlapack.ops.triton import fused
 from vlapack.ops.triton.activation import quantize_activation
 from vlapack.ops.triton.attention import attend_few
@@ -118,7 +118,7 @@ def turning(place: Place) -> None:
         theirs = [tensor.clone() for tensor in ours]
         others = (rest, *rest_ending)
         found = turn_and_keep(product, cos, sin, *ours, before, *ending, *others, heads=heads)
-        expected = fused_reference.turn_and_keep(product, cos, sin, *theirs, before, *ending, *others, heads=heads)
+        expected = attention_reference.turn_and_keep(product, cos, sin, *theirs, before, *ending, *others, heads=heads)
         what = f"{batch * tokens} tokens {dtype}, {parts or 'no'} sums, {'one product' if own is None else 'two'}"
         for said, one, other in zip(("queries", "keys", "values"), (found, *ours), (expected, *theirs), strict=True):
             same(one, other, f"{what}: {said}")

@@ -8,8 +8,8 @@ from extras import needs
 from torch.nn.functional import scaled_dot_product_attention
 
 from vlapack.errors import InputError
+from vlapack.ops import attention_reference as definition
 from vlapack.ops import cpu_attention, engine, fused
-from vlapack.ops import fused_reference as definition
 
 needs("vlapack._kernels", remedy="install vlapack where there is a C++17 compiler")
 

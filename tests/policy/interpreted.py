@@ -18,7 +18,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 
 from vlapack import Policy
-from vlapack.ops import fused_reference, layouts, reference
+from vlapack.ops import attention_reference, fused_reference, layouts, reference
 from vlapack.pi0.savings import Savings
 
 SAVINGS = Savings(time_table=False)  # which would refuse another number of steps
@@ -38,7 +38,7 @@ def watched() -> None:
         ("activation", "quantize_activation", reference.quantize_activation, 0),
         ("fused", "norm_quantize", fused_reference.norm_quantize, 1),
         ("fused", "gelu_quantize", fused_reference.gelu_quantize, 0),
-        ("attention_step", "attend_quantize", fused_reference.attend_quantize, 0),
+        ("attention_step", "attend_quantize", attention_reference.attend_quantize, 0),
     ):
         watch_integers(import_module(f"vlapack.ops.triton.{module}"), name, definition, place)
     product = import_module("vlapack.ops.triton.product")

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from vlapack.errors import InputError
+from vlapack.ops import attention_reference as reference
 from vlapack.ops import engine
-from vlapack.ops import fused_reference as reference
-from vlapack.ops.cpu import address
+from vlapack.ops.cpu import address, quantize_activation
 from vlapack.ops.engine import kernels
 
 CHANNELS = 8
@@ -25,8 +25,10 @@ run on tiles."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """See `fused_reference.attend`, which is what runs where `takes` says no, each query has a mask of its own, or an
-    instruction set is in use that is not `FASTER`.
+    """See `attention_reference.attend`.
+
+    That is what runs where `in_bf16` says no, each query has a mask of its own, or an instruction set is in use that is
+    not `FASTER`.
 
     Raises:
         InputError: shapes or devices that do not fit together.
@@ -51,7 +53,7 @@ def attend_few(
     prefix: int,
     state_token: bool,
 ) -> Tensor:
-    """See `fused_reference.attend_few`, which is what runs where `takes` says no.
+    """See `attention_reference.attend_few`, which is what runs where `takes` says no.
 
     Any number of rows will do. A query that sees no key gets NaN.
 
@@ -64,6 +66,28 @@ def attend_few(
     out = torch.empty(query.shape, dtype=query.dtype)
     _run(query, key, value, prefix_mask, out, **options)
     return out
+
+
+def attend_quantize(  # noqa: PLR0917
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_mask: Tensor | None = None,
+    smooth: Tensor | None = None,
+    permutation: Tensor | None = None,
+    rotation: Tensor | None = None,
+    scale: Tensor | None = None,
+    bits: int = 8,
+    pre_rotation: Tensor | None = None,
+    *,
+    shared: int,
+    prefix: int,
+    state_token: bool,
+) -> tuple[Tensor, Tensor]:
+    """See `attention_reference.attend_quantize`."""
+    mixed = attend_few(query, key, value, prefix_mask, shared=shared, prefix=prefix, state_token=state_token)
+    y = reference.by_token(mixed, shared)
+    return quantize_activation(y, smooth, permutation, rotation, scale, bits, pre_rotation)
 
 
 def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:

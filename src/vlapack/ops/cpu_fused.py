@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vlapack.errors import InputError
 from vlapack.methods.round import largest_activation
+from vlapack.ops import attention_reference
 from vlapack.ops import fused_reference as definition
-from vlapack.ops.cpu import Results, Steps, address, checked, matrix, quantize_activation, source
-from vlapack.ops.cpu_attention import attend_few
+from vlapack.ops.cpu import Results, Steps, address, checked, matrix, source
 from vlapack.ops.engine import kernels
 
 KINDS = (torch.float32, torch.bfloat16)
@@ -154,15 +154,15 @@ def turn_and_keep(  # noqa: PLR0917
     *,
     heads: int,
 ) -> Tensor:
-    """See `fused_reference.turn_and_keep`."""
+    """See `attention_reference.turn_and_keep`."""
     kind = keys.dtype
     batch, groups, capacity, width = keys.shape
     tokens = cos.shape[1]
     alike = keys.is_contiguous() and values.is_contiguous() and cos.dtype == sin.dtype == values.dtype == kind
     if kind not in KINDS or not alike:
+        given = product, cos, sin, keys, values, first, s, weight_scale, bias
         of_rest = rest, rest_s, rest_weight_scale, rest_bias
-        cache = keys, values, first
-        return definition.turn_and_keep(product, cos, sin, *cache, s, weight_scale, bias, *of_rest, heads=heads)
+        return attention_reference.turn_and_keep(*given, *of_rest, heads=heads)
     product = matrix("product", definition.ended(product, s, weight_scale, bias, kind))
     if rest is not None:
         rest = matrix("rest", definition.ended(rest, rest_s, rest_weight_scale, rest_bias, kind))
@@ -200,28 +200,6 @@ def turn_and_keep(  # noqa: PLR0917
         torch.get_num_threads(),
     )
     return queries
-
-
-def attend_quantize(  # noqa: PLR0917
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_mask: Tensor | None = None,
-    smooth: Tensor | None = None,
-    permutation: Tensor | None = None,
-    rotation: Tensor | None = None,
-    scale: Tensor | None = None,
-    bits: int = 8,
-    pre_rotation: Tensor | None = None,
-    *,
-    shared: int,
-    prefix: int,
-    state_token: bool,
-) -> tuple[Tensor, Tensor]:
-    """See `fused_reference.attend_quantize`."""
-    mixed = attend_few(query, key, value, prefix_mask, shared=shared, prefix=prefix, state_token=state_token)
-    y = definition.by_token(mixed, shared)
-    return quantize_activation(y, smooth, permutation, rotation, scale, bits, pre_rotation)
 
 
 def _normed(  # noqa: PLR0917

@@ -1,7 +1,7 @@
-"""The fused ops as torch sees them: what stands between two products of a layer, as one op each (`fused_reference`).
+"""The fused ops as torch sees them: what stands between two products of a layer, as one op each.
 
-On GPUs they are Triton's kernels, on CPUs most are C++ (`cpu_fused`), elsewhere the reference. `pi0.fused` builds the
-network's layers of them.
+`fused_reference` and `attention_reference` define them. On GPUs they are Triton's kernels, on CPUs most are C++
+(`cpu_fused`, `cpu_attention`), elsewhere the definition. `pi0.fused` builds the network's layers of them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlapack.ops import cpu_attention, cpu_fused
-from vlapack.ops import fused_reference as reference
+from vlapack.ops import attention_reference, cpu_attention, cpu_fused, fused_reference
 from vlapack.ops.library import by_device, by_layout, define, of_triton
 
 _ENDING = "Tensor? s=None, Tensor? weight_scale=None, Tensor? bias=None"
@@ -84,52 +83,52 @@ def _fake_attend_quantize(query: Tensor, *rest: Any, shared: int, **options: Any
     return q, query.new_empty((rows, 1), dtype=torch.float32)
 
 
-def _on_devices(name: str, schema: str, fake: Any, module: str | None, cpu: Any = None) -> Any:
+def _on_devices(definition: Any, schema: str, fake: Any, module: str | None, cpu: Any) -> Any:
     """Define an op that runs on the engine of its device: `cpu`, and Triton's `module`, where there is one."""
-    definition = getattr(reference, name)
+    name = definition.__name__
     triton = of_triton(module, name) if module else definition
-    engines = {"cpu": cpu or definition, "reference": definition, "triton": triton}
+    engines = {"cpu": cpu, "reference": definition, "triton": triton}
     return define(name, schema, definition, fake, by_device(engines))
 
 
-def _of_layouts(name: str, schema: str, fake: Any, position: int) -> Any:
+def _of_layouts(definition: Any, schema: str, fake: Any, position: int) -> Any:
     """Define a product, which runs on the engine for which its weight is laid out."""
-    definition = getattr(reference, name)
+    name = definition.__name__
     engines = {"reference": definition, "triton": of_triton("product", name)}
     return define(name, schema, definition, fake, by_layout(engines, position))
 
 
-int_sums = _of_layouts("int_sums", "(Tensor q, Tensor weight, int outputs) -> Tensor", _fake_sums, 1)
+int_sums = _of_layouts(fused_reference.int_sums, "(Tensor q, Tensor weight, int outputs) -> Tensor", _fake_sums, 1)
 gated_product = _of_layouts(
-    "gated_product",
+    fused_reference.gated_product,
     "(Tensor q, Tensor s, Tensor weight, Tensor weight_scale, Tensor? bias=None, "
     "*, ScalarType dtype, int? group_size=None) -> Tensor",
     _fake_gated_product,
     2,
 )
 norm_quantize = _on_devices(
-    "norm_quantize",
+    fused_reference.norm_quantize,
     f"({_NORM}, {_ROUNDING}) -> (Tensor, Tensor, Tensor)",
     _fake_norm_quantize,
     "fused",
     cpu_fused.norm_quantize,
 )
 norm_transform = _on_devices(
-    "norm_transform",
+    fused_reference.norm_transform,
     f"({_NORM}, {_STEPS}, Tensor? pre_rotation=None, *, ScalarType dtype) -> (Tensor, Tensor)",
     _fake_norm_transform,
     "fused",
     cpu_fused.norm_transform,
 )
 gelu_quantize = _on_devices(
-    "gelu_quantize",
+    fused_reference.gelu_quantize,
     f"(Tensor gate, Tensor? up=None, {_ENDING}, {_ROUNDING}, *, bool gated, ScalarType dtype) -> (Tensor, Tensor)",
     _fake_gelu_quantize,
     "fused",
     cpu_fused.gelu_quantize,
 )
 gelu_transform = _on_devices(
-    "gelu_transform",
+    fused_reference.gelu_transform,
     f"(Tensor gate, Tensor? up=None, {_ENDING}, {_STEPS}, Tensor? pre_rotation=None, "
     "*, bool gated, ScalarType dtype, ScalarType out_dtype) -> Tensor",
     _fake_gelu_transform,
@@ -137,7 +136,7 @@ gelu_transform = _on_devices(
     cpu_fused.gelu_transform,
 )
 turn_and_keep = _on_devices(
-    "turn_and_keep",
+    attention_reference.turn_and_keep,
     f"(Tensor product, Tensor cos, Tensor sin, Tensor(a!) keys, Tensor(b!) values, int first, {_ENDING}, {_REST}, "
     "*, int heads) -> Tensor",
     _fake_turn,
@@ -145,19 +144,23 @@ turn_and_keep = _on_devices(
     cpu_fused.turn_and_keep,
 )
 attend = _on_devices(
-    "attend",
+    attention_reference.attend,
     "(Tensor query, Tensor key, Tensor value, Tensor? mask=None) -> Tensor",
     _fake_attend,
     None,
     cpu_attention.attend,
 )
 attend_few = _on_devices(
-    "attend_few", f"({_ATTENTION}, {_FEW}) -> Tensor", _fake_attend_few, "attention", cpu_attention.attend_few
+    attention_reference.attend_few,
+    f"({_ATTENTION}, {_FEW}) -> Tensor",
+    _fake_attend_few,
+    "attention",
+    cpu_attention.attend_few,
 )
 attend_quantize = _on_devices(
-    "attend_quantize",
+    attention_reference.attend_quantize,
     f"({_ATTENTION}, {_ROUNDING}, {_FEW}) -> (Tensor, Tensor)",
     _fake_attend_quantize,
     "attention_step",
-    cpu_fused.attend_quantize,
+    cpu_attention.attend_quantize,
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from vlapack.ops import fused, fused_reference
+from vlapack.ops import attention_reference, fused
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -34,7 +34,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
             mixed = scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
         return mixed.to(value.dtype)
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        way: Callable[..., Tensor] = fused_reference.attend if torch.is_grad_enabled() else fused.attend
+        way: Callable[..., Tensor] = attention_reference.attend if torch.is_grad_enabled() else fused.attend
         return way(query, key, value, mask)
     return scaled_dot_product_attention(query, key, value, attn_mask=mask)
 

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from vlapack.errors import InputError
 from vlapack.methods.rotate import hadamard
-from vlapack.ops import fused_reference as reference
+from vlapack.ops import attention_reference as reference
 from vlapack.ops.reference import quantize_activation
 from vlapack.ops.triton import attention
 from vlapack.ops.triton.attention_step import attend_quantize

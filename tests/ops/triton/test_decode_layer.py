@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from triton.runtime.interpreter import GridExecutor
 
 from vlapack.methods.rotate import hadamard
-from vlapack.ops import fused, fused_reference
+from vlapack.ops import attention_reference, fused, fused_reference
 from vlapack.ops.int4 import pack_int4
 from vlapack.ops.triton import layout, tiles
 from vlapack.pi0.positions import rotary_table
@@ -102,7 +103,8 @@ def test_a_layer_of_ten_kernels_gives_what_its_definition_gives(launched, monkey
     stream, sums, s = layer(fused, lambda linear: linear.prepared, given)
     assert len(launched) == 10
     assert len(sums) == 2
-    expected_stream, expected, expected_s = layer(fused_reference, lambda linear: linear.stored, given)
+    definitions = SimpleNamespace(**vars(fused_reference) | vars(attention_reference))
+    expected_stream, expected, expected_s = layer(definitions, lambda linear: linear.stored, given)
     assert torch.allclose(stream.float(), expected_stream.float(), rtol=2**-6, atol=2**-6)
     found, wanted = sums.sum(0) * s, expected.sum(0) * expected_s
     assert (found - wanted).norm() < 0.02 * wanted.norm()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vlapack.errors import InputError
-from vlapack.ops import fused_reference as reference
+from vlapack.ops import attention_reference as reference
 from vlapack.ops.triton.turning import turn_and_keep
 from vlapack.pi0.positions import rotary_table
 

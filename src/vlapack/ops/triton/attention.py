@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlapack.errors import InputError
 from vlapack.machine import gpu
-from vlapack.ops import fused_reference as reference
+from vlapack.ops import attention_reference as reference
 from vlapack.ops.triton.numeric import div_rn, dot, narrowed
 from vlapack.ops.triton.specimen import Specimen
 from vlapack.ops.triton.tensors import FLOATS, described
@@ -141,7 +141,7 @@ def attend_few(
     prefix: int,
     state_token: bool,
 ) -> Tensor:
-    """See `fused_reference.attend_few`. Where the kernel runs, a query that sees no key gets zeros.
+    """See `attention_reference.attend_few`. Where the kernel runs, a query that sees no key gets zeros.
 
     Raises:
         InputError: shapes, dtypes or devices that do not fit together

@@ -76,7 +76,7 @@ def attend_quantize(
     prefix: int,
     state_token: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `fused_reference.attend_quantize`.
+    """See `attention_reference.attend_quantize`.
 
     Where a dense block or a first rotation needs a row that is whole, or attention is torch's, its result is stored
     first and the activation step reads it from there.

@@ -137,7 +137,7 @@ def turn_and_keep(
     *,
     heads: int,
 ) -> Tensor:
-    """See `fused_reference.turn_and_keep`."""
+    """See `attention_reference.turn_and_keep`."""
     batch, groups, room, width = _cache(keys, values)
     cos, sin = (_table(name, table, batch, keys) for name, table in (("cos", cos), ("sin", sin)))
     tokens = cos.shape[1]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlapack.ops import cpu_attention, fused
 from vlapack.ops.activation import Activation
-from vlapack.ops.fused_reference import by_token
+from vlapack.ops.attention_reference import by_token
 from vlapack.pi0.attention import attend
 from vlapack.pi0.cache import Past
 from vlapack.pi0.fused.norms import Norm, Stream
